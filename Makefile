@@ -1,0 +1,41 @@
+# `make demo`  runs the main job on the shipped example and says where to look.
+# `make test`  lints, type-checks and tests.
+# Both make their own .venv first; it is made anew only when pyproject.toml changes.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+
+.PHONY: demo test clean
+.DELETE_ON_ERROR:
+
+# ---- environments: the demo needs less than the tests
+
+$(BIN)/python:
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/demo.stamp: pyproject.toml | $(BIN)/python
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[export,openvino]'
+	@touch $@
+
+$(VENV)/test.stamp: pyproject.toml | $(BIN)/python
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[train,openvino,dev]'
+	@touch $@ $(VENV)/demo.stamp
+
+# ---- the jobs
+
+demo: $(VENV)/demo.stamp
+	$(BIN)/segclip-deploy export examples/dubai/model.safetensors -o out/demo/bundle
+	$(BIN)/segclip-deploy run out/demo/bundle examples/dubai/images -o out/demo/labels
+	$(BIN)/segclip-deploy evaluate out/demo/bundle examples/dubai
+	@echo
+	@echo "Look at out/demo/labels: NAME.overlay.png over the image, NAME.png with the labels."
+
+test: $(VENV)/test.stamp
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/pytest
+
+clean:
+	rm -rf $(VENV) out
