@@ -1,0 +1,60 @@
+"""segclip-deploy: take a trained SegCLIP to the GPU of a UAV.
+
+What flies is re-exported here and imported at first use, so that the import itself is light:
+
+    from segclip_deploy import open_segmenter, read_frame
+
+    with open_segmenter("dubai.ov.onnx") as segmenter:
+        labels = segmenter.segment(read_frame("tile.jpg")).labels
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from segclip_deploy.artifacts import Bundle, InputSpec, load_bundle
+    from segclip_deploy.errors import SegclipError
+    from segclip_deploy.runtime.engine import Engine, build_engine, load_engine, open_segmenter
+    from segclip_deploy.runtime.frame import Frame, read_frame
+    from segclip_deploy.runtime.segmenter import LabelMap, Segmenter, StageTimes
+    from segclip_deploy.vocabulary import Vocabulary, load_vocabulary
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "Bundle",
+    "Engine",
+    "Frame",
+    "InputSpec",
+    "LabelMap",
+    "SegclipError",
+    "Segmenter",
+    "StageTimes",
+    "Vocabulary",
+    "build_engine",
+    "load_bundle",
+    "load_engine",
+    "load_vocabulary",
+    "open_segmenter",
+    "read_frame",
+]
+
+_HOMES = (
+    "artifacts",
+    "errors",
+    "runtime.engine",
+    "runtime.frame",
+    "runtime.segmenter",
+    "vocabulary",
+)
+
+
+def __getattr__(name: str) -> Any:
+    if name in __all__:
+        for home in _HOMES:
+            module = import_module(f"{__name__}.{home}")
+            if name in module.__all__:
+                return getattr(module, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

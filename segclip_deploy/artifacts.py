@@ -1,0 +1,218 @@
+"""What every artefact shares: hashes of its parents, atomic writes, and the Bundle itself."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from segclip_deploy.errors import BadArtifact, BadInput, StaleArtifact
+from segclip_deploy.vocabulary import Vocabulary
+
+__all__ = [
+    "BUNDLE_SCHEMA",
+    "Bundle",
+    "InputSpec",
+    "load_bundle",
+    "read_json",
+    "replace_directory",
+    "replace_file",
+    "sha256_file",
+    "write_json",
+]
+
+BUNDLE_SCHEMA = 1
+MODEL_FILE = "model.onnx"
+RECORD_FILE = "bundle.json"
+_TEMPORARY = ".segclip-deploy."  # prefix of whatever is not finished yet
+
+
+def sha256_file(path: Path) -> str:
+    """SHA-256 of a file's bytes, in hexadecimal."""
+    digest = hashlib.sha256()
+    with path.open("rb") as stream:
+        for block in iter(lambda: stream.read(1 << 20), b""):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+@contextmanager
+def replace_file(path: Path) -> Iterator[Path]:
+    """Yield a temporary path beside ``path``; rename it over ``path`` only if the body succeeds."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=_TEMPORARY, suffix=path.suffix)
+    os.close(handle)
+    temporary = Path(name)
+    try:
+        yield temporary
+        temporary.chmod(0o666 & ~_umask())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def replace_directory(path: Path, *, contents: Collection[str]) -> Iterator[Path]:
+    """Yield a temporary directory beside ``path``; swap it in only if the body succeeds.
+
+    An existing ``path`` is replaced only where it is a directory that holds nothing but files
+    named in ``contents``, those of an artefact of the same kind: nobody's photos are deleted.
+
+    Raises:
+        BadInput: ``path`` exists and is, or holds, something else.
+    """
+    path = path.resolve()  # "." and links cannot be renamed over
+    if path.exists():
+        foreign = sorted({p.name for p in path.iterdir()} - set(contents)) if path.is_dir() else []
+        if foreign or not path.is_dir():
+            raise BadInput(
+                f"holds {foreign[0]}" if foreign else "exists and is not a directory",
+                where=path,
+                fix="it will not be overwritten, choose another output",
+            )
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=_TEMPORARY))
+    try:
+        yield temporary
+        temporary.chmod(0o777 & ~_umask())
+        _swap_in(temporary, path)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def write_json(path: Path, data: Mapping[str, Any]) -> None:
+    """Write readable JSON, atomically."""
+    with replace_file(path) as temporary:
+        temporary.write_text(json.dumps(data, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Read a JSON object.
+
+    Raises:
+        BadArtifact: the file cannot be read, or holds no JSON object.
+    """
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise BadArtifact(f"not readable as JSON ({error})", where=path) from error
+    if not isinstance(data, dict):
+        raise BadArtifact("not a JSON object", where=path)
+    return data
+
+
+@dataclass(frozen=True)
+class InputSpec:
+    """What a model's graph takes: uint8 RGB images (batch, height, width, 3).
+
+    Attributes:
+        height: pixels, static.
+        width: pixels, static.
+        batch: images per inference.
+    """
+
+    height: int
+    width: int
+    batch: int = 1
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """A directory with an ONNX model and the record of what it is and comes from.
+
+    Attributes:
+        path: the directory.
+        input: the graph's input.
+        outputs: names of the graph's outputs, in order.
+        vocabulary: classes, palette and texts.
+        model_sha256: hash of the ONNX file.
+        record: the whole of ``bundle.json``.
+    """
+
+    path: Path
+    input: InputSpec
+    outputs: tuple[str, ...]
+    vocabulary: Vocabulary
+    model_sha256: str
+    record: Mapping[str, Any]
+
+    @property
+    def model_path(self) -> Path:
+        """The ONNX file."""
+        return self.path / MODEL_FILE
+
+
+def load_bundle(path: str | Path) -> Bundle:
+    """Read a bundle and check that its model is the one its record speaks of.
+
+    Raises:
+        BadArtifact: not a bundle, or of a newer schema.
+        StaleArtifact: the model was changed after the record was written.
+    """
+    path = Path(path)
+    if not (path / RECORD_FILE).is_file():
+        raise BadArtifact(
+            f"not a bundle (no {RECORD_FILE})",
+            where=path,
+            fix=f"segclip-deploy export CKPT -o {path}",
+        )
+    record = read_json(path / RECORD_FILE)
+    try:
+        if record["schema"] > BUNDLE_SCHEMA:
+            raise BadArtifact(
+                f"bundle schema {record['schema']} is newer than this version reads ({BUNDLE_SCHEMA})",
+                where=path,
+                fix="pip install --upgrade segclip-deploy",
+            )
+        bundle = Bundle(
+            path=path,
+            input=InputSpec(**record["input"]),
+            outputs=tuple(record["outputs"]),
+            vocabulary=Vocabulary.from_mapping(record["vocabulary"], where=path / RECORD_FILE),
+            model_sha256=record["model_sha256"],
+            record=record,
+        )
+    except (KeyError, TypeError, BadInput) as error:
+        raise BadArtifact(
+            f"not a valid {RECORD_FILE} ({error!r})",
+            where=path,
+            fix=f"segclip-deploy export CKPT -o {path}",
+        ) from error
+    if not bundle.model_path.is_file() or sha256_file(bundle.model_path) != bundle.model_sha256:
+        raise StaleArtifact(
+            f"{MODEL_FILE} is not the file {RECORD_FILE} was written for",
+            where=path,
+            fix=f"segclip-deploy export CKPT -o {path}",
+        )
+    return bundle
+
+
+def _swap_in(temporary: Path, path: Path) -> None:
+    if not path.exists():
+        temporary.replace(path)
+        return
+    # A directory cannot be renamed over a full one: move the old aside, and back if the new fails.
+    aside = Path(tempfile.mkdtemp(dir=path.parent, prefix=_TEMPORARY))
+    old = aside / path.name
+    try:
+        path.replace(old)
+        temporary.replace(path)
+    except BaseException:
+        if old.exists():
+            old.replace(path)
+        raise
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
