@@ -1,0 +1,1 @@
+"""What flies: frames in, label maps out. Needs NumPy and Pillow; engines are imported at use."""

@@ -1,0 +1,70 @@
+"""OpenVINO behind the Backend contract."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from segclip_deploy._optional import require
+from segclip_deploy.errors import BadArtifact
+from segclip_deploy.runtime.backends.base import TensorSpec, checked
+
+__all__ = ["OpenVinoBackend"]
+
+
+class OpenVinoBackend:
+    """Compiles an ONNX file for the CPU, for latency, with outputs bound once.
+
+    Args:
+        model: the ONNX file; all shapes static.
+        threads: 0 lets OpenVINO choose.
+
+    Raises:
+        BadArtifact: OpenVINO refuses the file.
+        MissingDependency: OpenVINO is not installed.
+    """
+
+    def __init__(self, model: Path, *, threads: int = 0) -> None:
+        ov = require("openvino", why="an OpenVINO engine")
+        # By default OpenVINO picks the precision by the processor, and the labels with it.
+        config = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": "f32"}
+        if threads:
+            config["INFERENCE_NUM_THREADS"] = str(threads)
+        try:
+            compiled = ov.Core().compile_model(str(model), "CPU", config)
+        except RuntimeError as error:
+            raise BadArtifact(f"OpenVINO refuses it ({error})", where=model) from error
+        self.name = f"OpenVINO {ov.__version__.split('-')[0]} CPU f32"
+        self.inputs = tuple(_spec(port) for port in compiled.inputs)
+        self.outputs = tuple(_spec(port) for port in compiled.outputs)
+        self._tensor = ov.Tensor
+        self._request = compiled.create_infer_request()
+        self._arrays = {o.name: np.empty(o.shape, dtype=o.dtype) for o in self.outputs}
+        for spec in self.outputs:
+            self._request.set_tensor(
+                spec.name, ov.Tensor(self._arrays[spec.name], shared_memory=True)
+            )
+
+    def infer(self, arrays: Mapping[str, NDArray[Any]]) -> Mapping[str, NDArray[Any]]:
+        """Run once; the returned arrays are overwritten by the next call."""
+        for spec in self.inputs:
+            array = checked(arrays, spec)
+            self._request.set_tensor(spec.name, self._tensor(array, shared_memory=True))
+        self._request.infer()
+        return self._arrays
+
+    def close(self) -> None:
+        """Release the compiled model."""
+        del self._request
+
+
+def _spec(port: Any) -> TensorSpec:
+    shape = port.partial_shape
+    if shape.is_dynamic:
+        raise BadArtifact(f"tensor {port.any_name} is {shape}; shapes must be static")
+    dtype = np.dtype(port.element_type.to_dtype())
+    return TensorSpec(port.any_name, tuple(shape.to_shape()), dtype)

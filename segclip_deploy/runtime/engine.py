@@ -1,0 +1,181 @@
+"""Engines: a bundle made ready for one target, with a sidecar that says what it is."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from segclip_deploy.artifacts import (
+    RECORD_FILE,
+    Bundle,
+    InputSpec,
+    load_bundle,
+    read_json,
+    replace_file,
+    sha256_file,
+    write_json,
+)
+from segclip_deploy.errors import BadArtifact, BadInput, StaleArtifact
+from segclip_deploy.runtime.backends.base import Backend
+from segclip_deploy.runtime.backends.onnxruntime import OnnxRuntimeBackend
+from segclip_deploy.runtime.backends.openvino import OpenVinoBackend
+from segclip_deploy.runtime.segmenter import Segmenter
+from segclip_deploy.vocabulary import Vocabulary
+
+__all__ = [
+    "ENGINE_SCHEMA",
+    "TARGETS",
+    "Engine",
+    "build_engine",
+    "load_engine",
+    "open_segmenter",
+    "target_of",
+]
+
+ENGINE_SCHEMA = 1
+
+
+@dataclass(frozen=True)
+class Target:
+    """Something that runs engines.
+
+    Attributes:
+        suffix: of its engine files.
+        open: file and thread count → a backend.
+    """
+
+    suffix: str
+    open: Callable[..., Backend]
+
+
+TARGETS: Mapping[str, Target] = {
+    "onnxruntime": Target(".ort.onnx", OnnxRuntimeBackend),
+    "openvino": Target(".ov.onnx", OpenVinoBackend),
+}
+
+
+@dataclass(frozen=True)
+class Engine:
+    """An engine file and what its sidecar says.
+
+    Attributes:
+        path: the file.
+        target: a key of ``TARGETS``.
+        input: of the graph.
+        vocabulary: classes and palette.
+        record: the whole sidecar.
+    """
+
+    path: Path
+    target: str
+    input: InputSpec
+    vocabulary: Vocabulary
+    record: Mapping[str, Any]
+
+
+def target_of(path: Path) -> str:
+    """The target an engine's name stands for.
+
+    Raises:
+        BadInput: a name that stands for none.
+    """
+    for name, target in TARGETS.items():
+        if path.name.endswith(target.suffix):
+            return name
+    endings = " or ".join(f"NAME{target.suffix}" for target in TARGETS.values())
+    raise BadInput(f"an engine is named {endings}", where=path)
+
+
+def build_engine(bundle: Bundle, out: Path) -> Engine:
+    """Make an engine of a bundle, once the target has accepted it.
+
+    Args:
+        out: its name says the target: ``NAME.ov.onnx`` or ``NAME.ort.onnx``.
+
+    Raises:
+        BadArtifact: the target refuses the model.
+        BadInput: a name that stands for no target.
+        MissingDependency: the target is not installed.
+    """
+    target = target_of(out)
+    backend = TARGETS[target].open(bundle.model_path)
+    name = backend.name
+    backend.close()
+    with replace_file(out) as temporary:
+        shutil.copyfile(bundle.model_path, temporary)
+    write_json(
+        sidecar(out),
+        {
+            "schema": ENGINE_SCHEMA,
+            "target": target,
+            "built_with": name,
+            "engine_sha256": sha256_file(out),
+            "bundle_sha256": sha256_file(bundle.path / RECORD_FILE),
+            "bundle": dict(bundle.record),
+        },
+    )
+    return load_engine(out)
+
+
+def load_engine(path: Path) -> Engine:
+    """Read an engine's sidecar and check that the file is the one it speaks of.
+
+    Raises:
+        BadArtifact: no sidecar, or not a valid one.
+        StaleArtifact: the file was changed after it was built.
+    """
+    remedy = f"segclip-deploy build-engine BUNDLE -o {path}"
+    if not path.is_file() or not sidecar(path).is_file():
+        raise BadArtifact(
+            f"not an engine (a file with {sidecar(path).name} beside it)", where=path, fix=remedy
+        )
+    record = read_json(sidecar(path))
+    try:
+        if record["schema"] > ENGINE_SCHEMA:
+            raise BadArtifact(
+                f"engine schema {record['schema']} is newer than this version reads "
+                f"({ENGINE_SCHEMA})",
+                where=path,
+                fix="pip install --upgrade segclip-deploy",
+            )
+        engine = Engine(
+            path=path,
+            target=record["target"],
+            input=InputSpec(**record["bundle"]["input"]),
+            vocabulary=Vocabulary.from_mapping(record["bundle"]["vocabulary"], where=sidecar(path)),
+            record=record,
+        )
+        if engine.target not in TARGETS:
+            raise BadArtifact(f"unknown target {engine.target!r}", where=path, fix=remedy)
+        if record["engine_sha256"] != sha256_file(path):
+            raise StaleArtifact("not the file its sidecar was written for", where=path, fix=remedy)
+    except (KeyError, TypeError, BadInput) as error:
+        raise BadArtifact(
+            f"not a valid sidecar ({error!r})", where=sidecar(path), fix=remedy
+        ) from error
+    return engine
+
+
+def open_segmenter(path: str | Path, *, overlap: int | None = None, threads: int = 0) -> Segmenter:
+    """Open an engine, or a bundle, which runs in ONNX Runtime; ``backend.name`` says which.
+
+    Raises:
+        BadArtifact: neither, or its target refuses it.
+        BadInput: an overlap that does not fit the model.
+    """
+    path = Path(path)
+    if path.is_dir():
+        bundle = load_bundle(path)
+        backend: Backend = OnnxRuntimeBackend(bundle.model_path, threads=threads)
+        return Segmenter(backend, bundle.input, bundle.vocabulary, overlap=overlap)
+    engine = load_engine(path)
+    backend = TARGETS[engine.target].open(engine.path, threads=threads)
+    return Segmenter(backend, engine.input, engine.vocabulary, overlap=overlap)
+
+
+def sidecar(path: Path) -> Path:
+    """Where an engine's record lies."""
+    return path.with_name(path.name + ".json")

@@ -1,0 +1,149 @@
+"""What imports what, and what an import costs."""
+
+from __future__ import annotations
+
+import ast
+import importlib.metadata
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import segclip_deploy
+from segclip_deploy import _optional
+from segclip_deploy.errors import MissingDependency
+
+PACKAGE = Path(segclip_deploy.__file__).parent
+
+ORDER = (
+    ("errors", "_optional"),
+    ("artifacts", "vocabulary", "metrics"),
+    ("runtime",),
+    ("dataset",),
+    ("accuracy",),
+    ("model",),
+    ("export",),
+    ("training",),
+    ("cli",),
+)
+RUNG = {name: rung for rung, names in enumerate(ORDER) for name in names}
+
+HEAVY = {"torch", "onnx", "timm", "open_clip"}
+ALL_HEAVY = HEAVY | {"onnxruntime", "openvino", "modelopt", "rich"}
+
+
+def imported(source: str, module: str, *, is_package: bool) -> Iterator[str]:
+    """Dotted names of everything a module's source imports, wherever in it."""
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            base = node.module or ""
+            if node.level:
+                parts = module.split(".") + ["x"] * is_package
+                base = ".".join([*parts[: -node.level], *([node.module] if node.module else [])])
+            # `from package import name` may name a module.
+            yield from (f"{base}.{alias.name}" for alias in node.names)
+
+
+def upward(source: str, module: str, *, is_package: bool = False) -> list[str]:
+    """Imports of the package's own modules that stand above ``module`` in ORDER, or nowhere."""
+    # The package itself re-exports what flies, and nothing above it.
+    own = [*module.split("."), "runtime"][1]
+    found = []
+    for name in imported(source, module, is_package=is_package):
+        root, _, rest = name.partition(".")
+        part = rest.partition(".")[0]
+        if root != "segclip_deploy" or not part or part.startswith("__"):
+            continue
+        if RUNG.get(part, len(ORDER)) > RUNG[own]:
+            found.append(name)
+    return found
+
+
+@pytest.mark.parametrize(
+    "path", sorted(PACKAGE.rglob("*.py")), ids=lambda path: str(path.relative_to(PACKAGE))
+)
+def test_a_module_imports_only_from_its_own_rung_and_below(path: Path) -> None:
+    parts = ["segclip_deploy", *path.relative_to(PACKAGE).with_suffix("").parts]
+    is_package = parts[-1] == "__init__"
+    module = ".".join(parts[:-1] if is_package else parts)
+    assert not upward(path.read_text(encoding="utf-8"), module, is_package=is_package)
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "import segclip_deploy.cli.common",
+        "from segclip_deploy import training",
+        "from segclip_deploy.export import graph",
+        "from ..model import spec",
+        "from segclip_deploy.nowhere import thing",
+        "def f():\n    from segclip_deploy.dataset import Sample",
+        "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    import segclip_deploy.accuracy",
+    ],
+)
+def test_an_upward_import_is_found_in_every_form(source: str) -> None:
+    assert upward(source, "segclip_deploy.runtime.frame")
+
+
+@pytest.mark.parametrize(
+    ("module", "forbidden"),
+    [
+        ("segclip_deploy", ALL_HEAVY),
+        ("segclip_deploy.cli", ALL_HEAVY),
+        ("segclip_deploy.runtime.engine", HEAVY),
+        ("segclip_deploy.runtime.run", HEAVY),
+        ("segclip_deploy.accuracy", HEAVY),
+    ],
+)
+def test_an_import_leaves_heavy_packages_unloaded(module: str, forbidden: set[str]) -> None:
+    code = f"import sys, {module}; print(*sys.modules)"
+    loaded = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    ).stdout.split()
+    assert module in loaded
+    assert not forbidden.intersection(loaded)
+
+
+def test_every_name_the_package_offers_is_found_at_first_use() -> None:
+    for name in segclip_deploy.__all__:
+        assert getattr(segclip_deploy, name).__name__ == name
+    with pytest.raises(AttributeError, match="no_such_name"):
+        _ = segclip_deploy.no_such_name
+
+
+def test_help_appears_within_four_tenths_of_a_second() -> None:
+    command = [sys.executable, "-c", "from segclip_deploy.cli import main; main()", "--help"]
+    seconds = []
+    for _ in range(3):
+        started = time.perf_counter()
+        done = subprocess.run(command, capture_output=True, text=True, check=True)
+        seconds.append(time.perf_counter() - started)
+        assert "build-engine" in done.stdout
+    assert min(seconds) < 0.4
+
+
+@pytest.mark.parametrize("module", sorted(_optional._EXTRA_OF))
+def test_a_missing_package_is_reported_with_the_extra_that_brings_it(
+    module: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, module, None)
+    with pytest.raises(MissingDependency, match="flying needs the package") as caught:
+        _optional.require(module, why="flying")
+    extra = _optional._EXTRA_OF[module]
+    assert f"pip install 'segclip-deploy[{extra}]'" in str(caught.value)
+    brought = [
+        requirement
+        for requirement in importlib.metadata.requires("segclip-deploy") or ()
+        if f"extra == '{extra}'" in requirement
+    ]
+    assert any(r.replace("_", "-").startswith(module.replace("_", "-")) for r in brought)
+
+
+def test_a_missing_package_of_no_extra_is_reported_by_its_own_name() -> None:
+    with pytest.raises(MissingDependency, match=r"pip install no_such_package_here$"):
+        _optional.require("no_such_package_here.part", why="nothing")
