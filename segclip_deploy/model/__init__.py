@@ -1,0 +1,1 @@
+"""SegCLIP itself: spec, text, encoders, fusion, checkpoint (needs torch)."""

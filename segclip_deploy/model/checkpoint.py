@@ -1,0 +1,203 @@
+"""Checkpoints: one safetensors file with weights, ModelSpec, vocabulary and TextBank; no pickle."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from segclip_deploy._optional import require
+from segclip_deploy.artifacts import replace_file
+from segclip_deploy.errors import BadArtifact, BadInput
+from segclip_deploy.model.segclip import SegCLIP
+from segclip_deploy.model.spec import ModelSpec
+from segclip_deploy.model.text import TextBank
+from segclip_deploy.runtime.frame import Frame, prepare
+from segclip_deploy.vocabulary import Vocabulary
+
+__all__ = [
+    "CHECKPOINT_SCHEMA",
+    "Checkpoint",
+    "build_model",
+    "example_tiles",
+    "load_checkpoint",
+    "no_examples",
+    "save_checkpoint",
+]
+
+CHECKPOINT_SCHEMA = 1
+_KEY = "segclip_deploy"
+_BANK = "text_bank."
+_EXAMPLES = "examples"
+_EXAMPLE_SIZE = 512
+
+
+def example_tiles(frames: Iterable[Frame]) -> NDArray[np.uint8]:
+    """Centres of the first two frames, for a checkpoint to carry: enough to prove an export on.
+
+    Returns:
+        (N, 512, 512, 3) uint8, 0.8 MB each; N is 0 if there are no frames.
+    """
+    tiles = []
+    for frame in islice(frames, 2):
+        pixels = prepare(frame, _EXAMPLE_SIZE, _EXAMPLE_SIZE)
+        top, left = ((side - _EXAMPLE_SIZE) // 2 for side in pixels.shape[:2])
+        tiles.append(pixels[top : top + _EXAMPLE_SIZE, left : left + _EXAMPLE_SIZE])
+    return np.stack(tiles) if tiles else no_examples()
+
+
+def no_examples() -> NDArray[np.uint8]:
+    """An empty stack of tiles."""
+    return np.zeros((0, 1, 1, 3), dtype=np.uint8)
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """Everything a trained model is.
+
+    Attributes:
+        spec: rebuilds the module.
+        vocabulary: the classes.
+        bank: their text embeddings.
+        weights: the module's state dict, float32 in memory.
+        examples: (N, h, w, 3) uint8 real tiles to prove an export on; N may be 0.
+        training: how it came to be, for people: settings, scores, versions.
+    """
+
+    spec: ModelSpec
+    vocabulary: Vocabulary
+    bank: TextBank
+    weights: Mapping[str, Tensor]
+    examples: NDArray[np.uint8] = field(default_factory=no_examples)
+    training: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        counts = {
+            "its vocabulary": len(self.vocabulary.classes),
+            "its text bank": len(self.bank.classes),
+        }
+        for what, count in counts.items():
+            if count != self.spec.classes:
+                raise BadInput(f"the model has {self.spec.classes} classes, {what} {count}")
+        if self.bank.classes.shape[1] != self.spec.text_width:
+            raise BadInput(
+                f"the model takes text of width {self.spec.text_width}, "
+                f"its text bank has {self.bank.classes.shape[1]}"
+            )
+
+
+def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
+    """Write a checkpoint, atomically.
+
+    Matrices and kernels are stored in half precision, vectors and scalars in single:
+    BatchNorm variances and temperatures are few, and their range matters.
+
+    Raises:
+        BadInput: a weight is not finite, or leaves the range of half precision.
+    """
+    safetensors = require("safetensors.torch", why="writing a checkpoint")
+    tensors = {
+        **checkpoint.weights,
+        _BANK + "classes": torch.from_numpy(checkpoint.bank.classes),
+        _BANK + "texts": torch.from_numpy(checkpoint.bank.texts),
+        _EXAMPLES: torch.from_numpy(checkpoint.examples),
+    }
+    stored = {}
+    for name, tensor in tensors.items():
+        half = tensor.is_floating_point() and tensor.ndim >= 2
+        stored[name] = tensor.detach().to(torch.float16 if half else tensor.dtype).contiguous()
+        if not torch.isfinite(stored[name]).all():
+            raise BadInput(f"weight {name} is not finite", where=path)
+    record = {
+        "schema": CHECKPOINT_SCHEMA,
+        "spec": checkpoint.spec.to_json(),
+        "vocabulary": checkpoint.vocabulary.to_json(),
+        "text_encoder": checkpoint.bank.encoder,
+        "training": dict(checkpoint.training),
+    }
+    with replace_file(path) as temporary:
+        safetensors.save_file(stored, temporary, metadata={_KEY: json.dumps(record)})
+
+
+def load_checkpoint(path: str | Path) -> Checkpoint:
+    """Read a checkpoint; nothing else is needed to rebuild the model.
+
+    Raises:
+        BadArtifact: not a checkpoint of this product, damaged, not finite, or of a newer schema.
+    """
+    path = Path(path)
+    record, tensors = _read(path)
+    try:
+        if record["schema"] > CHECKPOINT_SCHEMA:
+            raise BadArtifact(
+                f"checkpoint schema {record['schema']} is newer than this version reads "
+                f"({CHECKPOINT_SCHEMA})",
+                where=path,
+                fix="pip install --upgrade segclip-deploy",
+            )
+        bank = TextBank(
+            tensors.pop(_BANK + "classes").numpy(),
+            tensors.pop(_BANK + "texts").numpy(),
+            str(record["text_encoder"]),
+        )
+        examples = tensors.pop(_EXAMPLES).numpy()
+        return Checkpoint(
+            spec=ModelSpec.from_mapping(record["spec"]),
+            vocabulary=Vocabulary.from_mapping(record["vocabulary"]),
+            bank=bank,
+            weights=tensors,
+            examples=examples,
+            training=record["training"],
+        )
+    except (KeyError, TypeError) as error:
+        raise BadArtifact(f"its record is incomplete ({error!r})", where=path) from error
+    except BadInput as error:
+        raise BadArtifact(error.what, where=path) from error
+
+
+def build_model(checkpoint: Checkpoint) -> SegCLIP:
+    """Rebuild the module with its weights, in evaluation mode.
+
+    Raises:
+        BadArtifact: the weights do not fit the spec.
+    """
+    model = SegCLIP(checkpoint.spec)
+    try:
+        model.load_state_dict(dict(checkpoint.weights))
+    except RuntimeError as error:
+        raise BadArtifact(f"weights do not fit the model spec ({error})") from error
+    return model.eval()
+
+
+def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    safetensors = require("safetensors", why="reading a checkpoint")
+    if not path.is_file():
+        raise BadArtifact("no such checkpoint", where=path)
+    try:
+        with safetensors.safe_open(path, framework="pt") as stored:
+            metadata = stored.metadata() or {}
+            tensors = {key: stored.get_tensor(key) for key in stored.keys()}
+        record = json.loads(metadata[_KEY])
+    except (safetensors.SafetensorError, OSError) as error:
+        raise BadArtifact(
+            f"not a safetensors file ({error})",
+            where=path,
+            fix="a PyTorch file is read by: segclip-deploy import FILE.pth --spec SPEC --text BANK "
+            "-o FILE.safetensors",
+        ) from error
+    except (KeyError, ValueError) as error:
+        raise BadArtifact("a safetensors file, but not of this product", where=path) from error
+    for name, tensor in tensors.items():
+        if tensor.is_floating_point():
+            tensors[name] = tensor.float()
+            if not torch.isfinite(tensors[name]).all():
+                raise BadArtifact(f"weight {name} is not finite", where=path)
+    return record, tensors

@@ -1,0 +1,79 @@
+"""Where class embeddings come from during training: fixed, or with learnable context (CoOp)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from segclip_deploy.errors import BadInput
+from segclip_deploy.model.cff import unit
+from segclip_deploy.model.text import TextBank
+from segclip_deploy.vocabulary import Vocabulary
+
+__all__ = ["ContextPrompts", "FixedText"]
+
+
+class FixedText(nn.Module):
+    """Class embeddings that do not change."""
+
+    classes: Tensor
+
+    def __init__(self, bank: TextBank) -> None:
+        super().__init__()
+        self.register_buffer("classes", torch.from_numpy(bank.classes), persistent=False)
+
+    def forward(self) -> Tensor:
+        """Unit class embeddings (K, D_t)."""
+        return self.classes
+
+
+class ContextPrompts(nn.Module):
+    """``[start] v₁ … v_n class words [end]`` through a frozen CLIP text tower (Zhou et al., IJCV 2022).
+
+    The context vectors v are the only parameters, shared by all classes. After training
+    the embeddings end in a TextBank like any other; nothing of this module flies.
+
+    Args:
+        clip: an open_clip model with a causal transformer text tower.
+        tokenizer: its tokenizer.
+        vocabulary: the first description of each class gives its words.
+        context: n, how many vectors.
+
+    Raises:
+        BadInput: the class words and the context do not fit the text tower's length.
+    """
+
+    tokens: Tensor
+
+    def __init__(self, clip: Any, tokenizer: Any, vocabulary: Vocabulary, context: int) -> None:
+        super().__init__()
+        if not hasattr(clip, "token_embedding"):
+            raise BadInput("learnable context needs a plain CLIP text tower")
+        # "X" holds a place for each context vector; its embedding is replaced in forward.
+        words = [entry.descriptions[0] for entry in vocabulary.classes]
+        tokens = tokenizer([" ".join(["X"] * context + [word]) for word in words])
+        if (tokens[:, -1] != 0).any():
+            raise BadInput(f"{context} context tokens leave no room for the class words")
+        self.clip = clip.requires_grad_(False)
+        self.context = nn.Parameter(0.02 * torch.randn(context, clip.token_embedding.embedding_dim))
+        self.register_buffer("tokens", tokens, persistent=False)
+
+    def train(self, mode: bool = True) -> ContextPrompts:
+        """The text tower stays in evaluation mode."""
+        super().train(mode)
+        self.clip.eval()
+        return self
+
+    def forward(self) -> Tensor:
+        """Unit class embeddings (K, D_t)."""
+        clip = self.clip
+        x = clip.token_embedding(self.tokens)
+        count = self.context.shape[0]
+        context = self.context.expand(x.shape[0], -1, -1)
+        x = torch.cat((x[:, :1], context, x[:, 1 + count :]), dim=1) + clip.positional_embedding
+        x = clip.ln_final(clip.transformer(x, attn_mask=clip.attn_mask))
+        # The end token has the highest id; CLIP reads the sentence there.
+        last = x[torch.arange(x.shape[0]), self.tokens.argmax(-1)]
+        return unit(last @ clip.text_projection)

@@ -1,0 +1,91 @@
+"""ModelSpec: the few numbers that rebuild a SegCLIP."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from segclip_deploy.errors import BadInput
+
+__all__ = ["ModelSpec", "load_spec"]
+
+
+@dataclass(frozen=True)
+class ModelSpec:
+    """What it takes to rebuild the module, apart from its weights.
+
+    Attributes:
+        classes: K.
+        text_width: D_t, width of the CLIP text embeddings.
+        encoder: ``timm:<name>`` or ``open_clip:<model>``.
+        width: C, the working width.
+        heads: attention heads; divides ``width``.
+        cff_strides: where Cross-Modal Feature Fusion sits, out of 8, 16, 32.
+        refine: whether ambiguous queries look at the real texts.
+        mean, std: per-channel normalisation of RGB in 0–1.
+    """
+
+    classes: int
+    text_width: int
+    encoder: str = "timm:tf_efficientnet_lite0"
+    width: int = 64
+    heads: int = 4
+    cff_strides: tuple[int, ...] = (8, 16, 32)
+    refine: bool = True
+    mean: tuple[float, float, float] = (0.5, 0.5, 0.5)
+    std: tuple[float, float, float] = (0.5, 0.5, 0.5)
+
+    def __post_init__(self) -> None:
+        problems = {
+            "classes below 2": self.classes < 2,
+            "width is no multiple of heads": self.heads < 1 or self.width % self.heads != 0,
+            "cff_strides outside 8, 16, 32": not set(self.cff_strides) <= {8, 16, 32},
+            "encoder is neither timm:NAME nor open_clip:NAME": not self.encoder.startswith(
+                ("timm:", "open_clip:")
+            ),
+            "std not positive": min(self.std) <= 0,
+        }
+        found = [problem for problem, present in problems.items() if present]
+        if found:
+            raise BadInput(f"not a valid model spec: {', '.join(found)}")
+
+    def to_json(self) -> dict[str, Any]:
+        """A JSON-ready mapping that ``from_mapping`` reads back."""
+        return asdict(self)
+
+    @classmethod
+    def from_mapping(cls, data: Mapping[str, Any]) -> ModelSpec:
+        """Rebuild from parsed JSON or YAML.
+
+        Raises:
+            BadInput: a key is missing or unknown, or a value is out of range.
+        """
+        try:
+            values: dict[str, Any] = {
+                k: tuple(v) if isinstance(v, list) else v for k, v in data.items()
+            }
+            return cls(**values)
+        except TypeError as error:
+            raise BadInput(f"not a valid model spec ({error})") from error
+
+
+def load_spec(path: Path) -> ModelSpec:
+    """Read a spec from YAML or JSON.
+
+    Raises:
+        BadInput: unreadable, or not a valid spec.
+    """
+    import yaml
+
+    try:
+        data = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise BadInput(f"not a readable spec ({error})", where=path) from error
+    if not isinstance(data, Mapping):
+        raise BadInput("not a mapping of names to values", where=path)
+    try:
+        return ModelSpec.from_mapping(data)
+    except BadInput as error:
+        raise BadInput(error.what, where=path) from error
