@@ -1,0 +1,102 @@
+"""Parity: is the exported graph still the PyTorch model? Measured on real tiles."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from segclip_deploy.errors import GateFailed
+from segclip_deploy.runtime.backends.base import Backend
+
+__all__ = ["MAX_LOGIT_ERROR", "MIN_AGREEMENT", "Parity", "check_parity", "measure_parity"]
+
+MAX_LOGIT_ERROR = 1e-3
+"""Logits are cosines times τ ≤ 100; float32 sums over some hundred channels differ by 1e-5
+between two orders of summation, so 1e-3 leaves room and still fails on any real change."""
+
+MIN_AGREEMENT = 0.9999
+"""Share of pixels with equal labels: only ties within the logit error may flip."""
+
+
+@dataclass(frozen=True)
+class Parity:
+    """How far an engine is from its reference.
+
+    Attributes:
+        reference, engine: what was compared.
+        tiles: how many images.
+        max_logit_error, mean_logit_error: absolute, in logits.
+        label_agreement: share of pixels with equal labels.
+        flips: pixels whose label differs, by the reference's class.
+    """
+
+    reference: str
+    engine: str
+    tiles: int
+    max_logit_error: float
+    mean_logit_error: float
+    label_agreement: float
+    flips: dict[str, int]
+
+    def to_json(self) -> dict[str, Any]:
+        """As JSON."""
+        return asdict(self)
+
+
+def measure_parity(
+    reference: Backend,
+    engine: Backend,
+    tiles: Iterable[NDArray[np.uint8]],
+    names: tuple[str, ...],
+) -> Parity:
+    """Compare logits and labels of two backends.
+
+    Args:
+        tiles: input batches, (B, H, W, 3) uint8.
+        names: class names, by class index.
+    """
+    worst, total, count, pixels, seen = 0.0, 0.0, 0, 0, 0
+    flips = np.zeros(len(names), dtype=np.int64)
+    for batch in tiles:
+        expected = {k: v.copy() for k, v in reference.infer({"image": batch}).items()}
+        got = engine.infer({"image": batch})
+        error = np.abs(got["logits"] - expected["logits"]).astype(np.float64)
+        # A NaN must fail the gate, and max() would not carry it.
+        worst = max(worst, float(error.max())) if np.isfinite(error).all() else np.inf
+        total += float(error.sum())
+        count += error.size
+        differ = got["labels"] != expected["labels"]
+        flips += np.bincount(expected["labels"][differ], minlength=len(names))
+        pixels += differ.size
+        seen += len(batch)
+    return Parity(
+        reference=reference.name,
+        engine=engine.name,
+        tiles=seen,
+        max_logit_error=worst,
+        mean_logit_error=total / count,
+        label_agreement=1 - float(flips.sum()) / pixels,
+        flips=dict(zip(names, flips.tolist(), strict=True)),
+    )
+
+
+def check_parity(parity: Parity) -> None:
+    """Pass, or say by how much not.
+
+    Raises:
+        GateFailed: logits or labels differ by more than the tolerances above.
+    """
+    if not parity.max_logit_error <= MAX_LOGIT_ERROR:
+        raise GateFailed(
+            f"{parity.engine} differs from {parity.reference} by {parity.max_logit_error:.2g} in "
+            f"logits (tolerance {MAX_LOGIT_ERROR:g}); nothing was written"
+        )
+    if not parity.label_agreement >= MIN_AGREEMENT:
+        raise GateFailed(
+            f"{parity.engine} agrees with {parity.reference} on {parity.label_agreement:.4%} of the "
+            f"labels (at least {MIN_AGREEMENT:.2%} was needed); nothing was written"
+        )

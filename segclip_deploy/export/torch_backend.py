@@ -1,0 +1,87 @@
+"""PyTorch behind the Backend contract: the reference every engine is compared with."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from segclip_deploy.artifacts import InputSpec
+from segclip_deploy.export.graph import DeployGraph
+from segclip_deploy.model.checkpoint import build_model, load_checkpoint
+from segclip_deploy.model.segclip import SegCLIP
+from segclip_deploy.model.text import TextBank
+from segclip_deploy.runtime.backends.base import TensorSpec
+from segclip_deploy.runtime.segmenter import Segmenter
+from segclip_deploy.runtime.windows import LOGIT_STRIDE
+from segclip_deploy.vocabulary import Vocabulary
+
+__all__ = ["TorchBackend", "open_checkpoint", "torch_segmenter"]
+
+
+class TorchBackend:
+    """Runs a ``DeployGraph`` eagerly, in evaluation mode.
+
+    Args:
+        graph: the module; put into evaluation mode.
+        spec: the input size to report.
+        classes: K.
+    """
+
+    def __init__(self, graph: DeployGraph, spec: InputSpec, classes: int) -> None:
+        self.name = f"PyTorch {torch.__version__} eager"
+        self._graph = graph.eval()
+        batch, height, width = spec.batch, spec.height, spec.width
+        self.inputs: tuple[TensorSpec, ...] = (
+            TensorSpec("image", (batch, height, width, 3), np.dtype(np.uint8)),
+        )
+        labels = TensorSpec("labels", (batch, height, width), np.dtype(np.uint8))
+        small = (batch, classes, height // LOGIT_STRIDE, width // LOGIT_STRIDE)
+        logits = TensorSpec("logits", small, np.dtype(np.float32))
+        self.outputs: tuple[TensorSpec, ...] = (labels, logits) if graph.logits else (labels,)
+
+    def infer(self, arrays: Mapping[str, NDArray[Any]]) -> Mapping[str, NDArray[Any]]:
+        """Run once."""
+        with torch.inference_mode():
+            results = self._graph(torch.from_numpy(arrays["image"]))
+        return {n: r.numpy() for n, r in zip(self._graph.output_names, results, strict=True)}
+
+    def close(self) -> None:
+        """Nothing to release."""
+
+
+def torch_segmenter(
+    model: SegCLIP,
+    bank: TextBank,
+    vocabulary: Vocabulary,
+    spec: InputSpec,
+    *,
+    logits: bool,
+    overlap: int | None = None,
+) -> Segmenter:
+    """The unexported model in the runtime's own Segmenter.
+
+    Args:
+        logits: blend windows by their logits; else each gives its centre, as in a bundle
+            that was exported without ``--logits``.
+    """
+    graph = DeployGraph(model, bank, model.spec.mean, model.spec.std, logits=logits)
+    backend = TorchBackend(graph, spec, model.spec.classes)
+    return Segmenter(backend, spec, vocabulary, overlap=overlap)
+
+
+def open_checkpoint(path: Path, spec: InputSpec, *, overlap: int | None = None) -> Segmenter:
+    """A checkpoint in PyTorch, to compare engines with: labels only, as exported by default.
+
+    Raises:
+        BadArtifact: the checkpoint cannot be used.
+    """
+    checkpoint = load_checkpoint(path)
+    model = build_model(checkpoint)
+    return torch_segmenter(
+        model, checkpoint.bank, checkpoint.vocabulary, spec, logits=False, overlap=overlap
+    )

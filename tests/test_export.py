@@ -1,0 +1,165 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import torch
+
+from segclip_deploy.artifacts import InputSpec, load_bundle
+from segclip_deploy.errors import BadArtifact, BadInput, GateFailed, StaleArtifact
+from segclip_deploy.export import parity
+from segclip_deploy.export.export import export_bundle
+from segclip_deploy.export.graph import DeployGraph, normalise
+from segclip_deploy.export.onnx import OPSET, drop_output, write_onnx
+from segclip_deploy.export.torch_backend import TorchBackend
+from segclip_deploy.model.checkpoint import build_model, load_checkpoint
+from segclip_deploy.model.segclip import SegCLIP
+from segclip_deploy.model.spec import ModelSpec
+from segclip_deploy.model.text import TextBank, unit_rows
+from segclip_deploy.runtime.backends.base import Backend
+from segclip_deploy.runtime.backends.onnxruntime import OnnxRuntimeBackend
+from segclip_deploy.runtime.backends.openvino import OpenVinoBackend
+from segclip_deploy.runtime.engine import build_engine, load_engine, open_segmenter
+
+
+def reference(checkpoint_path: Path, spec: InputSpec) -> TorchBackend:
+    c = load_checkpoint(checkpoint_path)
+    graph = DeployGraph(build_model(c), c.bank, c.spec.mean, c.spec.std, logits=True)
+    return TorchBackend(graph, spec, c.spec.classes)
+
+
+def test_normalisation_is_the_usual_one() -> None:
+    pixels = torch.randint(0, 256, (2, 4, 5, 3), dtype=torch.uint8)
+    mean, std = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+    expected = (pixels.numpy() / 255.0 - mean) / std
+    got = normalise(pixels, mean, std).permute(0, 2, 3, 1).numpy()
+    np.testing.assert_allclose(got, expected, atol=1e-5)
+
+
+def test_the_graph_keeps_its_contract(tiny_bundle: Path) -> None:
+    bundle = load_bundle(tiny_bundle)
+    model = onnx.load(bundle.model_path)
+    types = {
+        v.name: (v.type.tensor_type.elem_type, [d.dim_value for d in v.type.tensor_type.shape.dim])
+        for v in [*model.graph.input, *model.graph.output]
+    }
+    uint8, float32 = onnx.TensorProto.UINT8, onnx.TensorProto.FLOAT
+    assert types == {
+        "image": (uint8, [1, 64, 96, 3]),
+        "labels": (uint8, [1, 64, 96]),
+        "logits": (float32, [1, 5, 16, 24]),
+    }
+    assert model.opset_import[0].version == OPSET
+    assert model.ir_version <= 10
+    (first,) = [n for n in model.graph.node if "image" in n.input]
+    assert first.op_type == "Cast"  # TensorRT has no transpose of uint8
+    assert not list(tiny_bundle.glob("*.data"))
+    record = json.loads((tiny_bundle / "bundle.json").read_text())
+    assert record["parity"][0]["max_logit_error"] <= parity.MAX_LOGIT_ERROR
+    assert record["parents"]["checkpoint"]
+
+
+@pytest.mark.parametrize("open_backend", [OnnxRuntimeBackend, OpenVinoBackend])
+def test_engines_agree_with_pytorch(
+    tiny_bundle: Path, tiny_checkpoint: Path, open_backend: type[OnnxRuntimeBackend]
+) -> None:
+    bundle = load_bundle(tiny_bundle)
+    image = np.random.default_rng(1).integers(0, 256, (1, 64, 96, 3), dtype=np.uint8)
+    expected = reference(tiny_checkpoint, bundle.input).infer({"image": image})
+    backend: Backend = open_backend(bundle.model_path, threads=1)
+    got = backend.infer({"image": image})
+    assert np.abs(got["logits"] - expected["logits"]).max() <= parity.MAX_LOGIT_ERROR
+    assert (got["labels"] == expected["labels"]).mean() >= parity.MIN_AGREEMENT
+    kept = got["labels"]
+    assert backend.infer({"image": 255 - image})["labels"] is kept  # buffers are reused
+    with pytest.raises(ValueError, match="image is"):
+        backend.infer({"image": image[:, :32]})
+    backend.close()
+
+
+@pytest.mark.parametrize("encoder", ["open_clip:RN50", "open_clip:ViT-B-16"])
+def test_clip_encoders_export_and_match_by_logits(encoder: str, tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    torch.manual_seed(0)
+    spec = ModelSpec(classes=4, text_width=8, encoder=encoder, width=16)
+    bank = TextBank(
+        unit_rows(rng.standard_normal((4, 8))), unit_rows(rng.standard_normal((4, 2, 8))), "random"
+    )
+    size = InputSpec(height=64, width=96)
+    graph = DeployGraph(SegCLIP(spec).eval(), bank, spec.mean, spec.std, logits=True).eval()
+    write_onnx(graph, size, tmp_path / "model.onnx")
+    image = rng.integers(0, 256, (1, 64, 96, 3), dtype=np.uint8)
+    expected = TorchBackend(graph, size, 4).infer({"image": image})["logits"]
+    got = OnnxRuntimeBackend(tmp_path / "model.onnx").infer({"image": image})["logits"]
+    # Untrained logits are nearly flat: judged by error, not by label.
+    assert np.abs(got - expected).max() <= parity.MAX_LOGIT_ERROR
+
+
+def test_dropping_the_logits_leaves_the_labels_alone(tiny_bundle: Path, tmp_path: Path) -> None:
+    path = tmp_path / "labels.onnx"
+    path.write_bytes((tiny_bundle / "model.onnx").read_bytes())
+    drop_output(path, "logits")
+    image = np.random.default_rng(2).integers(0, 256, (1, 64, 96, 3), dtype=np.uint8)
+    both = OnnxRuntimeBackend(tiny_bundle / "model.onnx").infer({"image": image})
+    (name,) = alone = OnnxRuntimeBackend(path).infer({"image": image})
+    assert name == "labels"
+    np.testing.assert_array_equal(alone["labels"], both["labels"])
+
+
+def test_an_export_that_fails_parity_writes_nothing_and_keeps_the_old(
+    tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "bundle"
+    out.mkdir()
+    (out / "bundle.json").write_text("{}")
+
+    def swapped(graph: DeployGraph, spec: InputSpec, path: Path) -> None:
+        # Two classes change places, as in an export with a mixed-up vocabulary.
+        graph.classes = graph.classes[[1, 0, 2, 3, 4]]
+        write_onnx(graph, spec, path)
+        graph.classes = graph.classes[[1, 0, 2, 3, 4]]
+
+    monkeypatch.setattr("segclip_deploy.export.export.write_onnx", swapped)
+    with pytest.raises(GateFailed, match="nothing was written"):
+        export_bundle(tiny_checkpoint, out, spec=InputSpec(height=64, width=64))
+    assert [p.name for p in tmp_path.iterdir()] == ["bundle"]
+    assert (out / "bundle.json").read_text() == "{}"
+
+
+def test_not_a_number_fails_parity() -> None:
+    measured = parity.Parity("a", "b", 1, float("nan"), 0.0, 1.0, {})
+    with pytest.raises(GateFailed):
+        parity.check_parity(measured)
+
+
+def test_export_refuses_odd_sizes_and_missing_tiles(tiny_checkpoint: Path, tmp_path: Path) -> None:
+    from dataclasses import replace
+
+    from segclip_deploy.model.checkpoint import no_examples, save_checkpoint
+
+    with pytest.raises(BadInput, match="multiples of 32"):
+        export_bundle(tiny_checkpoint, tmp_path / "b", spec=InputSpec(height=100, width=64))
+    bare = tmp_path / "bare.safetensors"
+    save_checkpoint(bare, replace(load_checkpoint(tiny_checkpoint), examples=no_examples()))
+    with pytest.raises(BadInput, match="--tiles"):
+        export_bundle(bare, tmp_path / "b", spec=InputSpec(height=64, width=64))
+
+
+@pytest.mark.parametrize("name", ["e.ov.onnx", "e.ort.onnx"])
+def test_an_engine_knows_its_bundle_and_notices_edits(
+    tiny_bundle: Path, tmp_path: Path, name: str
+) -> None:
+    engine = build_engine(load_bundle(tiny_bundle), tmp_path / name)
+    assert load_engine(engine.path).vocabulary == load_bundle(tiny_bundle).vocabulary
+    with open_segmenter(engine.path) as segmenter:
+        assert segmenter.blends
+    engine.path.write_bytes(engine.path.read_bytes() + b" ")
+    with pytest.raises(StaleArtifact, match="build-engine"):
+        load_engine(engine.path)
+    with pytest.raises(BadArtifact, match="not an engine"):
+        open_segmenter(tmp_path / "absent.ov.onnx")
+    with pytest.raises(BadInput, match=r"NAME\.ov\.onnx"):
+        build_engine(load_bundle(tiny_bundle), tmp_path / "engine.bin")
