@@ -1,0 +1,264 @@
+"""The training loop: OneCycle, EMA, validation at intervals, and resuming where it was killed."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import cast
+
+import torch
+from torch import nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from segclip_deploy.accuracy import score
+from segclip_deploy.artifacts import InputSpec, replace_file
+from segclip_deploy.dataset import Dataset
+from segclip_deploy.errors import BadInput, StaleArtifact
+from segclip_deploy.export.graph import normalise
+from segclip_deploy.export.torch_backend import torch_segmenter
+from segclip_deploy.model.checkpoint import Checkpoint, example_tiles, save_checkpoint
+from segclip_deploy.model.segclip import SegCLIP
+from segclip_deploy.model.text import TextBank
+from segclip_deploy.training.augment import CropSampler
+from segclip_deploy.training.losses import segmentation_loss
+
+__all__ = ["Progress", "TrainSettings", "Trainer", "one_cycle"]
+
+_WARM_UP = 0.1  # share of the run the learning rate rises for
+
+
+@dataclass(frozen=True)
+class TrainSettings:
+    """How to train.
+
+    Attributes:
+        steps: length of the run; None where ``time_budget_s`` sets it.
+        time_budget_s: seconds of training, over all resumptions; the schedule follows the clock.
+        crop: side of the training crops, pixels.
+        batch: crops per step.
+        learning_rate: peak, of new layers; the encoder gets ``encoder_rate`` times that.
+        weight_decay: of AdamW.
+        ema: decay of the averaged weights, which are the ones validated and kept.
+        validate_every: steps between validations.
+        save_every: steps between resume points.
+        window: side of the windows in validation, pixels.
+        seed: of initialisation and augmentation.
+    """
+
+    steps: int | None = None
+    time_budget_s: float | None = None
+    crop: int = 256
+    batch: int = 8
+    learning_rate: float = 2e-3
+    encoder_rate: float = 0.25
+    weight_decay: float = 0.02
+    ema: float = 0.99
+    validate_every: int = 200
+    save_every: int = 50
+    window: int = 512
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if (self.steps is None) == (self.time_budget_s is None):
+            raise BadInput("a run is given either steps or a time budget")
+        if self.crop % 32 or self.window % 32:
+            raise BadInput(f"crop {self.crop} and window {self.window} must be multiples of 32")
+
+
+@dataclass(frozen=True)
+class Progress:
+    """What the loop reports after each step.
+
+    Attributes:
+        step: steps done.
+        fraction: of the run, 0–1.
+        loss: of this step.
+        plan_miou: of the averaged model, where this step validated.
+        best_miou: the best so far; NaN before the first.
+    """
+
+    step: int
+    fraction: float
+    loss: float
+    plan_miou: float | None
+    best_miou: float
+
+
+class Trained(nn.Module):
+    """What the optimizer and the average see: the model, and the source of its class embeddings."""
+
+    def __init__(self, model: SegCLIP, text: nn.Module) -> None:
+        super().__init__()
+        self.model, self.text = model, text
+
+
+class Trainer:
+    """One training run, resumable from ``OUT.resume``.
+
+    Args:
+        model: with the weights to start from.
+        text: ``text()`` → class embeddings (K, D_t); its parameters, if any, are trained too.
+        bank: the text bank the run starts from.
+        dataset: with splits ``train`` and ``plan``; the best model on ``plan`` is kept.
+        settings: how.
+        out: the checkpoint to write.
+
+    Raises:
+        StaleArtifact: ``OUT.resume`` belongs to a run with other settings.
+    """
+
+    def __init__(
+        self,
+        model: SegCLIP,
+        text: nn.Module,
+        bank: TextBank,
+        dataset: Dataset,
+        settings: TrainSettings,
+        out: Path,
+    ) -> None:
+        self.settings, self.dataset, self.bank, self.out = settings, dataset, bank, out
+        self.resume_path = out.with_name(out.name + ".resume")
+        self.trained = Trained(model, text)
+        self.trained.to(memory_format=torch.channels_last)
+        self.texts = torch.from_numpy(bank.texts)
+        self.average = AveragedModel(
+            self.trained, multi_avg_fn=get_ema_multi_avg_fn(settings.ema), use_buffers=True
+        )
+        encoder = list(model.encoder.parameters())
+        known = {id(p) for p in encoder}
+        rest = [p for p in self.trained.parameters() if p.requires_grad and id(p) not in known]
+        rate = settings.learning_rate
+        self.optimizer = torch.optim.AdamW(
+            [
+                {"params": encoder, "peak": rate * settings.encoder_rate},
+                {"params": rest, "peak": rate},
+            ],
+            lr=rate,
+            weight_decay=settings.weight_decay,
+        )
+        self.sampler = CropSampler(
+            tuple(dataset.samples("train")), settings.crop, settings.batch, settings.seed
+        )
+        self.step, self.elapsed, self.best = 0, 0.0, -math.inf
+        if self.resume_path.exists():
+            self._resume()
+
+    def run(self, report: Callable[[Progress], None]) -> None:
+        """Train to the end; ``report`` is called after each step. Removes the resume point at the end."""
+        settings = self.settings
+        while self.fraction < 1:
+            started = time.monotonic()
+            loss = self._train_step()
+            self.step += 1
+            self.elapsed += time.monotonic() - started
+            miou = None
+            if self.step % settings.validate_every == 0 or self.fraction >= 1:
+                miou = self._validate()
+            if self.step % settings.save_every == 0:
+                self._save()
+            report(Progress(self.step, self.fraction, loss, miou, self.best))
+        self.resume_path.unlink(missing_ok=True)
+
+    @property
+    def fraction(self) -> float:
+        """How much of the run is done, 0–1."""
+        if self.settings.steps is not None:
+            return min(1.0, self.step / self.settings.steps)
+        assert self.settings.time_budget_s is not None
+        return min(1.0, self.elapsed / self.settings.time_budget_s)
+
+    def _train_step(self) -> float:
+        images, truths = self.sampler.draw(self.step)
+        factor = one_cycle(self.fraction)
+        for group in self.optimizer.param_groups:
+            group["lr"] = group["peak"] * factor
+        self.trained.train()
+        model = self.trained.model
+        image = normalise(torch.from_numpy(images), model.spec.mean, model.spec.std)
+        output = model.decode(image, self.trained.text(), self.texts)
+        loss = segmentation_loss(output, torch.from_numpy(truths).long())
+        if not torch.isfinite(loss):
+            raise BadInput(
+                f"the loss is not finite at step {self.step}", fix="lower --learning-rate"
+            )
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        nn.utils.clip_grad_norm_(self.trained.parameters(), 1.0)
+        self.optimizer.step()
+        self.average.update_parameters(self.trained)
+        return loss.item()
+
+    def _validate(self) -> float:
+        """Score the averaged model on ``plan``; keep it if it is the best so far."""
+        averaged = cast("Trained", self.average.module)
+        averaged.eval()
+        with torch.inference_mode():
+            bank = TextBank(averaged.text().numpy().copy(), self.bank.texts, self.bank.encoder)
+        started = time.monotonic()
+        model = averaged.model
+        size = InputSpec(height=self.settings.window, width=self.settings.window)
+        vocabulary = self.dataset.vocabulary
+        with torch_segmenter(model, bank, vocabulary, size, logits=True) as segmenter:
+            accuracy = score(segmenter, self.dataset.samples("plan"))
+        self.elapsed += time.monotonic() - started
+        miou = accuracy.confusion.miou
+        if miou > self.best:
+            self.best = miou
+            training = {
+                "settings": asdict(self.settings),
+                "step": self.step,
+                "seconds": round(self.elapsed, 1),
+                "plan": accuracy.to_json(),
+                "torch": torch.__version__,
+            }
+            save_checkpoint(
+                self.out,
+                Checkpoint(
+                    spec=model.spec,
+                    vocabulary=self.dataset.vocabulary,
+                    bank=bank,
+                    weights=model.state_dict(),
+                    examples=example_tiles(s.frame for s in self.dataset.samples("plan")),
+                    training=training,
+                ),
+            )
+        return miou
+
+    def _save(self) -> None:
+        state = {
+            "settings": asdict(self.settings),
+            "step": self.step,
+            "elapsed": self.elapsed,
+            "best": self.best,
+            "trained": self.trained.state_dict(),
+            "average": self.average.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+        }
+        with replace_file(self.resume_path) as temporary:
+            torch.save(state, temporary)
+
+    def _resume(self) -> None:
+        state = torch.load(self.resume_path, map_location="cpu", weights_only=True)
+        if state["settings"] != asdict(self.settings):
+            raise StaleArtifact(
+                "belongs to a run with other settings",
+                where=self.resume_path,
+                fix="repeat the same command to resume it, or delete it to start anew",
+            )
+        self.trained.load_state_dict(state["trained"])
+        self.average.load_state_dict(state["average"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.step, self.elapsed, self.best = state["step"], state["elapsed"], state["best"]
+
+
+def one_cycle(fraction: float) -> float:
+    """Learning rate as a share of its peak: linear rise, cosine fall (Smith & Topin, 2019).
+
+    A function of the fraction done, not of a step count, so that a time budget can drive it.
+    """
+    if fraction < _WARM_UP:
+        return 0.05 + 0.95 * fraction / _WARM_UP
+    return 0.5 * (1 + math.cos(math.pi * (fraction - _WARM_UP) / (1 - _WARM_UP))) + 1e-4

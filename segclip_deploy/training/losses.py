@@ -1,0 +1,37 @@
+"""What training minimises."""
+
+from __future__ import annotations
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from segclip_deploy.model.segclip import SegOutput
+from segclip_deploy.vocabulary import IGNORE_INDEX
+
+__all__ = ["AUXILIARY_WEIGHT", "segmentation_loss"]
+
+AUXILIARY_WEIGHT = 0.4
+"""Share of the score maps' loss, averaged over levels (the usual weight of an auxiliary head)."""
+
+
+def segmentation_loss(output: SegOutput, truth: Tensor) -> Tensor:
+    """Cross-entropy of the logits, plus that of each CFF score map.
+
+    The second term keeps the modalities consistent: at every fused level a pixel must lie
+    nearest to the text of its own class.
+
+    Args:
+        output: of the network, for images (B, 3, H, W).
+        truth: (B, H, W) int64 class indices, ``IGNORE_INDEX`` where ignored.
+    """
+    loss = _cross_entropy(output.logits, truth)
+    if output.scores:
+        auxiliary = [_cross_entropy(score, truth) for score in output.scores]
+        loss = loss + AUXILIARY_WEIGHT * sum(auxiliary, loss.new_zeros(())) / len(auxiliary)
+    return loss
+
+
+def _cross_entropy(scores: Tensor, truth: Tensor) -> Tensor:
+    full = F.interpolate(scores, truth.shape[-2:], mode="bilinear", align_corners=False)
+    total = F.cross_entropy(full, truth, ignore_index=IGNORE_INDEX, reduction="sum")
+    return total / (truth != IGNORE_INDEX).sum().clamp(min=1)  # a batch may be ignored entirely

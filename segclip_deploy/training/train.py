@@ -1,0 +1,72 @@
+"""``train``: from a dataset and a text bank to a checkpoint."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from segclip_deploy.dataset import Dataset
+from segclip_deploy.errors import BadInput
+from segclip_deploy.model.encoders import load_imagenet
+from segclip_deploy.model.prompts import ContextPrompts, FixedText
+from segclip_deploy.model.segclip import SegCLIP
+from segclip_deploy.model.spec import ModelSpec
+from segclip_deploy.model.text import TextBank, load_open_clip
+from segclip_deploy.training.loop import Progress, Trainer, TrainSettings
+
+__all__ = ["train"]
+
+
+def train(
+    dataset: Dataset,
+    bank: TextBank,
+    spec: ModelSpec,
+    settings: TrainSettings,
+    out: Path,
+    *,
+    imagenet: bool = True,
+    context_tokens: int = 0,
+    report: Callable[[Progress], None] = lambda _: None,
+) -> None:
+    """Train a SegCLIP and keep, in ``out``, the averaged weights that were best on ``plan``.
+
+    Args:
+        dataset: with splits ``train`` and ``plan``.
+        bank: text embeddings of the dataset's vocabulary.
+        spec: of the model.
+        settings: of the run; repeat them to resume a run that was killed.
+        imagenet: start the encoder from ImageNet weights.
+        context_tokens: learnable vectors in front of the class words; needs a bank made by
+            ``open_clip:MODEL@WEIGHTS``, whose text tower they are trained through.
+        report: called after each step.
+
+    Raises:
+        BadInput: the dataset lacks a split, or the text cannot have learnable context.
+        StaleArtifact: a resume point of other settings is in the way.
+    """
+    for split in ("train", "plan"):
+        if not dataset.names(split):
+            raise BadInput(f"split {split!r} is empty", where=dataset.root)
+    torch.manual_seed(settings.seed)
+    model = SegCLIP(spec)
+    if imagenet:
+        load_imagenet(model.encoder, spec.encoder)
+    text = _context(dataset, bank, context_tokens) if context_tokens else FixedText(bank)
+    Trainer(model, text, bank, dataset, settings, out).run(report)
+
+
+def _context(dataset: Dataset, bank: TextBank, count: int) -> nn.Module:
+    kind, _, rest = bank.encoder.partition(":")
+    if kind != "open_clip":
+        raise BadInput(
+            f"learnable context is trained through the text encoder, and this bank is stored "
+            f"({bank.encoder})",
+            where="--context-tokens",
+            fix="give --text open_clip:MODEL@WEIGHTS",
+        )
+    name, _, weights = rest.partition("@")
+    clip, tokenizer = load_open_clip(name, weights)
+    return ContextPrompts(clip, tokenizer, dataset.vocabulary, count)
