@@ -1,0 +1,26 @@
+"""The command line: click parses, one library call works, and the result is printed."""
+
+from __future__ import annotations
+
+import click
+
+from segclip_deploy import __version__
+from segclip_deploy.cli.common import ErrorGroup
+from segclip_deploy.cli.deploy import build_engine, export
+from segclip_deploy.cli.fly import evaluate, run
+from segclip_deploy.cli.learn import import_, train
+
+__all__ = ["main"]
+
+
+@click.group(cls=ErrorGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="segclip-deploy")
+def main() -> None:
+    """Take a trained SegCLIP to the GPU of a UAV.
+
+    export, then build-engine, then run.
+    """
+
+
+for _command in (train, import_, export, build_engine, run, evaluate):
+    main.add_command(_command)

@@ -1,0 +1,117 @@
+"""What the commands share: errors as one line, tables and bars on stderr, JSON on stdout."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from segclip_deploy.errors import SegclipError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.progress import Progress
+
+__all__ = [
+    "PATH",
+    "ErrorGroup",
+    "console",
+    "duration",
+    "json_option",
+    "print_json",
+    "print_table",
+    "progress_bar",
+    "size",
+]
+
+PATH = click.Path(path_type=Path)
+
+json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON on stdout.")
+
+
+class ErrorGroup(click.Group):
+    """Ends a command that fails with one line on stderr and the error's exit code."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command."""
+        try:
+            return super().invoke(ctx)
+        except SegclipError as error:
+            message, code = str(error), error.exit_code
+        except KeyboardInterrupt:
+            message, code = "interrupted; nothing half-written was left behind", 1
+        except OSError as error:  # disk full, no permission
+            where = f"{error.filename}: " if error.filename else ""
+            message, code = f"{where}{error.strerror or error}", 1
+        click.echo(f"error: {message}", err=True)
+        return ctx.exit(code)
+
+
+def size(text: str) -> tuple[int, int]:
+    """Parse ``512x768``, height first, or ``512`` for a square, to (height, width)."""
+    match = re.fullmatch(r"(\d+)(?:x(\d+))?", text)
+    if not match:
+        raise click.BadParameter(f"{text!r} is no size like 512 or 512x768 (height first)")
+    return int(match[1]), int(match[2] or match[1])
+
+
+def duration(text: str) -> float:
+    """Parse ``90s``, ``20m`` or ``2h`` to seconds."""
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)([smh])", text)
+    if not match or not float(match[1]):
+        raise click.BadParameter(f"{text!r} is no time like 90s, 20m or 2h")
+    return float(match[1]) * {"s": 1, "m": 60, "h": 3600}[match[2]]
+
+
+def console() -> Console:
+    """A console on stderr."""
+    from rich.console import Console
+
+    return Console(stderr=True, highlight=False)
+
+
+def progress_bar(unit: str) -> Progress:
+    """A bar on stderr with count, elapsed and remaining time."""
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
+
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn(unit),
+        TimeElapsedColumn(),
+        TextColumn("elapsed,"),
+        TimeRemainingColumn(),
+        TextColumn("left"),
+        console=console(),
+    )
+
+
+def print_json(data: Mapping[str, Any]) -> None:
+    """One JSON object on stdout."""
+    click.echo(json.dumps(data, indent=2, allow_nan=False))
+
+
+def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """A titled table on stdout; numbers stand to the right, the first column to the left."""
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False)
+    for index, column in enumerate(columns):
+        table.add_column(column, justify="left" if index == 0 else "right")
+    for row in rows:
+        table.add_row(*row)
+    click.echo(title)
+    Console(highlight=False).print(table)

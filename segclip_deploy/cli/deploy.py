@@ -1,0 +1,89 @@
+"""``export`` and ``build-engine``: from a checkpoint to what flies."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from segclip_deploy.cli.common import PATH, console, json_option, print_json, print_table
+from segclip_deploy.cli.common import size as parse_size
+
+__all__ = ["build_engine", "export"]
+
+
+@click.command()
+@click.argument("checkpoint", type=PATH)
+@click.option("-o", "--out", type=PATH, required=True, help="Bundle directory to write.")
+@click.option(
+    "--size", type=parse_size, default="512x512", show_default=True, help="Input, height first."
+)
+@click.option("--batch", type=click.IntRange(1), default=1, show_default=True)
+@click.option(
+    "--logits", is_flag=True, help="Also output logits: windows are blended, not cropped."
+)
+@click.option("--tiles", type=PATH, help="Images to prove parity on; else the checkpoint's own.")
+@json_option
+def export(
+    checkpoint: Path,
+    out: Path,
+    size: tuple[int, int],
+    batch: int,
+    logits: bool,
+    tiles: Path | None,
+    as_json: bool,
+) -> None:
+    """Export CHECKPOINT to a bundle: ONNX with the text inside, proven equal to PyTorch."""
+    from segclip_deploy._optional import require
+    from segclip_deploy.artifacts import InputSpec
+
+    require("torch", why="export")
+    from segclip_deploy.export.export import export_bundle
+
+    with console().status("exporting"):
+        bundle = export_bundle(
+            checkpoint,
+            out,
+            spec=InputSpec(height=size[0], width=size[1], batch=batch),
+            logits=logits,
+            tiles=tiles,
+        )
+    if as_json:
+        print_json(bundle.record)
+        return
+    print_table(
+        f"{out}: equal to PyTorch on real tiles",
+        ["engine", "tiles", "max logit error", "mean", "labels equal"],
+        [
+            [
+                p["engine"],
+                str(p["tiles"]),
+                f"{p['max_logit_error']:.1e}",
+                f"{p['mean_logit_error']:.1e}",
+                f"{p['label_agreement']:.4%}",
+            ]
+            for p in bundle.record["parity"]
+        ],
+    )
+
+
+@click.command("build-engine")
+@click.argument("bundle", type=PATH)
+@click.option(
+    "-o",
+    "--out",
+    type=PATH,
+    required=True,
+    help="NAME.ov.onnx (OpenVINO) or NAME.ort.onnx (ONNX Runtime).",
+)
+@json_option
+def build_engine(bundle: Path, out: Path, as_json: bool) -> None:
+    """Make an engine of BUNDLE for the machine that will run it."""
+    from segclip_deploy.artifacts import load_bundle
+    from segclip_deploy.runtime.engine import build_engine as build
+
+    engine = build(load_bundle(bundle), out)
+    if as_json:
+        print_json(engine.record)
+    else:
+        click.echo(f"{out}: {engine.record['built_with']}")

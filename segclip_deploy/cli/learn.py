@@ -1,0 +1,194 @@
+"""``train`` and ``import``: where checkpoints come from."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from segclip_deploy.cli.common import PATH, console, duration, json_option, print_json, progress_bar
+
+__all__ = ["import_", "train"]
+
+
+@click.command()
+@click.argument("dataset", type=PATH)
+@click.option("--vocabulary", required=True, help="Name of a shipped one, or a YAML file.")
+@click.option(
+    "--text", required=True, help="Text bank (.npz, .safetensors), or open_clip:MODEL@WEIGHTS."
+)
+@click.option("-o", "--out", type=PATH, required=True, help="Checkpoint to write (.safetensors).")
+@click.option(
+    "--time-budget", type=duration, help="Stop after this long; the schedule follows the clock."
+)
+@click.option(
+    "--steps", type=click.IntRange(1), help="Or: stop after this many steps (repeatable)."
+)
+@click.option("--encoder", default="timm:tf_efficientnet_lite0", show_default=True)
+@click.option(
+    "--imagenet/--no-imagenet", default=True, help="Start the encoder from ImageNet weights."
+)
+@click.option("--width", default=64, show_default=True, help="Working width C.")
+@click.option(
+    "--context-tokens",
+    type=click.IntRange(0),
+    default=0,
+    help="Learnable context (CoOp); needs --text open_clip:…",
+)
+@click.option("--crop", default=256, show_default=True, help="Side of training crops, pixels.")
+@click.option(
+    "--batch", type=click.IntRange(2), default=8, show_default=True, help="Crops per step."
+)
+@click.option("--learning-rate", default=2e-3, show_default=True)
+@click.option("--seed", default=0, show_default=True)
+@click.option(
+    "--threads",
+    type=click.IntRange(1),
+    help="CPU threads; all by default. Part of what repeats a run.",
+)
+@json_option
+def train(
+    dataset: Path,
+    vocabulary: str,
+    text: str,
+    out: Path,
+    time_budget: float | None,
+    steps: int | None,
+    encoder: str,
+    imagenet: bool,
+    width: int,
+    context_tokens: int,
+    crop: int,
+    batch: int,
+    learning_rate: float,
+    seed: int,
+    threads: int | None,
+    as_json: bool,
+) -> None:
+    """Train a SegCLIP on DATASET (images/, masks/, split.json).
+
+    Keeps the averaged weights that are best on split `plan`. Killed? The same command goes on.
+    """
+    if (time_budget is None) == (steps is None):
+        raise click.UsageError("give either --time-budget or --steps")
+    from segclip_deploy._optional import require
+    from segclip_deploy.dataset import open_dataset
+    from segclip_deploy.vocabulary import load_vocabulary
+
+    torch = require("torch", why="training")
+    from segclip_deploy.model.checkpoint import load_checkpoint
+    from segclip_deploy.model.encoders import encoder_normalisation
+    from segclip_deploy.model.spec import ModelSpec
+    from segclip_deploy.model.text import load_text_bank
+    from segclip_deploy.training.loop import Progress, TrainSettings
+    from segclip_deploy.training.train import train as run_training
+
+    if threads:
+        torch.set_num_threads(threads)
+    words = load_vocabulary(vocabulary)
+    bank = load_text_bank(text, words)
+    mean, std = encoder_normalisation(encoder)
+    spec = ModelSpec(
+        classes=len(words.classes),
+        text_width=bank.classes.shape[1],
+        encoder=encoder,
+        width=width,
+        mean=mean,
+        std=std,
+    )
+    settings = TrainSettings(
+        steps=steps,
+        time_budget_s=time_budget,
+        crop=crop,
+        batch=batch,
+        learning_rate=learning_rate,
+        seed=seed,
+    )
+    with progress_bar("%") as bar:
+        task = bar.add_task("training", total=100)
+
+        def report(now: Progress) -> None:
+            bar.update(
+                task,
+                completed=100 * now.fraction,
+                description=f"step {now.step}, loss {now.loss:.3f}",
+            )
+            if now.plan_miou is not None:
+                best = f"best {now.best_miou:.4f}"
+                bar.console.print(f"step {now.step}: plan mIoU {now.plan_miou:.4f} ({best})")
+
+        run_training(
+            open_dataset(dataset, words),
+            bank,
+            spec,
+            settings,
+            out,
+            imagenet=imagenet,
+            context_tokens=context_tokens,
+            report=report,
+        )
+    record = load_checkpoint(out).training
+    if as_json:
+        print_json(record)
+    else:
+        click.echo(f"{out}: plan mIoU {record['plan']['miou']:.4f} at step {record['step']}")
+
+
+@click.command("import")
+@click.argument("weights", type=PATH)
+@click.option("--spec", "spec_path", type=PATH, required=True, help="Model spec (YAML or JSON).")
+@click.option("--vocabulary", required=True, help="Name of a shipped one, or a YAML file.")
+@click.option(
+    "--text", required=True, help="Text bank (.npz, .safetensors), or open_clip:MODEL@WEIGHTS."
+)
+@click.option("-o", "--out", type=PATH, required=True, help="Checkpoint to write (.safetensors).")
+@click.option(
+    "--rename", multiple=True, metavar="OLD=NEW", help="Rename a key prefix; may be repeated."
+)
+@click.option(
+    "--tiles", type=PATH, help="Real images for the checkpoint to carry (first two are kept)."
+)
+@click.option("--allow-left-over", is_flag=True, help="Drop keys that the model has no place for.")
+@json_option
+def import_(
+    weights: Path,
+    spec_path: Path,
+    vocabulary: str,
+    text: str,
+    out: Path,
+    rename: tuple[str, ...],
+    tiles: Path | None,
+    allow_left_over: bool,
+    as_json: bool,
+) -> None:
+    """Turn a PyTorch WEIGHTS file (.pth) into a checkpoint, every key accounted for."""
+    renames = [
+        (old, new) for old, equals, new in (rule.partition("=") for rule in rename) if equals
+    ]
+    if len(renames) < len(rename):
+        raise click.UsageError("--rename takes OLD=NEW")
+    from segclip_deploy._optional import require
+
+    require("torch", why="reading PyTorch weights")
+    from segclip_deploy.model.convert import import_weights
+    from segclip_deploy.model.spec import load_spec
+    from segclip_deploy.model.text import load_text_bank
+    from segclip_deploy.vocabulary import load_vocabulary
+
+    words = load_vocabulary(vocabulary)
+    report = import_weights(
+        weights,
+        load_spec(spec_path),
+        words,
+        load_text_bank(text, words),
+        out,
+        renames=renames,
+        tiles=tiles,
+        allow_left_over=allow_left_over,
+    )
+    if as_json:
+        print_json({"taken": report.taken, "dropped": list(report.left_over)})
+    else:
+        click.echo(f"{out}: {report.taken} tensors taken")
+    for key in report.left_over:
+        console().print(f"left over, dropped: {key}")

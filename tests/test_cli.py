@@ -1,0 +1,139 @@
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import CliRunner, Result
+from PIL import Image
+
+from segclip_deploy.cli import main
+from tests.conftest import EXAMPLE, SHARED
+
+
+def call(*arguments: object) -> Result:
+    return CliRunner().invoke(main, [str(a) for a in arguments])
+
+
+@pytest.fixture(scope="module")
+def example_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The shipped checkpoint, exported as the README says."""
+    out = tmp_path_factory.mktemp("example") / "dubai"
+    result = call("export", EXAMPLE / "model.safetensors", "-o", out)
+    assert result.exit_code == 0, result.stderr
+    assert "labels equal" in result.stdout
+    return out
+
+
+def test_the_readme_path_gives_pytorchs_miou(example_bundle: Path, tmp_path: Path) -> None:
+    labels = tmp_path / "labels"
+    result = call("run", example_bundle, EXAMPLE / "images", "-o", labels, "--json")
+    assert result.exit_code == 0, result.stderr
+    images = sorted((EXAMPLE / "images").iterdir())
+    assert json.loads(result.stdout)["done"] == len(images)
+    for image in images:
+        size = Image.open(image).size
+        assert Image.open(labels / f"{image.stem}.png").size == size
+        assert Image.open(labels / f"{image.stem}.overlay.png").size == size
+    assert len((labels / "areas.jsonl").read_text().splitlines()) == len(images)
+
+    engine = tmp_path / "dubai.ov.onnx"
+    assert call("build-engine", example_bundle, "-o", engine).exit_code == 0
+    mious = [
+        json.loads(call("evaluate", path, EXAMPLE, "--json").stdout)["miou"]
+        for path in (example_bundle, engine, EXAMPLE / "model.safetensors")
+    ]
+    assert max(mious) - min(mious) < 0.001
+    assert min(mious) > 0.6
+
+
+def test_a_bad_file_among_good_ones_is_listed_and_the_others_done(
+    tiny_bundle: Path, tmp_path: Path
+) -> None:
+    source = tmp_path / "in"
+    source.mkdir()
+    Image.fromarray(np.zeros((70, 50, 3), np.uint8)).save(source / "good.png")
+    (source / "bad.png").write_bytes(b"")
+    result = call("run", tiny_bundle, source, "-o", tmp_path / "out")
+    assert result.exit_code == 1
+    assert "1 of 2 images, 1 bad" in result.stdout
+    assert f"{source / 'bad.png'}: the file is empty" in result.stderr
+    written = {p.name for p in (tmp_path / "out").iterdir()}
+    assert written == {"areas.jsonl", "good.png", "good.overlay.png"}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "said"),
+    [
+        (["run", "{tmp}", "{tmp}", "-o", "{tmp}/o"], 1, "no images in this folder"),
+        (["run", "{tmp}/none", "{example}", "-o", "{tmp}/o"], 1, "not an engine"),
+        (["run", "{tmp}", "{example}", "-o", "{tmp}/o"], 1, "segclip-deploy export"),
+        (["export", "{tmp}/none.safetensors", "-o", "{tmp}/b"], 1, "no such checkpoint"),
+        (["export", "{tmp}/pickle.pth", "-o", "{tmp}/b"], 1, "segclip-deploy import"),
+        (["export", "{tmp}/pickle.pth", "-o", "{tmp}/b", "--size", "big"], 2, "512x768"),
+        (["evaluate", "{tiny}", "{tmp}"], 1, "it needs images/ and masks/"),
+        (["train", "{tmp}", "--vocabulary", "dubai", "--text", "x.npz", "-o", "o"], 2, "--steps"),
+        (
+            ["train", "{tmp}", "--vocabulary", "mars", "--text", "x", "-o", "o", "--steps", "1"],
+            1,
+            "dubai, isaid, loveda, uavid",
+        ),
+        (["build-engine", "{tiny}", "-o", "{tmp}/x.plan"], 1, "NAME.ov.onnx"),
+    ],
+)
+def test_mistakes_end_in_one_line_that_says_what_to_do(
+    arguments: list[str], code: int, said: str, tmp_path: Path, tiny_bundle: Path
+) -> None:
+    import torch
+
+    torch.save({"w": torch.zeros(1)}, tmp_path / "pickle.pth")
+    places = {"tmp": tmp_path, "example": EXAMPLE / "images", "tiny": tiny_bundle}
+    result = call(*(a.format(**places) for a in arguments))
+    assert result.exit_code == code
+    assert said in result.stderr
+    assert "Traceback" not in result.output
+    if code == 1:
+        assert len([line for line in result.stderr.splitlines() if line.startswith("error:")]) == 1
+    assert {p.name for p in tmp_path.iterdir()} == {"pickle.pth"}
+
+
+def test_a_full_disk_is_one_line_and_leaves_nothing(
+    tiny_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device", str(tmp_path / "e.ort.onnx"))
+
+    monkeypatch.setattr(shutil, "copyfile", full)
+    result = call("build-engine", tiny_bundle, "-o", tmp_path / "e.ort.onnx")
+    assert result.exit_code == 1
+    assert result.stderr == f"error: {tmp_path / 'e.ort.onnx'}: No space left on device\n"
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.shared
+@pytest.mark.parametrize(
+    ("folder", "name"), [("loveda_mmseg", "loveda"), ("isaid_devkit", "isaid"), ("dubai", "dubai")]
+)
+def test_real_masks_are_read_by_their_vocabularies(folder: str, name: str) -> None:
+    from segclip_deploy.dataset import open_dataset
+    from segclip_deploy.vocabulary import load_vocabulary
+
+    vocabulary = load_vocabulary(name)
+    dataset = open_dataset(SHARED / folder, vocabulary)
+    for split in dataset.splits:
+        for sample in list(dataset.samples(split))[:3]:
+            assert sample.truth.shape == sample.frame.pixels.shape[:2]
+            assert set(np.unique(sample.truth)) <= {*range(len(vocabulary.classes)), 255}
+
+
+@pytest.mark.shared
+def test_a_vocabulary_of_another_dataset_is_refused() -> None:
+    from segclip_deploy.dataset import open_dataset
+    from segclip_deploy.errors import BadInput
+    from segclip_deploy.vocabulary import load_vocabulary
+
+    dataset = open_dataset(SHARED / "loveda_mmseg", load_vocabulary("dubai"))
+    with pytest.raises(BadInput, match="not in vocabulary 'dubai'"):
+        list(dataset.samples("all"))
