@@ -20,6 +20,7 @@ __all__ = [
     "BUNDLE_SCHEMA",
     "Bundle",
     "InputSpec",
+    "check_schema",
     "load_bundle",
     "read_json",
     "replace_directory",
@@ -108,6 +109,21 @@ def read_json(path: Path) -> dict[str, Any]:
     return data
 
 
+def check_schema(record: Mapping[str, Any], known: int, *, where: object) -> None:
+    """Accept a record of this version's schema or an older one.
+
+    Raises:
+        BadArtifact: the record is of a newer schema.
+        KeyError: it names none.
+    """
+    if record["schema"] > known:
+        raise BadArtifact(
+            f"its schema {record['schema']} is newer than this version reads ({known})",
+            where=where,
+            fix="pip install --upgrade segclip-deploy",
+        )
+
+
 @dataclass(frozen=True)
 class InputSpec:
     """What a model's graph takes: uint8 RGB images (batch, height, width, 3).
@@ -165,12 +181,7 @@ def load_bundle(path: str | Path) -> Bundle:
         )
     record = read_json(path / RECORD_FILE)
     try:
-        if record["schema"] > BUNDLE_SCHEMA:
-            raise BadArtifact(
-                f"bundle schema {record['schema']} is newer than this version reads ({BUNDLE_SCHEMA})",
-                where=path,
-                fix="pip install --upgrade segclip-deploy",
-            )
+        check_schema(record, BUNDLE_SCHEMA, where=path)
         bundle = Bundle(
             path=path,
             input=InputSpec(**record["input"]),

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from segclip_deploy._optional import require
-from segclip_deploy.artifacts import replace_file
+from segclip_deploy.artifacts import check_schema, replace_file
 from segclip_deploy.errors import BadArtifact, BadInput
 from segclip_deploy.model.segclip import SegCLIP
 from segclip_deploy.model.spec import ModelSpec
@@ -136,13 +136,7 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
     path = Path(path)
     record, tensors = _read(path)
     try:
-        if record["schema"] > CHECKPOINT_SCHEMA:
-            raise BadArtifact(
-                f"checkpoint schema {record['schema']} is newer than this version reads "
-                f"({CHECKPOINT_SCHEMA})",
-                where=path,
-                fix="pip install --upgrade segclip-deploy",
-            )
+        check_schema(record, CHECKPOINT_SCHEMA, where=path)
         bank = TextBank(
             tensors.pop(_BANK + "classes").numpy(),
             tensors.pop(_BANK + "texts").numpy(),

@@ -12,6 +12,7 @@ from segclip_deploy.artifacts import (
     RECORD_FILE,
     Bundle,
     InputSpec,
+    check_schema,
     load_bundle,
     read_json,
     replace_file,
@@ -134,13 +135,7 @@ def load_engine(path: Path) -> Engine:
         )
     record = read_json(sidecar(path))
     try:
-        if record["schema"] > ENGINE_SCHEMA:
-            raise BadArtifact(
-                f"engine schema {record['schema']} is newer than this version reads "
-                f"({ENGINE_SCHEMA})",
-                where=path,
-                fix="pip install --upgrade segclip-deploy",
-            )
+        check_schema(record, ENGINE_SCHEMA, where=path)
         engine = Engine(
             path=path,
             target=record["target"],
