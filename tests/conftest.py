@@ -38,7 +38,7 @@ def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory, vocabulary: Vocabu
     from segclip_deploy.model.text import TextBank, unit_rows
 
     rng = np.random.default_rng(0)
-    spec = ModelSpec(classes=5, text_width=16, encoder="timm:test_efficientnet", width=16)
+    spec = ModelSpec(classes=5, text_width=16, encoder="timm:test_efficientnet", width=32)
     bank = TextBank(
         unit_rows(rng.standard_normal((5, 16))),
         unit_rows(rng.standard_normal((5, 3, 16))),

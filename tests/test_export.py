@@ -12,7 +12,8 @@ from segclip_deploy.artifacts import InputSpec, load_bundle
 from segclip_deploy.errors import BadArtifact, BadInput, GateFailed, StaleArtifact
 from segclip_deploy.export import parity
 from segclip_deploy.export.export import export_bundle
-from segclip_deploy.export.graph import DeployGraph, normalise
+from segclip_deploy.export.fold import fold
+from segclip_deploy.export.graph import ConstantText, DeployGraph, normalise
 from segclip_deploy.export.onnx import OPSET, drop_output, write_onnx
 from segclip_deploy.export.torch_backend import TorchBackend
 from segclip_deploy.model.checkpoint import build_model, load_checkpoint
@@ -27,7 +28,8 @@ from segclip_deploy.runtime.engine import build_engine, load_engine, open_segmen
 
 def reference(checkpoint_path: Path, spec: InputSpec) -> TorchBackend:
     c = load_checkpoint(checkpoint_path)
-    graph = DeployGraph(build_model(c), c.bank, c.spec.mean, c.spec.std, logits=True)
+    network = ConstantText(build_model(c), c.bank)
+    graph = DeployGraph(network, c.spec.mean, c.spec.std, logits=True)
     return TorchBackend(graph, spec, c.spec.classes)
 
 
@@ -89,8 +91,10 @@ def test_clip_encoders_export_and_match_by_logits(encoder: str, tmp_path: Path) 
         unit_rows(rng.standard_normal((4, 8))), unit_rows(rng.standard_normal((4, 2, 8))), "random"
     )
     size = InputSpec(height=64, width=96)
-    graph = DeployGraph(SegCLIP(spec).eval(), bank, spec.mean, spec.std, logits=True).eval()
-    write_onnx(graph, size, tmp_path / "model.onnx")
+    model = SegCLIP(spec).eval()
+    folded = DeployGraph(fold(model, bank, 64, 96), spec.mean, spec.std, logits=True)
+    write_onnx(folded.eval(), size, tmp_path / "model.onnx")
+    graph = DeployGraph(ConstantText(model, bank), spec.mean, spec.std, logits=True)
     image = rng.integers(0, 256, (1, 64, 96, 3), dtype=np.uint8)
     expected = TorchBackend(graph, size, 4).infer({"image": image})["logits"]
     got = OnnxRuntimeBackend(tmp_path / "model.onnx").infer({"image": image})["logits"]
@@ -118,9 +122,10 @@ def test_an_export_that_fails_parity_writes_nothing_and_keeps_the_old(
 
     def swapped(graph: DeployGraph, spec: InputSpec, path: Path) -> None:
         # Two classes change places, as in an export with a mixed-up vocabulary.
-        graph.classes = graph.classes[[1, 0, 2, 3, 4]]
+        text = graph.network.text
+        graph.network.text = text[[1, 0, 2, 3, 4]]
         write_onnx(graph, spec, path)
-        graph.classes = graph.classes[[1, 0, 2, 3, 4]]
+        graph.network.text = text
 
     monkeypatch.setattr("segclip_deploy.export.export.write_onnx", swapped)
     with pytest.raises(GateFailed, match="nothing was written"):

@@ -52,7 +52,15 @@ def export(
         print_json(bundle.record)
         return
     print_table(
-        f"{out}: equal to PyTorch on real tiles",
+        "MACs of attention to text, per image",
+        ["block", "constants", "folded", "exported"],
+        [
+            [b["block"], f"{b['plain']:,}", f"{b['folded']:,}", b["exported"]]
+            for b in bundle.record["folding"]
+        ],
+    )
+    print_table(
+        f"{out}: equal to {bundle.record['parity'][0]['reference']} on real tiles",
         ["engine", "tiles", "max logit error", "mean", "labels equal"],
         [
             [

@@ -21,11 +21,13 @@ from segclip_deploy.artifacts import (
     write_json,
 )
 from segclip_deploy.errors import BadInput
-from segclip_deploy.export.graph import DeployGraph
+from segclip_deploy.export.fold import fold
+from segclip_deploy.export.graph import ConstantText, DeployGraph
 from segclip_deploy.export.onnx import OPSET, drop_output, write_onnx
 from segclip_deploy.export.parity import check_parity, measure_parity
 from segclip_deploy.export.torch_backend import TorchBackend
 from segclip_deploy.model.checkpoint import build_model, load_checkpoint
+from segclip_deploy.runtime.backends.base import Backend
 from segclip_deploy.runtime.backends.onnxruntime import OnnxRuntimeBackend
 from segclip_deploy.runtime.frame import Frame, list_images, prepare, read_frame
 
@@ -43,7 +45,7 @@ def export_bundle(
     logits: bool = False,
     tiles: Path | None = None,
 ) -> Bundle:
-    """Export a checkpoint to ``out`` after proving parity on real tiles.
+    """Fold the text into a checkpoint's model and export it, after proving parity on real tiles.
 
     Args:
         checkpoint_path: a checkpoint.
@@ -75,22 +77,24 @@ def export_bundle(
             where=checkpoint_path,
             fix="give a folder of images: --tiles DIR",
         )
-    graph = DeployGraph(
-        build_model(checkpoint),
-        checkpoint.bank,
-        checkpoint.spec.mean,
-        checkpoint.spec.std,
-        logits=True,
-    ).eval()
+    model = build_model(checkpoint)
+    mean, std = checkpoint.spec.mean, checkpoint.spec.std
+    plain = DeployGraph(ConstantText(model, checkpoint.bank), mean, std, logits=True)
+    network = fold(model, checkpoint.bank, spec.height, spec.width)
+    folded = DeployGraph(network, mean, std, logits=True).eval()
     with replace_directory(out, contents=(MODEL_FILE, RECORD_FILE)) as temporary:
-        model = temporary / MODEL_FILE
-        write_onnx(graph, spec, model)
-        parity = measure_parity(
-            TorchBackend(graph, spec, len(names)), OnnxRuntimeBackend(model), batches, names
-        )
-        check_parity(parity)
+        onnx = temporary / MODEL_FILE
+        write_onnx(folded, spec, onnx)
+        reference = TorchBackend(plain, spec, len(names))
+        chain: list[Backend] = [
+            TorchBackend(folded, spec, len(names), "folded"),
+            OnnxRuntimeBackend(onnx),
+        ]
+        parity = [measure_parity(reference, engine, batches, names) for engine in chain]
+        for link in parity:
+            check_parity(link)
         if not logits:
-            drop_output(model, "logits")
+            drop_output(onnx, "logits")
         write_json(
             temporary / RECORD_FILE,
             {
@@ -102,9 +106,10 @@ def export_bundle(
                 "model": checkpoint.spec.to_json(),
                 "vocabulary": checkpoint.vocabulary.to_json(),
                 "text_encoder": checkpoint.bank.encoder,
-                "model_sha256": sha256_file(model),
+                "model_sha256": sha256_file(onnx),
                 "parents": {"checkpoint": sha256_file(checkpoint_path)},
-                "parity": [parity.to_json()],
+                "parity": [link.to_json() for link in parity],
+                "folding": [block.to_json() for block in network.table],
                 "tools": {name: version(name) for name in _TOOLS},
             },
         )

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from segclip_deploy.model.text import TextBank
 from segclip_deploy.runtime.windows import LOGIT_STRIDE
 
-__all__ = ["DeployGraph", "normalise"]
+__all__ = ["ConstantText", "DeployGraph", "normalise"]
 
 
 def normalise(pixels: Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -> Tensor:
@@ -22,23 +22,40 @@ def normalise(pixels: Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -
     return ((pixels.float() - offset) * gain).permute(0, 3, 1, 2)
 
 
-class DeployGraph(nn.Module):
-    """uint8 image (B, H, W, 3) → labels (B, H, W) uint8, and logits where asked for.
+class ConstantText(nn.Module):
+    """A network with its text embeddings as constants: image → logits.
 
     Args:
         network: ``forward(image, classes, texts) → logits (B, K, H/4, W/4)``.
-        bank: the text, stored as constants.
-        mean, std: normalisation of RGB in 0–1.
-        logits: also output the logits, for blending windows.
+        bank: the text.
     """
 
     classes: Tensor
     texts: Tensor
 
+    def __init__(self, network: nn.Module, bank: TextBank) -> None:
+        super().__init__()
+        self.network = network
+        self.register_buffer("classes", torch.from_numpy(bank.classes))
+        self.register_buffer("texts", torch.from_numpy(bank.texts))
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Run the network with its text."""
+        return self.network(image, self.classes, self.texts)
+
+
+class DeployGraph(nn.Module):
+    """uint8 image (B, H, W, 3) → labels (B, H, W) uint8, and logits where asked for.
+
+    Args:
+        network: normalised image (B, 3, H, W) → logits (B, K, H/4, W/4).
+        mean, std: normalisation of RGB in 0–1.
+        logits: also output the logits, for blending windows.
+    """
+
     def __init__(
         self,
         network: nn.Module,
-        bank: TextBank,
         mean: tuple[float, ...],
         std: tuple[float, ...],
         *,
@@ -47,8 +64,6 @@ class DeployGraph(nn.Module):
         super().__init__()
         self.network = network
         self.mean, self.std, self.logits = mean, std, logits
-        self.register_buffer("classes", torch.from_numpy(bank.classes))
-        self.register_buffer("texts", torch.from_numpy(bank.texts))
 
     @property
     def output_names(self) -> list[str]:
@@ -57,7 +72,7 @@ class DeployGraph(nn.Module):
 
     def forward(self, image: Tensor) -> tuple[Tensor, ...]:
         """Run the network with its pre- and post-processing."""
-        logits = self.network(normalise(image, self.mean, self.std), self.classes, self.texts)
+        logits = self.network(normalise(image, self.mean, self.std))
         full = F.interpolate(
             logits, scale_factor=LOGIT_STRIDE, mode="bilinear", align_corners=False
         )

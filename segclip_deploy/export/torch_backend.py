@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from segclip_deploy.artifacts import InputSpec
-from segclip_deploy.export.graph import DeployGraph
+from segclip_deploy.export.graph import ConstantText, DeployGraph
 from segclip_deploy.model.checkpoint import build_model, load_checkpoint
 from segclip_deploy.model.segclip import SegCLIP
 from segclip_deploy.model.text import TextBank
@@ -30,10 +30,13 @@ class TorchBackend:
         graph: the module; put into evaluation mode.
         spec: the input size to report.
         classes: K.
+        kind: which form of the model this is, for reports.
     """
 
-    def __init__(self, graph: DeployGraph, spec: InputSpec, classes: int) -> None:
-        self.name = f"PyTorch {torch.__version__} eager"
+    def __init__(
+        self, graph: DeployGraph, spec: InputSpec, classes: int, kind: str = "eager"
+    ) -> None:
+        self.name = f"PyTorch {torch.__version__} {kind}"
         self._graph = graph.eval()
         batch, height, width = spec.batch, spec.height, spec.width
         self.inputs: tuple[TensorSpec, ...] = (
@@ -69,7 +72,8 @@ def torch_segmenter(
         logits: blend windows by their logits; else each gives its centre, as in a bundle
             that was exported without ``--logits``.
     """
-    graph = DeployGraph(model, bank, model.spec.mean, model.spec.std, logits=logits)
+    network = ConstantText(model, bank)
+    graph = DeployGraph(network, model.spec.mean, model.spec.std, logits=logits)
     backend = TorchBackend(graph, spec, model.spec.classes)
     return Segmenter(backend, spec, vocabulary, overlap=overlap)
 
