@@ -31,7 +31,9 @@ __all__ = [
 
 BUNDLE_SCHEMA = 1
 MODEL_FILE = "model.onnx"
+GOLDEN_FILE = "golden.npz"
 RECORD_FILE = "bundle.json"
+BUNDLE_FILES = (MODEL_FILE, GOLDEN_FILE, RECORD_FILE)
 _TEMPORARY = ".segclip-deploy."  # prefix of whatever is not finished yet
 
 
@@ -148,7 +150,7 @@ class Bundle:
         input: the graph's input.
         outputs: names of the graph's outputs, in order.
         vocabulary: classes, palette and texts.
-        model_sha256: hash of the ONNX file.
+        files: SHA-256 of the bundle's other files, by name.
         record: the whole of ``bundle.json``.
     """
 
@@ -156,7 +158,7 @@ class Bundle:
     input: InputSpec
     outputs: tuple[str, ...]
     vocabulary: Vocabulary
-    model_sha256: str
+    files: Mapping[str, str]
     record: Mapping[str, Any]
 
     @property
@@ -164,13 +166,18 @@ class Bundle:
         """The ONNX file."""
         return self.path / MODEL_FILE
 
+    @property
+    def golden_path(self) -> Path:
+        """The golden tiles."""
+        return self.path / GOLDEN_FILE
+
 
 def load_bundle(path: str | Path) -> Bundle:
-    """Read a bundle and check that its model is the one its record speaks of.
+    """Read a bundle and check that its files are those its record speaks of.
 
     Raises:
         BadArtifact: not a bundle, or of a newer schema.
-        StaleArtifact: the model was changed after the record was written.
+        StaleArtifact: a file was changed after the record was written.
     """
     path = Path(path)
     if not (path / RECORD_FILE).is_file():
@@ -187,7 +194,7 @@ def load_bundle(path: str | Path) -> Bundle:
             input=InputSpec(**record["input"]),
             outputs=tuple(record["outputs"]),
             vocabulary=Vocabulary.from_mapping(record["vocabulary"], where=path / RECORD_FILE),
-            model_sha256=record["model_sha256"],
+            files=dict(record["files"]),
             record=record,
         )
     except (KeyError, TypeError, BadInput) as error:
@@ -196,12 +203,14 @@ def load_bundle(path: str | Path) -> Bundle:
             where=path,
             fix=f"segclip-deploy export CKPT -o {path}",
         ) from error
-    if not bundle.model_path.is_file() or sha256_file(bundle.model_path) != bundle.model_sha256:
-        raise StaleArtifact(
-            f"{MODEL_FILE} is not the file {RECORD_FILE} was written for",
-            where=path,
-            fix=f"segclip-deploy export CKPT -o {path}",
-        )
+    for name in (MODEL_FILE, GOLDEN_FILE):
+        file = path / name
+        if not file.is_file() or sha256_file(file) != bundle.files.get(name):
+            raise StaleArtifact(
+                f"{name} is not the file {RECORD_FILE} was written for",
+                where=path,
+                fix=f"segclip-deploy export CKPT -o {path}",
+            )
     return bundle
 
 

@@ -53,6 +53,17 @@ def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory, vocabulary: Vocabu
 
 
 @pytest.fixture(scope="session")
+def example_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The shipped checkpoint, exported as the README says."""
+    from segclip_deploy.artifacts import InputSpec
+    from segclip_deploy.export.export import export_bundle
+
+    out = tmp_path_factory.mktemp("example") / "dubai"
+    export_bundle(EXAMPLE / "model.safetensors", out, spec=InputSpec(height=512, width=512))
+    return out
+
+
+@pytest.fixture(scope="session")
 def tiny_bundle(tiny_checkpoint: Path) -> Path:
     """The tiny checkpoint, exported at 64×96 with logits."""
     from segclip_deploy.artifacts import InputSpec

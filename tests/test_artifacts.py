@@ -35,12 +35,13 @@ def bundle(tmp_path: Path) -> Path:
     path = tmp_path / "bundle"
     path.mkdir()
     (path / "model.onnx").write_bytes(b"not really ONNX")
+    (path / "golden.npz").write_bytes(b"not really tiles")
     record = {
         "schema": BUNDLE_SCHEMA,
         "input": {"height": 64, "width": 96, "batch": 2},
         "outputs": ["labels", "logits"],
         "vocabulary": load_vocabulary("dubai").to_json(),
-        "model_sha256": sha256_file(path / "model.onnx"),
+        "files": {name: sha256_file(path / name) for name in ("model.onnx", "golden.npz")},
         "remark": "kept",
     }
     (path / "bundle.json").write_text(json.dumps(record), encoding="utf-8")

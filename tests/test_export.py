@@ -24,6 +24,7 @@ from segclip_deploy.runtime.backends.base import Backend
 from segclip_deploy.runtime.backends.onnxruntime import OnnxRuntimeBackend
 from segclip_deploy.runtime.backends.openvino import OpenVinoBackend
 from segclip_deploy.runtime.engine import build_engine, load_engine, open_segmenter
+from segclip_deploy.runtime.verify import MAX_LOGIT_ERROR, MIN_AGREEMENT
 
 
 def reference(checkpoint_path: Path, spec: InputSpec) -> TorchBackend:
@@ -60,7 +61,7 @@ def test_the_graph_keeps_its_contract(tiny_bundle: Path) -> None:
     assert first.op_type == "Cast"  # TensorRT has no transpose of uint8
     assert not list(tiny_bundle.glob("*.data"))
     record = json.loads((tiny_bundle / "bundle.json").read_text())
-    assert record["parity"][0]["max_logit_error"] <= parity.MAX_LOGIT_ERROR
+    assert record["parity"][0]["max_logit_error"] <= MAX_LOGIT_ERROR
     assert record["parents"]["checkpoint"]
 
 
@@ -73,8 +74,8 @@ def test_engines_agree_with_pytorch(
     expected = reference(tiny_checkpoint, bundle.input).infer({"image": image})
     backend: Backend = open_backend(bundle.model_path, threads=1)
     got = backend.infer({"image": image})
-    assert np.abs(got["logits"] - expected["logits"]).max() <= parity.MAX_LOGIT_ERROR
-    assert (got["labels"] == expected["labels"]).mean() >= parity.MIN_AGREEMENT
+    assert np.abs(got["logits"] - expected["logits"]).max() <= MAX_LOGIT_ERROR
+    assert (got["labels"] == expected["labels"]).mean() >= MIN_AGREEMENT
     kept = got["labels"]
     assert backend.infer({"image": 255 - image})["labels"] is kept  # buffers are reused
     with pytest.raises(ValueError, match="image is"):
@@ -99,7 +100,7 @@ def test_clip_encoders_export_and_match_by_logits(encoder: str, tmp_path: Path) 
     expected = TorchBackend(graph, size, 4).infer({"image": image})["logits"]
     got = OnnxRuntimeBackend(tmp_path / "model.onnx").infer({"image": image})["logits"]
     # Untrained logits are nearly flat: judged by error, not by label.
-    assert np.abs(got - expected).max() <= parity.MAX_LOGIT_ERROR
+    assert np.abs(got - expected).max() <= MAX_LOGIT_ERROR
 
 
 def test_dropping_the_logits_leaves_the_labels_alone(tiny_bundle: Path, tmp_path: Path) -> None:

@@ -203,7 +203,12 @@ def test_no_text_computation_is_left_in_the_graph(tiny_bundle: Path) -> None:
     assert "BatchNormalization" not in operators
     # At 64×96 the six pixels of stride 32 are fewer than folding pays for; the rest is folded.
     exported = {b["block"]: b["exported"] for b in load_bundle(tiny_bundle).record["folding"]}
-    assert exported == {"cff.8": "folded", "cff.16": "folded", "cff.32": "plain", "refiner": "plain"}
+    assert exported == {
+        "cff.8": "folded",
+        "cff.16": "folded",
+        "cff.32": "plain",
+        "refiner": "plain",
+    }
     assert operators.count("LayerNormalization") == 1
 
 

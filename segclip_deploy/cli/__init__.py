@@ -6,7 +6,7 @@ import click
 
 from segclip_deploy import __version__
 from segclip_deploy.cli.common import ErrorGroup
-from segclip_deploy.cli.deploy import build_engine, export
+from segclip_deploy.cli.deploy import build_engine, export, verify
 from segclip_deploy.cli.fly import evaluate, run
 from segclip_deploy.cli.learn import import_, train
 
@@ -22,5 +22,5 @@ def main() -> None:
     """
 
 
-for _command in (train, import_, export, build_engine, run, evaluate):
+for _command in (train, import_, export, build_engine, verify, run, evaluate):
     main.add_command(_command)

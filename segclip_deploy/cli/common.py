@@ -104,13 +104,14 @@ def print_json(data: Mapping[str, Any]) -> None:
 
 
 def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """A titled table on stdout; numbers stand to the right, the first column to the left."""
+    """A titled table on stdout; columns of numbers stand to the right."""
     from rich.console import Console
     from rich.table import Table
 
     table = Table(box=None, pad_edge=False)
     for index, column in enumerate(columns):
-        table.add_column(column, justify="left" if index == 0 else "right")
+        numbers = all(re.fullmatch(r"[\d.,%e+-]+|absent", row[index]) for row in rows)
+        table.add_column(column, justify="right" if numbers else "left")
     for row in rows:
         table.add_row(*row)
     click.echo(title)

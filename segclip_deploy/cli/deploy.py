@@ -1,4 +1,4 @@
-"""``export`` and ``build-engine``: from a checkpoint to what flies."""
+"""``export``, ``build-engine`` and ``verify``: from a checkpoint to what flies."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import click
 from segclip_deploy.cli.common import PATH, console, json_option, print_json, print_table
 from segclip_deploy.cli.common import size as parse_size
 
-__all__ = ["build_engine", "export"]
+__all__ = ["build_engine", "export", "verify"]
 
 
 @click.command()
@@ -86,7 +86,7 @@ def export(
 )
 @json_option
 def build_engine(bundle: Path, out: Path, as_json: bool) -> None:
-    """Make an engine of BUNDLE for the machine that will run it."""
+    """Make an engine of BUNDLE for the machine that will run it, and prove it on golden tiles."""
     from segclip_deploy.artifacts import load_bundle
     from segclip_deploy.runtime.engine import build_engine as build
 
@@ -94,4 +94,34 @@ def build_engine(bundle: Path, out: Path, as_json: bool) -> None:
     if as_json:
         print_json(engine.record)
     else:
-        click.echo(f"{out}: {engine.record['built_with']}")
+        click.echo(f"{out}: {engine.record['verified']['engine']}, flight check passed")
+
+
+@click.command()
+@click.argument("engine", type=PATH)
+@json_option
+def verify(engine: Path, as_json: bool) -> None:
+    """Flight check: hold ENGINE (an engine or a bundle) against the golden tiles; exit 3 if it fails."""
+    from segclip_deploy.errors import GateFailed, StaleArtifact
+    from segclip_deploy.runtime.engine import open_engine
+    from segclip_deploy.runtime.golden import load_golden
+    from segclip_deploy.runtime.verify import check
+    from segclip_deploy.runtime.verify import verify as run_checks
+
+    try:
+        opened = open_engine(engine)
+    except StaleArtifact as error:  # edited since it was made: here, that is the check failing
+        raise GateFailed(error.what, where=error.where, fix=error.fix) from error
+    verification = run_checks(
+        opened.backend, load_golden(opened.golden_path), opened.vocabulary.names
+    )
+    opened.backend.close()
+    if as_json:
+        print_json(verification.to_json())
+    else:
+        print_table(
+            f"{engine}: {verification.engine}",
+            ["check", "passed", "what was found"],
+            [[c.name, "yes" if c.passed else "NO", c.detail] for c in verification.checks],
+        )
+    check(verification, where=engine)

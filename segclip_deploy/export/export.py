@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
 
@@ -10,7 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segclip_deploy.artifacts import (
+    BUNDLE_FILES,
     BUNDLE_SCHEMA,
+    GOLDEN_FILE,
     MODEL_FILE,
     RECORD_FILE,
     Bundle,
@@ -24,15 +26,18 @@ from segclip_deploy.errors import BadInput
 from segclip_deploy.export.fold import fold
 from segclip_deploy.export.graph import ConstantText, DeployGraph
 from segclip_deploy.export.onnx import OPSET, drop_output, write_onnx
-from segclip_deploy.export.parity import check_parity, measure_parity
+from segclip_deploy.export.parity import Parity, check_parity, measure_parity
 from segclip_deploy.export.torch_backend import TorchBackend
 from segclip_deploy.model.checkpoint import build_model, load_checkpoint
 from segclip_deploy.runtime.backends.base import Backend
 from segclip_deploy.runtime.backends.onnxruntime import OnnxRuntimeBackend
 from segclip_deploy.runtime.frame import Frame, list_images, prepare, read_frame
+from segclip_deploy.runtime.golden import Golden, load_golden, save_golden
+from segclip_deploy.runtime.verify import check, verify
 
 __all__ = ["export_bundle"]
 
+_GOLDEN = 2  # tiles a bundle carries for the flight check
 _STRIDE = 32  # of the encoder's coarsest map
 _TOOLS = ("torch", "onnx", "onnxscript", "onnxslim", "onnxruntime", "numpy")
 
@@ -69,44 +74,45 @@ def export_bundle(
             where="--size",
         )
     checkpoint = load_checkpoint(checkpoint_path)
-    names = checkpoint.vocabulary.names
-    batches = list(_batches(tiles, checkpoint.examples, spec))
-    if not batches:
+    real = _tiles(tiles, checkpoint.examples, spec)
+    if not len(real):
         raise BadInput(
             "the checkpoint carries no example tiles, and parity is measured on real ones",
             where=checkpoint_path,
             fix="give a folder of images: --tiles DIR",
         )
-    model = build_model(checkpoint)
-    mean, std = checkpoint.spec.mean, checkpoint.spec.std
-    plain = DeployGraph(ConstantText(model, checkpoint.bank), mean, std, logits=True)
+    model, mean, std = build_model(checkpoint), checkpoint.spec.mean, checkpoint.spec.std
     network = fold(model, checkpoint.bank, spec.height, spec.width)
     folded = DeployGraph(network, mean, std, logits=True).eval()
-    with replace_directory(out, contents=(MODEL_FILE, RECORD_FILE)) as temporary:
-        onnx = temporary / MODEL_FILE
+    plain = DeployGraph(ConstantText(model, checkpoint.bank), mean, std, logits=True)
+    names = checkpoint.vocabulary.names
+    with replace_directory(out, contents=BUNDLE_FILES) as temporary:
+        onnx, golden = temporary / MODEL_FILE, temporary / GOLDEN_FILE
         write_onnx(folded, spec, onnx)
         reference = TorchBackend(plain, spec, len(names))
-        chain: list[Backend] = [
-            TorchBackend(folded, spec, len(names), "folded"),
-            OnnxRuntimeBackend(onnx),
-        ]
-        parity = [measure_parity(reference, engine, batches, names) for engine in chain]
-        for link in parity:
-            check_parity(link)
+        parity = _prove(
+            reference,
+            [TorchBackend(folded, spec, len(names), "folded"), OnnxRuntimeBackend(onnx)],
+            real,
+            names,
+        )
+        save_golden(golden, _golden(reference, real[:_GOLDEN]))
         if not logits:
             drop_output(onnx, "logits")
+        # The last word is the flight check's, on the very file that is handed over.
+        check(verify(OnnxRuntimeBackend(onnx), load_golden(golden), names), where=out)
         write_json(
             temporary / RECORD_FILE,
             {
                 "schema": BUNDLE_SCHEMA,
-                "input": {"height": spec.height, "width": spec.width, "batch": spec.batch},
+                "input": asdict(spec),
                 "outputs": ["labels", "logits"] if logits else ["labels"],
                 "precision": "fp32",
                 "opset": OPSET,
                 "model": checkpoint.spec.to_json(),
                 "vocabulary": checkpoint.vocabulary.to_json(),
                 "text_encoder": checkpoint.bank.encoder,
-                "model_sha256": sha256_file(onnx),
+                "files": {file.name: sha256_file(file) for file in (onnx, golden)},
                 "parents": {"checkpoint": sha256_file(checkpoint_path)},
                 "parity": [link.to_json() for link in parity],
                 "folding": [block.to_json() for block in network.table],
@@ -116,14 +122,37 @@ def export_bundle(
     return load_bundle(out)
 
 
-def _batches(
-    tiles: Path | None, examples: NDArray[np.uint8], spec: InputSpec
-) -> Iterator[NDArray[np.uint8]]:
-    """Real tiles at the input's size: each image's upper left window, repeated to fill a batch."""
-    if tiles is not None:
-        frames = [read_frame(path) for path in list_images(tiles)]
+def _prove(
+    reference: Backend, chain: list[Backend], tiles: NDArray[np.uint8], names: tuple[str, ...]
+) -> list[Parity]:
+    """Hold every form of the model against the first, each tile in every slot of the batch."""
+    batch = reference.inputs[0].shape[0]
+    batches = [np.repeat(tile[None], batch, axis=0) for tile in tiles]
+    parity = [measure_parity(reference, engine, batches, names) for engine in chain]
+    for link in parity:
+        check_parity(link)
+    return parity
+
+
+def _golden(reference: Backend, tiles: NDArray[np.uint8]) -> Golden:
+    batch = reference.inputs[0].shape[0]
+    outputs = [
+        {
+            k: v[0].copy()
+            for k, v in reference.infer({"image": np.repeat(t[None], batch, 0)}).items()
+        }
+        for t in tiles
+    ]
+    labels, logits = (np.stack([o[name] for o in outputs]) for name in ("labels", "logits"))
+    return Golden(tiles, labels, logits)
+
+
+def _tiles(folder: Path | None, examples: NDArray[np.uint8], spec: InputSpec) -> NDArray[np.uint8]:
+    """Real tiles (N, H, W, 3) of the input's size: each image's upper left window."""
+    if folder is not None:
+        frames = [read_frame(path) for path in list_images(folder)]
     else:
         frames = [Frame(pixels, "example") for pixels in examples]
-    for frame in frames:
-        window = prepare(frame, spec.height, spec.width)[: spec.height, : spec.width]
-        yield np.repeat(window[None], spec.batch, axis=0)
+    size = (slice(spec.height), slice(spec.width))
+    windows = [prepare(frame, spec.height, spec.width)[size] for frame in frames]
+    return np.stack(windows) if windows else np.zeros((0, spec.height, spec.width, 3), np.uint8)

@@ -11,15 +11,9 @@ from numpy.typing import NDArray
 
 from segclip_deploy.errors import GateFailed
 from segclip_deploy.runtime.backends.base import Backend
+from segclip_deploy.runtime.verify import MAX_LOGIT_ERROR, MIN_AGREEMENT
 
-__all__ = ["MAX_LOGIT_ERROR", "MIN_AGREEMENT", "Parity", "check_parity", "measure_parity"]
-
-MAX_LOGIT_ERROR = 1e-3
-"""Logits are cosines times τ ≤ 100; float32 sums over some hundred channels differ by 1e-5
-between two orders of summation, so 1e-3 leaves room and still fails on any real change."""
-
-MIN_AGREEMENT = 0.9999
-"""Share of pixels with equal labels: only ties within the logit error may flip."""
+__all__ = ["Parity", "check_parity", "measure_parity"]
 
 
 @dataclass(frozen=True)
@@ -88,7 +82,7 @@ def check_parity(parity: Parity) -> None:
     """Pass, or say by how much not.
 
     Raises:
-        GateFailed: logits or labels differ by more than the tolerances above.
+        GateFailed: logits or labels differ by more than the flight check allows.
     """
     if not parity.max_logit_error <= MAX_LOGIT_ERROR:
         raise GateFailed(

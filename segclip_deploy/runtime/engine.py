@@ -23,15 +23,19 @@ from segclip_deploy.errors import BadArtifact, BadInput, StaleArtifact
 from segclip_deploy.runtime.backends.base import Backend
 from segclip_deploy.runtime.backends.onnxruntime import OnnxRuntimeBackend
 from segclip_deploy.runtime.backends.openvino import OpenVinoBackend
+from segclip_deploy.runtime.golden import load_golden
 from segclip_deploy.runtime.segmenter import Segmenter
+from segclip_deploy.runtime.verify import check, verify
 from segclip_deploy.vocabulary import Vocabulary
 
 __all__ = [
     "ENGINE_SCHEMA",
     "TARGETS",
     "Engine",
+    "Opened",
     "build_engine",
     "load_engine",
+    "open_engine",
     "open_segmenter",
     "target_of",
 ]
@@ -91,7 +95,7 @@ def target_of(path: Path) -> str:
 
 
 def build_engine(bundle: Bundle, out: Path) -> Engine:
-    """Make an engine of a bundle, once the target has accepted it.
+    """Make an engine of a bundle, once the target has accepted it and passed the flight check.
 
     Args:
         out: its name says the target: ``NAME.ov.onnx`` or ``NAME.ort.onnx``.
@@ -99,22 +103,27 @@ def build_engine(bundle: Bundle, out: Path) -> Engine:
     Raises:
         BadArtifact: the target refuses the model.
         BadInput: a name that stands for no target.
+        GateFailed: the target does not say what the model says; nothing is written.
         MissingDependency: the target is not installed.
     """
     target = target_of(out)
     backend = TARGETS[target].open(bundle.model_path)
-    name = backend.name
+    verification = verify(backend, load_golden(bundle.golden_path), bundle.vocabulary.names)
     backend.close()
-    with replace_file(out) as temporary:
-        shutil.copyfile(bundle.model_path, temporary)
+    check(verification, where=bundle.path)
+    # The sidecar comes last: without it, or with one of other hashes, nothing is an engine.
+    for source, copy in ((bundle.golden_path, golden_path(out)), (bundle.model_path, out)):
+        with replace_file(copy) as temporary:
+            shutil.copyfile(source, temporary)
     write_json(
         sidecar(out),
         {
             "schema": ENGINE_SCHEMA,
             "target": target,
-            "built_with": name,
             "engine_sha256": sha256_file(out),
+            "golden_sha256": sha256_file(golden_path(out)),
             "bundle_sha256": sha256_file(bundle.path / RECORD_FILE),
+            "verified": verification.to_json(),
             "bundle": dict(bundle.record),
         },
     )
@@ -145,8 +154,14 @@ def load_engine(path: Path) -> Engine:
         )
         if engine.target not in TARGETS:
             raise BadArtifact(f"unknown target {engine.target!r}", where=path, fix=remedy)
-        if record["engine_sha256"] != sha256_file(path):
-            raise StaleArtifact("not the file its sidecar was written for", where=path, fix=remedy)
+        for file, digest in (
+            (path, record["engine_sha256"]),
+            (golden_path(path), record["golden_sha256"]),
+        ):
+            if not file.is_file() or sha256_file(file) != digest:
+                raise StaleArtifact(
+                    "not the file its sidecar was written for", where=file, fix=remedy
+                )
     except (KeyError, TypeError, BadInput) as error:
         raise BadArtifact(
             f"not a valid sidecar ({error!r})", where=sidecar(path), fix=remedy
@@ -154,23 +169,55 @@ def load_engine(path: Path) -> Engine:
     return engine
 
 
-def open_segmenter(path: str | Path, *, overlap: int | None = None, threads: int = 0) -> Segmenter:
+@dataclass(frozen=True)
+class Opened:
+    """An engine or bundle, loaded and ready.
+
+    Attributes:
+        backend: to be closed by whoever opened it.
+        input: of the graph.
+        vocabulary: classes and palette.
+        golden_path: tiles for the flight check.
+    """
+
+    backend: Backend
+    input: InputSpec
+    vocabulary: Vocabulary
+    golden_path: Path
+
+
+def open_engine(path: str | Path, *, threads: int = 0) -> Opened:
     """Open an engine, or a bundle, which runs in ONNX Runtime; ``backend.name`` says which.
 
     Raises:
         BadArtifact: neither, or its target refuses it.
-        BadInput: an overlap that does not fit the model.
     """
     path = Path(path)
     if path.is_dir():
         bundle = load_bundle(path)
         backend: Backend = OnnxRuntimeBackend(bundle.model_path, threads=threads)
-        return Segmenter(backend, bundle.input, bundle.vocabulary, overlap=overlap)
+        return Opened(backend, bundle.input, bundle.vocabulary, bundle.golden_path)
     engine = load_engine(path)
     backend = TARGETS[engine.target].open(engine.path, threads=threads)
-    return Segmenter(backend, engine.input, engine.vocabulary, overlap=overlap)
+    return Opened(backend, engine.input, engine.vocabulary, golden_path(path))
+
+
+def open_segmenter(path: str | Path, *, overlap: int | None = None, threads: int = 0) -> Segmenter:
+    """Open an engine or a bundle for frames of any size.
+
+    Raises:
+        BadArtifact: neither, or its target refuses it.
+        BadInput: an overlap that does not fit the model.
+    """
+    opened = open_engine(path, threads=threads)
+    return Segmenter(opened.backend, opened.input, opened.vocabulary, overlap=overlap)
 
 
 def sidecar(path: Path) -> Path:
     """Where an engine's record lies."""
     return path.with_name(path.name + ".json")
+
+
+def golden_path(path: Path) -> Path:
+    """Where an engine's golden tiles lie."""
+    return path.with_name(path.name + ".golden.npz")

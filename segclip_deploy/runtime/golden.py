@@ -1,0 +1,50 @@
+"""Golden tiles: what the model says of a few real images, to hold any engine against."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from segclip_deploy.artifacts import replace_file
+from segclip_deploy.errors import BadArtifact
+
+__all__ = ["Golden", "load_golden", "save_golden"]
+
+
+@dataclass(frozen=True)
+class Golden:
+    """Tiles and the FP32 model's answers, from PyTorch.
+
+    Attributes:
+        tiles: (N, H, W, 3) uint8, of the graph's input size.
+        labels: (N, H, W) uint8.
+        logits: (N, K, H/4, W/4) float32.
+    """
+
+    tiles: NDArray[np.uint8]
+    labels: NDArray[np.uint8]
+    logits: NDArray[np.float32]
+
+
+def save_golden(path: Path, golden: Golden) -> None:
+    """Write as ``.npz``, atomically."""
+    with replace_file(path) as temporary:
+        np.savez_compressed(
+            temporary, tiles=golden.tiles, labels=golden.labels, logits=golden.logits
+        )
+
+
+def load_golden(path: Path) -> Golden:
+    """Read golden tiles.
+
+    Raises:
+        BadArtifact: missing or damaged.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as stored:
+            return Golden(stored["tiles"], stored["labels"], stored["logits"])
+    except Exception as error:  # NumPy and zipfile raise many types on damaged files
+        raise BadArtifact(f"not readable as golden tiles ({error})", where=path) from error

@@ -1,0 +1,137 @@
+"""The flight check: does this engine, on this machine, still say what the model said?"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from segclip_deploy.errors import GateFailed
+from segclip_deploy.runtime.backends.base import Backend
+from segclip_deploy.runtime.golden import Golden
+
+__all__ = ["MAX_LOGIT_ERROR", "MIN_AGREEMENT", "Check", "Verification", "check", "verify"]
+
+MAX_LOGIT_ERROR = 1e-3
+"""Logits are cosines times τ ≤ 100; float32 sums over some hundred channels differ by 1e-5
+between two orders of summation, so 1e-3 leaves room and still fails on any real change."""
+
+MIN_AGREEMENT = 0.9999
+"""Share of pixels with equal labels: only ties within the logit error may flip."""
+
+_BAND = 3  # pixels to each side of a boundary between labels
+
+
+@dataclass(frozen=True)
+class Check:
+    """One thing that was looked at."""
+
+    name: str
+    passed: bool
+    detail: str
+
+
+@dataclass(frozen=True)
+class Verification:
+    """All checks of one engine.
+
+    Attributes:
+        engine: the backend that ran.
+        checks: in the order they were made.
+        flips: pixels whose label differs, by the golden label's class.
+    """
+
+    engine: str
+    checks: tuple[Check, ...]
+    flips: Mapping[str, int]
+
+    @property
+    def passed(self) -> bool:
+        """Whether every check passed."""
+        return all(check.passed for check in self.checks)
+
+    def to_json(self) -> dict[str, Any]:
+        """As JSON."""
+        return {**asdict(self), "passed": self.passed}
+
+
+def verify(backend: Backend, golden: Golden, names: tuple[str, ...]) -> Verification:
+    """Run the golden tiles through an engine, in every slot of its batch, twice.
+
+    Args:
+        backend: of the golden tiles' input size.
+        golden: the FP32 model's answers.
+        names: class names, by class index.
+    """
+    batch = backend.inputs[0].shape[0]
+    tiles = len(golden.tiles)
+    runs, repeated = [], True
+    for start in range(tiles):
+        # Every slot holds another tile where there are as many, and every tile visits slot 0.
+        picked = [(start + slot) % tiles for slot in range(batch)]
+        once, again = (_infer(backend, golden.tiles[picked]) for _ in range(2))
+        repeated &= all(np.array_equal(once[k], again[k], equal_nan=True) for k in once)
+        runs.append((picked, once))
+    truth = np.concatenate([golden.labels[picked] for picked, _ in runs])
+    labels = np.concatenate([outputs["labels"] for _, outputs in runs])
+    equal = labels == truth
+    known = int(labels.max()) < len(names)
+    band = _boundary_band(truth)
+    checks = [
+        Check(
+            "labels",
+            bool(equal.mean() >= MIN_AGREEMENT),
+            f"{equal.mean():.4%} equal, at least {MIN_AGREEMENT:.2%} needed; "
+            f"{equal[band].mean() if band.any() else 1:.4%} within {_BAND} pixels of a boundary",
+        ),
+        Check("classes", known, f"labels up to {labels.max()} of {len(names)} classes"),
+    ]
+    if "logits" in runs[0][1]:
+        logits = np.concatenate([outputs["logits"] for _, outputs in runs])
+        finite = bool(np.isfinite(logits).all())
+        error = np.abs(logits - np.concatenate([golden.logits[picked] for picked, _ in runs])).max()
+        checks += [
+            Check("finite", finite, f"{int((~np.isfinite(logits)).sum())} logits are not"),
+            Check(
+                "logits",
+                bool(error <= MAX_LOGIT_ERROR),
+                f"off by up to {error:.1e}, at most {MAX_LOGIT_ERROR:g} allowed",
+            ),
+        ]
+    checks.append(Check("repeats", repeated, "the same input twice, compared bit by bit"))
+    flips = np.bincount(truth[~equal], minlength=len(names))
+    return Verification(backend.name, tuple(checks), dict(zip(names, flips.tolist(), strict=True)))
+
+
+def check(verification: Verification, *, where: object) -> None:
+    """Pass, or name the first check that did not.
+
+    Raises:
+        GateFailed: a check failed.
+    """
+    for one in verification.checks:
+        if not one.passed:
+            raise GateFailed(f"flight check failed at {one.name}: {one.detail}", where=where)
+
+
+def _infer(backend: Backend, tiles: NDArray[np.uint8]) -> dict[str, NDArray[Any]]:
+    outputs = backend.infer({backend.inputs[0].name: tiles})
+    return {name: values.copy() for name, values in outputs.items()}
+
+
+def _boundary_band(labels: NDArray[np.uint8]) -> NDArray[np.bool_]:
+    """Pixels (N, H, W) within ``_BAND`` pixels, along an axis, of another label."""
+    band = np.zeros(labels.shape, dtype=bool)
+    for axis in (1, 2):
+        for shift in range(1, _BAND + 1):
+            inner = [slice(None)] * 3
+            inner[axis] = slice(shift, None)
+            outer = [slice(None)] * 3
+            outer[axis] = slice(None, -shift)
+            differ = labels[tuple(inner)] != labels[tuple(outer)]
+            band[tuple(inner)] |= differ
+            band[tuple(outer)] |= differ
+    return band

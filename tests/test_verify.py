@@ -1,0 +1,169 @@
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from click.testing import CliRunner
+from onnx import helper, numpy_helper
+
+from segclip_deploy.artifacts import load_bundle, sha256_file
+from segclip_deploy.cli import main
+from segclip_deploy.errors import GateFailed
+from segclip_deploy.runtime.engine import build_engine
+from segclip_deploy.runtime.golden import Golden, load_golden
+from segclip_deploy.runtime.verify import Verification, check, verify
+from tests.fakes import CLASSES, FakeBackend, classes_of, random_frame
+
+NAMES = tuple(f"class {k}" for k in range(CLASSES))
+
+
+def insert(graph: onnx.GraphProto, tensor: str, order: list[int], axis: int) -> None:
+    """Permute an axis of a tensor before everything that reads it."""
+    for node in graph.node:
+        for index, name in enumerate(node.input):
+            if name == tensor:
+                node.input[index] = "permuted"
+    graph.initializer.append(numpy_helper.from_array(np.array(order), "order"))
+    gather = helper.make_node("Gather", [tensor, "order"], ["permuted"], axis=axis)
+    graph.node.insert(0, gather)
+
+
+def swap_classes(graph: onnx.GraphProto) -> None:
+    (argmax,) = [n for n in graph.node if n.op_type == "ArgMax"]
+    insert(graph, argmax.input[0], [1, 0, 2, 3, 4], axis=1)
+    moved = graph.node[0]
+    del graph.node[0]
+    graph.node.insert([n.op_type for n in graph.node].index("ArgMax"), moved)
+
+
+def swap_channels(graph: onnx.GraphProto) -> None:
+    insert(graph, "image", [2, 1, 0], axis=3)
+
+
+def drop_normalisation(graph: onnx.GraphProto) -> None:
+    first = {n.op_type: n for n in reversed(graph.node[:4])}
+    for name, value in ((first["Sub"].input[1], 0.0), (first["Mul"].input[1], 1.0)):
+        set_constant(graph, name, lambda old, value=value: np.full_like(old, value))
+
+
+def zero_a_layer(graph: onnx.GraphProto) -> None:
+    convolutions = [n for n in graph.node if n.op_type == "Conv"]
+    set_constant(graph, convolutions[20].input[1], np.zeros_like)
+
+
+def set_constant(
+    graph: onnx.GraphProto, name: str, change: Callable[[np.ndarray], np.ndarray]
+) -> None:
+    (constant,) = [i for i in graph.initializer if i.name == name]
+    constant.CopyFrom(numpy_helper.from_array(change(numpy_helper.to_array(constant)), name))
+
+
+@pytest.mark.parametrize(
+    "sabotage", [swap_classes, swap_channels, drop_normalisation, zero_a_layer]
+)
+def test_a_bundle_that_says_something_else_fails(
+    sabotage: Callable[[onnx.GraphProto], None], example_bundle: Path, tmp_path: Path
+) -> None:
+    """Labels only, hashes made to fit: as a tool would leave it that changed the model."""
+    bundle = tmp_path / "bundle"
+    shutil.copytree(example_bundle, bundle)
+    model = onnx.load(bundle / "model.onnx")
+    sabotage(model.graph)
+    onnx.checker.check_model(model)
+    onnx.save(model, bundle / "model.onnx")
+    record = json.loads((bundle / "bundle.json").read_text())
+    record["files"]["model.onnx"] = sha256_file(bundle / "model.onnx")
+    (bundle / "bundle.json").write_text(json.dumps(record))
+    result = CliRunner().invoke(main, ["verify", str(bundle)])
+    assert result.exit_code == 3, result.output
+    assert "flight check failed at labels" in result.stderr
+    with pytest.raises(GateFailed):
+        build_engine(load_bundle(bundle), tmp_path / "engine.ov.onnx")
+    assert {p.name for p in tmp_path.iterdir()} == {"bundle"}
+
+
+def test_an_edited_bundle_fails_and_the_untouched_one_passes(
+    example_bundle: Path, tmp_path: Path
+) -> None:
+    whole = CliRunner().invoke(main, ["verify", str(example_bundle), "--json"])
+    assert whole.exit_code == 0
+    assert json.loads(whole.stdout)["passed"]
+    for name in ("model.onnx", "golden.npz"):
+        bundle = tmp_path / name
+        shutil.copytree(example_bundle, bundle)
+        (bundle / name).write_bytes((bundle / name).read_bytes() + b"\n")
+        result = CliRunner().invoke(main, ["verify", str(bundle)])
+        assert result.exit_code == 3
+        assert f"{name} is not the file" in result.stderr
+        assert "segclip-deploy export" in result.stderr
+
+
+def golden() -> Golden:
+    tiles = np.stack([random_frame(64, 64, seed).pixels for seed in (1, 2, 3)])
+    return Golden(tiles, classes_of(tiles), np.zeros((3, CLASSES, 16, 16), np.float32))
+
+
+@pytest.mark.parametrize("batch", [1, 2, 5])
+def test_every_slot_of_a_batch_is_checked(batch: int) -> None:
+    backend = FakeBackend(64, 64, batch)
+    assert verify(backend, golden(), NAMES).passed
+
+    class LastSlotWrong(FakeBackend):
+        def infer(self, arrays: object) -> object:  # type: ignore[override]
+            outputs = super().infer(arrays)  # type: ignore[arg-type]
+            outputs["labels"][-1] = 0
+            return outputs
+
+    assert not verify(LastSlotWrong(64, 64, batch), golden(), NAMES).passed
+
+
+class Drifting(FakeBackend):
+    """One pixel differs between two calls: too few for the label check, enough for this one."""
+
+    calls = 0
+
+    def infer(self, arrays: object) -> object:  # type: ignore[override]
+        outputs = super().infer(arrays)  # type: ignore[arg-type]
+        self.calls += 1
+        outputs["labels"][0, 0, 0] ^= self.calls == 1
+        return outputs
+
+
+class Broken(FakeBackend):
+    """A logit that is not a number, while all labels are right."""
+
+    def infer(self, arrays: object) -> object:  # type: ignore[override]
+        image = arrays["image"]  # type: ignore[index]
+        logits = np.zeros((1, CLASSES, 16, 16), np.float32)
+        logits[0, 0, 3, 3] = np.nan
+        return {"labels": classes_of(image), "logits": logits}
+
+
+@pytest.mark.parametrize(("backend", "name"), [(Drifting, "repeats"), (Broken, "finite")])
+def test_what_labels_do_not_show_is_checked_too(backend: type[FakeBackend], name: str) -> None:
+    verification = verify(backend(64, 64), golden(), NAMES)
+    failed = [c.name for c in verification.checks if not c.passed]
+    assert name in failed
+    assert "labels" not in failed
+    with pytest.raises(GateFailed, match="flight check failed at"):
+        check(verification, where="here")
+
+
+def test_flips_are_counted_by_class() -> None:
+    answer = golden()
+    answer.labels[0, :2, :5] = (answer.labels[0, :2, :5] + 1) % CLASSES
+    found: Verification = verify(FakeBackend(64, 64), answer, NAMES)
+    assert sum(found.flips.values()) == 10
+    assert not found.passed
+
+
+def test_golden_tiles_are_real_and_of_the_input_size(example_bundle: Path) -> None:
+    stored = load_golden(load_bundle(example_bundle).golden_path)
+    assert stored.tiles.shape == (2, 512, 512, 3)
+    assert stored.logits.shape == (2, 5, 128, 128)
+    assert len(np.unique(stored.labels)) >= 4
