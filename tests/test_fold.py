@@ -106,6 +106,13 @@ def test_both_softmaxes_of_a_level_are_taken() -> None:
     )
 
 
+def test_a_pixel_without_variance_stays_finite() -> None:
+    level = CrossModalFusion(16, 4).eval().requires_grad_(False)
+    text, scale = torch.randn(5, 16), torch.tensor(10.0)
+    flat = torch.linspace(1, 1000, 64).reshape(1, 1, 8, 8).expand(1, 16, 8, 8)
+    assert all(torch.isfinite(x).all() for x in FoldedFusion(level, text, scale)(flat, text, scale))
+
+
 @pytest.mark.parametrize(("width", "heads", "texts"), [(8, 4, 6), (64, 2, 2)])
 def test_the_refiner_folds_exactly_in_both_forms(width: int, heads: int, texts: int) -> None:
     refiner = shaken(QueryRefiner(width, heads), 3)
@@ -210,6 +217,19 @@ def test_no_text_computation_is_left_in_the_graph(tiny_bundle: Path) -> None:
         "refiner": "plain",
     }
     assert operators.count("LayerNormalization") == 1
+
+
+def test_nodes_and_constants_are_called_after_the_blocks(tiny_bundle: Path) -> None:
+    model = onnx.load(tiny_bundle / "model.onnx")
+    names = [node.name for node in model.graph.node]
+    assert len(set(names)) == len(names)
+    blocks = {n.name.rpartition("/")[0] for n in model.graph.node if n.op_type == "Conv"}
+    assert {"cff.8", "cff.16", "decoder.8.lateral", "decoder.4.conv.1", "head"} <= blocks
+    assert all(b.startswith(("encoder.body", "decoder.", "cff.", "head")) for b in blocks)
+    constants = {i.name for i in model.graph.initializer}
+    assert {"text.cff.8.reads", "text.cff.16.mix", "text.refiner.prototypes"} <= constants
+    # The exporter's notes hold paths of the machine it ran on.
+    assert not any(node.metadata_props for node in model.graph.node)
 
 
 def test_a_model_without_refiner_or_fusion_still_folds() -> None:

@@ -146,7 +146,8 @@ class FoldedFusion(nn.Module):
         read = F.conv2d(vision, self.reads)
         guide, ask, mean = read.split((rows, rows, 1), dim=1)
         power = channel_sum(vision.square()) / vision.shape[1]
-        shrink = (power - mean.square() + self.eps).rsqrt()  # 1/σ
+        # Rounding may leave a variance below zero where all channels are alike.
+        shrink = ((power - mean.square()).clamp(min=0) + self.eps).rsqrt()  # 1/σ
 
         guide = self._softmax_over_classes(guide * shrink + self.score_bias)
         fused = vision + F.conv2d(guide, self.mix, self.mix_bias)
