@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from segclip_deploy.dataset import open_dataset
-from segclip_deploy.errors import BadInput, StaleArtifact
+from segclip_deploy.errors import BadArtifact, BadInput, StaleArtifact
 from segclip_deploy.model.checkpoint import build_model, load_checkpoint
 from segclip_deploy.model.spec import ModelSpec
 from segclip_deploy.model.text import TextBank, unit_rows
@@ -145,8 +145,25 @@ def test_a_resume_point_of_other_settings_is_refused(
     dataset = open_dataset(data, vocabulary)
     with pytest.raises(Stop):
         train(dataset, bank(), SPEC, SETTINGS, out, imagenet=False, report=stop)
+    other = TextBank(bank().classes[::-1].copy(), bank().texts, "random")
     with pytest.raises(StaleArtifact, match="other settings"):
         train(dataset, bank(), SPEC, replace(SETTINGS, batch=2), out, imagenet=False)
+    with pytest.raises(StaleArtifact, match="other settings, model, text or images"):
+        train(dataset, other, SPEC, SETTINGS, out, imagenet=False)
+    resume = out.with_name("t.safetensors.resume")
+    resume.write_bytes(resume.read_bytes()[:-200])
+    with pytest.raises(BadArtifact, match="not readable as a resume point"):
+        train(dataset, bank(), SPEC, SETTINGS, out, imagenet=False)
+
+
+def test_a_finished_checkpoint_is_not_overwritten(
+    data: Path, tmp_path: Path, vocabulary: Vocabulary
+) -> None:
+    out = tmp_path / "t.safetensors"
+    out.write_bytes(b"a week of training")
+    with pytest.raises(BadInput, match="exists already"):
+        train(open_dataset(data, vocabulary), bank(), SPEC, SETTINGS, out, imagenet=False)
+    assert out.read_bytes() == b"a week of training"
 
 
 def test_a_crop_depends_on_seed_and_step_alone_and_moves_image_and_mask_together(

@@ -191,4 +191,4 @@ def import_(
     else:
         click.echo(f"{out}: {report.taken} tensors taken")
     for key in report.left_over:
-        console().print(f"left over, dropped: {key}")
+        console().print(f"left over, dropped: {key}", markup=False)

@@ -64,11 +64,8 @@ def export_bundle(
         BadInput: a size that is no multiple of 32, or no tile to measure on.
         GateFailed: the exported graph is not the PyTorch model; nothing is written.
     """
-    if (
-        spec.height % _STRIDE
-        or spec.width % _STRIDE
-        or min(spec.height, spec.width, spec.batch) < 1
-    ):
+    sides = (spec.height, spec.width)
+    if any(side < _STRIDE or side % _STRIDE for side in sides):
         raise BadInput(
             f"{spec.height}x{spec.width} is not a size in multiples of {_STRIDE}",
             where="--size",
@@ -136,15 +133,12 @@ def _prove(
 
 def _golden(reference: Backend, tiles: NDArray[np.uint8]) -> Golden:
     batch = reference.inputs[0].shape[0]
-    outputs = [
-        {
-            k: v[0].copy()
-            for k, v in reference.infer({"image": np.repeat(t[None], batch, 0)}).items()
-        }
-        for t in tiles
-    ]
-    labels, logits = (np.stack([o[name] for o in outputs]) for name in ("labels", "logits"))
-    return Golden(tiles, labels, logits)
+    labels, logits = [], []
+    for tile in tiles:
+        outputs = reference.infer({"image": np.repeat(tile[None], batch, axis=0)})
+        labels.append(outputs["labels"][0].copy())
+        logits.append(outputs["logits"][0].copy())
+    return Golden(tiles, np.stack(labels), np.stack(logits))
 
 
 def _tiles(folder: Path | None, examples: NDArray[np.uint8], spec: InputSpec) -> NDArray[np.uint8]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 import time
 from collections.abc import Callable
@@ -16,7 +17,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from segclip_deploy.accuracy import score
 from segclip_deploy.artifacts import InputSpec, replace_file
 from segclip_deploy.dataset import Dataset
-from segclip_deploy.errors import BadInput, StaleArtifact
+from segclip_deploy.errors import BadArtifact, BadInput, StaleArtifact
 from segclip_deploy.export.graph import normalise
 from segclip_deploy.export.torch_backend import torch_segmenter
 from segclip_deploy.model.checkpoint import Checkpoint, example_tiles, save_checkpoint
@@ -77,7 +78,7 @@ class Progress:
         fraction: of the run, 0–1.
         loss: of this step.
         plan_miou: of the averaged model, where this step validated.
-        best_miou: the best so far; NaN before the first.
+        best_miou: the best so far; −∞ before the first.
     """
 
     step: int
@@ -107,7 +108,9 @@ class Trainer:
         out: the checkpoint to write.
 
     Raises:
-        StaleArtifact: ``OUT.resume`` belongs to a run with other settings.
+        BadArtifact: ``OUT.resume`` is damaged.
+        BadInput: ``out`` exists and no run is to be resumed: it would be overwritten.
+        StaleArtifact: ``OUT.resume`` belongs to another run.
     """
 
     def __init__(
@@ -143,8 +146,16 @@ class Trainer:
             tuple(dataset.samples("train")), settings.crop, settings.batch, settings.seed
         )
         self.step, self.elapsed, self.best = 0, 0.0, -math.inf
+        self.identity = {
+            "settings": asdict(settings),
+            "spec": model.spec.to_json(),
+            "text": hashlib.sha256(bank.classes.tobytes() + bank.texts.tobytes()).hexdigest(),
+            "splits": {name: list(dataset.names(name)) for name in ("train", "plan")},
+        }
         if self.resume_path.exists():
             self._resume()
+        elif out.exists():
+            raise BadInput("exists already", where=out, fix="choose another -o, or remove it")
 
     def run(self, report: Callable[[Progress], None]) -> None:
         """Train to the end; ``report`` is called after each step. Removes the resume point at the end."""
@@ -205,6 +216,8 @@ class Trainer:
             accuracy = score(segmenter, self.dataset.samples("plan"))
         self.elapsed += time.monotonic() - started
         miou = accuracy.confusion.miou
+        if math.isnan(miou):
+            raise BadInput("no labelled pixel in split 'plan'", where=self.dataset.root)
         if miou > self.best:
             self.best = miou
             training = {
@@ -229,7 +242,7 @@ class Trainer:
 
     def _save(self) -> None:
         state = {
-            "settings": asdict(self.settings),
+            "identity": self.identity,
             "step": self.step,
             "elapsed": self.elapsed,
             "best": self.best,
@@ -241,10 +254,15 @@ class Trainer:
             torch.save(state, temporary)
 
     def _resume(self) -> None:
-        state = torch.load(self.resume_path, map_location="cpu", weights_only=True)
-        if state["settings"] != asdict(self.settings):
+        try:
+            state = torch.load(self.resume_path, map_location="cpu", weights_only=True)
+        except Exception as error:  # torch.load raises many types on damaged files
+            raise BadArtifact(
+                "not readable as a resume point", where=self.resume_path, fix="delete it"
+            ) from error
+        if state["identity"] != self.identity:
             raise StaleArtifact(
-                "belongs to a run with other settings",
+                "belongs to a run with other settings, model, text or images",
                 where=self.resume_path,
                 fix="repeat the same command to resume it, or delete it to start anew",
             )
