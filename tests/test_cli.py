@@ -42,6 +42,24 @@ def test_the_readme_path_gives_pytorchs_miou(tmp_path: Path) -> None:
     assert min(mious) > 0.6
 
 
+def test_inspect_tells_what_each_artefact_is(
+    tiny_checkpoint: Path, tiny_bundle: Path, tmp_path: Path
+) -> None:
+    engine = tmp_path / "e.ort.onnx"
+    assert call("build-engine", tiny_bundle, "-o", engine).exit_code == 0
+    for path, kind in (
+        (tiny_checkpoint, "checkpoint"),
+        (tiny_bundle, "bundle"),
+        (engine, "engine for onnxruntime"),
+    ):
+        assert json.loads(call("inspect", path, "--json").stdout)["kind"] == kind
+        told = call("inspect", path).stdout
+        assert f"{path}: {kind}" in told
+        assert "a photo of a vegetation" in told
+        assert ("(1, 64, 96, 3)" in told) == (kind != "checkpoint")
+    assert call("inspect", tmp_path / "nothing").exit_code == 1
+
+
 def test_a_bad_file_among_good_ones_is_listed_and_the_others_done(
     tiny_bundle: Path, tmp_path: Path
 ) -> None:

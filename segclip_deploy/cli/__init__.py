@@ -9,6 +9,7 @@ from segclip_deploy.cli.common import ErrorGroup
 from segclip_deploy.cli.deploy import build_engine, export, verify
 from segclip_deploy.cli.fly import evaluate, run
 from segclip_deploy.cli.learn import import_, train
+from segclip_deploy.cli.look import inspect
 
 __all__ = ["main"]
 
@@ -22,5 +23,5 @@ def main() -> None:
     """
 
 
-for _command in (train, import_, export, build_engine, verify, run, evaluate):
+for _command in (train, import_, export, build_engine, verify, run, evaluate, inspect):
     main.add_command(_command)

@@ -8,6 +8,7 @@ import click
 
 from segclip_deploy.cli.common import PATH, console, json_option, print_json, print_table
 from segclip_deploy.cli.common import size as parse_size
+from segclip_deploy.cli.look import print_folding
 
 __all__ = ["build_engine", "export", "verify"]
 
@@ -51,14 +52,7 @@ def export(
     if as_json:
         print_json(bundle.record)
         return
-    print_table(
-        "MACs of attention to text, per image",
-        ["block", "constants", "folded", "exported"],
-        [
-            [b["block"], f"{b['plain']:,}", f"{b['folded']:,}", b["exported"]]
-            for b in bundle.record["folding"]
-        ],
-    )
+    print_folding(bundle.record["folding"])
     print_table(
         f"{out}: equal to {bundle.record['parity'][0]['reference']} on real tiles",
         ["engine", "tiles", "max logit error", "mean", "labels equal"],

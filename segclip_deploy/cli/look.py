@@ -1,0 +1,103 @@
+"""``inspect``: what an artefact is and comes from."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import click
+
+from segclip_deploy.cli.common import PATH, json_option, print_json, print_table
+
+__all__ = ["inspect"]
+
+
+@click.command()
+@click.argument("path", type=PATH)
+@json_option
+def inspect(path: Path, as_json: bool) -> None:
+    """Say what PATH is: a checkpoint, a bundle or an engine, with its classes and parents."""
+    kind, record = _read(path)
+    if as_json:
+        print_json({"kind": kind, **record})
+        return
+    bundle = record.get("bundle", record)  # an engine carries its bundle's record
+    click.echo(f"{path}: {kind}")
+    for name, value in _facts(record, bundle):
+        click.echo(f"  {name:12} {value}")
+    vocabulary = bundle["vocabulary"]
+    print_table(
+        f"{vocabulary['title']}: {len(vocabulary['classes'])} classes",
+        ["class", "mask value", "colour", "prompts", "real texts"],
+        [
+            [
+                entry["name"],
+                str(entry["mask_value"]),
+                "#{:02x}{:02x}{:02x}".format(*entry["colour"]),
+                "; ".join(
+                    t.format(d) for t in vocabulary["templates"] for d in entry["descriptions"]
+                ),
+                str(len(entry["texts"])),
+            ]
+            for entry in vocabulary["classes"]
+        ],
+    )
+    if "folding" in bundle:
+        print_folding(bundle["folding"])
+
+
+def print_folding(blocks: list[Mapping[str, Any]]) -> None:
+    """The table of what folding saves, block by block."""
+    print_table(
+        "MACs of attention to text, per image",
+        ["block", "constants", "folded", "exported"],
+        [[b["block"], f"{b['plain']:,}", f"{b['folded']:,}", b["exported"]] for b in blocks],
+    )
+
+
+def _read(path: Path) -> tuple[str, dict[str, Any]]:
+    if path.suffix == ".safetensors":
+        from segclip_deploy._optional import require
+
+        require("torch", why="reading a checkpoint")
+        from segclip_deploy.model.checkpoint import load_checkpoint
+
+        checkpoint = load_checkpoint(path)
+        return "checkpoint", {
+            "model": checkpoint.spec.to_json(),
+            "vocabulary": checkpoint.vocabulary.to_json(),
+            "text_encoder": checkpoint.bank.encoder,
+            "parameters": sum(tensor.numel() for tensor in checkpoint.weights.values()),
+            "examples": len(checkpoint.examples),
+            "training": dict(checkpoint.training),
+        }
+    if path.is_dir():
+        from segclip_deploy.artifacts import load_bundle
+
+        return "bundle", dict(load_bundle(path).record)
+    from segclip_deploy.runtime.engine import load_engine
+
+    engine = load_engine(path)
+    return f"engine for {engine.target}", dict(engine.record)
+
+
+def _facts(record: Mapping[str, Any], bundle: Mapping[str, Any]) -> list[tuple[str, str]]:
+    model = bundle["model"]
+    facts = [("model", f"{model['encoder']}, width {model['width']}, {model['heads']} heads")]
+    facts.append(("text", bundle["text_encoder"]))
+    if "input" in bundle:
+        size = bundle["input"]
+        facts.append(("input", f"uint8 ({size['batch']}, {size['height']}, {size['width']}, 3)"))
+        facts.append(("outputs", ", ".join(bundle["outputs"])))
+        facts.append(("precision", f"{bundle['precision']}, opset {bundle['opset']}"))
+    if "parameters" in bundle:
+        facts.append(("parameters", f"{bundle['parameters']:,}"))
+    plan = bundle.get("training", {}).get("plan")
+    if plan:
+        facts.append(("plan mIoU", f"{plan['miou']:.4f}, step {bundle['training']['step']}"))
+    facts += [(f"from {name}", digest[:16]) for name, digest in bundle.get("parents", {}).items()]
+    if "verified" in record:
+        facts.append(("built with", record["verified"]["engine"]))
+        facts.append(("from bundle", record["bundle_sha256"][:16]))
+    return facts
