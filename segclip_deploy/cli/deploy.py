@@ -19,6 +19,7 @@ __all__ = ["build_engine", "export", "verify"]
 @click.option(
     "--size", type=parse_size, default="512x512", show_default=True, help="Input, height first."
 )
+@click.option("--model", help="Your own network: package.module:function (docs/own-network.md).")
 @click.option("--batch", type=click.IntRange(1), default=1, show_default=True)
 @click.option(
     "--logits", is_flag=True, help="Also output logits: windows are blended, not cropped."
@@ -29,6 +30,7 @@ def export(
     checkpoint: Path,
     out: Path,
     size: tuple[int, int],
+    model: str | None,
     batch: int,
     logits: bool,
     tiles: Path | None,
@@ -46,13 +48,15 @@ def export(
             checkpoint,
             out,
             spec=InputSpec(height=size[0], width=size[1], batch=batch),
+            model=model,
             logits=logits,
             tiles=tiles,
         )
     if as_json:
         print_json(bundle.record)
         return
-    print_folding(bundle.record["folding"])
+    if bundle.record["folding"]:
+        print_folding(bundle.record["folding"])
     print_table(
         f"{out}: equal to {bundle.record['parity'][0]['reference']} on real tiles",
         ["engine", "tiles", "max logit error", "mean", "labels equal"],

@@ -142,6 +142,7 @@ def train(
     "--text", required=True, help="Text bank (.npz, .safetensors), or open_clip:MODEL@WEIGHTS."
 )
 @click.option("-o", "--out", type=PATH, required=True, help="Checkpoint to write (.safetensors).")
+@click.option("--model", help="Your own network: package.module:function (docs/own-network.md).")
 @click.option(
     "--rename", multiple=True, metavar="OLD=NEW", help="Rename a key prefix; may be repeated."
 )
@@ -156,6 +157,7 @@ def import_(
     vocabulary: str,
     text: str,
     out: Path,
+    model: str | None,
     rename: tuple[str, ...],
     tiles: Path | None,
     allow_left_over: bool,
@@ -171,6 +173,7 @@ def import_(
 
     require("torch", why="reading PyTorch weights")
     from segclip_deploy.model.convert import import_weights
+    from segclip_deploy.model.network import load_factory
     from segclip_deploy.model.spec import load_spec
     from segclip_deploy.model.text import load_text_bank
     from segclip_deploy.vocabulary import load_vocabulary
@@ -182,6 +185,7 @@ def import_(
         words,
         load_text_bank(text, words),
         out,
+        factory=load_factory(model),
         renames=renames,
         tiles=tiles,
         allow_left_over=allow_left_over,

@@ -43,7 +43,7 @@ def inspect(path: Path, as_json: bool) -> None:
             for entry in vocabulary["classes"]
         ],
     )
-    if "folding" in bundle:
+    if bundle.get("folding"):
         print_folding(bundle["folding"])
 
 

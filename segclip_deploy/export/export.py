@@ -23,12 +23,13 @@ from segclip_deploy.artifacts import (
     write_json,
 )
 from segclip_deploy.errors import BadInput
-from segclip_deploy.export.fold import fold
+from segclip_deploy.export.fold import fold_network
 from segclip_deploy.export.graph import ConstantText, DeployGraph
 from segclip_deploy.export.onnx import OPSET, drop_output, write_onnx
 from segclip_deploy.export.parity import Parity, check_parity, measure_parity
 from segclip_deploy.export.torch_backend import TorchBackend
-from segclip_deploy.model.checkpoint import build_model, load_checkpoint
+from segclip_deploy.model.checkpoint import load_checkpoint, load_weights
+from segclip_deploy.model.network import load_factory
 from segclip_deploy.runtime.backends.base import Backend
 from segclip_deploy.runtime.backends.onnxruntime import OnnxRuntimeBackend
 from segclip_deploy.runtime.frame import Frame, list_images, prepare, read_frame
@@ -47,6 +48,7 @@ def export_bundle(
     out: Path,
     *,
     spec: InputSpec,
+    model: str | None = None,
     logits: bool = False,
     tiles: Path | None = None,
 ) -> Bundle:
@@ -56,6 +58,7 @@ def export_bundle(
         checkpoint_path: a checkpoint.
         out: the bundle directory; an older bundle there is replaced.
         spec: input size, multiples of 32.
+        model: ``package.module:function`` that makes the network; None for SegCLIP.
         logits: keep the logits as a second output, for blending windows.
         tiles: folder of images to measure parity on; by default the checkpoint's own examples.
 
@@ -78,10 +81,11 @@ def export_bundle(
             where=checkpoint_path,
             fix="give a folder of images: --tiles DIR",
         )
-    model, mean, std = build_model(checkpoint), checkpoint.spec.mean, checkpoint.spec.std
-    network = fold(model, checkpoint.bank, spec.height, spec.width)
-    folded = DeployGraph(network, mean, std, logits=True).eval()
-    plain = DeployGraph(ConstantText(model, checkpoint.bank), mean, std, logits=True)
+    network = load_weights(load_factory(model)(checkpoint.spec), checkpoint)
+    mean, std = checkpoint.spec.mean, checkpoint.spec.std
+    folded_network, table = fold_network(network, checkpoint.bank, spec)
+    folded = DeployGraph(folded_network, mean, std, logits=True).eval()
+    plain = DeployGraph(ConstantText(network, checkpoint.bank), mean, std, logits=True)
     names = checkpoint.vocabulary.names
     with replace_directory(out, contents=BUNDLE_FILES) as temporary:
         onnx, golden = temporary / MODEL_FILE, temporary / GOLDEN_FILE
@@ -106,13 +110,14 @@ def export_bundle(
                 "outputs": ["labels", "logits"] if logits else ["labels"],
                 "precision": "fp32",
                 "opset": OPSET,
+                "factory": model,
                 "model": checkpoint.spec.to_json(),
                 "vocabulary": checkpoint.vocabulary.to_json(),
                 "text_encoder": checkpoint.bank.encoder,
                 "files": {file.name: sha256_file(file) for file in (onnx, golden)},
                 "parents": {"checkpoint": sha256_file(checkpoint_path)},
                 "parity": [link.to_json() for link in parity],
-                "folding": [block.to_json() for block in network.table],
+                "folding": [block.to_json() for block in table],
                 "tools": {name: version(name) for name in _TOOLS},
             },
         )

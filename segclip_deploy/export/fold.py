@@ -24,6 +24,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from segclip_deploy.artifacts import InputSpec
+from segclip_deploy.export.graph import ConstantText
 from segclip_deploy.export.macs import BlockMacs, folding_table
 from segclip_deploy.model.attention import CrossAttention
 from segclip_deploy.model.cff import CrossModalFusion, unit
@@ -36,6 +38,7 @@ __all__ = [
     "FoldedSegCLIP",
     "fold",
     "fold_context",
+    "fold_network",
     "fold_queries",
 ]
 
@@ -281,6 +284,22 @@ class FoldedSegCLIP(nn.Module):
         if self.refiner is not None:
             queries = self.refiner(queries)
         return cosine_map(self.head_scale * unit(queries), pixels)
+
+
+def fold_network(
+    network: nn.Module, bank: TextBank, spec: InputSpec
+) -> tuple[nn.Module, tuple[BlockMacs, ...]]:
+    """Fold text into any network: SegCLIP here, another by its own ``fold``, if it has one.
+
+    Returns:
+        A network image → logits, and what folding saves, for SegCLIP.
+    """
+    if isinstance(network, SegCLIP):
+        folded = fold(network, bank, spec.height, spec.width)
+        return folded, folded.table
+    if callable(own := getattr(network, "fold", None)):
+        return cast("nn.Module", own(bank)).eval(), ()
+    return ConstantText(network, bank), ()
 
 
 def fold(model: SegCLIP, bank: TextBank, height: int, width: int) -> FoldedSegCLIP:

@@ -7,12 +7,12 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
 from segclip_deploy._optional import require
 from segclip_deploy.artifacts import check_schema, replace_file
@@ -29,11 +29,13 @@ __all__ = [
     "build_model",
     "example_tiles",
     "load_checkpoint",
+    "load_weights",
     "no_examples",
     "save_checkpoint",
 ]
 
 CHECKPOINT_SCHEMA = 1
+Network = TypeVar("Network", bound=nn.Module)
 _KEY = "segclip_deploy"
 _BANK = "text_bank."
 _EXAMPLES = "examples"
@@ -158,17 +160,28 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
 
 
 def build_model(checkpoint: Checkpoint) -> SegCLIP:
-    """Rebuild the module with its weights, in evaluation mode.
+    """Rebuild SegCLIP with its weights, in evaluation mode.
 
     Raises:
         BadArtifact: the weights do not fit the spec.
     """
-    model = SegCLIP(checkpoint.spec)
+    return load_weights(SegCLIP(checkpoint.spec), checkpoint)
+
+
+def load_weights(network: Network, checkpoint: Checkpoint) -> Network:
+    """Put a checkpoint's weights into a network and that into evaluation mode.
+
+    Raises:
+        BadArtifact: the weights are those of another network.
+    """
     try:
-        model.load_state_dict(dict(checkpoint.weights))
+        network.load_state_dict(dict(checkpoint.weights))
     except RuntimeError as error:
-        raise BadArtifact(f"weights do not fit the model spec ({error})") from error
-    return model.eval()
+        raise BadArtifact(
+            f"its weights do not fit {type(network).__name__} ({error})",
+            fix="export networks other than SegCLIP with --model package.module:function",
+        ) from error
+    return network.eval()
 
 
 def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:

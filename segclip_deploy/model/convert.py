@@ -12,6 +12,7 @@ from torch import Tensor
 
 from segclip_deploy.errors import BadArtifact, BadInput
 from segclip_deploy.model.checkpoint import Checkpoint, example_tiles, save_checkpoint
+from segclip_deploy.model.network import Factory
 from segclip_deploy.model.segclip import SegCLIP
 from segclip_deploy.model.spec import ModelSpec
 from segclip_deploy.model.text import TextBank
@@ -69,7 +70,7 @@ def read_torch_weights(path: Path) -> dict[str, Tensor]:
     weights = {str(k): v for k, v in stored.items() if isinstance(v, Tensor)}
     if not weights:
         raise BadInput("holds no tensors", where=path)
-    return _strip(weights)
+    return weights
 
 
 def import_weights(
@@ -79,6 +80,7 @@ def import_weights(
     bank: TextBank,
     out: Path,
     *,
+    factory: Factory = SegCLIP,
     renames: Sequence[tuple[str, str]] = (),
     tiles: Path | None = None,
     allow_left_over: bool = False,
@@ -86,6 +88,7 @@ def import_weights(
     """Write ``out`` from a ``.pth``, if it has every tensor the spec needs.
 
     Args:
+        factory: makes the network whose tensors are wanted.
         renames: (old prefix, new prefix), tried in order; the first that fits a key renames it.
         tiles: images, of which the first two are carried for proving exports.
         allow_left_over: drop tensors the model has no place for.
@@ -95,7 +98,8 @@ def import_weights(
         BadInput: tensors are missing, of another shape or, unless allowed, left over; or the
             spec, vocabulary and bank do not belong together. Nothing is written.
     """
-    weights = read_torch_weights(weights_path)
+    wanted = factory(spec).state_dict()
+    weights = _unwrap(read_torch_weights(weights_path), wanted)
     renamed = {_rename(key, renames): tensor for key, tensor in weights.items()}
     if len(renamed) < len(weights):
         raise BadInput("two keys get the same name", where="--rename")
@@ -103,7 +107,6 @@ def import_weights(
     checkpoint = Checkpoint(
         spec, vocabulary, bank, renamed, example_tiles(frames), {"imported": weights_path.name}
     )
-    wanted = SegCLIP(spec).state_dict()
     report = compare_keys(renamed, wanted)
     problems = {
         "missing": report.missing,
@@ -143,12 +146,14 @@ def _some(keys: Sequence[str]) -> str:
     return ", ".join(keys[:3]) + (", …" if len(keys) > 3 else "")
 
 
-def _strip(weights: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Take off wrapper prefixes that every key has."""
-    for prefix in _WRAPPERS:
-        if all(key.startswith(prefix) for key in weights):
-            return _strip({key[len(prefix) :]: tensor for key, tensor in weights.items()})
-    return weights
+def _unwrap(weights: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+    """Take off prefixes that every key has, as far as that makes more keys fit."""
+    best = weights
+    while prefix := next((p for p in _WRAPPERS if all(k.startswith(p) for k in weights)), None):
+        weights = {key.removeprefix(prefix): tensor for key, tensor in weights.items()}
+        if len(weights.keys() & wanted.keys()) > len(best.keys() & wanted.keys()):
+            best = weights
+    return best
 
 
 def _rename(key: str, rules: Sequence[tuple[str, str]]) -> str:
