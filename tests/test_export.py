@@ -83,24 +83,53 @@ def test_engines_agree_with_pytorch(
     backend.close()
 
 
-@pytest.mark.parametrize("encoder", ["open_clip:RN50", "open_clip:ViT-B-16"])
-def test_clip_encoders_export_and_match_by_logits(encoder: str, tmp_path: Path) -> None:
+@pytest.fixture(scope="module", params=["open_clip:RN50", "open_clip:ViT-B-16"])
+def clip_export(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[TorchBackend, Path]:
+    """A model on a CLIP encoder with random weights, in PyTorch and exported."""
     rng = np.random.default_rng(0)
     torch.manual_seed(0)
-    spec = ModelSpec(classes=4, text_width=8, encoder=encoder, width=16)
+    spec = ModelSpec(classes=4, text_width=8, encoder=request.param, width=16)
     bank = TextBank(
         unit_rows(rng.standard_normal((4, 8))), unit_rows(rng.standard_normal((4, 2, 8))), "random"
     )
-    size = InputSpec(height=64, width=96)
+    size, path = InputSpec(height=64, width=96), tmp_path_factory.mktemp("clip") / "model.onnx"
     model = SegCLIP(spec).eval()
     folded = DeployGraph(fold(model, bank, 64, 96), spec.mean, spec.std, logits=True)
-    write_onnx(folded.eval(), size, tmp_path / "model.onnx")
-    graph = DeployGraph(ConstantText(model, bank), spec.mean, spec.std, logits=True)
-    image = rng.integers(0, 256, (1, 64, 96, 3), dtype=np.uint8)
-    expected = TorchBackend(graph, size, 4).infer({"image": image})["logits"]
-    got = OnnxRuntimeBackend(tmp_path / "model.onnx").infer({"image": image})["logits"]
+    write_onnx(folded.eval(), size, path)
+    plain = DeployGraph(ConstantText(model, bank), spec.mean, spec.std, logits=True)
+    return TorchBackend(plain, size, 4), path
+
+
+def test_clip_encoders_export_and_match_by_logits(clip_export: tuple[TorchBackend, Path]) -> None:
+    backend, path = clip_export
+    image = np.random.default_rng(1).integers(0, 256, (1, 64, 96, 3), dtype=np.uint8)
+    expected = backend.infer({"image": image})["logits"]
+    got = OnnxRuntimeBackend(path).infer({"image": image})["logits"]
     # Untrained logits are nearly flat: judged by error, not by label.
     assert np.abs(got - expected).max() <= MAX_LOGIT_ERROR
+
+
+def test_clip_encoders_parse_in_tensorrt_rtx(clip_export: tuple[TorchBackend, Path]) -> None:
+    assert parser_errors(clip_export[1]) == []
+
+
+@pytest.mark.parametrize("bundle", ["tiny_bundle", "example_bundle"])
+def test_bundles_parse_in_tensorrt_rtx(bundle: str, request: pytest.FixtureRequest) -> None:
+    assert parser_errors(request.getfixturevalue(bundle) / "model.onnx") == []
+
+
+def parser_errors(path: Path) -> list[str]:
+    """What NVIDIA's own parser objects to; it needs no GPU."""
+    trt = pytest.importorskip("tensorrt_rtx")
+    logger = trt.Logger(trt.Logger.ERROR)
+    network = trt.Builder(logger).create_network(0)
+    parser = trt.OnnxParser(network, logger)
+    parsed = parser.parse_from_file(str(path))
+    errors = [parser.get_error(index).desc() for index in range(parser.num_errors)]
+    assert parsed == (not errors)
+    return errors
 
 
 def test_dropping_the_logits_leaves_the_labels_alone(tiny_bundle: Path, tmp_path: Path) -> None:
