@@ -225,9 +225,8 @@ def test_learnable_context_starts_as_clips_own_sentence_and_alone_is_trained(
         prompts.context.copy_(placeholder.expand(4, -1))
         expected = clip.encode_text(tokenizer([f"X X X X {n}" for n in vocabulary.names]))
         torch.testing.assert_close(prompts(), unit(expected), atol=1e-5, rtol=1e-4)
-    prompts.train()
     prompts()[0, 0].backward()
-    assert [n for n, p in prompts.named_parameters() if p.requires_grad] == ["context"]
+    assert [name for name, _ in prompts.named_parameters()] == ["context"]
     assert prompts.context.grad is not None
     assert prompts.context.grad.abs().sum() > 0
     with pytest.raises(BadInput, match="no room"):

@@ -220,3 +220,29 @@ def test_settings_that_make_no_sense_are_refused() -> None:
         TrainSettings()
     with pytest.raises(BadInput, match="multiples of 32"):
         TrainSettings(steps=1, crop=100)
+
+
+def test_learnable_context_is_trained_and_ends_in_the_bank(
+    data: Path, tmp_path: Path, vocabulary: Vocabulary
+) -> None:
+    """The whole path of --context-tokens, with a text tower of random weights."""
+    import open_clip
+    import torch
+
+    from segclip_deploy.model.text import load_text_bank
+
+    torch.manual_seed(0)
+    weights = tmp_path / "clip.pt"
+    torch.save(open_clip.create_model("RN50", load_weights=False).state_dict(), weights)
+    encoded = load_text_bank(f"open_clip:RN50@{weights}", vocabulary)
+    spec = ModelSpec(classes=5, text_width=1024, encoder="timm:test_efficientnet", width=16)
+    settings = TrainSettings(steps=2, crop=64, batch=2, window=64, validate_every=2)
+    dataset, out = open_dataset(data, vocabulary), tmp_path / "t.safetensors"
+    with pytest.raises(BadInput, match=r"--context-tokens.*open_clip:MODEL@WEIGHTS"):
+        train(dataset, bank(), SPEC, SETTINGS, out, imagenet=False, context_tokens=2)
+    train(dataset, encoded, spec, settings, out, imagenet=False, context_tokens=2)
+    trained = load_checkpoint(out).bank
+    assert trained.encoder == encoded.encoder
+    assert np.abs(trained.classes - encoded.classes).max() > 1e-3  # context words came in front
+    np.testing.assert_allclose(trained.texts, encoded.texts, atol=1e-3)
+    assert out.stat().st_size < 5e6  # the text tower stayed behind

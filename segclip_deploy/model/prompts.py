@@ -45,35 +45,30 @@ class ContextPrompts(nn.Module):
         BadInput: the class words and the context do not fit the text tower's length.
     """
 
-    tokens: Tensor
-
     def __init__(self, clip: Any, tokenizer: Any, vocabulary: Vocabulary, context: int) -> None:
         super().__init__()
         if not hasattr(clip, "token_embedding"):
             raise BadInput("learnable context needs a plain CLIP text tower")
-        # "X" holds a place for each context vector; its embedding is replaced in forward.
+        # "X" holds a place for each context vector, which replaces its embedding.
         words = [entry.descriptions[0] for entry in vocabulary.classes]
         tokens = tokenizer([" ".join(["X"] * context + [word]) for word in words])
         if (tokens[:, -1] != 0).any():
             raise BadInput(f"{context} context tokens leave no room for the class words")
-        self.clip = clip.requires_grad_(False)
-        self.context = nn.Parameter(0.02 * torch.randn(context, clip.token_embedding.embedding_dim))
-        self.register_buffer("tokens", tokens, persistent=False)
+        clip.eval().requires_grad_(False)
 
-    def train(self, mode: bool = True) -> ContextPrompts:
-        """The text tower stays in evaluation mode."""
-        super().train(mode)
-        self.clip.eval()
-        return self
+        def read(vectors: Tensor) -> Tensor:
+            x = clip.token_embedding(tokens)
+            inserted = vectors.expand(len(x), -1, -1)
+            x = torch.cat((x[:, :1], inserted, x[:, 1 + context :]), dim=1)
+            x = clip.transformer(x + clip.positional_embedding, attn_mask=clip.attn_mask)
+            # The end token has the highest id; CLIP reads the sentence there.
+            last = clip.ln_final(x)[torch.arange(len(x)), tokens.argmax(-1)]
+            return unit(last @ clip.text_projection)
+
+        # In a closure the tower is no part of this module: neither averaged, nor copied, nor saved.
+        self._read = read
+        self.context = nn.Parameter(0.02 * torch.randn(context, clip.token_embedding.embedding_dim))
 
     def forward(self) -> Tensor:
         """Unit class embeddings (K, D_t)."""
-        clip = self.clip
-        x = clip.token_embedding(self.tokens)
-        count = self.context.shape[0]
-        context = self.context.expand(x.shape[0], -1, -1)
-        x = torch.cat((x[:, :1], context, x[:, 1 + count :]), dim=1) + clip.positional_embedding
-        x = clip.ln_final(clip.transformer(x, attn_mask=clip.attn_mask))
-        # The end token has the highest id; CLIP reads the sentence there.
-        last = x[torch.arange(x.shape[0]), self.tokens.argmax(-1)]
-        return unit(last @ clip.text_projection)
+        return self._read(self.context)

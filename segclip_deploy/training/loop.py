@@ -150,6 +150,7 @@ class Trainer:
             "settings": asdict(settings),
             "spec": model.spec.to_json(),
             "text": hashlib.sha256(bank.classes.tobytes() + bank.texts.tobytes()).hexdigest(),
+            "context": sum(p.numel() for p in text.parameters()),
             "splits": {name: list(dataset.names(name)) for name in ("train", "plan")},
         }
         if self.resume_path.exists():
