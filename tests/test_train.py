@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -107,8 +108,6 @@ def test_a_killed_run_goes_on_exactly_where_it_was(data: Path, tmp_path: Path) -
 def test_training_learns_and_the_checkpoint_needs_nothing_else(
     data: Path, tmp_path: Path, vocabulary: Vocabulary
 ) -> None:
-    from dataclasses import replace
-
     out = tmp_path / "t.safetensors"
     seen: list[Progress] = []
     settings = replace(SETTINGS, steps=60, validate_every=30, learning_rate=1e-2)
@@ -128,11 +127,29 @@ def test_training_learns_and_the_checkpoint_needs_nothing_else(
     build_model(checkpoint)
 
 
+def test_bfloat16_autocast_learns_as_well(
+    data: Path, tmp_path: Path, vocabulary: Vocabulary
+) -> None:
+    losses: dict[bool, list[float]] = {False: [], True: []}
+    for bf16, seen in losses.items():
+        settings = replace(SETTINGS, steps=6, bf16=bf16)
+        out = tmp_path / f"{bf16}.safetensors"
+        train(
+            open_dataset(data, vocabulary),
+            bank(),
+            SPEC,
+            settings,
+            out,
+            imagenet=False,
+            report=lambda p, seen=seen: seen.append(p.loss),
+        )
+    assert losses[True] != losses[False]
+    np.testing.assert_allclose(losses[True], losses[False], rtol=0.1)
+
+
 def test_a_resume_point_of_other_settings_is_refused(
     data: Path, tmp_path: Path, vocabulary: Vocabulary
 ) -> None:
-    from dataclasses import replace
-
     out = tmp_path / "t.safetensors"
 
     class Stop(Exception):

@@ -39,6 +39,7 @@ __all__ = ["import_", "train"]
 @click.option(
     "--batch", type=click.IntRange(2), default=8, show_default=True, help="Crops per step."
 )
+@click.option("--bf16", is_flag=True, help="bfloat16 autocast: faster where the processor has it.")
 @click.option("--learning-rate", default=2e-3, show_default=True)
 @click.option("--seed", default=0, show_default=True)
 @click.option(
@@ -60,6 +61,7 @@ def train(
     context_tokens: int,
     crop: int,
     batch: int,
+    bf16: bool,
     learning_rate: float,
     seed: int,
     threads: int | None,
@@ -101,6 +103,7 @@ def train(
         time_budget_s=time_budget,
         crop=crop,
         batch=batch,
+        bf16=bf16,
         learning_rate=learning_rate,
         seed=seed,
     )

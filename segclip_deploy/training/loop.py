@@ -45,6 +45,8 @@ class TrainSettings:
         ema: decay of the averaged weights, which are the ones validated and kept.
         validate_every: steps between validations.
         save_every: steps between resume points.
+        bf16: run the network under bfloat16 autocast: about twice as fast where the processor
+            has it (AVX-512 BF16, AMX), slower elsewhere.
         window: side of the windows in validation, pixels.
         seed: of initialisation and augmentation.
     """
@@ -59,6 +61,7 @@ class TrainSettings:
     ema: float = 0.99
     validate_every: int = 200
     save_every: int = 50
+    bf16: bool = False
     window: int = 512
     seed: int = 0
 
@@ -190,7 +193,8 @@ class Trainer:
         self.trained.train()
         model = self.trained.model
         image = normalise(torch.from_numpy(images), model.spec.mean, model.spec.std)
-        output = model.decode(image, self.trained.text(), self.texts)
+        with torch.autocast("cpu", torch.bfloat16, enabled=self.settings.bf16):
+            output = model.decode(image, self.trained.text(), self.texts)
         loss = segmentation_loss(output, torch.from_numpy(truths).long())
         if not torch.isfinite(loss):
             raise BadInput(

@@ -32,6 +32,6 @@ def segmentation_loss(output: SegOutput, truth: Tensor) -> Tensor:
 
 
 def _cross_entropy(scores: Tensor, truth: Tensor) -> Tensor:
-    full = F.interpolate(scores, truth.shape[-2:], mode="bilinear", align_corners=False)
+    full = F.interpolate(scores.float(), truth.shape[-2:], mode="bilinear", align_corners=False)
     total = F.cross_entropy(full, truth, ignore_index=IGNORE_INDEX, reduction="sum")
     return total / (truth != IGNORE_INDEX).sum().clamp(min=1)  # a batch may be ignored entirely
