@@ -1,6 +1,6 @@
 """Train and score the example model and its ablations: what does the text contribute?
 
-    python benchmarks/dubai.py ../shared/data/dubai [--seeds 0 1] [--steps 1200]
+    python benchmarks/dubai.py ../shared/data/dubai [--seeds 0 1] [--ablation-seeds 0] [--steps 1200]
 
 Prints the table of examples/dubai/README.md and writes it to results/dubai.json. Runs that
 are finished (their checkpoints are in out/benchmarks/dubai) are not repeated, a run that was
@@ -69,6 +69,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("data", type=Path)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1])
+    parser.add_argument("--ablation-seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--steps", type=int, default=1200)
     arguments = parser.parse_args()
     torch.set_num_threads(1)  # what the shipped checkpoint was trained with
@@ -78,14 +79,16 @@ def main() -> None:
     spec = ModelSpec(classes=5, text_width=bank.classes.shape[1])
 
     rows = []
-    print("| model | seed |", " | ".join(f"mIoU {s} |" for s in SPLITS), *vocabulary.names, sep=" ")
+    print(
+        "model, seed,", ", ".join(f"mIoU {s}" for s in SPLITS), "- IoU on val:", *vocabulary.names
+    )
     for name, (variant, text) in variants(spec, bank).items():
-        for seed in arguments.seeds:
+        for seed in arguments.seeds if name == "SegCLIP" else arguments.ablation_seeds:
             path = trained(name, seed, arguments.steps, data, variant, text)
             result = scores(path, data)
             confusions = {s: a.confusion for s, a in result.items()}
-            mious = " | ".join(f"{confusions[s].miou:.4f}" for s in SPLITS)
-            print(f"| {name} | {seed} | {mious} |", np.round(confusions["val"].iou, 3), flush=True)
+            mious = ", ".join(f"{confusions[s].miou:.4f}" for s in SPLITS)
+            print(f"{name}, {seed}, {mious} -", np.round(confusions["val"].iou, 3), flush=True)
             rows.append({"model": name, "seed": seed} | {s: a.to_json() for s, a in result.items()})
     conditions = {
         "steps": arguments.steps,
