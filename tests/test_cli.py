@@ -91,6 +91,24 @@ def test_a_bad_file_among_good_ones_is_listed_and_the_others_done(
             1,
             "dubai, isaid, loveda, uavid",
         ),
+        (
+            [
+                "train",
+                "{tmp}",
+                "--vocabulary",
+                "dubai",
+                "--text",
+                "{bank}",
+                "-o",
+                "o",
+                "--steps",
+                "1",
+                "--encoder",
+                "timm:no_such_model",
+            ],
+            1,
+            "no_such_model",
+        ),
         (["build-engine", "{tiny}", "-o", "{tmp}/x.plan"], 1, "NAME.ov.onnx"),
     ],
 )
@@ -101,6 +119,7 @@ def test_mistakes_end_in_one_line_that_says_what_to_do(
 
     torch.save({"w": torch.zeros(1)}, tmp_path / "pickle.pth")
     places = {"tmp": tmp_path, "example": EXAMPLE / "images", "tiny": tiny_bundle}
+    places["bank"] = EXAMPLE / "text_bank.safetensors"
     result = call(*(a.format(**places) for a in arguments))
     assert result.exit_code == code
     assert said in result.stderr

@@ -146,11 +146,17 @@ def build_encoder(name: str) -> Encoder:
 
 
 def encoder_normalisation(name: str) -> tuple[RGB, RGB]:
-    """Mean and standard deviation (RGB, 0–1) the encoder's pretrained weights expect."""
+    """Mean and standard deviation (RGB, 0–1) the encoder's pretrained weights expect.
+
+    Raises:
+        BadInput: timm knows no such model.
+    """
     kind, _, model = name.partition(":")
     if kind == "timm":
         timm = require("timm", why=f"encoder {name}")
-        config = timm.get_pretrained_cfg(model)
+        config = timm.get_pretrained_cfg(model) if timm.is_model(model) else None
+        if config is None:
+            raise BadInput(f"timm has no model {model!r}", where="--encoder")
         return tuple(config.mean), tuple(config.std)
     open_clip = require("open_clip", why=f"encoder {name}")
     return tuple(open_clip.OPENAI_DATASET_MEAN), tuple(open_clip.OPENAI_DATASET_STD)
