@@ -22,7 +22,8 @@ import torch
 from torch import Tensor, nn
 
 from segclip_deploy.artifacts import InputSpec, write_json
-from segclip_deploy.export.fold import FoldedFusion, fold
+from segclip_deploy.export.fold import fold
+from segclip_deploy.export.folded import FoldedFusion
 from segclip_deploy.export.graph import ConstantText, DeployGraph
 from segclip_deploy.export.onnx import OPSET, write_onnx
 from segclip_deploy.model.cff import CrossModalFusion

@@ -10,14 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from segclip_deploy.artifacts import load_bundle
-from segclip_deploy.export.fold import (
-    FoldedFusion,
-    FoldedRefiner,
-    FoldedSegCLIP,
-    fold,
-    fold_context,
-    fold_queries,
-)
+from segclip_deploy.export.fold import FoldedSegCLIP, fold
+from segclip_deploy.export.folded import FoldedFusion, FoldedRefiner, fold_context, fold_queries
 from segclip_deploy.export.macs import folding_table, fusion_macs, refiner_macs
 from segclip_deploy.model.attention import CrossAttention
 from segclip_deploy.model.cff import CrossModalFusion
