@@ -240,3 +240,13 @@ def test_a_model_without_refiner_or_fusion_still_folds() -> None:
     assert isinstance(folded, FoldedSegCLIP)
     assert folded.refiner is None
     assert not folded.table
+
+
+def test_the_exported_example_holds_no_text_embedding_and_no_projection_of_the_pixels(
+    example_bundle: Path,
+) -> None:
+    model = onnx.load(example_bundle / "model.onnx")
+    dims = {i.name: tuple(i.dims) for i in model.graph.initializer}
+    assert not [name for name, sides in dims.items() if 512 in sides]  # the text width
+    cff = {i for n in model.graph.node if n.name.startswith("cff.") for i in n.input if i in dims}
+    assert not [name for name in cff if dims[name][:2] == (64, 64)]  # C × C
