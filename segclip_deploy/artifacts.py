@@ -20,6 +20,7 @@ __all__ = [
     "BUNDLE_SCHEMA",
     "Bundle",
     "InputSpec",
+    "check_file",
     "check_schema",
     "load_bundle",
     "read_json",
@@ -126,6 +127,20 @@ def check_schema(record: Mapping[str, Any], known: int, *, where: object) -> Non
         )
 
 
+def check_file(file: Path, digest: str | None, record: Path, *, fix: str) -> None:
+    """Accept a file that has the SHA-256 its record states.
+
+    Raises:
+        StaleArtifact: it is missing, or was changed after the record was written.
+    """
+    if not file.is_file() or sha256_file(file) != digest:
+        raise StaleArtifact(
+            f"{file.name} is not the file {record.name} was written for",
+            where=file.parent,
+            fix=fix,
+        )
+
+
 @dataclass(frozen=True)
 class InputSpec:
     """What a model's graph takes: uint8 RGB images (batch, height, width, 3).
@@ -180,11 +195,12 @@ def load_bundle(path: str | Path) -> Bundle:
         StaleArtifact: a file was changed after the record was written.
     """
     path = Path(path)
+    remedy = f"segclip-deploy export CKPT -o {path}"
     if not (path / RECORD_FILE).is_file():
         raise BadArtifact(
             f"not a bundle (no {RECORD_FILE})",
             where=path,
-            fix=f"segclip-deploy export CKPT -o {path}",
+            fix=remedy,
         )
     record = read_json(path / RECORD_FILE)
     try:
@@ -201,16 +217,10 @@ def load_bundle(path: str | Path) -> Bundle:
         raise BadArtifact(
             f"not a valid {RECORD_FILE} ({error!r})",
             where=path,
-            fix=f"segclip-deploy export CKPT -o {path}",
+            fix=remedy,
         ) from error
     for name in (MODEL_FILE, GOLDEN_FILE):
-        file = path / name
-        if not file.is_file() or sha256_file(file) != bundle.files.get(name):
-            raise StaleArtifact(
-                f"{name} is not the file {RECORD_FILE} was written for",
-                where=path,
-                fix=f"segclip-deploy export CKPT -o {path}",
-            )
+        check_file(path / name, bundle.files.get(name), path / RECORD_FILE, fix=remedy)
     return bundle
 
 

@@ -22,6 +22,7 @@ __all__ = [
     "console",
     "duration",
     "json_option",
+    "model_option",
     "print_json",
     "print_table",
     "progress_bar",
@@ -30,6 +31,9 @@ __all__ = [
 
 PATH = click.Path(path_type=Path)
 
+model_option = click.option(
+    "--model", help="Your own network: package.module:function (docs/own-network.md)."
+)
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON on stdout.")
 
 

@@ -6,7 +6,14 @@ from pathlib import Path
 
 import click
 
-from segclip_deploy.cli.common import PATH, console, json_option, print_json, print_table
+from segclip_deploy.cli.common import (
+    PATH,
+    console,
+    json_option,
+    model_option,
+    print_json,
+    print_table,
+)
 from segclip_deploy.cli.common import size as parse_size
 from segclip_deploy.cli.look import print_folding
 
@@ -19,7 +26,7 @@ __all__ = ["build_engine", "export", "verify"]
 @click.option(
     "--size", type=parse_size, default="512x512", show_default=True, help="Input, height first."
 )
-@click.option("--model", help="Your own network: package.module:function (docs/own-network.md).")
+@model_option
 @click.option("--batch", type=click.IntRange(1), default=1, show_default=True)
 @click.option(
     "--logits", is_flag=True, help="Also output logits: windows are blended, not cropped."

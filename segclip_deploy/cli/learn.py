@@ -6,23 +6,39 @@ from pathlib import Path
 
 import click
 
-from segclip_deploy.cli.common import PATH, console, duration, json_option, print_json, progress_bar
+from segclip_deploy.cli.common import (
+    PATH,
+    console,
+    duration,
+    json_option,
+    model_option,
+    print_json,
+    progress_bar,
+)
 
 __all__ = ["import_", "train"]
+
+_vocabulary = click.option(
+    "--vocabulary", required=True, help="Name of a shipped one, or a YAML file."
+)
+_text = click.option(
+    "--text", required=True, help="Text bank (.npz, .safetensors), or open_clip:MODEL@WEIGHTS."
+)
+_out = click.option(
+    "-o", "--out", type=PATH, required=True, help="Checkpoint to write (.safetensors)."
+)
 
 
 @click.command()
 @click.argument("dataset", type=PATH)
-@click.option("--vocabulary", required=True, help="Name of a shipped one, or a YAML file.")
-@click.option(
-    "--text", required=True, help="Text bank (.npz, .safetensors), or open_clip:MODEL@WEIGHTS."
-)
-@click.option("-o", "--out", type=PATH, required=True, help="Checkpoint to write (.safetensors).")
+@_vocabulary
+@_text
+@_out
 @click.option(
     "--time-budget", type=duration, help="Stop after this long; the schedule follows the clock."
 )
 @click.option(
-    "--steps", type=click.IntRange(1), help="Or: stop after this many steps (repeatable)."
+    "--steps", type=click.IntRange(1), help="Or: stop after this many steps (reproducible)."
 )
 @click.option("--encoder", default="timm:tf_efficientnet_lite0", show_default=True)
 @click.option(
@@ -140,12 +156,10 @@ def train(
 @click.command("import")
 @click.argument("weights", type=PATH)
 @click.option("--spec", "spec_path", type=PATH, required=True, help="Model spec (YAML or JSON).")
-@click.option("--vocabulary", required=True, help="Name of a shipped one, or a YAML file.")
-@click.option(
-    "--text", required=True, help="Text bank (.npz, .safetensors), or open_clip:MODEL@WEIGHTS."
-)
-@click.option("-o", "--out", type=PATH, required=True, help="Checkpoint to write (.safetensors).")
-@click.option("--model", help="Your own network: package.module:function (docs/own-network.md).")
+@_vocabulary
+@_text
+@_out
+@model_option
 @click.option(
     "--rename", multiple=True, metavar="OLD=NEW", help="Rename a key prefix; may be repeated."
 )

@@ -26,7 +26,7 @@ from segclip_deploy.errors import BadInput
 from segclip_deploy.export.fold import fold_network
 from segclip_deploy.export.graph import ConstantText, DeployGraph
 from segclip_deploy.export.onnx import OPSET, drop_output, write_onnx
-from segclip_deploy.export.parity import Parity, check_parity, measure_parity
+from segclip_deploy.export.parity import answers_of, check_parity, measure_parity
 from segclip_deploy.export.torch_backend import TorchBackend
 from segclip_deploy.model.checkpoint import load_checkpoint, load_weights
 from segclip_deploy.model.network import load_factory
@@ -91,13 +91,16 @@ def export_bundle(
         onnx, golden = temporary / MODEL_FILE, temporary / GOLDEN_FILE
         write_onnx(folded, spec, onnx)
         reference = TorchBackend(plain, spec, len(names))
-        parity = _prove(
-            reference,
-            [TorchBackend(folded, spec, len(names), "folded"), OnnxRuntimeBackend(onnx)],
-            real,
-            names,
-        )
-        save_golden(golden, _golden(reference, real[:_GOLDEN]))
+        answers = answers_of(reference, real)
+        chain: list[Backend] = [
+            TorchBackend(folded, spec, len(names), "folded"),
+            OnnxRuntimeBackend(onnx),
+        ]
+        parity = [measure_parity(reference.name, answers, engine, names) for engine in chain]
+        for link in parity:
+            check_parity(link)
+        kept = slice(_GOLDEN)
+        save_golden(golden, Golden(real[kept], answers.labels[kept], answers.logits[kept]))
         if not logits:
             drop_output(onnx, "logits")
         # The last word is the flight check's, on the very file that is handed over.
@@ -122,28 +125,6 @@ def export_bundle(
             },
         )
     return load_bundle(out)
-
-
-def _prove(
-    reference: Backend, chain: list[Backend], tiles: NDArray[np.uint8], names: tuple[str, ...]
-) -> list[Parity]:
-    """Hold every form of the model against the first, each tile in every slot of the batch."""
-    batch = reference.inputs[0].shape[0]
-    batches = [np.repeat(tile[None], batch, axis=0) for tile in tiles]
-    parity = [measure_parity(reference, engine, batches, names) for engine in chain]
-    for link in parity:
-        check_parity(link)
-    return parity
-
-
-def _golden(reference: Backend, tiles: NDArray[np.uint8]) -> Golden:
-    batch = reference.inputs[0].shape[0]
-    labels, logits = [], []
-    for tile in tiles:
-        outputs = reference.infer({"image": np.repeat(tile[None], batch, axis=0)})
-        labels.append(outputs["labels"][0].copy())
-        logits.append(outputs["logits"][0].copy())
-    return Golden(tiles, np.stack(labels), np.stack(logits))
 
 
 def _tiles(folder: Path | None, examples: NDArray[np.uint8], spec: InputSpec) -> NDArray[np.uint8]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -11,9 +10,10 @@ from numpy.typing import NDArray
 
 from segclip_deploy.errors import GateFailed
 from segclip_deploy.runtime.backends.base import Backend
+from segclip_deploy.runtime.golden import Golden
 from segclip_deploy.runtime.verify import MAX_LOGIT_ERROR, MIN_AGREEMENT
 
-__all__ = ["Parity", "check_parity", "measure_parity"]
+__all__ = ["Parity", "answers_of", "check_parity", "measure_parity"]
 
 
 @dataclass(frozen=True)
@@ -41,34 +41,41 @@ class Parity:
         return asdict(self)
 
 
+def answers_of(reference: Backend, tiles: NDArray[np.uint8]) -> Golden:
+    """What the reference says of each tile (N, H, W, 3), the tile in every slot of its batch."""
+    labels, logits = [], []
+    for tile in tiles:
+        outputs = reference.infer({"image": _filled(reference, tile)})
+        labels.append(outputs["labels"][0].copy())
+        logits.append(outputs["logits"][0].copy())
+    return Golden(tiles, np.stack(labels), np.stack(logits))
+
+
 def measure_parity(
-    reference: Backend,
-    engine: Backend,
-    tiles: Iterable[NDArray[np.uint8]],
-    names: tuple[str, ...],
+    reference: str, answers: Golden, engine: Backend, names: tuple[str, ...]
 ) -> Parity:
-    """Compare logits and labels of two backends.
+    """Compare logits and labels of an engine with a reference's, in every slot of the batch.
 
     Args:
-        tiles: input batches, (B, H, W, 3) uint8.
+        reference: the name of what gave the answers.
+        answers: from ``answers_of``.
         names: class names, by class index.
     """
     worst, total, count, pixels, seen = 0.0, 0.0, 0, 0, 0
     flips = np.zeros(len(names), dtype=np.int64)
-    for batch in tiles:
-        expected = {k: v.copy() for k, v in reference.infer({"image": batch}).items()}
-        got = engine.infer({"image": batch})
-        error = np.abs(got["logits"] - expected["logits"]).astype(np.float64)
+    for tile, labels, logits in zip(answers.tiles, answers.labels, answers.logits, strict=True):
+        got = engine.infer({"image": _filled(engine, tile)})
+        error = np.abs(got["logits"] - logits).astype(np.float64)
         # A NaN must fail the gate, and max() would not carry it.
         worst = max(worst, float(error.max())) if np.isfinite(error).all() else np.inf
         total += float(error.sum())
         count += error.size
-        differ = got["labels"] != expected["labels"]
-        flips += np.bincount(expected["labels"][differ], minlength=len(names))
+        differ = got["labels"] != labels
+        flips += np.bincount(np.broadcast_to(labels, differ.shape)[differ], minlength=len(names))
         pixels += differ.size
-        seen += len(batch)
+        seen += len(differ)
     return Parity(
-        reference=reference.name,
+        reference=reference,
         engine=engine.name,
         tiles=seen,
         max_logit_error=worst,
@@ -94,3 +101,8 @@ def check_parity(parity: Parity) -> None:
             f"{parity.engine} agrees with {parity.reference} on {parity.label_agreement:.4%} of the "
             f"labels (at least {MIN_AGREEMENT:.2%} was needed); nothing was written"
         )
+
+
+def _filled(backend: Backend, tile: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """A batch with the same tile in every slot."""
+    return np.repeat(tile[None], backend.inputs[0].shape[0], axis=0)

@@ -173,9 +173,7 @@ def load_imagenet(encoder: Encoder, name: str) -> None:
         MissingDependency: the package with the weights is not installed.
     """
     if not isinstance(encoder, TimmEncoder):
-        raise BadInput(
-            f"{name} has no ImageNet weights", fix="use --encoder-weights none or a file"
-        )
+        raise BadInput(f"{name} has no ImageNet weights", fix="use --no-imagenet")
     timm = require("timm", why=f"encoder {name}")
     model = name.partition(":")[2]
     if name != _LITE0:

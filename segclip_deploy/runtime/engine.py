@@ -12,6 +12,7 @@ from segclip_deploy.artifacts import (
     RECORD_FILE,
     Bundle,
     InputSpec,
+    check_file,
     check_schema,
     load_bundle,
     read_json,
@@ -19,7 +20,7 @@ from segclip_deploy.artifacts import (
     sha256_file,
     write_json,
 )
-from segclip_deploy.errors import BadArtifact, BadInput, StaleArtifact
+from segclip_deploy.errors import BadArtifact, BadInput
 from segclip_deploy.runtime.backends.base import Backend
 from segclip_deploy.runtime.backends.onnxruntime import OnnxRuntimeBackend
 from segclip_deploy.runtime.backends.openvino import OpenVinoBackend
@@ -154,14 +155,8 @@ def load_engine(path: Path) -> Engine:
         )
         if engine.target not in TARGETS:
             raise BadArtifact(f"unknown target {engine.target!r}", where=path, fix=remedy)
-        for file, digest in (
-            (path, record["engine_sha256"]),
-            (golden_path(path), record["golden_sha256"]),
-        ):
-            if not file.is_file() or sha256_file(file) != digest:
-                raise StaleArtifact(
-                    "not the file its sidecar was written for", where=file, fix=remedy
-                )
+        check_file(path, record["engine_sha256"], sidecar(path), fix=remedy)
+        check_file(golden_path(path), record["golden_sha256"], sidecar(path), fix=remedy)
     except (KeyError, TypeError, BadInput) as error:
         raise BadArtifact(
             f"not a valid sidecar ({error!r})", where=sidecar(path), fix=remedy

@@ -14,7 +14,7 @@ from segclip_deploy.vocabulary import IGNORE_INDEX
 __all__ = ["CropSampler"]
 
 _POINT_GRID = 8
-"""Crop centres are drawn from every 8th pixel: fine enough, and 64 times less to keep."""
+"""Crop centres are drawn from every 8th pixel: fine enough, and 64 times less to search."""
 
 
 @dataclass(frozen=True)
