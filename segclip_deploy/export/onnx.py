@@ -11,7 +11,7 @@ import torch
 from segclip_deploy._optional import require
 from segclip_deploy.artifacts import InputSpec
 from segclip_deploy.export.graph import DeployGraph
-from segclip_deploy.export.naming import name_after_blocks
+from segclip_deploy.export.naming import name_constants, name_nodes, trace_blocks
 
 __all__ = ["OPSET", "drop_output", "write_onnx"]
 
@@ -47,9 +47,11 @@ def write_onnx(graph: DeployGraph, spec: InputSpec, path: Path) -> None:
             verbose=False,
         )
     assert program is not None
-    named = program.model_proto
-    name_after_blocks(named)
-    model = onnxslim.slim(named)
+    traced = program.model_proto
+    name_constants(traced)
+    blocks = trace_blocks(traced)
+    model = onnxslim.slim(traced)
+    name_nodes(model, blocks)
     model.ir_version = min(model.ir_version, _MAX_IR_VERSION)
     (opset,) = (entry.version for entry in model.opset_import if entry.domain == "")
     if opset != OPSET:
