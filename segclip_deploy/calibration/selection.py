@@ -12,7 +12,7 @@ from segclip_deploy.calibration.coverage import Coverage, distances, measure_cov
 from segclip_deploy.calibration.tiles import MIN_TILES, Tile, TilePool, stream_tiles
 from segclip_deploy.errors import BadInput
 
-__all__ = ["TileSet", "farthest_first", "select_tiles"]
+__all__ = ["TileSet", "choose_rows", "farthest_first", "select_tiles", "standardised"]
 
 _COMMON = 0.001  # share of the pool's pixels from which on a class must be in the selection
 _RICHEST = 2  # tiles of each such class
@@ -85,7 +85,28 @@ def select_tiles(
     shares = np.empty((len(pool.tiles), 0))
     if labels:
         shares = _class_shares(pool, labels, report)
-    points = _standardised(np.hstack([pool.descriptors, shares]))
+    points = standardised(np.hstack([pool.descriptors, shares]))
+    chosen = sorted(choose_rows(points, shares, n))
+    return TileSet(
+        tiles=tuple(pool.tiles[row] for row in chosen),
+        height=pool.height,
+        width=pool.width,
+        coverage=measure_coverage(pool, points, shares, chosen),
+        dominant=tuple(shares[chosen].argmax(axis=1).tolist()) if labels else None,
+    )
+
+
+def choose_rows(points: NDArray[np.float64], shares: NDArray[np.float64], n: int) -> list[int]:
+    """The rows of ``n`` tiles, first the centre and those rich in each class.
+
+    Args:
+        points: (N, D) standardised descriptors, N ≥ n.
+        shares: (N, K) share of each tile's pixels by class; K may be 0.
+        n: how many.
+
+    Raises:
+        BadInput: ``n`` is too small to hold the tiles of each class.
+    """
     centre = int(np.argmin(np.linalg.norm(points, axis=1)))
     seeds = [*dict.fromkeys([centre, *_richest(shares)])]
     if len(seeds) > n:
@@ -94,14 +115,7 @@ def select_tiles(
             where="--select",
             fix=f"at least {len(seeds)}",
         )
-    chosen = sorted(farthest_first(points, n, seeds))
-    return TileSet(
-        tiles=tuple(pool.tiles[row] for row in chosen),
-        height=pool.height,
-        width=pool.width,
-        coverage=measure_coverage(pool, points, shares, chosen),
-        dominant=tuple(shares[chosen].argmax(axis=1).tolist()) if labels else None,
-    )
+    return farthest_first(points, n, seeds)
 
 
 def farthest_first(points: NDArray[np.float64], n: int, seeds: Sequence[int]) -> list[int]:
@@ -125,7 +139,7 @@ def farthest_first(points: NDArray[np.float64], n: int, seeds: Sequence[int]) ->
     return chosen
 
 
-def _standardised(values: NDArray[np.float64]) -> NDArray[np.float64]:
+def standardised(values: NDArray[np.float64]) -> NDArray[np.float64]:
     """Columns of mean 0 and deviation 1, or of zeros where all rows are equal."""
     deviation = values.std(axis=0)
     return (values - values.mean(axis=0)) / np.where(deviation > 0, deviation, 1)

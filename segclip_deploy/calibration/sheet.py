@@ -38,7 +38,7 @@ def contact_sheet(tileset: TileSet, path: Path, *, vocabulary: Vocabulary | None
     top = _LINE + (_LINE if dominant else 0)
     page = Image.new(
         "RGB",
-        (columns * (wide + _GAP) + _GAP, top + rows * (tall + _GAP) + _GAP),
+        (columns * (wide + _GAP) + _GAP, top + rows * (tall + _GAP)),
         _PAPER,
     )
     draw = ImageDraw.Draw(page)
