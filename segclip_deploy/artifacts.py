@@ -209,6 +209,16 @@ class Bundle:
         return self.path / MODEL_FILE
 
     @property
+    def precision(self) -> str:
+        """The lowest precision written into the model: fp32, fp16 or int8."""
+        return str(self.record["precision"])
+
+    @property
+    def dialect(self) -> str | None:
+        """Whom its precision was written for: tensorrt or cpu; None for FP32."""
+        return self.record.get("dialect")
+
+    @property
     def golden_path(self) -> Path:
         """The golden tiles."""
         return self.path / GOLDEN_FILE

@@ -85,7 +85,9 @@ def test_engines_take_any_batch_into_the_same_buffers(
         for slot in range(count):
             error = np.abs(got["logits"][slot] - single[slot]["logits"][0]).max()
             assert error <= MAX_LOGIT_ERROR
-            assert (got["labels"][slot] == single[slot]["labels"][0]).mean() >= MIN_AGREEMENT
+            assert (got["labels"][slot] == single[slot]["labels"][0]).mean() >= MIN_AGREEMENT[
+                "fp32"
+            ]
     assert backend.infer({"image": pixels[:2]})["labels"] is got["labels"]
     for count in (0, 4):
         with pytest.raises(ValueError, match=r"not uint8 \(1\.\.3, 64, 96, 3\)"):

@@ -191,7 +191,10 @@ def open_engine(path: str | Path, *, threads: int = 0) -> Opened:
     if path.is_dir():
         bundle = load_bundle(path)
         backend: Backend = OnnxRuntimeBackend(
-            bundle.model_path, threads=threads, batches=bundle.input.batches
+            bundle.model_path,
+            threads=threads,
+            batches=bundle.input.batches,
+            literal=bundle.dialect == "tensorrt",
         )
         return Opened(backend, bundle.input, bundle.vocabulary, bundle.golden_path)
     engine = load_engine(path)

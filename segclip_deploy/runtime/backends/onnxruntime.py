@@ -25,23 +25,34 @@ class OnnxRuntimeBackend:
         model: the ONNX file; all shapes static, but for the batch.
         threads: within an operator; 0 lets ONNX Runtime choose.
         batches: what to take where the file leaves the batch open.
+        literal: execute every node as it stands, Q/DQ as rounding, without fused kernels: what
+            ONNX defines, and slow.
 
     Raises:
         BadArtifact: ONNX Runtime refuses the file.
     """
 
-    def __init__(self, model: Path, *, threads: int = 0, batches: range = range(1, 2)) -> None:
+    def __init__(
+        self,
+        model: Path,
+        *,
+        threads: int = 0,
+        batches: range = range(1, 2),
+        literal: bool = False,
+    ) -> None:
         ort = require("onnxruntime", why="running an ONNX model")
         options = ort.SessionOptions()
         options.intra_op_num_threads = threads
         options.log_severity_level = 3
+        if literal:
+            options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
         try:
             self._session = ort.InferenceSession(
                 str(model), options, providers=["CPUExecutionProvider"]
             )
         except Exception as error:  # its exceptions share no public base class
             raise BadArtifact(f"ONNX Runtime refuses it ({error})", where=model) from error
-        self.name = f"ONNX Runtime {ort.__version__} CPU"
+        self.name = f"ONNX Runtime {ort.__version__} CPU" + (", literally" if literal else "")
         self.inputs = tuple(_spec(node, batches) for node in self._session.get_inputs())
         self.outputs = tuple(_spec(node, batches) for node in self._session.get_outputs())
         self._arrays = {o.name: np.empty(o.shape, dtype=o.dtype) for o in self.outputs}
