@@ -18,7 +18,7 @@ from segclip_deploy.errors import BadInput
 from segclip_deploy.runtime.frame import list_images, prepare, read_frame
 from segclip_deploy.runtime.geotiff import ground_sample_distance
 
-__all__ = ["MIN_TILES", "Tile", "TilePool", "find_tiles", "stream_tiles"]
+__all__ = ["MIN_TILES", "Tile", "TilePool", "cut_tiles", "find_tiles", "stream_tiles"]
 
 MIN_TILES = 16
 """Of the range that a tensor of the example model has over the 142 Dubai training tiles, 16 chosen ones
@@ -203,14 +203,23 @@ def _judging(root: Path) -> list[tuple[str, Path]]:
     ]
 
 
-def _measured(path: Path, spec: InputSpec) -> Iterator[tuple[Tile, Measures]]:
-    """The tiles of an image."""
+def cut_tiles(path: Path, spec: InputSpec) -> Iterator[tuple[Tile, NDArray[np.uint8]]]:
+    """The tiles of an image and their pixels (H, W, 3), on the grid that ``find_tiles`` cuts.
+
+    Raises:
+        BadInput: the image cannot be used.
+    """
     height, width = spec.height, spec.width
     image = prepare(read_frame(path), height, width)
     for top in range(0, image.shape[0] - height + 1, height):
         for left in range(0, image.shape[1] - width + 1, width):
             pixels = _window(image, top, left, height, width)
-            yield Tile(path, top, left, _sha256(pixels)), measure(pixels)
+            yield Tile(path, top, left, _sha256(pixels)), pixels
+
+
+def _measured(path: Path, spec: InputSpec) -> Iterator[tuple[Tile, Measures]]:
+    for tile, pixels in cut_tiles(path, spec):
+        yield tile, measure(pixels)
 
 
 def _window(

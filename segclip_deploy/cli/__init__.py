@@ -10,7 +10,7 @@ from segclip_deploy.cli.deploy import build_engine, export, verify
 from segclip_deploy.cli.fly import evaluate, run
 from segclip_deploy.cli.learn import import_, train
 from segclip_deploy.cli.look import inspect
-from segclip_deploy.cli.precision import calibrate, quantize
+from segclip_deploy.cli.precision import calibrate, plan, quantize
 
 __all__ = ["main"]
 
@@ -29,6 +29,7 @@ for _command in (
     import_,
     export,
     calibrate,
+    plan,
     quantize,
     build_engine,
     verify,
