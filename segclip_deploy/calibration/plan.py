@@ -67,7 +67,8 @@ def uniform_plan(
             where="--precision fp16 --dialect cpu",
             fix="use --precision int8; where the processor has BF16, OpenVINO takes it at load",
         )
-    names = list(dict.fromkeys(block_of(node.name) for node in graph))
+    last = {block_of(node.name): place for place, node in enumerate(graph)}
+    names = sorted(last, key=lambda name: last[name])  # by when a block is done: coarse to fine
     high = HIGH[dialect] if precision == "int8" else precision
     able = {block_of(name) for name in place(graph, dialect, lambda _: True).nodes}
     blocks: dict[str, Precision] = {

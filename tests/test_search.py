@@ -1,0 +1,142 @@
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from segclip_deploy.accuracy import Accuracy, Drop, miou_drop
+from segclip_deploy.calibration.judge import Glance, Verdict
+from segclip_deploy.calibration.plan import PrecisionPlan
+from segclip_deploy.calibration.planner import worth
+from segclip_deploy.calibration.search import Limits, able_blocks, search
+from segclip_deploy.calibration.sensitivity import BlockEffect, heat_map, sensitivity
+from segclip_deploy.errors import GateFailed
+from segclip_deploy.metrics import BoundaryTally, Confusion
+
+BLOCKS = ("stem", "stage1", "stage2", "decoder", "cff")
+
+
+class FakeJudge:
+    """Knows what each block costs, and that two of them cost more together than they add up to."""
+
+    def __init__(self, costs: dict[str, float], together: float = 0.0) -> None:
+        self.costs, self.together = costs, together
+        self.split, self.asked = "plan", []
+        self.dataset = SimpleNamespace(names=lambda _split: ("a", "b"))
+
+    def drop(self, int8: Iterable[str]) -> float:
+        blocks = set(int8)
+        both = self.together if {"stem", "stage1"} <= blocks else 0.0
+        return sum(self.costs[block] for block in blocks) + both
+
+    def glance(self, int8: Iterable[str]) -> Glance:
+        return Glance(60 - 1000 * self.drop(int8), 1 - self.drop(int8))
+
+    def verdict(self, int8: Iterable[str]) -> Verdict:
+        self.asked.append(sorted(int8))
+        drop = self.drop(int8)
+        iou = {"road": 0.5 - 10 * drop, "water": None}
+        return Verdict(Drop(drop, drop - 0.001, drop + 0.001), 0.7 - drop, iou, iou)
+
+
+def whole() -> PrecisionPlan:
+    return PrecisionPlan("tensorrt", "0" * 64, {"graph": "fp32", **dict.fromkeys(BLOCKS, "int8")})
+
+
+def planned(judge: Any, limits: Limits, times: Any = None) -> PrecisionPlan:
+    effects = sensitivity(judge, BLOCKS, times)
+    return search(judge, whole(), effects, limits)
+
+
+@given(
+    costs=st.lists(st.floats(0, 0.01), min_size=len(BLOCKS), max_size=len(BLOCKS)),
+    together=st.floats(0, 0.02),
+    allowed=st.floats(0, 0.02),
+)
+def test_a_plan_keeps_its_limits_as_a_whole(
+    costs: list[float], together: float, allowed: float
+) -> None:
+    judge = FakeJudge(dict(zip(BLOCKS, costs, strict=True)), together)
+    plan = planned(judge, Limits(allowed, {}))
+    kept = able_blocks(plan)
+    assert judge.drop(kept) <= allowed
+    assert sorted(kept) in judge.asked  # measured, not added up
+    assert set(plan.blocks) == set(whole().blocks)
+    assert {plan.blocks[b] for b in BLOCKS if b not in kept} <= {"fp16"}
+
+
+def test_only_what_hurts_is_spared() -> None:
+    costs = dict.fromkeys(BLOCKS, 0.0001) | {"stage1": 0.02}
+    plan = planned(FakeJudge(costs), Limits(0.003, {}))
+    assert [b for b in BLOCKS if plan.blocks[b] != "int8"] == ["stage1"]
+    assert "drops by 2.04 points" in plan.evidence["spared"]["stage1"]
+
+
+def test_what_is_no_faster_in_int8_is_spared_without_a_look() -> None:
+    judge = FakeJudge(dict.fromkeys(BLOCKS, 0.0))
+    times = dict.fromkeys(BLOCKS, 2.0), dict.fromkeys(BLOCKS, 1.0) | {"cff": 2.5}
+    plan = planned(judge, Limits(0.003, {}), times)
+    assert [b for b in BLOCKS if plan.blocks[b] != "int8"] == ["cff"]
+    assert plan.evidence["spared"] == {"cff": "no faster in INT8"}
+
+
+def test_a_floor_under_a_class_is_kept() -> None:
+    judge = FakeJudge(dict.fromkeys(BLOCKS, 0.004))
+    plan = planned(judge, Limits(1.0, {"road": 0.45}))
+    assert 0 < len(able_blocks(plan)) < len(BLOCKS)
+    with pytest.raises(GateFailed, match="FP32 itself breaks a limit: IoU of road"):
+        planned(judge, Limits(1.0, {"road": 0.6}))
+
+
+def test_it_says_when_int8_is_not_worth_it() -> None:
+    plan = planned(FakeJudge(dict.fromkeys(BLOCKS, 0.0)), Limits(0.003, {}))
+
+    def said(latency: dict[str, float] | None) -> str:
+        evidence = {**plan.evidence, "latency": latency}
+        return worth(PrecisionPlan(plan.dialect, plan.bundle, plan.blocks, evidence))
+
+    assert "INT8 is 1.04× for" in said({"speed_up": 1.04})
+    assert said({"speed_up": 1.04}).endswith("not worth it, fly FP32")
+    assert "not worth it" not in said({"speed_up": 1.8})
+    assert "only the device can tell" in said(None)
+
+
+def accuracy(counts: list[list[list[int]]]) -> Accuracy:
+    names = ("land", "water")
+    by_image = tuple(Confusion(np.array(c), names) for c in counts)
+    pooled = sum(by_image, Confusion.empty(names))
+    images = tuple(str(i) for i in range(len(counts)))
+    return Accuracy(pooled, BoundaryTally.empty(names), images, by_image)
+
+
+def test_the_drop_is_paired() -> None:
+    """Images differ wildly, the loss on each is alike: its bounds are narrow all the same."""
+    rng = np.random.default_rng(3)
+    hits = rng.integers(300, 900, 12)
+    before = accuracy([[[h, 1000 - h], [1000 - h, h]] for h in hits])
+    after = accuracy([[[h - 20, 1020 - h], [1020 - h, h - 20]] for h in hits])
+    drop = miou_drop(before, after)
+    assert drop.low <= drop.value <= drop.high
+    assert drop.low > 0
+    spread = np.ptp([c.miou for c in before.by_image])
+    assert drop.high - drop.low < 0.1 * spread
+    assert miou_drop(before, before) == Drop(0, 0, 0)
+    with pytest.raises(ValueError, match="different images"):
+        miou_drop(before, accuracy([[[1, 0], [0, 1]]]))
+
+
+def test_a_heat_map_is_drawn_with_and_without_exact_figures(tmp_path: Path) -> None:
+    effects = sensitivity(FakeJudge(dict.fromkeys(BLOCKS, 0.001)), BLOCKS, None)  # type: ignore[arg-type]
+    assert {effect.only_exact is None for effect in effects} == {True, False}
+    assert all(isinstance(effect, BlockEffect) for effect in effects)
+    heat_map(effects, tmp_path / "map.png", title="test")
+    with Image.open(tmp_path / "map.png") as image:
+        assert image.width > 800
+    assert [p.name for p in tmp_path.iterdir()] == ["map.png"]
