@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -150,12 +151,12 @@ def test_an_export_that_fails_parity_writes_nothing_and_keeps_the_old(
     out.mkdir()
     (out / "bundle.json").write_text("{}")
 
-    def swapped(graph: DeployGraph, spec: InputSpec, path: Path) -> None:
+    def swapped(graph: DeployGraph, spec: InputSpec, path: Path, **names: Any) -> None:
         # Two classes change places, as in an export with a mixed-up vocabulary.
-        text = graph.network.text
-        graph.network.text = text[[1, 0, 2, 3, 4]]
-        write_onnx(graph, spec, path)
-        graph.network.text = text
+        text = graph.network.classes
+        graph.network.classes = text[[1, 0, 2, 3, 4]]
+        write_onnx(graph, spec, path, **names)
+        graph.network.classes = text
 
     monkeypatch.setattr("segclip_deploy.export.export.write_onnx", swapped)
     with pytest.raises(GateFailed, match="nothing was written"):

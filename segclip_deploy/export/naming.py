@@ -5,25 +5,25 @@ from __future__ import annotations
 import ast
 import re
 from collections import Counter
+from collections.abc import Collection
 from typing import Any
 
-__all__ = ["name_after_blocks"]
+__all__ = ["name_constants", "name_nodes"]
 
 _SCOPES = "pkg.torch.onnx.name_scopes"  # where torch.export says which module a node is from
 _RULES = (
     (r"^network$", "head"),
     (r"^network\.", ""),
-    (r"^decoder\.fusions\.(\d+)", r"cff.\1"),
+    (r"^decoder\.fusions\.(\d+)(\.level)?", r"cff.\1"),
     (r"^decoder\.(lateral|conv)s\.(\d+)", r"decoder.\2.\1"),
 )
 
 
-def name_after_blocks(model: Any) -> None:
-    """Rename the nodes and initializers of an exported ONNX model, in place.
+def name_nodes(model: Any) -> None:
+    """Rename the nodes of an exported ONNX model, in place.
 
     A node becomes ``<block>/<operator>``, for example ``cff.16/Conv``, numbered where a block
-    has several; what stands before and after the network is ``graph/…``, its last products ``head/…``. Constants into which
-    text was folded become ``text.<block>.<name>``, other weights keep their module's name.
+    has several; what stands before and after the network is ``graph/…``, its last products ``head/…``.
     """
     seen: Counter[str] = Counter()
     for node in model.graph.node:
@@ -32,9 +32,22 @@ def name_after_blocks(model: Any) -> None:
         name = f"{_block(scopes[-2]) or 'graph'}/{node.op_type}"
         seen[name] += 1
         node.name = name if seen[name] == 1 else f"{name}_{seen[name]}"
-    renamed = {i.name: _constant(i.name) for i in model.graph.initializer}
-    if len(set(renamed.values())) < len(renamed):
-        raise AssertionError("two constants would get the same name")
+
+
+def name_constants(model: Any, text: Collection[str]) -> None:
+    """Rename the initializers of an exported ONNX model after their modules, in place.
+
+    Args:
+        text: names ``text.<block>.<name>`` of constants into which text was folded.
+
+    Raises:
+        AssertionError: one of them is not in the model, or two constants would share a name.
+    """
+    blocks = {i.name: _block(i.name) for i in model.graph.initializer}
+    renamed = {n: f"text.{b}" if f"text.{b}" in text else b for n, b in blocks.items()}
+    names = set(renamed.values())
+    if len(names) < len(renamed) or not names.issuperset(text):
+        raise AssertionError("constants share a name, or one of the text's is not there")
     for initializer in model.graph.initializer:
         initializer.name = renamed[initializer.name]
     for node in model.graph.node:
@@ -45,9 +58,3 @@ def _block(scope: str) -> str:
     for pattern, replacement in _RULES:
         scope = re.sub(pattern, replacement, scope)
     return scope
-
-
-def _constant(name: str) -> str:
-    block = _block(name)
-    folded = re.match(r"^(cff\.\d+|refiner)\.[a-z_]+$", block) or block in ("text", "head_scale")
-    return f"text.{block}" if folded else block
