@@ -10,6 +10,7 @@ from segclip_deploy.cli.deploy import build_engine, export, verify
 from segclip_deploy.cli.fly import evaluate, run
 from segclip_deploy.cli.learn import import_, train
 from segclip_deploy.cli.look import inspect
+from segclip_deploy.cli.texts import revocab
 
 __all__ = ["main"]
 
@@ -23,5 +24,5 @@ def main() -> None:
     """
 
 
-for _command in (train, import_, export, build_engine, verify, run, evaluate, inspect):
+for _command in (train, import_, export, revocab, build_engine, verify, run, evaluate, inspect):
     main.add_command(_command)
