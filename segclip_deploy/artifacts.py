@@ -225,7 +225,7 @@ def load_bundle(path: str | Path) -> Bundle:
             where=path,
             fix=remedy,
         ) from error
-    for name in {MODEL_FILE, GOLDEN_FILE, *bundle.files}:
+    for name in dict.fromkeys((MODEL_FILE, GOLDEN_FILE, *bundle.files)):
         check_file(path / name, bundle.files.get(name), path / RECORD_FILE, fix=remedy)
     return bundle
 

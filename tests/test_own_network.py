@@ -64,7 +64,7 @@ def test_the_documented_example_is_imported_exported_and_verified(
     again = [str(w) for w in ("revocab", bundle, "--text", bank, "-o", tmp_path / "b")]
     result = CliRunner().invoke(main, again)
     assert result.exit_code == 1
-    assert "import the weights of denseclip:DenseClip" in result.stderr
+    assert "import its weights with the new text bank" in result.stderr
     assert json.loads((bundle / "bundle.json").read_text())["folding"] == []
 
 

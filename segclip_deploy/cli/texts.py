@@ -39,7 +39,7 @@ def revocab(bundle: Path, text: str, vocabulary: str | None, out: Path, as_json:
             f"{out}: new texts folded in, flight check passed; "
             f"{record['golden_labels_changed']:.2%} of the golden tiles' labels changed"
         )
-    click.echo(f"{record['accuracy']}: segclip-deploy evaluate {out} DATASET", err=True)
+    click.echo(f"accuracy is {record['accuracy']}: segclip-deploy evaluate {out} DATASET", err=True)
     encoder, trained = new.record["text_encoder"], record["trained"]["text_encoder"]
     if encoder != trained:
         click.echo(f"the texts are from {encoder}, the model was trained on {trained}", err=True)

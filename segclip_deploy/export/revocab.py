@@ -41,7 +41,7 @@ from segclip_deploy.vocabulary import Vocabulary
 
 __all__ = ["UNMEASURED", "revocab_bundle"]
 
-UNMEASURED = "accuracy with these texts is unmeasured"
+UNMEASURED = "unmeasured with these texts"
 """Score-map channels are concatenated by class index, so what a network learned of a class at
 training stays at its index, whatever the new text says."""
 
@@ -115,13 +115,13 @@ def _text_weights(bundle: Bundle) -> TextWeights:
             fix="revocab the FP32 bundle it was made from, then quantize that",
         )
     if bundle.text_path is None:
-        own = bundle.record.get("factory")
+        again = f"export it again: segclip-deploy export CKPT -o {bundle.path}"
+        anew = "import its weights with the new text bank, and export that"
+        kept = bundle.record.get("factory") is None and bundle.record["model"]["cff_strides"]
         raise BadArtifact(
             f"holds no {TEXT_FILE}, from which new texts are folded in",
             where=bundle.path,
-            fix=f"import the weights of {own} with the new --text, and export that"
-            if own
-            else f"export it again: segclip-deploy export CKPT -o {bundle.path}",
+            fix=again if kept else anew,
         )
     return load_text_weights(bundle.text_path)
 
