@@ -276,7 +276,9 @@ def without_text(bundle: Path, out: Path) -> Path:
 def of_another_model(bundle: Path, out: Path) -> Path:
     copy = edited(bundle, out / "copy")
     text = load_text_weights(copy / TEXT_FILE)
-    save_text_weights(copy / TEXT_FILE, replace(text, blocks={**text.blocks, "cff.8": False}))
+    save_text_weights(
+        copy / TEXT_FILE, replace(text, blocks={**text.blocks, "cff.8": False}, bounded=frozenset())
+    )
     return edited(copy, out / "edited")
 
 

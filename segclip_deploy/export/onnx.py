@@ -20,7 +20,6 @@ __all__ = ["OPSET", "drop_output", "write_onnx"]
 OPSET = 19
 """For every target: LayerNormalization is one operator, and TensorRT 10.3 reads it."""
 
-_TEXT = "text."  # what the names of constants that hold text begin with
 _MAX_IR_VERSION = 10  # what TensorRT 10.3's parser reads
 
 
@@ -57,7 +56,7 @@ def write_onnx(
         assert program is not None
         traced = program.model_proto
         name_constants(traced, text)
-        held = _take_text(traced)
+        held = _take_text(traced, text)
         optimized = optimizer.optimize(traced)
     name_nodes(optimized)
     model = onnxslim.slim(optimized)
@@ -78,19 +77,21 @@ def drop_output(path: Path, name: str) -> None:
     kept = [output for output in model.graph.output if output.name != name]
     del model.graph.output[:]
     model.graph.output.extend(kept)
-    held = _take_text(model)
+    held = _take_text(
+        model, [i.name for i in model.graph.initializer if i.name.startswith("text.")]
+    )
     model = onnxslim.slim(model)
     _put_text(model, held)
     onnx.save(model, path)
 
 
-def _take_text(model: Any) -> list[Any]:
-    """Make inputs of the constants that hold text, so that no optimizer computes with them.
+def _take_text(model: Any, names: Collection[str]) -> list[Any]:
+    """Make inputs of the constants that hold text, by name, so that no optimizer computes with them.
 
     Left in sight they are transposed, merged where two are equal, and multiplied into others.
     """
     onnx = require("onnx", why="export")
-    held = [i for i in model.graph.initializer if i.name.startswith(_TEXT)]
+    held = [i for i in model.graph.initializer if i.name in names]
     for initializer in held:
         model.graph.input.append(
             onnx.helper.make_tensor_value_info(
