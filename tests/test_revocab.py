@@ -14,42 +14,28 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
-import torch
 from click.testing import CliRunner
 from numpy.typing import NDArray
 
-from segclip_deploy.artifacts import TEXT_FILE, Bundle, InputSpec, load_bundle, sha256_file
+from segclip_deploy.artifacts import TEXT_FILE, Bundle, load_bundle, sha256_file
 from segclip_deploy.cli import main
 from segclip_deploy.errors import BadArtifact, BadInput, SegclipError
-from segclip_deploy.export.export import export_bundle
-from segclip_deploy.export.fold import fold
-from segclip_deploy.export.graph import ConstantText, DeployGraph
-from segclip_deploy.export.onnx import write_onnx
+from segclip_deploy.export.onnx import drop_output
 from segclip_deploy.export.revocab import UNMEASURED, revocab_bundle
 from segclip_deploy.export.text_weights import (
     load_text_weights,
     save_text_weights,
     text_constants,
 )
-from segclip_deploy.export.torch_backend import TorchBackend
-from segclip_deploy.model.checkpoint import load_checkpoint, save_checkpoint
-from segclip_deploy.model.segclip import SegCLIP
-from segclip_deploy.model.spec import ModelSpec
-from segclip_deploy.model.text import TextBank, save_text_bank, unit_rows
+from segclip_deploy.model.checkpoint import load_checkpoint
+from segclip_deploy.model.text import TextBank, save_text_bank
+from segclip_deploy.runtime.backends.base import Backend
 from segclip_deploy.runtime.backends.onnxruntime import OnnxRuntimeBackend
 from segclip_deploy.runtime.golden import load_golden
+from segclip_deploy.runtime.verify import Verification, verify
 from segclip_deploy.vocabulary import load_vocabulary
 from tests.conftest import EXAMPLE
-
-
-def random_bank(seed: int, classes: int = 5, texts: int = 3, width: int = 16) -> TextBank:
-    rng = np.random.default_rng(seed)
-    shape = (classes, texts, width)
-    return TextBank(
-        unit_rows(rng.standard_normal((classes, width))),
-        unit_rows(rng.standard_normal(shape)),
-        f"random {seed}",
-    )
+from tests.fakes import random_bank
 
 
 def says(pattern: str, error: SegclipError) -> bool:
@@ -66,48 +52,64 @@ def text_of(path: Path) -> dict[str, NDArray[Any]]:
 
 
 @pytest.fixture(scope="module")
-def exported_anew(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
-    """The tiny model with other texts, exported from the start."""
-    folder = tmp_path_factory.mktemp("anew")
-    checkpoint = replace(load_checkpoint(tiny_checkpoint), bank=random_bank(7))
-    save_checkpoint(folder / "c.safetensors", checkpoint)
-    size = InputSpec(height=64, width=96)
-    return export_bundle(folder / "c.safetensors", folder / "bundle", spec=size, logits=True)
-
-
-@pytest.fixture(scope="module")
 def revocabbed(
-    tiny_bundle: Path, exported_anew: Bundle, tmp_path_factory: pytest.TempPathFactory
+    tiny_bundle: Path, other_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Bundle:
-    """The tiny bundle with those texts folded in afterwards, as the checkpoint's are: rounded."""
-    bank = load_checkpoint(exported_anew.path.parent / "c.safetensors").bank
+    """The tiny bundle with the texts folded in that ``open_bundle`` was exported with."""
     out = tmp_path_factory.mktemp("revocab") / "bundle"
-    return revocab_bundle(load_bundle(tiny_bundle), bank, out)
+    return revocab_bundle(load_bundle(tiny_bundle), load_checkpoint(other_checkpoint).bank, out)
 
 
 def test_revocab_equals_an_export_of_the_same_texts(
-    revocabbed: Bundle, exported_anew: Bundle, tiny_bundle: Path
+    revocabbed: Bundle, open_bundle: Path, tiny_bundle: Path
 ) -> None:
     image = np.random.default_rng(3).integers(0, 256, (1, 64, 96, 3), dtype=np.uint8)
     got, expected, old = (
         {k: v.copy() for k, v in OnnxRuntimeBackend(path).infer({"image": image}).items()}
-        for path in (revocabbed.model_path, exported_anew.model_path, tiny_bundle / "model.onnx")
+        for path in (revocabbed.model_path, open_bundle / "model.onnx", tiny_bundle / "model.onnx")
     )
     assert np.abs(got["logits"] - expected["logits"]).max() <= 1e-4
     assert (got["labels"] == expected["labels"]).mean() >= 0.9999
     assert (got["labels"] != old["labels"]).mean() > 0.1
-    golden, anew = load_golden(revocabbed.golden_path), load_golden(exported_anew.golden_path)
+    golden, anew = load_golden(revocabbed.golden_path), load_golden(open_bundle / "golden.npz")
     np.testing.assert_array_equal(golden.tiles, anew.tiles)
     assert np.abs(golden.logits - anew.logits).max() <= 1e-4
 
 
-def test_two_exports_differ_in_their_text_constants_alone(
-    tiny_bundle: Path, exported_anew: Bundle
+def test_an_open_batch_and_a_margin_stay_when_texts_change(
+    open_bundle: Path,
+    tiny_bundle: Path,
+    tiny_checkpoint: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    one, two = constants_of(tiny_bundle / "model.onnx"), constants_of(exported_anew.model_path)
-    assert one.keys() == two.keys()
-    differ = {name for name in one if not np.array_equal(one[name], two[name])}
-    assert differ == {name for name in one if name.startswith("text.")}
+    flown: list[range] = []
+
+    def seen(backend: Backend, *rest: Any) -> Verification:
+        flown.append(backend.inputs[0].batches)
+        return verify(backend, *rest)
+
+    monkeypatch.setattr("segclip_deploy.export.revocab.verify", seen)
+    copy = edited(open_bundle, tmp_path / "copy")
+    drop_output(copy / "model.onnx", "logits")
+    bundle = load_bundle(edited(copy, tmp_path / "bundle", outputs=["labels", "margin"]))
+    bank = load_checkpoint(tiny_checkpoint).bank
+    changed = revocab_bundle(bundle, bank, tmp_path / "changed")
+    assert flown == [range(1, 4)]
+    backend = OnnxRuntimeBackend(changed.model_path, batches=changed.input.batches)
+    assert [output.name for output in backend.outputs] == ["labels", "margin"]
+    golden, exported = load_golden(changed.golden_path), load_golden(tiny_bundle / "golden.npz")
+    assert np.abs(golden.logits - exported.logits).max() <= 1e-4
+    assert verify(backend, exported, bundle.vocabulary.names).passed
+
+
+def test_two_exports_differ_in_their_text_constants_alone(
+    tiny_bundle: Path, open_bundle: Path
+) -> None:
+    one, two = constants_of(tiny_bundle / "model.onnx"), constants_of(open_bundle / "model.onnx")
+    shared = {name for name in one.keys() & two.keys() if "." in name}  # the others are numbered
+    differ = {name for name in shared if not np.array_equal(one[name], two[name])}
+    assert differ == text_of(tiny_bundle / "model.onnx").keys() < shared
 
 
 @pytest.mark.parametrize("fixture", ["tiny_bundle", "example_bundle"])
@@ -123,27 +125,6 @@ def test_the_text_constants_of_a_bundle_are_those_its_weights_give(
     assert stored.keys() == constants.keys()
     for name, array in stored.items():
         np.testing.assert_array_equal(array, constants[name].astype(np.float32), name)
-
-
-def test_a_folded_refiner_and_a_batch_keep_their_constants(tmp_path: Path) -> None:
-    torch.manual_seed(0)
-    spec = ModelSpec(classes=5, text_width=16, encoder="timm:test_efficientnet", width=64)
-    model, bank = SegCLIP(spec).eval(), random_bank(1)
-    size, path = InputSpec(height=64, width=96, batch=2), tmp_path / "model.onnx"
-    folded = fold(model, bank, 32, 32)  # with few pixels, so that both forms of a level occur
-    assert folded.text.blocks == {"cff.8": True, "cff.16": False, "cff.32": False, "refiner": True}
-    constants = text_constants(folded.text, bank)
-    graph = DeployGraph(folded, spec.mean, spec.std, logits=True)
-    write_onnx(graph.eval(), size, path, text=constants)
-    assert text_of(path).keys() == constants.keys()
-    constant = {i.name for i in onnx.load(path).graph.initializer}
-    for node in onnx.load(path).graph.node:
-        assert any(name not in constant for name in node.input if name), node.name
-    images = np.random.default_rng(3).integers(0, 256, (2, 64, 96, 3), dtype=np.uint8)
-    plain = DeployGraph(ConstantText(model, bank), spec.mean, spec.std, logits=True)
-    expected = TorchBackend(plain, size, 5).infer({"image": images})["logits"]
-    got = OnnxRuntimeBackend(path).infer({"image": images})["logits"]
-    assert np.abs(got - expected).max() <= 1e-4
 
 
 def test_the_way_back_restores_the_model(

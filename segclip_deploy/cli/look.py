@@ -83,12 +83,13 @@ def _read(path: Path) -> tuple[str, dict[str, Any]]:
 
 
 def _facts(record: Mapping[str, Any], bundle: Mapping[str, Any]) -> list[tuple[str, str]]:
+    from segclip_deploy.artifacts import InputSpec
+
     model = bundle["model"]
     facts = [("model", f"{model['encoder']}, width {model['width']}, {model['heads']} heads")]
     facts.append(("text", bundle["text_encoder"]))
     if "input" in bundle:
-        size = bundle["input"]
-        facts.append(("input", f"uint8 ({size['batch']}, {size['height']}, {size['width']}, 3)"))
+        facts.append(("input", f"uint8 {InputSpec(**bundle['input']).sides}"))
         facts.append(("outputs", ", ".join(bundle["outputs"])))
         facts.append(("precision", f"{bundle['precision']}, opset {bundle['opset']}"))
     if "revocab" in bundle:

@@ -81,7 +81,8 @@ def revocab_bundle(
         new = _answer(onnx, old.tiles, bundle)
         save_golden(golden, new)
         # The last word is the flight check's, on the very file that is handed over.
-        check(verify(OnnxRuntimeBackend(onnx), new, vocabulary.names), where=out)
+        flown = OnnxRuntimeBackend(onnx, batches=bundle.input.batches)
+        check(verify(flown, new, vocabulary.names), where=out)
         trained = {key: bundle.record[key] for key in ("vocabulary", "text_encoder")}
         files = {file.name: sha256_file(file) for file in (onnx, golden)}
         write_json(
@@ -186,7 +187,7 @@ def _answer(model: Path, tiles: NDArray[np.uint8], bundle: Bundle) -> Golden:
     exposed = model if "logits" in bundle.outputs else model.with_name("logits.onnx")
     if exposed != model:
         _expose_logits(model, exposed, bundle)
-    backend = OnnxRuntimeBackend(exposed)
+    backend = OnnxRuntimeBackend(exposed, batches=bundle.input.batches)
     answers = answers_of(backend, tiles)
     backend.close()
     if exposed != model:

@@ -50,7 +50,7 @@ class Target:
 
     Attributes:
         suffix: of its engine files.
-        open: file and thread count → a backend.
+        open: file, thread count and batches → a backend.
     """
 
     suffix: str
@@ -108,7 +108,7 @@ def build_engine(bundle: Bundle, out: Path) -> Engine:
         MissingDependency: the target is not installed.
     """
     target = target_of(out)
-    backend = TARGETS[target].open(bundle.model_path)
+    backend = TARGETS[target].open(bundle.model_path, batches=bundle.input.batches)
     verification = verify(backend, load_golden(bundle.golden_path), bundle.vocabulary.names)
     backend.close()
     check(verification, where=bundle.path)
@@ -190,10 +190,14 @@ def open_engine(path: str | Path, *, threads: int = 0) -> Opened:
     path = Path(path)
     if path.is_dir():
         bundle = load_bundle(path)
-        backend: Backend = OnnxRuntimeBackend(bundle.model_path, threads=threads)
+        backend: Backend = OnnxRuntimeBackend(
+            bundle.model_path, threads=threads, batches=bundle.input.batches
+        )
         return Opened(backend, bundle.input, bundle.vocabulary, bundle.golden_path)
     engine = load_engine(path)
-    backend = TARGETS[engine.target].open(engine.path, threads=threads)
+    backend = TARGETS[engine.target].open(
+        engine.path, threads=threads, batches=engine.input.batches
+    )
     return Opened(backend, engine.input, engine.vocabulary, golden_path(path))
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -12,8 +13,17 @@ from numpy.typing import NDArray
 from segclip_deploy.errors import GateFailed
 from segclip_deploy.runtime.backends.base import Backend
 from segclip_deploy.runtime.golden import Golden
+from segclip_deploy.runtime.windows import margin_of
 
-__all__ = ["MAX_LOGIT_ERROR", "MIN_AGREEMENT", "Check", "Verification", "check", "verify"]
+__all__ = [
+    "MAX_LOGIT_ERROR",
+    "MAX_MARGIN_ERROR",
+    "MIN_AGREEMENT",
+    "Check",
+    "Verification",
+    "check",
+    "verify",
+]
 
 MAX_LOGIT_ERROR = 1e-3
 """Logits are cosines times τ ≤ 100; float32 sums over some hundred channels differ by 1e-5
@@ -21,6 +31,11 @@ between two orders of summation, so 1e-3 leaves room and still fails on any real
 
 MIN_AGREEMENT = 0.9999
 """Share of pixels with equal labels: only ties within the logit error may flip."""
+
+MAX_MARGIN_ERROR = 1
+"""Of 255: a logit error of 1e-3 moves it by a quarter, and rounding makes one of that."""
+
+_Run = tuple[list[int], dict[str, NDArray[Any]]]  # which tile in which slot, and the outputs
 
 _BAND = 3  # pixels to each side of a boundary between labels
 
@@ -59,18 +74,19 @@ class Verification:
 
 
 def verify(backend: Backend, golden: Golden, names: tuple[str, ...]) -> Verification:
-    """Run the golden tiles through an engine, in every slot of its batch, twice.
+    """Run the golden tiles through an engine, in every slot of every batch it takes, twice.
 
     Args:
         backend: of the golden tiles' input size.
         golden: the FP32 model's answers.
         names: class names, by class index.
     """
-    batch = backend.inputs[0].shape[0]
+    batches = backend.inputs[0].batches
     tiles = len(golden.tiles)
-    runs, repeated = [], True
-    for start in range(tiles):
-        # Every slot holds another tile where there are as many, and every tile visits slot 0.
+    runs: list[_Run] = []
+    repeated = True
+    # Every slot holds another tile where there are as many, and every tile visits slot 0.
+    for batch, start in product(batches, range(tiles)):
         picked = [(start + slot) % tiles for slot in range(batch)]
         once, again = (_infer(backend, golden.tiles[picked]) for _ in range(2))
         repeated &= all(np.array_equal(once[k], again[k], equal_nan=True) for k in once)
@@ -80,27 +96,22 @@ def verify(backend: Backend, golden: Golden, names: tuple[str, ...]) -> Verifica
     equal = labels == truth
     known = int(labels.max()) < len(names)
     band = _boundary_band(truth)
+    agreement, at = _worst_batch(equal, runs)
     checks = [
         Check(
             "labels",
-            bool(equal.mean() >= MIN_AGREEMENT),
-            f"{equal.mean():.4%} equal, at least {MIN_AGREEMENT:.2%} needed; "
+            agreement >= MIN_AGREEMENT,
+            f"{agreement:.4%} equal{at}, at least {MIN_AGREEMENT:.2%} needed; "
             f"{equal[band].mean() if band.any() else 1:.4%} within {_BAND} pixels of a boundary",
         ),
         Check("classes", known, f"labels up to {labels.max()} of {len(names)} classes"),
     ]
+    if batches[-1] > 1:
+        checks.append(_check_batches(labels, runs, tiles))
     if "logits" in runs[0][1]:
-        logits = np.concatenate([outputs["logits"] for _, outputs in runs])
-        finite = bool(np.isfinite(logits).all())
-        error = np.abs(logits - np.concatenate([golden.logits[picked] for picked, _ in runs])).max()
-        checks += [
-            Check("finite", finite, f"{int((~np.isfinite(logits)).sum())} logits are not"),
-            Check(
-                "logits",
-                bool(error <= MAX_LOGIT_ERROR),
-                f"off by up to {error:.1e}, at most {MAX_LOGIT_ERROR:g} allowed",
-            ),
-        ]
+        checks += _check_logits(runs, golden)
+    if "margin" in runs[0][1]:
+        checks.append(_check_margin(runs, golden))
     checks.append(Check("repeats", repeated, "the same input twice, compared bit by bit"))
     flips = np.bincount(truth[~equal], minlength=len(names))
     return Verification(backend.name, tuple(checks), dict(zip(names, flips.tolist(), strict=True)))
@@ -120,6 +131,53 @@ def check(verification: Verification, *, where: object) -> None:
 def _infer(backend: Backend, tiles: NDArray[np.uint8]) -> dict[str, NDArray[Any]]:
     outputs = backend.infer({backend.inputs[0].name: tiles})
     return {name: values.copy() for name, values in outputs.items()}
+
+
+def _worst_batch(equal: NDArray[np.bool_], runs: list[_Run]) -> tuple[float, str]:
+    """The share of equal pixels in the batch with the fewest, and which that is, if there are several.
+
+    One batch that is broken must not drown among the others.
+    """
+    sizes = np.concatenate([[len(picked)] * len(picked) for picked, _ in runs])
+    shares = {int(n): float(equal[sizes == n].mean()) for n in np.unique(sizes)}
+    worst = min(shares, key=lambda n: shares[n])
+    return shares[worst], f" at batch {worst}, the worst" if len(shares) > 1 else ""
+
+
+def _check_batches(labels: NDArray[np.uint8], runs: list[_Run], tiles: int) -> Check:
+    """Do all slots of all batches say what slot 0 of the smallest says, batch 1 if there is?"""
+    first = labels[: tiles * len(runs[0][0]) : len(runs[0][0])]  # each tile was there once
+    picked = np.concatenate([picked for picked, _ in runs])
+    alike, at = _worst_batch(labels == first[picked], runs)
+    return Check(
+        "batch",
+        alike >= MIN_AGREEMENT,
+        f"{alike:.4%} of the labels of any slot{at} are those of slot 0 in batch "
+        f"{len(runs[0][0])}, at least {MIN_AGREEMENT:.2%} needed",
+    )
+
+
+def _check_logits(runs: list[_Run], golden: Golden) -> list[Check]:
+    wrong = sum(int((~np.isfinite(outputs["logits"])).sum()) for _, outputs in runs)
+    error = np.max([np.abs(o["logits"] - golden.logits[picked]).max() for picked, o in runs])
+    return [
+        Check("finite", not wrong, f"{wrong} logits are not"),
+        Check(
+            "logits",
+            bool(error <= MAX_LOGIT_ERROR),
+            f"off by up to {error:.1e}, at most {MAX_LOGIT_ERROR:g} allowed",
+        ),
+    ]
+
+
+def _check_margin(runs: list[_Run], golden: Golden) -> Check:
+    truth = np.stack([margin_of(logits) for logits in golden.logits]).astype(int)
+    error = max(int(np.abs(o["margin"] - truth[picked]).max()) for picked, o in runs)
+    return Check(
+        "margin",
+        error <= MAX_MARGIN_ERROR,
+        f"off by up to {error} of 255, at most {MAX_MARGIN_ERROR} allowed",
+    )
 
 
 def _boundary_band(labels: NDArray[np.uint8]) -> NDArray[np.bool_]:
