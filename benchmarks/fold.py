@@ -22,8 +22,9 @@ import torch
 from torch import Tensor, nn
 
 from segclip_deploy.artifacts import InputSpec, write_json
+from segclip_deploy.export.algebra import Weights, fold_fusion
 from segclip_deploy.export.fold import fold
-from segclip_deploy.export.folded import FoldedFusion
+from segclip_deploy.export.folded import FoldedFusion, arrays_of
 from segclip_deploy.export.graph import ConstantText, DeployGraph
 from segclip_deploy.export.onnx import OPSET, write_onnx
 from segclip_deploy.model.cff import CrossModalFusion
@@ -60,7 +61,9 @@ def write_level(path: Path, width: int, side: int) -> dict[str, Path]:
     """A plain and a folded level over side × side tokens."""
     level, text = CrossModalFusion(width, 4).eval(), torch.randn(CLASSES, width)
     scale = torch.tensor(10.0)
-    forms = {"plain": level, "folded": FoldedFusion(level, text, scale)}
+    weights = Weights(arrays_of(level.state_dict()))
+    folded = FoldedFusion(level, fold_fusion(weights, 4, text.double().numpy()))
+    forms = {"plain": level, "folded": folded.float()}
     files = {}
     for name, form in forms.items():
         files[name] = path / f"level_{name}_{width}.onnx"

@@ -14,6 +14,7 @@ _EXTRA_OF = {
     "matplotlib": "report",
     "onnx": "export",
     "onnx_ir": "export",
+    "onnxscript": "export",
     "onnxslim": "export",
     "open_clip": "export",
     "openvino": "openvino",

@@ -34,8 +34,9 @@ __all__ = [
 BUNDLE_SCHEMA = 1
 MODEL_FILE = "model.onnx"
 GOLDEN_FILE = "golden.npz"
+TEXT_FILE = "text.safetensors"
 RECORD_FILE = "bundle.json"
-BUNDLE_FILES = (MODEL_FILE, GOLDEN_FILE, RECORD_FILE)
+BUNDLE_FILES = (MODEL_FILE, GOLDEN_FILE, TEXT_FILE, RECORD_FILE)
 _TEMPORARY = ".segclip-deploy."  # prefix of whatever is not finished yet
 
 
@@ -223,6 +224,11 @@ class Bundle:
         """The golden tiles."""
         return self.path / GOLDEN_FILE
 
+    @property
+    def text_path(self) -> Path | None:
+        """What new texts are folded in from; None where the network keeps no text apart."""
+        return self.path / TEXT_FILE if TEXT_FILE in self.files else None
+
 
 def load_bundle(path: str | Path) -> Bundle:
     """Read a bundle and check that its files are those its record speaks of.
@@ -256,7 +262,7 @@ def load_bundle(path: str | Path) -> Bundle:
             where=path,
             fix=remedy,
         ) from error
-    for name in (MODEL_FILE, GOLDEN_FILE):
+    for name in dict.fromkeys((MODEL_FILE, GOLDEN_FILE, *bundle.files)):
         check_file(path / name, bundle.files.get(name), path / RECORD_FILE, fix=remedy)
     return bundle
 

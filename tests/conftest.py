@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -75,11 +76,25 @@ def tiny_bundle(tiny_checkpoint: Path) -> Path:
 
 
 @pytest.fixture(scope="session")
-def open_bundle(tiny_checkpoint: Path) -> Path:
-    """The tiny checkpoint, exported at 64×96 for 1 to 3 images, with margin and logits."""
-    from segclip_deploy.artifacts import InputSpec
-    from segclip_deploy.export.export import export_bundle
+def other_checkpoint(tiny_checkpoint: Path) -> Path:
+    """The tiny checkpoint with other random texts."""
+    from segclip_deploy.model.checkpoint import load_checkpoint, save_checkpoint
+    from tests.fakes import random_bank
 
-    out, spec = tiny_checkpoint.with_name("open"), InputSpec(64, 96, batch=3, min_batch=1)
-    export_bundle(tiny_checkpoint, out, spec=spec, margin=True, logits=True)
+    path = tiny_checkpoint.with_name("other.safetensors")
+    save_checkpoint(path, replace(load_checkpoint(tiny_checkpoint), bank=random_bank(7)))
+    return path
+
+
+@pytest.fixture(scope="session")
+def open_bundle(other_checkpoint: Path) -> Path:
+    """That one, exported at 64×96 for 1 to 3 images, with margin and logits, by the command."""
+    from click.testing import CliRunner
+
+    from segclip_deploy.cli import main
+
+    out = other_checkpoint.with_name("open")
+    command = ["export", str(other_checkpoint), "-o", str(out), "--size", "64x96"]
+    result = CliRunner().invoke(main, [*command, "--batch", "1..3", "--margin", "--logits"])
+    assert result.exit_code == 0, result.stderr
     return out

@@ -1,4 +1,4 @@
-"""Engines so simple that the right answer for every pixel is known beforehand."""
+"""Random frames and texts, and engines so simple that the right answer for every pixel is known."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from segclip_deploy.model.text import TextBank, unit_rows
 from segclip_deploy.runtime.backends.base import TensorSpec, checked
 from segclip_deploy.runtime.frame import Frame
 from segclip_deploy.runtime.windows import LOGIT_STRIDE
@@ -19,6 +20,16 @@ def random_frame(height: int, width: int, seed: int = 0) -> Frame:
     """A frame of noise."""
     rng = np.random.default_rng(seed)
     return Frame(rng.integers(0, 256, (height, width, 3), dtype=np.uint8), "noise")
+
+
+def random_bank(seed: int, classes: int = CLASSES, texts: int = 3, width: int = 16) -> TextBank:
+    """Texts that mean nothing."""
+    rng = np.random.default_rng(seed)
+    return TextBank(
+        unit_rows(rng.standard_normal((classes, width))),
+        unit_rows(rng.standard_normal((classes, texts, width))),
+        f"random {seed}",
+    )
 
 
 def classes_of(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:

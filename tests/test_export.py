@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -12,19 +14,20 @@ from segclip_deploy.artifacts import InputSpec, load_bundle
 from segclip_deploy.errors import BadArtifact, BadInput, GateFailed, StaleArtifact
 from segclip_deploy.export import parity
 from segclip_deploy.export.export import export_bundle
-from segclip_deploy.export.fold import fold
+from segclip_deploy.export.fold import FoldedSegCLIP, fold
 from segclip_deploy.export.graph import ConstantText, DeployGraph, normalise
 from segclip_deploy.export.onnx import OPSET, drop_output, write_onnx
+from segclip_deploy.export.text_weights import text_constants
 from segclip_deploy.export.torch_backend import TorchBackend
 from segclip_deploy.model.checkpoint import build_model, load_checkpoint
 from segclip_deploy.model.segclip import SegCLIP
 from segclip_deploy.model.spec import ModelSpec
-from segclip_deploy.model.text import TextBank, unit_rows
 from segclip_deploy.runtime.backends.base import Backend
 from segclip_deploy.runtime.backends.onnxruntime import OnnxRuntimeBackend
 from segclip_deploy.runtime.backends.openvino import OpenVinoBackend
 from segclip_deploy.runtime.engine import build_engine, load_engine, open_segmenter
 from segclip_deploy.runtime.verify import MAX_LOGIT_ERROR, MIN_AGREEMENT
+from tests.fakes import random_bank
 
 
 def reference(checkpoint_path: Path, spec: InputSpec) -> TorchBackend:
@@ -86,33 +89,47 @@ def test_engines_agree_with_pytorch(
 @pytest.fixture(scope="module", params=["open_clip:RN50", "open_clip:ViT-B-16"])
 def clip_export(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
-) -> tuple[TorchBackend, Path]:
-    """A model on a CLIP encoder with random weights, in PyTorch and exported."""
-    rng = np.random.default_rng(0)
+) -> tuple[TorchBackend, FoldedSegCLIP, Path]:
+    """A model on a CLIP encoder with random weights, in PyTorch, folded, and exported."""
     torch.manual_seed(0)
-    spec = ModelSpec(classes=4, text_width=8, encoder=request.param, width=16)
-    bank = TextBank(
-        unit_rows(rng.standard_normal((4, 8))), unit_rows(rng.standard_normal((4, 2, 8))), "random"
-    )
-    size, path = InputSpec(height=64, width=96), tmp_path_factory.mktemp("clip") / "model.onnx"
-    model = SegCLIP(spec).eval()
-    folded = DeployGraph(fold(model, bank, 64, 96), spec.mean, spec.std, logits=True)
-    write_onnx(folded.eval(), size, path)
+    spec = ModelSpec(classes=5, text_width=16, encoder=request.param, width=64)
+    model, bank = SegCLIP(spec).eval(), random_bank(1)
+    size, path = InputSpec(64, 96, batch=2), tmp_path_factory.mktemp("clip") / "model.onnx"
+    folded = fold(model, bank, 32, 32)  # with few pixels, so that both forms of a level occur
+    graph = DeployGraph(folded, spec.mean, spec.std, logits=True)
+    write_onnx(graph.eval(), size, path, text=text_constants(folded.text, bank))
     plain = DeployGraph(ConstantText(model, bank), spec.mean, spec.std, logits=True)
-    return TorchBackend(plain, size, 4), path
+    return TorchBackend(plain, size, 5), folded, path
 
 
-def test_clip_encoders_export_and_match_by_logits(clip_export: tuple[TorchBackend, Path]) -> None:
-    backend, path = clip_export
-    image = np.random.default_rng(1).integers(0, 256, (1, 64, 96, 3), dtype=np.uint8)
-    expected = backend.infer({"image": image})["logits"]
-    got = OnnxRuntimeBackend(path).infer({"image": image})["logits"]
+def test_clip_encoders_export_and_match_by_logits(
+    clip_export: tuple[TorchBackend, FoldedSegCLIP, Path],
+) -> None:
+    backend, _, path = clip_export
+    images = np.random.default_rng(1).integers(0, 256, (2, 64, 96, 3), dtype=np.uint8)
+    expected = backend.infer({"image": images})["logits"]
+    got = OnnxRuntimeBackend(path).infer({"image": images})["logits"]
     # Untrained logits are nearly flat: judged by error, not by label.
     assert np.abs(got - expected).max() <= MAX_LOGIT_ERROR
 
 
-def test_clip_encoders_parse_in_tensorrt_rtx(clip_export: tuple[TorchBackend, Path]) -> None:
-    assert parser_errors(clip_export[1]) == []
+def test_every_form_of_a_block_keeps_its_text_and_computes_nothing_from_it(
+    clip_export: tuple[TorchBackend, FoldedSegCLIP, Path],
+) -> None:
+    _, folded, path = clip_export
+    assert folded.text.blocks == {"cff.8": True, "cff.16": False, "cff.32": False, "refiner": True}
+    model = onnx.load(path)
+    constants = {i.name for i in model.graph.initializer}
+    expected = text_constants(folded.text, random_bank(1))
+    assert {name for name in constants if name.startswith("text.")} == expected.keys()
+    for node in model.graph.node:
+        assert not constants.issuperset(filter(None, node.input)), node.name
+
+
+def test_clip_encoders_parse_in_tensorrt_rtx(
+    clip_export: tuple[TorchBackend, FoldedSegCLIP, Path],
+) -> None:
+    assert parser_errors(clip_export[-1]) == []
 
 
 @pytest.mark.parametrize("bundle", ["tiny_bundle", "example_bundle"])
@@ -144,22 +161,19 @@ def test_dropping_the_logits_leaves_the_labels_alone(tiny_bundle: Path, tmp_path
 
 
 def test_an_export_that_fails_parity_writes_nothing_and_keeps_the_old(
-    tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tiny_checkpoint: Path, open_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out = tmp_path / "bundle"
     out.mkdir()
     (out / "bundle.json").write_text("{}")
 
-    def swapped(graph: DeployGraph, spec: InputSpec, path: Path) -> None:
-        # Two classes change places, as in an export with a mixed-up vocabulary.
-        text = graph.network.text
-        graph.network.text = text[[1, 0, 2, 3, 4]]
-        write_onnx(graph, spec, path)
-        graph.network.text = text
+    def mixed_up(graph: DeployGraph, spec: InputSpec, path: Path, **names: Any) -> None:
+        # The same model with other texts.
+        shutil.copyfile(open_bundle / "model.onnx", path)
 
-    monkeypatch.setattr("segclip_deploy.export.export.write_onnx", swapped)
-    with pytest.raises(GateFailed, match="nothing was written"):
-        export_bundle(tiny_checkpoint, out, spec=InputSpec(height=64, width=64))
+    monkeypatch.setattr("segclip_deploy.export.export.write_onnx", mixed_up)
+    with pytest.raises(GateFailed, match=r"ONNX Runtime .* differs .* nothing was written"):
+        export_bundle(tiny_checkpoint, out, spec=InputSpec(height=64, width=96))
     assert [p.name for p in tmp_path.iterdir()] == ["bundle"]
     assert (out / "bundle.json").read_text() == "{}"
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -10,13 +11,25 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from segclip_deploy.artifacts import load_bundle
+from segclip_deploy.export.algebra import (
+    Array,
+    Weights,
+    adapt,
+    fold_context,
+    fold_fusion,
+    fold_pooling,
+    fold_queries,
+    fold_refiner,
+    plain_fusion,
+    plain_refiner,
+)
 from segclip_deploy.export.fold import FoldedSegCLIP, fold
-from segclip_deploy.export.folded import FoldedFusion, FoldedRefiner, fold_context, fold_queries
+from segclip_deploy.export.folded import ConstantFusion, FoldedFusion, FoldedRefiner, arrays_of
 from segclip_deploy.export.macs import folding_table, fusion_macs, refiner_macs
 from segclip_deploy.model.attention import CrossAttention
 from segclip_deploy.model.cff import CrossModalFusion
 from segclip_deploy.model.checkpoint import build_model, load_checkpoint
-from segclip_deploy.model.segclip import QueryRefiner, SegCLIP
+from segclip_deploy.model.segclip import QueryRefiner, SegCLIP, TextAdapter
 from segclip_deploy.model.spec import ModelSpec
 from segclip_deploy.model.text import TextBank, unit_rows
 from tests.conftest import EXAMPLE
@@ -45,6 +58,26 @@ def shaken(module: torch.nn.Module, seed: int) -> torch.nn.Module:
     return module
 
 
+def weights_of(module: torch.nn.Module) -> Weights:
+    return Weights(arrays_of(module.state_dict()))
+
+
+def tensors(arrays: Iterable[Array]) -> list[torch.Tensor]:
+    return [torch.from_numpy(array) for array in arrays]
+
+
+def folded_level(level: CrossModalFusion, text: torch.Tensor) -> FoldedFusion:
+    heads = level.language_to_vision.heads
+    return FoldedFusion(level, fold_fusion(weights_of(level), heads, text.double().numpy()))
+
+
+def test_the_adapter_is_the_models() -> None:
+    adapter = shaken(TextAdapter(12, 16), 0)
+    text = torch.randn(3, 5, 12).double()
+    got = torch.from_numpy(adapt(weights_of(adapter), text.numpy()))
+    torch.testing.assert_close(got, adapter(text), **EXACT)
+
+
 @settings(max_examples=30, deadline=None)
 @given(shapes)
 def test_attention_to_a_constant_context_folds_exactly(shape: dict[str, int]) -> None:
@@ -53,9 +86,9 @@ def test_attention_to_a_constant_context_folds_exactly(shape: dict[str, int]) ->
     generator = torch.Generator().manual_seed(1)
     context = torch.randn(shape["classes"], width, generator=generator, dtype=torch.float64)
     queries = torch.randn(2, shape["height"], width, generator=generator, dtype=torch.float64)
-    score, score_bias, mix, mix_bias = fold_context(attention, context)
+    score, score_bias, mix = tensors(fold_context(weights_of(attention), heads, context.numpy()))
     scores = (queries @ score.T + score_bias).unflatten(-1, (-1, heads))
-    got = scores.softmax(-2).flatten(-2) @ mix.T + mix_bias
+    got = scores.softmax(-2).flatten(-2) @ mix.T + attention.out.bias
     torch.testing.assert_close(got, attention(queries, context.expand(2, -1, -1)), **EXACT)
 
 
@@ -67,9 +100,12 @@ def test_attention_of_constant_queries_folds_exactly(shape: dict[str, int]) -> N
     generator = torch.Generator().manual_seed(1)
     queries = torch.randn(shape["classes"], width, generator=generator, dtype=torch.float64)
     context = torch.randn(2, shape["height"], width, generator=generator, dtype=torch.float64)
-    score, project, bias = fold_queries(attention, queries)
+    weights = weights_of(attention)
+    (score,) = tensors((fold_queries(weights, heads, queries.numpy()),))
+    project, bias = tensors(fold_pooling(weights, heads))
     looks = (score @ context.transpose(1, 2)).softmax(-1)
-    got = (looks @ context).unflatten(1, (-1, heads)).flatten(2) @ project + bias
+    pooled = (looks @ context).unflatten(1, (-1, heads)).flatten(2)
+    got = pooled @ project.flatten(0, 1) + bias
     torch.testing.assert_close(got, attention(queries.expand(2, -1, -1), context), **EXACT)
 
 
@@ -83,17 +119,19 @@ def test_a_fusion_level_folds_exactly(shape: dict[str, int], sharpness: float) -
     scale = torch.tensor(17.0, dtype=torch.float64)
     size = (2, shape["width"], shape["height"], shape["breadth"])
     vision = torch.randn(size, generator=generator, dtype=torch.float64)
-    folded = FoldedFusion(level, text, scale)
-    for got, expected in zip(folded(vision, text, scale), level(vision, text, scale), strict=True):
-        torch.testing.assert_close(got, expected, **EXACT)
+    plain = plain_fusion(weights_of(level), shape["heads"], text.numpy())
+    for form in (folded_level(level, text), ConstantFusion(level, plain)):
+        got = form(vision, text, scale)
+        for one, expected in zip(got, level(vision, text, scale), strict=True):
+            torch.testing.assert_close(one, expected, **EXACT)
 
 
 def test_both_softmaxes_of_a_level_are_taken() -> None:
     text, scale = torch.randn(5, 16).double(), torch.tensor(10.0).double()
     level = shaken(CrossModalFusion(16, 4), 0)
-    assert FoldedFusion(level, text, scale).bounded
+    assert folded_level(level, text).bounded
     level.language_to_vision.query.weight.mul_(1000)
-    sharp = FoldedFusion(level, text, scale)
+    sharp = folded_level(level, text)
     assert not sharp.bounded
     assert all(
         torch.isfinite(x).all() for x in sharp(torch.randn(1, 16, 4, 4).double(), text, scale)
@@ -104,7 +142,8 @@ def test_a_pixel_without_variance_stays_finite() -> None:
     level = CrossModalFusion(16, 4).eval().requires_grad_(False)
     text, scale = torch.randn(5, 16), torch.tensor(10.0)
     flat = torch.linspace(1, 1000, 64).reshape(1, 1, 8, 8).expand(1, 16, 8, 8)
-    assert all(torch.isfinite(x).all() for x in FoldedFusion(level, text, scale)(flat, text, scale))
+    folded = folded_level(level, text).float()
+    assert all(torch.isfinite(x).all() for x in folded(flat, text, scale))
 
 
 @pytest.mark.parametrize(("width", "heads", "texts"), [(8, 4, 6), (64, 2, 2)])
@@ -112,8 +151,10 @@ def test_the_refiner_folds_exactly_in_both_forms(width: int, heads: int, texts: 
     refiner = shaken(QueryRefiner(width, heads), 3)
     text, real = torch.randn(4, width).double(), torch.randn(4 * texts, width).double()
     queries = torch.randn(2, 4, width).double()
-    for folded in (True, False):
-        got = FoldedRefiner(refiner, text, real, folded=folded)(queries)
+    weights = Weights(arrays_of({**refiner.state_dict(), "scale": refiner.scale()}))
+    for form in (fold_refiner, plain_refiner):
+        constants = form(weights, heads, text.numpy(), real.numpy())
+        got = FoldedRefiner(refiner, constants)(queries)
         torch.testing.assert_close(got, refiner(queries, text, real), **EXACT)
 
 

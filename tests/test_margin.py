@@ -164,19 +164,16 @@ def test_the_flight_check_holds_the_margin_against_the_golden_logits() -> None:
     assert [check.name for check in found.checks if not check.passed] == ["margin"]
 
 
-def test_export_and_run_with_a_margin(tiny_checkpoint: Path, tmp_path: Path) -> None:
-    bundle, out, source = tmp_path / "bundle", tmp_path / "out", tmp_path / "a.png"
+def test_a_bundle_with_a_margin_is_verified_run_and_inspected(
+    open_bundle: Path, tmp_path: Path
+) -> None:
+    out, source = tmp_path / "out", tmp_path / "a.png"
     Image.fromarray(random_frame(100, 130).pixels).save(source)
-    commands = [
-        ("export", tiny_checkpoint, "-o", bundle, "--size", "64", "--margin", "--batch", "1..2"),
-        ("verify", bundle),
-        ("run", bundle, source, "-o", out),
-    ]
-    for command in commands:
+    for command in (("verify", open_bundle), ("run", open_bundle, source, "-o", out)):
         result = CliRunner().invoke(main, [str(word) for word in command])
         assert result.exit_code == 0, result.stderr
-    told = CliRunner().invoke(main, ["inspect", str(bundle)]).stdout
-    assert "uint8 (1..2, 64, 64, 3)" in told
-    assert "labels, margin\n" in told
+    told = CliRunner().invoke(main, ["inspect", str(open_bundle)]).stdout
+    assert "uint8 (1..3, 64, 96, 3)" in told
+    assert "labels, margin, logits\n" in told
     with Image.open(out / "a.margin.png") as image:
         assert image.size == (33, 25)

@@ -44,7 +44,7 @@ def test_nodes_and_constants_are_called_after_the_blocks(tiny_bundle: Path) -> N
 def test_a_folded_level_is_told_apart_by_what_its_constants_do(tiny_bundle: Path) -> None:
     blocks = blocks_of(onnx.load(tiny_bundle / "model.onnx"))
     readers = {
-        name.removeprefix("text.cff.16."): block
+        name.removeprefix("text.").removeprefix("cff.16."): block
         for block, nodes in blocks.items()
         for node in nodes
         for name in node.input
@@ -57,6 +57,12 @@ def test_a_folded_level_is_told_apart_by_what_its_constants_do(tiny_bundle: Path
     assert "Softmax" in operators["cff.16.vision_to_language"]
     assert operators["cff.16.score_map"].count("MatMul") == 1
     assert operators["cff.16.read"].count("Conv") == 2  # the scores, and the mean square
+
+
+def test_an_open_batch_adds_no_block(tiny_bundle: Path, open_bundle: Path) -> None:
+    static, opened = (blocks_of(onnx.load(b / "model.onnx")) for b in (tiny_bundle, open_bundle))
+    assert list(opened) == list(static)
+    assert "Shape" in [node.op_type for node in opened["graph"]]
 
 
 @pytest.mark.parametrize(

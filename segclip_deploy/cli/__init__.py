@@ -11,6 +11,7 @@ from segclip_deploy.cli.fly import evaluate, run
 from segclip_deploy.cli.learn import import_, train
 from segclip_deploy.cli.look import inspect
 from segclip_deploy.cli.precision import calibrate, plan, quantize
+from segclip_deploy.cli.texts import revocab
 
 __all__ = ["main"]
 
@@ -31,6 +32,7 @@ for _command in (
     calibrate,
     plan,
     quantize,
+    revocab,
     build_engine,
     verify,
     run,

@@ -92,6 +92,8 @@ def _facts(record: Mapping[str, Any], bundle: Mapping[str, Any]) -> list[tuple[s
         facts.append(("input", f"uint8 {InputSpec(**bundle['input']).sides}"))
         facts.append(("outputs", ", ".join(bundle["outputs"])))
         facts.append(("precision", f"{bundle['precision']}, opset {bundle['opset']}"))
+    if "revocab" in bundle:
+        facts.append(("accuracy", bundle["revocab"]["accuracy"]))
     if "parameters" in bundle:
         facts.append(("parameters", f"{bundle['parameters']:,}"))
     plan = bundle.get("training", {}).get("plan")

@@ -15,6 +15,7 @@ from segclip_deploy.artifacts import (
     GOLDEN_FILE,
     MODEL_FILE,
     RECORD_FILE,
+    TEXT_FILE,
     Bundle,
     InputSpec,
     load_bundle,
@@ -27,6 +28,7 @@ from segclip_deploy.export.fold import fold_network
 from segclip_deploy.export.graph import ConstantText, DeployGraph
 from segclip_deploy.export.onnx import OPSET, drop_output, write_onnx
 from segclip_deploy.export.parity import answers_of, check_parity, measure_parity
+from segclip_deploy.export.text_weights import save_text_weights, text_constants
 from segclip_deploy.export.torch_backend import TorchBackend
 from segclip_deploy.model.checkpoint import load_checkpoint, load_weights
 from segclip_deploy.model.network import load_factory
@@ -86,7 +88,7 @@ def export_bundle(
         )
     network = load_weights(load_factory(model)(checkpoint.spec), checkpoint)
     mean, std = checkpoint.spec.mean, checkpoint.spec.std
-    folded_network, table = fold_network(network, checkpoint.bank, spec)
+    folded_network, table, text = fold_network(network, checkpoint.bank, spec)
     folded = DeployGraph(folded_network, mean, std, logits=True, margin=margin).eval()
     plain = DeployGraph(
         ConstantText(network, checkpoint.bank), mean, std, logits=True, margin=margin
@@ -96,7 +98,7 @@ def export_bundle(
         onnx, golden = temporary / MODEL_FILE, temporary / GOLDEN_FILE
         reference = TorchBackend(plain, spec, len(names))
         answers = answers_of(reference, real)
-        write_onnx(folded, spec, onnx)
+        write_onnx(folded, spec, onnx, text=text_constants(text, checkpoint.bank) if text else ())
         chain: list[Backend] = [
             TorchBackend(folded, spec, len(names), "folded"),
             OnnxRuntimeBackend(onnx, batches=spec.batches),
@@ -106,6 +108,10 @@ def export_bundle(
             check_parity(link)
         kept = slice(_GOLDEN)
         save_golden(golden, Golden(real[kept], answers.labels[kept], answers.logits[kept]))
+        files = [onnx, golden]
+        if text:
+            files.append(temporary / TEXT_FILE)
+            save_text_weights(files[-1], text)
         if not logits:
             drop_output(onnx, "logits")
         # The last word is the flight check's, on the very file that is handed over.
@@ -123,7 +129,7 @@ def export_bundle(
                 "model": checkpoint.spec.to_json(),
                 "vocabulary": checkpoint.vocabulary.to_json(),
                 "text_encoder": checkpoint.bank.encoder,
-                "files": {file.name: sha256_file(file) for file in (onnx, golden)},
+                "files": {file.name: sha256_file(file) for file in files},
                 "parents": {"checkpoint": sha256_file(checkpoint_path)},
                 "parity": [link.to_json() for link in parity],
                 "folding": [block.to_json() for block in table],

@@ -6,13 +6,21 @@ import copy
 from collections.abc import Sequence
 from typing import Any, cast
 
-import torch
 from torch import Tensor, nn
 
 from segclip_deploy.artifacts import InputSpec
-from segclip_deploy.export.folded import FoldedFusion, FoldedRefiner, cosine_map
+from segclip_deploy.export.algebra import Array
+from segclip_deploy.export.folded import (
+    ConstantFusion,
+    FoldedFusion,
+    FoldedRefiner,
+    arrays_of,
+    cosine_map,
+    register_constants,
+)
 from segclip_deploy.export.graph import ConstantText
 from segclip_deploy.export.macs import BlockMacs, folding_table
+from segclip_deploy.export.text_weights import TextWeights, text_constants
 from segclip_deploy.model.cff import unit
 from segclip_deploy.model.segclip import SegCLIP
 from segclip_deploy.model.text import TextBank
@@ -25,43 +33,36 @@ class FoldedSegCLIP(nn.Module):
 
     Args:
         model: trained.
-        classes: (K, D_t).
-        texts: (K, M, D_t).
+        bank: the text.
         table: MACs by block; where folding does not pay the text stays a constant.
     """
 
-    text: Tensor
+    classes: Tensor
     score_scale: Tensor
     head_scale: Tensor
 
-    def __init__(
-        self, model: SegCLIP, classes: Tensor, texts: Tensor, table: Sequence[BlockMacs]
-    ) -> None:
+    def __init__(self, model: SegCLIP, bank: TextBank, table: Sequence[BlockMacs]) -> None:
         super().__init__()
         self.table = tuple(table)
-        blocks = {block.block for block in table if block.pays}
-        text = model.adapter(classes)
-        scale = model.score_scale()
+        self.text = text_weights(model, bank, table)
+        constants = text_constants(self.text, bank)
         self.encoder = model.encoder
         self.decoder = copy.deepcopy(model.decoder)
         for stride, level in model.decoder.fusions.items():
-            if f"cff.{stride}" in blocks:
-                self.decoder.fusions[stride] = FoldedFusion(cast("Any", level), text, scale)
+            block = f"cff.{stride}"
+            fusion = FoldedFusion if self.text.blocks[block] else ConstantFusion
+            self.decoder.fusions[stride] = fusion(cast("Any", level), _of(block, constants))
         self.refiner = None
         if model.refiner is not None:
-            real_texts = model.adapter(texts.flatten(0, 1))
-            folded = "refiner" in blocks
-            self.refiner = FoldedRefiner(model.refiner, text, real_texts, folded=folded)
-        self.register_buffer("text", text)
-        self.register_buffer("score_scale", scale)
+            self.refiner = FoldedRefiner(model.refiner, _of("refiner", constants))
+        register_constants(self, {"classes": constants["text.classes"]})
+        self.register_buffer("score_scale", model.score_scale())
         self.register_buffer("head_scale", model.head_scale())
 
     def forward(self, image: Tensor) -> Tensor:
         """Run the network."""
-        pixels, updates, _ = self.decoder(self.encoder(image), self.text, self.score_scale)
-        queries = self.text[None].expand(image.shape[0], -1, -1)
-        for update in updates:
-            queries = queries + update
+        pixels, updates, _ = self.decoder(self.encoder(image), self.classes, self.score_scale)
+        queries = self.classes + sum(updates) if updates else self.classes[None]
         if self.refiner is not None:
             queries = self.refiner(queries)
         return cosine_map(self.head_scale * unit(queries), pixels)
@@ -69,18 +70,19 @@ class FoldedSegCLIP(nn.Module):
 
 def fold_network(
     network: nn.Module, bank: TextBank, spec: InputSpec
-) -> tuple[nn.Module, tuple[BlockMacs, ...]]:
+) -> tuple[nn.Module, tuple[BlockMacs, ...], TextWeights | None]:
     """Fold text into any network: SegCLIP here, another by its own ``fold``, if it has one.
 
     Returns:
-        A network image → logits, and what folding saves, for SegCLIP.
+        A network image → logits; what folding saves, and what a new text can be folded in from,
+        for SegCLIP. Without a fused level its text ends in one constant, which is not kept apart.
     """
     if isinstance(network, SegCLIP):
         folded = fold(network, bank, spec.height, spec.width)
-        return folded, folded.table
+        return folded, folded.table, folded.text if network.spec.cff_strides else None
     if callable(own := getattr(network, "fold", None)):
-        return cast("nn.Module", own(bank)).eval(), ()
-    return ConstantText(network, bank), ()
+        return cast("nn.Module", own(bank)).eval(), (), None
+    return ConstantText(network, bank), (), None
 
 
 def fold(model: SegCLIP, bank: TextBank, height: int, width: int) -> FoldedSegCLIP:
@@ -90,7 +92,19 @@ def fold(model: SegCLIP, bank: TextBank, height: int, width: int) -> FoldedSegCL
     """
     table = folding_table(model.spec, height, width, bank.texts[..., 0].size)
     dtype = next(model.parameters()).dtype
-    exact = copy.deepcopy(model).double().eval()
-    with torch.no_grad():
-        classes, texts = (torch.from_numpy(a).double() for a in (bank.classes, bank.texts))
-        return FoldedSegCLIP(exact, classes, texts, table).to(dtype).eval().requires_grad_(False)
+    model = copy.deepcopy(model).eval().requires_grad_(False)
+    return FoldedSegCLIP(model, bank, table).to(dtype).eval()
+
+
+def text_weights(model: SegCLIP, bank: TextBank, table: Sequence[BlockMacs]) -> TextWeights:
+    """What of a model its text goes through."""
+    state = model.state_dict()
+    arrays = arrays_of({n: state[n] for n in state if not n.startswith("encoder.")})
+    if model.refiner is not None:
+        arrays |= arrays_of({"refiner.scale": model.refiner.scale()})
+    return TextWeights.gather(arrays, model.spec.heads, {b.block: b.pays for b in table}, bank)
+
+
+def _of(block: str, constants: dict[str, Array]) -> dict[str, Array]:
+    prefix = f"text.{block}."
+    return {n.removeprefix(prefix): a for n, a in constants.items() if n.startswith(prefix)}

@@ -17,15 +17,17 @@ import ast
 import heapq
 import re
 from collections import Counter
+from collections.abc import Collection
 from typing import Any
 
 __all__ = ["block_of", "blocks_of", "name_constants", "name_nodes", "trace_blocks"]
 
 _SCOPES = "pkg.torch.onnx.name_scopes"  # where torch.export says which module a node is from
 _MODULES = (
+    (r"^_empty_nn_module_stack.*", ""),  # torch of what is in no module, as the size of a batch
     (r"^network$", "head"),
     (r"^network\.", ""),
-    (r"^decoder\.fusions\.(\d+)", r"cff.\1"),
+    (r"^decoder\.fusions\.(\d+)(\.level)?", r"cff.\1"),
     (r"^decoder\.(lateral|conv)s\.(\d+)", r"decoder.\2.\1"),
 )
 
@@ -57,15 +59,20 @@ def blocks_of(model: Any) -> dict[str, list[Any]]:
     return blocks
 
 
-def name_constants(model: Any) -> None:
-    """Rename the initializers of an ONNX model that torch has exported, in place.
+def name_constants(model: Any, text: Collection[str]) -> None:
+    """Rename the initializers of an exported ONNX model after their modules, in place.
 
-    Those into which text was folded become ``text.<level>.<name>``, others keep the name they
-    have in their module.
+    Args:
+        text: names ``text.<block>.<name>`` of constants into which text was folded.
+
+    Raises:
+        AssertionError: one of them is not in the model, or two constants would share a name.
     """
-    renamed = {i.name: _constant(i.name) for i in model.graph.initializer}
-    if len(set(renamed.values())) < len(renamed):
-        raise AssertionError("two constants would get the same name")
+    paths = {i.name: _module(i.name) for i in model.graph.initializer}
+    renamed = {n: f"text.{p}" if f"text.{p}" in text else p for n, p in paths.items()}
+    names = set(renamed.values())
+    if len(names) < len(renamed) or not names.issuperset(text):
+        raise AssertionError("constants share a name, or one of the text's is not there")
     for initializer in model.graph.initializer:
         initializer.name = renamed[initializer.name]
     for node in model.graph.node:
@@ -135,12 +142,6 @@ def _sort(graph: Any, places: dict[str, int]) -> None:
                     heapq.heappush(ready, (places[node.output[0]], i))
     del graph.node[:]
     graph.node.extend(ordered)
-
-
-def _constant(name: str) -> str:
-    path = _module(name)
-    folded = re.match(r"^(cff\.\d+|refiner)\.[a-z_]+$", path) or path in ("text", "head_scale")
-    return f"text.{path}" if folded else path
 
 
 def _module(scope: str) -> str:

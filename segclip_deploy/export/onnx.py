@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import warnings
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -23,25 +24,32 @@ OPSET = 19
 _MAX_IR_VERSION = 10  # what TensorRT 10.3's parser reads
 
 
-def write_onnx(graph: DeployGraph, spec: InputSpec, path: Path) -> None:
+def write_onnx(
+    graph: DeployGraph, spec: InputSpec, path: Path, *, text: Collection[str] = ()
+) -> None:
     """Export, simplify, check.
 
     Args:
         graph: in evaluation mode.
         spec: input size; where it has several batches, the graph's is open, and called ``batch``.
         path: the file to write.
+        text: names of the constants that hold text, ``text.*``: nothing is computed from them
+            beforehand, and they keep their names and shapes.
 
     Raises:
         BadInput: several batches, and a network that fixes one.
     """
     onnx = require("onnx", why="export")
     onnxslim = require("onnxslim", why="export")
-    require("onnxscript", why="export")
+    optimizer = require("onnxscript.optimizer", why="export")
     traced = _trace(graph, spec)
-    name_constants(traced)
-    blocks = trace_blocks(traced)
-    model = onnxslim.slim(traced)
+    name_constants(traced, text)
+    held = _take_text(traced, text)
+    optimized = optimizer.optimize(traced)
+    blocks = trace_blocks(optimized)
+    model = onnxslim.slim(optimized)
     name_nodes(model, blocks)
+    _put_text(model, held)
     model.ir_version = min(model.ir_version, _MAX_IR_VERSION)
     (opset,) = (entry.version for entry in model.opset_import if entry.domain == "")
     if opset != OPSET:
@@ -51,7 +59,7 @@ def write_onnx(graph: DeployGraph, spec: InputSpec, path: Path) -> None:
 
 
 def _trace(graph: DeployGraph, spec: InputSpec) -> Any:
-    """The graph as torch exports it."""
+    """The graph as torch exports it, not yet simplified."""
     image = torch.zeros(spec.batch, spec.height, spec.width, 3, dtype=torch.uint8)
     is_open = len(spec.batches) > 1
     shapes = None
@@ -70,6 +78,7 @@ def _trace(graph: DeployGraph, spec: InputSpec) -> Any:
                 output_names=graph.output_names,
                 external_data=False,
                 verbose=False,
+                optimize=False,
                 dynamic_shapes=shapes,
             )
         except torch.onnx.OnnxExporterError as error:
@@ -100,4 +109,35 @@ def drop_output(path: Path, name: str) -> None:
     kept = [output for output in model.graph.output if output.name != name]
     del model.graph.output[:]
     model.graph.output.extend(kept)
-    onnx.save(onnxslim.slim(model), path)
+    held = _take_text(
+        model, [i.name for i in model.graph.initializer if i.name.startswith("text.")]
+    )
+    model = onnxslim.slim(model)
+    _put_text(model, held)
+    onnx.save(model, path)
+
+
+def _take_text(model: Any, names: Collection[str]) -> list[Any]:
+    """Make inputs of the constants that hold text, by name, so that no optimizer computes with them.
+
+    Left in sight they are transposed, merged where two are equal, and multiplied into others.
+    """
+    onnx = require("onnx", why="export")
+    held = [i for i in model.graph.initializer if i.name in names]
+    for initializer in held:
+        model.graph.input.append(
+            onnx.helper.make_tensor_value_info(
+                initializer.name, initializer.data_type, initializer.dims
+            )
+        )
+        model.graph.initializer.remove(initializer)
+    return held
+
+
+def _put_text(model: Any, held: list[Any]) -> None:
+    """Undo ``_take_text``."""
+    names = {initializer.name for initializer in held}
+    kept = [value for value in model.graph.input if value.name not in names]
+    del model.graph.input[:]
+    model.graph.input.extend(kept)
+    model.graph.initializer.extend(held)

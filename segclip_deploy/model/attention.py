@@ -25,12 +25,25 @@ class CrossAttention(nn.Module):
 
     def forward(self, queries: Tensor, context: Tensor) -> Tensor:
         """Queries (B, N, C) look at context (B, M, C) → (B, N, C)."""
+        return self.attend(self.queries(queries), self.keys(context), self.values(context))
+
+    def queries(self, x: Tensor) -> Tensor:
+        """(B, N, C) → (B, heads, N, C / heads), scaled."""
         # The scale goes into Q before the product: half precision overflows later that way.
-        q = self._split(self.query(queries)) * (queries.shape[-1] // self.heads) ** -0.5
-        k = self._split(self.key(context))
-        v = self._split(self.value(context))
-        weights = (q @ k.transpose(-2, -1)).softmax(-1)
-        return self.out((weights @ v).transpose(1, 2).flatten(2))
+        return self._split(self.query(x)) * (x.shape[-1] // self.heads) ** -0.5
+
+    def keys(self, x: Tensor) -> Tensor:
+        """(B, M, C) → (B, heads, C / heads, M)."""
+        return self._split(self.key(x)).transpose(-2, -1)
+
+    def values(self, x: Tensor) -> Tensor:
+        """(B, M, C) → (B, heads, M, C / heads)."""
+        return self._split(self.value(x))
+
+    def attend(self, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+        """What ``queries``, ``keys`` and ``values`` give, any of which may be constant → (B, N, C)."""
+        weights = (queries @ keys).softmax(-1)
+        return self.out((weights @ values).transpose(1, 2).flatten(2))
 
     def _split(self, x: Tensor) -> Tensor:
         """(B, N, C) → (B, heads, N, C / heads)."""

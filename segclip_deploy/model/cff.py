@@ -41,12 +41,33 @@ class CrossModalFusion(nn.Module):
         Returns:
             V' (B, C, h, w), T_l (B, K, C), S (B, K, h, w).
         """
+        words = self.norm_text(text)[None]
+        guide, answer = self.language_to_vision, self.vision_to_language
+        return self.fuse(
+            vision, text, scale, guide.keys(words), guide.values(words), answer.queries(words)
+        )
+
+    def fuse(
+        self,
+        vision: Tensor,
+        text: Tensor,
+        scale: Tensor,
+        keys: Tensor,
+        values: Tensor,
+        queries: Tensor,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """As ``forward``, with all that T alone gives.
+
+        Args:
+            keys, values: of ``language_to_vision``, of one text for the whole batch.
+            queries: of ``vision_to_language``, likewise.
+        """
         size = vision.shape[-2:]
         tokens = vision.flatten(2).transpose(1, 2)
         seen = self.norm_vision(tokens)
-        words = self.norm_text(text).expand(vision.shape[0], -1, -1)
-        tokens = tokens + self.gamma_vision * self.language_to_vision(seen, words)
-        update = self.gamma_text * self.vision_to_language(words, seen)
+        guide, answer = self.language_to_vision, self.vision_to_language
+        tokens = tokens + self.gamma_vision * guide.attend(guide.queries(seen), keys, values)
+        update = self.gamma_text * answer.attend(queries, answer.keys(seen), answer.values(seen))
         score = scale * unit(text + update) @ unit(tokens).transpose(1, 2)
         fused = tokens.transpose(1, 2).unflatten(2, size)
         return fused, update, score.unflatten(2, size)

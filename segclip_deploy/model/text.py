@@ -130,7 +130,10 @@ def load_text_bank(source: str, vocabulary: Vocabulary) -> TextBank:
             where=source,
             fix="use the bank and the vocabulary that belong together",
         )
-    return TextBank(unit_rows(classes), unit_rows(texts), encoder)
+    try:
+        return TextBank(unit_rows(classes), unit_rows(texts), encoder)
+    except BadInput as error:
+        raise BadInput(error.what, where=source) from error
 
 
 def save_text_bank(path: Path, bank: TextBank) -> None:
@@ -145,9 +148,11 @@ def unit_rows(x: NDArray[Any]) -> NDArray[np.float32]:
     """Scale the last axis to Euclidean length 1.
 
     Raises:
-        BadInput: a row of zeros, which has no direction.
+        BadInput: a row of zeros, which has no direction, or one that is not finite.
     """
     x = np.asarray(x, dtype=np.float32)
+    if not np.isfinite(x).all():
+        raise BadInput("a text embedding is not finite")
     norm = np.linalg.norm(x, axis=-1, keepdims=True)
     if not norm.all():
         raise BadInput("a text embedding is all zeros")

@@ -16,7 +16,7 @@ __all__ = ["Golden", "load_golden", "save_golden"]
 
 @dataclass(frozen=True)
 class Golden:
-    """Tiles and the FP32 model's answers, from PyTorch.
+    """Tiles and the FP32 model's answers: PyTorch's, or after ``revocab`` ONNX Runtime's.
 
     Attributes:
         tiles: (N, H, W, 3) uint8, of the graph's input size.

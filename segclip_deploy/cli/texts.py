@@ -1,0 +1,45 @@
+"""``revocab``: other class texts in an exported bundle."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from segclip_deploy.cli.common import PATH, json_option, print_json
+
+__all__ = ["revocab"]
+
+
+@click.command()
+@click.argument("bundle", type=PATH)
+@click.option(
+    "--text", required=True, help="Text bank (.npz, .safetensors) or open_clip:MODEL@WEIGHTS."
+)
+@click.option(
+    "--vocabulary", help="Shipped name or YAML of the new classes; else their names stay."
+)
+@click.option("-o", "--out", type=PATH, required=True, help="Bundle directory to write.")
+@json_option
+def revocab(bundle: Path, text: str, vocabulary: str | None, out: Path, as_json: bool) -> None:
+    """Fold other class texts into BUNDLE, without torch; how accurate they are is for you to measure."""
+    from segclip_deploy.artifacts import load_bundle
+    from segclip_deploy.export.revocab import revocab_bundle
+    from segclip_deploy.model.text import load_text_bank
+    from segclip_deploy.vocabulary import load_vocabulary
+
+    old = load_bundle(bundle)
+    classes = load_vocabulary(vocabulary) if vocabulary else old.vocabulary
+    new = revocab_bundle(old, load_text_bank(text, classes), out, vocabulary=classes)
+    record = new.record["revocab"]
+    if as_json:
+        print_json(new.record)
+    else:
+        click.echo(
+            f"{out}: new texts folded in, flight check passed; "
+            f"{record['golden_labels_changed']:.2%} of the golden tiles' labels changed"
+        )
+    click.echo(f"accuracy is {record['accuracy']}: segclip-deploy evaluate {out} DATASET", err=True)
+    encoder, trained = new.record["text_encoder"], record["trained"]["text_encoder"]
+    if encoder != trained:
+        click.echo(f"the texts are from {encoder}, the model was trained on {trained}", err=True)
