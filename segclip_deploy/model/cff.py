@@ -44,7 +44,7 @@ class CrossModalFusion(nn.Module):
         size = vision.shape[-2:]
         tokens = vision.flatten(2).transpose(1, 2)
         seen = self.norm_vision(tokens)
-        words = self.norm_text(text).expand(vision.shape[0], -1, -1)
+        words = self.norm_text(text)[None]
         tokens = tokens + self.gamma_vision * self.language_to_vision(seen, words)
         update = self.gamma_text * self.vision_to_language(words, seen)
         score = scale * unit(text + update) @ unit(tokens).transpose(1, 2)
