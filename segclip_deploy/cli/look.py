@@ -43,6 +43,8 @@ def inspect(path: Path, as_json: bool) -> None:
             for entry in vocabulary["classes"]
         ],
     )
+    if bundle.get("blocks"):
+        _print_blocks(bundle["blocks"])
     if bundle.get("folding"):
         print_folding(bundle["folding"])
 
@@ -53,6 +55,25 @@ def print_folding(blocks: list[Mapping[str, Any]]) -> None:
         "MACs of attention to text, per image",
         ["block", "constants", "folded", "exported"],
         [[b["block"], f"{b['plain']:,}", f"{b['folded']:,}", b["exported"]] for b in blocks],
+    )
+
+
+def _print_blocks(blocks: list[Mapping[str, Any]]) -> None:
+    parameters, macs = (sum(b[key] for b in blocks) for key in ("parameters", "macs"))
+    rows = [*blocks, {"block": "all", "parameters": parameters, "macs": macs, "precision": ""}]
+    print_table(
+        "parameters, and MACs per image",
+        ["block", "parameters", "MACs", "of all", "precision"],
+        [
+            [
+                row["block"],
+                f"{row['parameters']:,}",
+                f"{row['macs']:,}",
+                f"{row['macs'] / max(macs, 1):.1%}",
+                row["precision"],
+            ]
+            for row in rows
+        ],
     )
 
 

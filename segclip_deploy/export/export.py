@@ -24,6 +24,7 @@ from segclip_deploy.artifacts import (
     write_json,
 )
 from segclip_deploy.errors import BadInput
+from segclip_deploy.export.blocks import count_blocks
 from segclip_deploy.export.fold import fold_network
 from segclip_deploy.export.graph import ConstantText, DeployGraph
 from segclip_deploy.export.onnx import OPSET, drop_output, write_onnx
@@ -133,6 +134,7 @@ def export_bundle(
                 "parents": {"checkpoint": sha256_file(checkpoint_path)},
                 "parity": [link.to_json() for link in parity],
                 "folding": [block.to_json() for block in table],
+                "blocks": [block.to_json() for block in count_blocks(onnx)],
                 "tools": {name: version(name) for name in _TOOLS},
             },
         )

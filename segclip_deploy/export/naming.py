@@ -23,6 +23,7 @@ from typing import Any
 __all__ = ["block_of", "blocks_of", "name_constants", "name_nodes", "trace_blocks"]
 
 _SCOPES = "pkg.torch.onnx.name_scopes"  # where torch.export says which module a node is from
+_NOWHERE = "_empty_nn_module_stack_from_metadata_hook"
 _MODULES = (
     (r"^_empty_nn_module_stack.*", ""),  # torch of what is in no module, as the size of a batch
     (r"^network$", "head"),
@@ -156,8 +157,8 @@ def _modules(nodes: Any) -> list[str]:
     made_in: dict[str, str] = {}
     for node in nodes:
         properties = {entry.key: entry.value for entry in node.metadata_props}
-        if _SCOPES in properties:
-            scope = ast.literal_eval(properties[_SCOPES])[-2]
+        scope = ast.literal_eval(properties.get(_SCOPES, f"['{_NOWHERE}', '']"))[-2]
+        if scope != _NOWHERE:
             module = _module(re.sub(r"^network\.network\b", "network", scope))  # ConstantText's
         else:  # made by the exporter in passing
             module = next((made_in[name] for name in node.input if name in made_in), "")

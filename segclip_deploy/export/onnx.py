@@ -102,18 +102,12 @@ def _fixed(spec: InputSpec) -> BadInput:
 
 
 def drop_output(path: Path, name: str) -> None:
-    """Remove an output from an ONNX file; what only it needed goes with it."""
+    """Remove an output from an ONNX file; what it is made of stays, for the other outputs."""
     onnx = require("onnx", why="export")
-    onnxslim = require("onnxslim", why="export")
     model = onnx.load(path)
     kept = [output for output in model.graph.output if output.name != name]
     del model.graph.output[:]
     model.graph.output.extend(kept)
-    held = _take_text(
-        model, [i.name for i in model.graph.initializer if i.name.startswith("text.")]
-    )
-    model = onnxslim.slim(model)
-    _put_text(model, held)
     onnx.save(model, path)
 
 
