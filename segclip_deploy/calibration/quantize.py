@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -30,6 +30,7 @@ from segclip_deploy.calibration.plan import PrecisionPlan, lowest
 from segclip_deploy.calibration.qdq import write_qdq
 from segclip_deploy.calibration.table import CalibrationTable
 from segclip_deploy.errors import BadInput, GateFailed
+from segclip_deploy.export.blocks import count_nodes
 from segclip_deploy.export.parity import answers_of
 from segclip_deploy.runtime.backends.onnxruntime import OnnxRuntimeBackend
 from segclip_deploy.runtime.golden import Golden, load_golden, save_golden
@@ -139,6 +140,11 @@ def quantize(
                 "precision": precision,
                 "dialect": plan.dialect,
                 "plan": dict(plan.blocks),
+                "blocks": [
+                    {**block, "precision": plan.blocks[block["block"]]}
+                    for block in bundle.record["blocks"]
+                ],
+                "int8_macs": _share(bundle, written.int8),
                 "islands": dict(written.islands),
                 "calibration": table and {"method": table.method, "tiles": len(table.tiles)},
                 "quality": quality,
@@ -156,6 +162,12 @@ def quantize(
             },
         )
     return load_bundle(out)
+
+
+def _share(bundle: Bundle, int8: Collection[str]) -> float:
+    """The share of multiply-accumulates that is INT8."""
+    macs = count_nodes(bundle.model_path)
+    return sum(macs[name] for name in int8) / sum(macs.values())
 
 
 def _extremes(bundle: Bundle, tiles: NDArray[np.uint8]) -> dict[str, tuple[float, str]]:

@@ -11,7 +11,7 @@ from segclip_deploy._optional import require
 from segclip_deploy.errors import BadArtifact
 from segclip_deploy.export.naming import blocks_of
 
-__all__ = ["BlockCost", "count_blocks"]
+__all__ = ["BlockCost", "count_blocks", "count_nodes"]
 
 
 @dataclass(frozen=True)
@@ -42,6 +42,31 @@ def count_blocks(path: Path) -> list[BlockCost]:
         BadArtifact: a convolution or product whose shape cannot be inferred.
     """
     onnx = require("onnx", why="counting MACs")
+    model, shapes, batch = _shapes(path)
+    floats = {i.name for i in model.graph.initializer if i.data_type == onnx.TensorProto.FLOAT}
+    costs = []
+    for block, nodes in blocks_of(model).items():
+        read = {name for node in nodes for name in node.input} & floats
+        floats -= read
+        macs = sum(_macs(node, shapes, path) for node in nodes)
+        parameters = sum(prod(shapes[name]) for name in read)
+        costs.append(BlockCost(block, parameters, macs // batch, "fp32"))
+    return costs
+
+
+def count_nodes(path: Path) -> dict[str, int]:
+    """Multiply-accumulates of every node of a float32 ONNX file, for one image.
+
+    Raises:
+        BadArtifact: a convolution or product whose shape cannot be inferred.
+    """
+    model, shapes, batch = _shapes(path)
+    return {node.name: _macs(node, shapes, path) // batch for node in model.graph.node}
+
+
+def _shapes(path: Path) -> tuple[Any, dict[str, tuple[int, ...]], int]:
+    """A model, the shape of every tensor in it, and the batch these are for."""
+    onnx = require("onnx", why="counting MACs")
     model = onnx.load(path)
     (image,) = model.graph.input
     batch = image.type.tensor_type.shape.dim[0]
@@ -54,15 +79,7 @@ def count_blocks(path: Path) -> list[BlockCost]:
     shapes = {i.name: tuple(i.dims) for i in inferred.initializer}
     for value in (*inferred.input, *inferred.value_info, *inferred.output):
         shapes[value.name] = tuple(d.dim_value for d in value.type.tensor_type.shape.dim)
-    floats = {i.name for i in inferred.initializer if i.data_type == onnx.TensorProto.FLOAT}
-    costs = []
-    for block, nodes in blocks_of(model).items():
-        read = {name for node in nodes for name in node.input} & floats
-        floats -= read
-        macs = sum(_macs(node, shapes, path) for node in nodes)
-        parameters = sum(prod(shapes[name]) for name in read)
-        costs.append(BlockCost(block, parameters, macs // batch.dim_value, "fp32"))
-    return costs
+    return model, shapes, batch.dim_value
 
 
 def _macs(node: Any, shapes: dict[str, tuple[int, ...]], path: Path) -> int:

@@ -25,7 +25,6 @@ __all__ = ["block_of", "blocks_of", "name_constants", "name_nodes", "trace_block
 _SCOPES = "pkg.torch.onnx.name_scopes"  # where torch.export says which module a node is from
 _NOWHERE = "_empty_nn_module_stack_from_metadata_hook"
 _MODULES = (
-    (r"^_empty_nn_module_stack.*", ""),  # torch of what is in no module, as the size of a batch
     (r"^network$", "head"),
     (r"^network\.", ""),
     (r"^decoder\.fusions\.(\d+)(\.level)?", r"cff.\1"),
