@@ -83,3 +83,33 @@ def open_bundle(tiny_checkpoint: Path) -> Path:
     out, spec = tiny_checkpoint.with_name("open"), InputSpec(64, 96, batch=3, min_batch=1)
     export_bundle(tiny_checkpoint, out, spec=spec, margin=True, logits=True)
     return out
+
+
+@pytest.fixture(scope="session")
+def tiny_table(tiny_bundle: Path) -> Path:
+    """Ranges of the tiny model on 24 real tiles."""
+    return calibrated(tiny_bundle, [EXAMPLE / "images"], 24)
+
+
+@pytest.fixture(scope="session")
+def example_table(example_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Ranges of the shipped model; its images have 15 tiles of 512², so one is cut twice."""
+    from PIL import Image
+
+    again = tmp_path_factory.mktemp("again") / "again.png"
+    with Image.open(EXAMPLE / "images" / "tile8_part3.jpg") as image:
+        image.crop((256, 256, 256 + 1024, 256 + 1024)).save(again)
+    return calibrated(example_bundle, [EXAMPLE / "images", again], 16)
+
+
+def calibrated(bundle: Path, images: list[Path], count: int) -> Path:
+    """The table of a bundle on so many tiles of images."""
+    from segclip_deploy.artifacts import load_bundle
+    from segclip_deploy.calibration.calibrate import calibrate
+    from segclip_deploy.calibration.selection import select_tiles
+    from segclip_deploy.calibration.tiles import find_tiles
+
+    out, loaded = bundle.with_name(f"{bundle.name}.table.json"), load_bundle(bundle)
+    tiles = select_tiles(find_tiles(images, loaded.input), count)
+    calibrate(loaded, tiles, out, method="percentile")
+    return out

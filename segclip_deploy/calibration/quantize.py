@@ -23,12 +23,19 @@ from segclip_deploy.artifacts import (
     sha256_file,
     write_json,
 )
-from segclip_deploy.calibration.graph import check_fp32, expose, load_model, observer, save_model
+from segclip_deploy.calibration.graph import (
+    check_fp32,
+    expose,
+    keep_outputs,
+    load_model,
+    observer,
+    save_model,
+)
 from segclip_deploy.calibration.half import islands, overflow_islands, write_fp16
 from segclip_deploy.calibration.placement import place
-from segclip_deploy.calibration.plan import PrecisionPlan, lowest
+from segclip_deploy.calibration.plan import PrecisionPlan, check_plan, lowest
 from segclip_deploy.calibration.qdq import write_qdq
-from segclip_deploy.calibration.table import CalibrationTable
+from segclip_deploy.calibration.table import CalibrationTable, check_table
 from segclip_deploy.errors import BadInput, GateFailed
 from segclip_deploy.export.parity import answers_of
 from segclip_deploy.runtime.backends.onnxruntime import OnnxRuntimeBackend
@@ -109,23 +116,32 @@ def quantize(
         table: measured in this bundle; needed where the plan has INT8.
 
     Raises:
-        BadArtifact: the bundle is not FP32.
-        BadInput: INT8 without a table.
+        BadArtifact: the bundle is not FP32, or the plan does not fit it.
+        BadInput: INT8 without a table, or ``out`` is the bundle itself.
+        StaleArtifact: a plan or table of another bundle.
         GateFailed: the result is not finite, or ONNX Runtime's fast kernels disagree with the
             literal execution; nothing is written.
     """
     check_fp32(bundle)
+    if out.resolve() == bundle.path.resolve():
+        raise BadInput(
+            "this is the FP32 bundle itself", where=out, fix="keep it, choose another output"
+        )
     precision = lowest(plan)
     golden = load_golden(bundle.golden_path)
     model = load_model(bundle.model_path)
+    check_plan(plan, bundle, model.graph)
+    if table:
+        check_table(table, bundle)
     expose(model, "logits")
     extremes = _extremes(bundle, golden.tiles) if plan.dialect == "tensorrt" else {}
     written = write_precision(model, plan, table, extremes)
+    table = table if written.int8 else None
     with replace_directory(out, contents=BUNDLE_FILES) as temporary:
         path = temporary / MODEL_FILE
         save_model(model, path)
         labels, quality = _judge(path, bundle, golden, out)
-        model.graph.outputs[:] = [o for o in model.graph.outputs if o.name in bundle.outputs]
+        keep_outputs(model, bundle.outputs)
         save_model(model, path)
         own = replace(golden, literal=labels, precision=precision)
         save_golden(temporary / GOLDEN_FILE, own)
