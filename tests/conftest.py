@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -100,6 +102,36 @@ def example_table(example_bundle: Path, tmp_path_factory: pytest.TempPathFactory
     with Image.open(EXAMPLE / "images" / "tile8_part3.jpg") as image:
         image.crop((256, 256, 256 + 1024, 256 + 1024)).save(again)
     return calibrated(example_bundle, [EXAMPLE / "images", again], 16)
+
+
+@pytest.fixture(scope="session")
+def quantized(
+    example_bundle: Path, example_table: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Callable[[str, str], Path]:
+    """(dialect, precision) → the shipped model in it, made when first asked for."""
+    folder = tmp_path_factory.mktemp("quantized")
+
+    @cache
+    def make(dialect: str, precision: str) -> Path:
+        return uniformly(
+            example_bundle, example_table, folder / f"{dialect}-{precision}", dialect, precision
+        )
+
+    return make
+
+
+def uniformly(bundle: Path, table: Path, out: Path, dialect: str, precision: str) -> Path:
+    """A bundle in one precision."""
+    from segclip_deploy.artifacts import load_bundle
+    from segclip_deploy.calibration.graph import load_model
+    from segclip_deploy.calibration.plan import uniform_plan
+    from segclip_deploy.calibration.quantize import quantize
+    from segclip_deploy.calibration.table import load_table
+
+    loaded = load_bundle(bundle)
+    plan = uniform_plan(loaded, load_model(loaded.model_path).graph, dialect, precision)
+    quantize(loaded, out, plan=plan, table=load_table(table))
+    return out
 
 
 def calibrated(bundle: Path, images: list[Path], count: int) -> Path:

@@ -82,6 +82,7 @@ def edited(bundle: Path, out: Path, change: Callable[[onnx.GraphProto], None]) -
     return out
 
 
+KINDS = [("tensorrt", "fp16"), ("tensorrt", "int8"), ("cpu", "int8")]
 SABOTAGES = [swap_classes, swap_channels, drop_normalisation, zero_a_layer]
 
 
@@ -98,20 +99,39 @@ def test_a_bundle_that_says_something_else_fails(
     assert {p.name for p in tmp_path.iterdir()} == {"bundle"}
 
 
-def test_an_edited_bundle_fails_and_the_untouched_one_passes(
-    example_bundle: Path, tmp_path: Path
+@pytest.mark.parametrize("sabotage", SABOTAGES)
+@pytest.mark.parametrize("kind", KINDS, ids="-".join)
+def test_a_quantized_bundle_that_says_something_else_fails(
+    kind: tuple[str, str],
+    sabotage: Callable[[onnx.GraphProto], None],
+    quantized: Callable[[str, str], Path],
+    tmp_path: Path,
 ) -> None:
-    whole = CliRunner().invoke(main, ["verify", str(example_bundle), "--json"])
+    bundle = edited(quantized(*kind), tmp_path / "bundle", sabotage)
+    result = CliRunner().invoke(main, ["verify", str(bundle)])
+    assert result.exit_code == 3, result.output
+    assert "flight check failed at labels" in result.stderr
+
+
+@pytest.mark.parametrize("kind", [(), *KINDS], ids="-".join)
+def test_an_edited_bundle_fails_and_the_untouched_one_passes(
+    kind: tuple[str, ...],
+    example_bundle: Path,
+    quantized: Callable[[str, str], Path],
+    tmp_path: Path,
+) -> None:
+    untouched = quantized(*kind) if kind else example_bundle
+    whole = CliRunner().invoke(main, ["verify", str(untouched), "--json"])
     assert whole.exit_code == 0
     assert json.loads(whole.stdout)["passed"]
     for name in ("model.onnx", "golden.npz"):
         bundle = tmp_path / name
-        shutil.copytree(example_bundle, bundle)
+        shutil.copytree(untouched, bundle)
         (bundle / name).write_bytes((bundle / name).read_bytes() + b"\n")
         result = CliRunner().invoke(main, ["verify", str(bundle)])
         assert result.exit_code == 3
         assert f"{name} is not the file" in result.stderr
-        assert "segclip-deploy export" in result.stderr
+        assert f"segclip-deploy {'quantize' if kind else 'export'}" in result.stderr
 
 
 def golden() -> Golden:

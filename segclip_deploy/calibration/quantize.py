@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -35,6 +36,7 @@ from segclip_deploy.calibration.half import islands, overflow_islands, write_fp1
 from segclip_deploy.calibration.placement import place
 from segclip_deploy.calibration.plan import PrecisionPlan, check_plan, lowest
 from segclip_deploy.calibration.qdq import write_qdq
+from segclip_deploy.calibration.rounding import round_as_fp16
 from segclip_deploy.calibration.table import CalibrationTable, check_table
 from segclip_deploy.errors import BadInput, GateFailed
 from segclip_deploy.export.parity import answers_of
@@ -106,8 +108,10 @@ def quantize(
 ) -> Bundle:
     """Write a plan's precision into a bundle, and prove the result before it counts.
 
-    The file is executed literally by ONNX Runtime on the golden tiles: its logits must be
-    finite, and its labels become the reference that every engine built from it is held to.
+    The file is executed literally by ONNX Runtime on the golden tiles; its labels become the
+    reference that every engine built from it is held to. That leaves FP16 unrounded, so once
+    more with every FP16 tensor rounded: those logits must be finite, and their distance from
+    FP32's is recorded as the quality.
 
     Args:
         bundle: in FP32.
@@ -193,24 +197,38 @@ def _extremes(bundle: Bundle, tiles: NDArray[np.uint8]) -> dict[str, tuple[float
 def _judge(
     path: Path, bundle: Bundle, golden: Golden, out: Path
 ) -> tuple[NDArray[np.uint8], dict[str, Any]]:
-    """Labels of the literal execution, and how far they and their logits are from FP32's."""
-    backend = OnnxRuntimeBackend(path, batches=bundle.input.batches, literal=True)
-    answers = answers_of(backend, golden.tiles)
-    backend.close()
+    """Labels of the literal execution; and of FP16 that rounds, how far it is from FP32."""
+    literal = _execute(path, bundle, golden)
+    answers = literal
+    model = load_model(path)
+    if round_as_fp16(model.graph):
+        with TemporaryDirectory() as folder:
+            rounded = Path(folder) / MODEL_FILE
+            save_model(model, rounded)
+            answers = _execute(rounded, bundle, golden)
     if not np.isfinite(answers.logits).all():
         tile = int(np.flatnonzero(~np.isfinite(answers.logits).all(axis=(1, 2, 3)))[0])
         raise GateFailed(f"logits are not finite on golden tile {tile}", where=out)
     differ = answers.labels != golden.labels
     flips = np.bincount(golden.labels[differ], minlength=len(bundle.vocabulary.names))
-    return answers.labels, {
+    return literal.labels, {
         "label_agreement": float(1 - differ.mean()),
+        "literal_agreement": float((answers.labels == literal.labels).mean()),
         "logit_sqnr_db": sqnr(golden.logits, answers.logits),
         "flips": dict(zip(bundle.vocabulary.names, flips.tolist(), strict=True)),
     }
 
 
+def _execute(path: Path, bundle: Bundle, golden: Golden) -> Golden:
+    backend = OnnxRuntimeBackend(path, batches=bundle.input.batches, literal=True)
+    answers = answers_of(backend, golden.tiles)
+    backend.close()
+    return answers
+
+
 def sqnr(reference: NDArray[np.float32], values: NDArray[np.float32]) -> float:
-    """Signal to quantization noise, 10 log10(Σ r² / Σ (r − v)²), in dB."""
+    """Signal to quantization noise, 10 log10(Σ r² / Σ (r − v)²), in dB; finite without noise."""
     noise = np.square(reference - values, dtype=np.float64).sum()
     signal = np.square(reference, dtype=np.float64).sum()
-    return float(10 * np.log10(signal / max(noise, np.finfo(float).tiny)))
+    powers = np.maximum([signal, noise], np.finfo(float).tiny)
+    return float(10 * -np.diff(np.log10(powers))[0])
