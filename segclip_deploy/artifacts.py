@@ -246,6 +246,8 @@ def load_bundle(path: str | Path) -> Bundle:
             fix=remedy,
         )
     record = read_json(path / RECORD_FILE)
+    if record.get("dialect"):
+        remedy = f"segclip-deploy quantize FP32_BUNDLE -o {path}"
     try:
         check_schema(record, BUNDLE_SCHEMA, where=path)
         bundle = Bundle(

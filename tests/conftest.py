@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -97,4 +99,64 @@ def open_bundle(other_checkpoint: Path) -> Path:
     command = ["export", str(other_checkpoint), "-o", str(out), "--size", "64x96"]
     result = CliRunner().invoke(main, [*command, "--batch", "1..3", "--margin", "--logits"])
     assert result.exit_code == 0, result.stderr
+    return out
+
+
+@pytest.fixture(scope="session")
+def tiny_table(tiny_bundle: Path) -> Path:
+    """Ranges of the tiny model on 24 real tiles."""
+    return calibrated(tiny_bundle, [EXAMPLE / "images"], 24)
+
+
+@pytest.fixture(scope="session")
+def example_table(example_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Ranges of the shipped model; its images have 15 tiles of 512², so one is cut twice."""
+    from PIL import Image
+
+    again = tmp_path_factory.mktemp("again") / "again.png"
+    with Image.open(EXAMPLE / "images" / "tile8_part3.jpg") as image:
+        image.crop((256, 256, 256 + 1024, 256 + 1024)).save(again)
+    return calibrated(example_bundle, [EXAMPLE / "images", again], 16)
+
+
+@pytest.fixture(scope="session")
+def quantized(
+    example_bundle: Path, example_table: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Callable[[str, str], Path]:
+    """(dialect, precision) → the shipped model in it, made when first asked for."""
+    folder = tmp_path_factory.mktemp("quantized")
+
+    @cache
+    def make(dialect: str, precision: str) -> Path:
+        return uniformly(
+            example_bundle, example_table, folder / f"{dialect}-{precision}", dialect, precision
+        )
+
+    return make
+
+
+def uniformly(bundle: Path, table: Path, out: Path, dialect: str, precision: str) -> Path:
+    """A bundle in one precision."""
+    from segclip_deploy.artifacts import load_bundle
+    from segclip_deploy.calibration.graph import load_model
+    from segclip_deploy.calibration.plan import uniform_plan
+    from segclip_deploy.calibration.quantize import quantize
+    from segclip_deploy.calibration.table import load_table
+
+    loaded = load_bundle(bundle)
+    plan = uniform_plan(loaded, load_model(loaded.model_path).graph, dialect, precision)
+    quantize(loaded, out, plan=plan, table=load_table(table))
+    return out
+
+
+def calibrated(bundle: Path, images: list[Path], count: int) -> Path:
+    """The table of a bundle on so many tiles of images."""
+    from segclip_deploy.artifacts import load_bundle
+    from segclip_deploy.calibration.calibrate import calibrate
+    from segclip_deploy.calibration.selection import select_tiles
+    from segclip_deploy.calibration.tiles import find_tiles
+
+    out, loaded = bundle.with_name(f"{bundle.name}.table.json"), load_bundle(bundle)
+    tiles = select_tiles(find_tiles(images, loaded.input), count)
+    calibrate(loaded, tiles, out, method="percentile")
     return out

@@ -11,11 +11,19 @@ import pytest
 import torch
 
 from segclip_deploy.artifacts import InputSpec, load_bundle
+from segclip_deploy.calibration.calibrate import read_tensors
+from segclip_deploy.calibration.graph import load_model, observer, save_model
+from segclip_deploy.calibration.plan import Precision, PrecisionPlan
+from segclip_deploy.calibration.quantize import sqnr, write_precision
+from segclip_deploy.calibration.ranges import METHODS, Histogram
+from segclip_deploy.calibration.rounding import round_as_fp16
+from segclip_deploy.calibration.table import CalibrationTable
 from segclip_deploy.errors import BadArtifact, BadInput, GateFailed, StaleArtifact
 from segclip_deploy.export import parity
 from segclip_deploy.export.export import export_bundle
 from segclip_deploy.export.fold import FoldedSegCLIP, fold
 from segclip_deploy.export.graph import ConstantText, DeployGraph, normalise
+from segclip_deploy.export.naming import block_of
 from segclip_deploy.export.onnx import OPSET, drop_output, write_onnx
 from segclip_deploy.export.text_weights import text_constants
 from segclip_deploy.export.torch_backend import TorchBackend
@@ -130,6 +138,31 @@ def test_clip_encoders_parse_in_tensorrt_rtx(
     clip_export: tuple[TorchBackend, FoldedSegCLIP, Path],
 ) -> None:
     assert parser_errors(clip_export[-1]) == []
+
+
+def test_clip_encoders_take_precision(
+    clip_export: tuple[TorchBackend, Path], tmp_path: Path
+) -> None:
+    """INT8 wherever it can be and FP16 beside it: untrained, so judged by signal to noise."""
+    image = np.random.default_rng(1).integers(0, 256, (1, 64, 96, 3), dtype=np.uint8)
+    expected = OnnxRuntimeBackend(clip_export[1]).infer({"image": image})["logits"]
+    graph = load_model(clip_export[1])
+    names = read_tensors(graph.graph)
+    seen = {name: Histogram() for name in names}
+    for name, values in zip(names, observer(graph, names)(image), strict=True):
+        seen[name].add(values)
+    ranges = {name: METHODS["minmax"](histogram) for name, histogram in seen.items()}
+    table = CalibrationTable("", "minmax", ranges, (), {}, {})
+    model, path = load_model(clip_export[1]), tmp_path / "int8.onnx"
+    blocks: dict[str, Precision] = {block_of(node.name): "int8" for node in model.graph}
+    plan = PrecisionPlan("tensorrt", "", {**blocks, "graph": "fp32"})
+    assert len(write_precision(model, plan, table, {}).int8) > 50
+    save_model(model, path)
+    assert parser_errors(path) == []
+    assert round_as_fp16(model.graph) > 100
+    save_model(model, path)
+    got = OnnxRuntimeBackend(path, literal=True).infer({"image": image})["logits"]
+    assert sqnr(expected, got) > 25
 
 
 @pytest.mark.parametrize("bundle", ["tiny_bundle", "example_bundle"])

@@ -29,9 +29,10 @@ def test_the_documented_example_is_imported_exported_and_verified(
     network = load_factory("denseclip:DenseClip")(load_spec(spec))
     torch.save(network.state_dict(), weights)
     checkpoint, bundle = tmp_path / "dense.safetensors", tmp_path / "dense"
+    table = tmp_path / "dense.json"
     model = ("--model", "denseclip:DenseClip")
     bank = EXAMPLE / "text_bank.safetensors"
-    commands = [
+    commands: list[tuple[object, ...]] = [
         (
             "import",
             weights,
@@ -49,7 +50,12 @@ def test_the_documented_example_is_imported_exported_and_verified(
         ),
         ("export", checkpoint, *model, "-o", bundle, "--size", "128", "--logits"),
         ("verify", bundle),
+        ("calibrate", bundle, "--tiles", EXAMPLE / "images", "--select", 32, "-o", table),
     ]
+    for dialect, precision in (("tensorrt", "fp16"), ("tensorrt", "int8"), ("cpu", "int8")):
+        low = tmp_path / f"{dialect}-{precision}"
+        options = ("--dialect", dialect, "--precision", precision, "--table", table)
+        commands += [("quantize", bundle, *options, "-o", low), ("verify", low)]
     for command in commands:
         result = CliRunner().invoke(main, [str(word) for word in command])
         assert result.exit_code == 0, result.stderr

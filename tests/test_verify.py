@@ -52,8 +52,14 @@ def drop_normalisation(graph: onnx.GraphProto) -> None:
 
 
 def zero_a_layer(graph: onnx.GraphProto) -> None:
-    convolutions = [n for n in graph.node if n.op_type == "Conv"]
-    set_constant(graph, convolutions[20].input[1], np.zeros_like)
+    set_constant(graph, weight_of(graph, 20), np.zeros_like)
+
+
+def weight_of(graph: onnx.GraphProto, place: int) -> str:
+    """The constant behind a convolution's weight, in INT8 too."""
+    dequantized = {n.output[0]: n.input[0] for n in graph.node if n.op_type == "DequantizeLinear"}
+    name = [n for n in graph.node if n.op_type == "Conv"][place].input[1]
+    return dequantized.get(name, name)
 
 
 def set_constant(
@@ -63,22 +69,28 @@ def set_constant(
     constant.CopyFrom(numpy_helper.from_array(change(numpy_helper.to_array(constant)), name))
 
 
-@pytest.mark.parametrize(
-    "sabotage", [swap_classes, swap_channels, drop_normalisation, zero_a_layer]
-)
+def edited(bundle: Path, out: Path, change: Callable[[onnx.GraphProto], None]) -> Path:
+    """A copy with another graph, hashes made to fit: as a tool would leave it that changed the model."""
+    shutil.copytree(bundle, out)
+    model = onnx.load(out / "model.onnx")
+    change(model.graph)
+    onnx.checker.check_model(model)
+    onnx.save(model, out / "model.onnx")
+    record = json.loads((out / "bundle.json").read_text())
+    record["files"]["model.onnx"] = sha256_file(out / "model.onnx")
+    (out / "bundle.json").write_text(json.dumps(record))
+    return out
+
+
+KINDS = [("tensorrt", "fp16"), ("tensorrt", "int8"), ("cpu", "int8")]
+SABOTAGES = [swap_classes, swap_channels, drop_normalisation, zero_a_layer]
+
+
+@pytest.mark.parametrize("sabotage", SABOTAGES)
 def test_a_bundle_that_says_something_else_fails(
     sabotage: Callable[[onnx.GraphProto], None], example_bundle: Path, tmp_path: Path
 ) -> None:
-    """Labels only, hashes made to fit: as a tool would leave it that changed the model."""
-    bundle = tmp_path / "bundle"
-    shutil.copytree(example_bundle, bundle)
-    model = onnx.load(bundle / "model.onnx")
-    sabotage(model.graph)
-    onnx.checker.check_model(model)
-    onnx.save(model, bundle / "model.onnx")
-    record = json.loads((bundle / "bundle.json").read_text())
-    record["files"]["model.onnx"] = sha256_file(bundle / "model.onnx")
-    (bundle / "bundle.json").write_text(json.dumps(record))
+    bundle = edited(example_bundle, tmp_path / "bundle", sabotage)
     result = CliRunner().invoke(main, ["verify", str(bundle)])
     assert result.exit_code == 3, result.output
     assert "flight check failed at labels" in result.stderr
@@ -87,20 +99,39 @@ def test_a_bundle_that_says_something_else_fails(
     assert {p.name for p in tmp_path.iterdir()} == {"bundle"}
 
 
-def test_an_edited_bundle_fails_and_the_untouched_one_passes(
-    example_bundle: Path, tmp_path: Path
+@pytest.mark.parametrize("sabotage", SABOTAGES)
+@pytest.mark.parametrize("kind", KINDS, ids="-".join)
+def test_a_quantized_bundle_that_says_something_else_fails(
+    kind: tuple[str, str],
+    sabotage: Callable[[onnx.GraphProto], None],
+    quantized: Callable[[str, str], Path],
+    tmp_path: Path,
 ) -> None:
-    whole = CliRunner().invoke(main, ["verify", str(example_bundle), "--json"])
+    bundle = edited(quantized(*kind), tmp_path / "bundle", sabotage)
+    result = CliRunner().invoke(main, ["verify", str(bundle)])
+    assert result.exit_code == 3, result.output
+    assert "flight check failed at labels" in result.stderr
+
+
+@pytest.mark.parametrize("kind", [(), *KINDS], ids="-".join)
+def test_an_edited_bundle_fails_and_the_untouched_one_passes(
+    kind: tuple[str, ...],
+    example_bundle: Path,
+    quantized: Callable[[str, str], Path],
+    tmp_path: Path,
+) -> None:
+    untouched = quantized(*kind) if kind else example_bundle
+    whole = CliRunner().invoke(main, ["verify", str(untouched), "--json"])
     assert whole.exit_code == 0
     assert json.loads(whole.stdout)["passed"]
     for name in ("model.onnx", "golden.npz"):
         bundle = tmp_path / name
-        shutil.copytree(example_bundle, bundle)
+        shutil.copytree(untouched, bundle)
         (bundle / name).write_bytes((bundle / name).read_bytes() + b"\n")
         result = CliRunner().invoke(main, ["verify", str(bundle)])
         assert result.exit_code == 3
         assert f"{name} is not the file" in result.stderr
-        assert "segclip-deploy export" in result.stderr
+        assert f"segclip-deploy {'quantize' if kind else 'export'}" in result.stderr
 
 
 def golden() -> Golden:

@@ -71,7 +71,7 @@ def calibrate(
             seen[name].add(values)
         bands += [_moments(tile) for _, tile in group]
         done += len(group)
-        if done % _SAVE_EVERY == 0:
+        if done % _SAVE_EVERY < len(group):
             _save(state, identity, names, seen, bands)
         report(done, len(tiles))
     table = CalibrationTable(
@@ -137,14 +137,13 @@ def _resume(
     state: Path, identity: str, names: Sequence[str]
 ) -> tuple[int, dict[str, Histogram], list[NDArray[np.float64]]]:
     """Tiles done, histograms and band moments; from the start where there is no state of this run."""
-    if state.is_file():
+    try:
         with np.load(state, allow_pickle=False) as stored:
-            if str(stored["identity"]) == identity:
-                seen = {
-                    name: Histogram(counts, *extent)
-                    for name, counts, extent in zip(
-                        names, stored["counts"], stored["extents"].tolist(), strict=True
-                    )
-                }
-                return len(stored["bands"]), seen, list(stored["bands"])
-    return 0, {name: Histogram() for name in names}, []
+            arrays = dict(stored)
+    except Exception:  # NumPy and zipfile raise many types on absent and damaged files
+        arrays = {"identity": np.array("")}
+    if str(arrays["identity"]) != identity:
+        return 0, {name: Histogram() for name in names}, []
+    states = zip(names, arrays["counts"], arrays["extents"].tolist(), strict=True)
+    seen = {name: Histogram(counts, *extent) for name, counts, extent in states}
+    return len(arrays["bands"]), seen, list(arrays["bands"])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ from segclip_deploy._optional import require
 from segclip_deploy.artifacts import Bundle
 from segclip_deploy.errors import BadArtifact
 
-__all__ = ["check_fp32", "expose", "load_model", "observer", "save_model"]
+__all__ = ["check_fp32", "expose", "keep_outputs", "load_model", "observer", "save_model"]
 
 
 def load_model(path: Path) -> Any:
@@ -37,6 +37,13 @@ def expose(model: Any, name: str) -> None:
     if name not in {value.name for value in model.graph.outputs}:
         values = {value.name: value for node in model.graph for value in node.outputs}
         model.graph.outputs.append(values[name])
+
+
+def keep_outputs(model: Any, names: Collection[str]) -> None:
+    """Leave these outputs, and no node that none of them needs."""
+    passes = require("onnx_ir.passes.common", why="quantization")
+    model.graph.outputs[:] = [value for value in model.graph.outputs if value.name in names]
+    passes.RemoveUnusedNodesPass()(model)
 
 
 def observer(

@@ -15,11 +15,15 @@ __all__ = ["FP16_MAX", "islands", "overflow_islands", "write_fp16"]
 FP16_MAX = 65504.0
 _HEADROOM = 2.0
 """Values in flight may be larger than on the tiles that were looked at."""
+_FP16_NORMAL = 2.0**-14
+"""Smaller numbers lose bits, and FP16 ends at 6e-8; hardware may take them for zero."""
 _LONG = 1024
 """A mean weight of a softmax over more is below 1e-3, with few bits left above FP16's 6e-5."""
 
 _REASONS = {
     "Exp": "exp(12) overflows",
+    "GroupNormalization": "sums squares",
+    "InstanceNormalization": "sums squares",
     "LayerNormalization": "sums squares",
     "LogSoftmax": "the logarithm of small numbers",
     "Pow": "squares overflow from 256",
@@ -41,8 +45,9 @@ def islands(graph: Any, low: Callable[[str], bool]) -> dict[str, str]:
     """
     found: dict[str, str] = {}
     for node in graph:
-        if node.op_type in _REASONS and low(node.name):
-            found[node.name] = _REASONS[node.op_type]
+        reason = _REASONS.get(node.op_type) or _outside(node)
+        if reason and low(node.name):
+            found[node.name] = reason
         if node.op_type == "Softmax" and (size := _length(node)) > _LONG:
             for name in _until_product(node):
                 if low(name):
@@ -80,7 +85,13 @@ def write_fp16(graph: Any, low: Callable[[str], bool]) -> None:
         low: node name → FP16; never asked of Q/DQ, which follow what they stand between.
     """
     ir = require("onnx_ir", why="quantization")
-    half = {node.name for node in graph if node.op_type not in _KEPT and low(node.name)}
+    half = {
+        node.name
+        for node in graph
+        if node.op_type not in _KEPT
+        and any(v is not None and v.dtype == ir.DataType.FLOAT for v in node.inputs)
+        and low(node.name)
+    }
     for node in list(graph):
         if node.op_type == "DequantizeLinear":  # for products, and these are FP16 if any are
             if all(user.name in half for user, _ in node.outputs[0].uses()):
@@ -118,6 +129,25 @@ _KEPT = ("Cast", "QuantizeLinear", "DequantizeLinear")
 def _fixed(node: Any, index: int) -> bool:
     """Inputs whose type does not follow the node's."""
     return node.op_type == "Resize" and index == 2
+
+
+def _outside(node: Any) -> str:
+    """Which constant of a node FP16 does not hold; ``""`` if it holds all.
+
+    Too small counts only in a scalar, an ε or a bound: among weights it is as good as zero.
+    """
+    for index, value in enumerate(node.inputs):
+        if value is None or value.const_value is None or _fixed(node, index):
+            continue
+        array = value.const_value.numpy()
+        if array.dtype != np.float32 or not array.size:
+            continue
+        extreme = array.flat[np.abs(array).argmax()]
+        if not abs(extreme) <= FP16_MAX:
+            return f"its constant {extreme:.3g} is above FP16's largest number"
+        if array.size == 1 and 0 < abs(extreme) < _FP16_NORMAL:
+            return f"its constant {extreme:.3g} is below FP16's normal numbers"
+    return ""
 
 
 def _made_by(value: Any, nodes: set[str]) -> bool:

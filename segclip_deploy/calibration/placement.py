@@ -84,12 +84,12 @@ def _weight_axis(node: Any) -> int | None:
     weight = constant.numpy()
     if node.op_type == "Conv":
         axis, taps = 0, int(np.prod(weight.shape[1:]))
+    elif weight.ndim != 2:
+        return None
     else:
         transposed = node.op_type == "Gemm" and node.attributes.get_int("transB", 0)
-        axis = 0 if transposed else weight.ndim - 1
+        axis = 0 if transposed else 1
         taps = weight.shape[1 - axis]
-        if weight.ndim != 2:
-            return None
     if min(weight.shape[axis], taps) < _MIN_CHANNELS and not _depthwise(node, weight):
         return None
     # Sums over channels are written as products with zeros and ones: structure, not weights.

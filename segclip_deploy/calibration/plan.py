@@ -104,26 +104,29 @@ def load_plan(path: Path) -> PrecisionPlan:
     try:
         data = yaml.safe_load(path.read_text(encoding="utf-8"))
         plan = PrecisionPlan(
-            data["dialect"], data["bundle"], dict(data["blocks"]), data.get("evidence") or {}
+            data["dialect"],
+            data["bundle"],
+            {str(name): precision for name, precision in data["blocks"].items()},
+            data.get("evidence") or {},
         )
     except (OSError, yaml.YAMLError, KeyError, TypeError, ValueError, AttributeError) as error:
         raise BadArtifact(f"not a precision plan ({error!r})", where=path) from error
     if plan.dialect not in DIALECTS:
         raise BadArtifact(f"dialect {plan.dialect!r} is not {' or '.join(DIALECTS)}", where=path)
-    known = set(get_args(Precision)) - ({"fp16"} if plan.dialect == "cpu" else set())
+    known = [p for p in get_args(Precision) if plan.dialect != "cpu" or p != "fp16"]
     for block, precision in plan.blocks.items():
         if precision not in known:
-            raise BadArtifact(
-                f"{block} is {precision!r}, not {' or '.join(sorted(known))}", where=path
-            )
+            raise BadArtifact(f"{block} is {precision!r}, not {' or '.join(known)}", where=path)
     return plan
 
 
-def check_plan(plan: PrecisionPlan, bundle: Bundle, graph: Any, *, where: Path) -> None:
+def check_plan(
+    plan: PrecisionPlan, bundle: Bundle, graph: Any, *, where: Path = Path("PLAN")
+) -> None:
     """Accept a plan that was made for this bundle and names just its blocks.
 
     Raises:
-        BadArtifact: a block is missing, or none of the model's.
+        BadArtifact: a block is missing, none of the model's, or INT8 with nothing that can be.
         StaleArtifact: it was made for another bundle.
     """
     if plan.bundle != sha256_file(bundle.path / RECORD_FILE):
@@ -132,10 +135,18 @@ def check_plan(plan: PrecisionPlan, bundle: Bundle, graph: Any, *, where: Path) 
             where=where,
             fix=f"segclip-deploy plan {bundle.path} --table TABLE --eval DIR -o {where}",
         )
-    wanted = {block_of(node.name) for node in graph}
-    for name in sorted(wanted ^ set(plan.blocks)):
+    wanted = list(dict.fromkeys(block_of(node.name) for node in graph))
+    for name in sorted({*wanted} ^ {*plan.blocks}):
         what = "is missing" if name in wanted else "is no block of this model"
-        raise BadArtifact(f"{name} {what}", where=where, fix="see segclip-deploy inspect BUNDLE")
+        raise BadArtifact(f"{name} {what}", where=where, fix=f"its blocks: {', '.join(wanted)}")
+    able = {block_of(name) for name in place(graph, plan.dialect, lambda _: True).nodes}
+    for name, precision in plan.blocks.items():
+        if precision == "int8" and name not in able:
+            raise BadArtifact(
+                f"{name} has no product with trained weights, nothing in it can be int8",
+                where=where,
+                fix=f"write {name}: {HIGH[plan.dialect]}",
+            )
 
 
 def lowest(plan: PrecisionPlan) -> Precision:

@@ -111,9 +111,9 @@ def _levels(
 
 
 def _storable(scale: NDArray[Any], dialect: Dialect) -> NDArray[np.float32]:
-    """Scales as they can be stored: beside FP16 they are FP16, and none may become zero."""
-    stored = np.float16 if dialect == "tensorrt" else np.float32
-    return np.maximum(scale.astype(stored), np.finfo(stored).tiny).astype(np.float32)
+    """Scales as they can be stored: beside FP16 they are FP16, none becomes zero or infinite."""
+    stored = np.finfo(np.float16 if dialect == "tensorrt" else np.float32)
+    return np.clip(scale, stored.tiny, stored.max).astype(stored.dtype).astype(np.float32)
 
 
 def _constant(ir: Any, graph: Any, name: str, array: NDArray[Any]) -> Any:

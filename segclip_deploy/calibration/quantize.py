@@ -6,6 +6,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -23,12 +24,20 @@ from segclip_deploy.artifacts import (
     sha256_file,
     write_json,
 )
-from segclip_deploy.calibration.graph import check_fp32, expose, load_model, observer, save_model
+from segclip_deploy.calibration.graph import (
+    check_fp32,
+    expose,
+    keep_outputs,
+    load_model,
+    observer,
+    save_model,
+)
 from segclip_deploy.calibration.half import islands, overflow_islands, write_fp16
 from segclip_deploy.calibration.placement import place
-from segclip_deploy.calibration.plan import PrecisionPlan, lowest
+from segclip_deploy.calibration.plan import PrecisionPlan, check_plan, lowest
 from segclip_deploy.calibration.qdq import write_qdq
-from segclip_deploy.calibration.table import CalibrationTable
+from segclip_deploy.calibration.rounding import round_as_fp16
+from segclip_deploy.calibration.table import CalibrationTable, check_table
 from segclip_deploy.errors import BadInput, GateFailed
 from segclip_deploy.export.blocks import count_nodes
 from segclip_deploy.export.parity import answers_of
@@ -100,8 +109,10 @@ def quantize(
 ) -> Bundle:
     """Write a plan's precision into a bundle, and prove the result before it counts.
 
-    The file is executed literally by ONNX Runtime on the golden tiles: its logits must be
-    finite, and its labels become the reference that every engine built from it is held to.
+    The file is executed literally by ONNX Runtime on the golden tiles; its labels become the
+    reference that every engine built from it is held to. That leaves FP16 unrounded, so once
+    more with every FP16 tensor rounded: those logits must be finite, and their distance from
+    FP32's is recorded as the quality.
 
     Args:
         bundle: in FP32.
@@ -110,23 +121,32 @@ def quantize(
         table: measured in this bundle; needed where the plan has INT8.
 
     Raises:
-        BadArtifact: the bundle is not FP32.
-        BadInput: INT8 without a table.
+        BadArtifact: the bundle is not FP32, or the plan does not fit it.
+        BadInput: INT8 without a table, or ``out`` is the bundle itself.
+        StaleArtifact: a plan or table of another bundle.
         GateFailed: the result is not finite, or ONNX Runtime's fast kernels disagree with the
             literal execution; nothing is written.
     """
     check_fp32(bundle)
+    if out.resolve() == bundle.path.resolve():
+        raise BadInput(
+            "this is the FP32 bundle itself", where=out, fix="keep it, choose another output"
+        )
     precision = lowest(plan)
     golden = load_golden(bundle.golden_path)
     model = load_model(bundle.model_path)
+    check_plan(plan, bundle, model.graph)
+    if table:
+        check_table(table, bundle)
     expose(model, "logits")
     extremes = _extremes(bundle, golden.tiles) if plan.dialect == "tensorrt" else {}
     written = write_precision(model, plan, table, extremes)
+    table = table if written.int8 else None
     with replace_directory(out, contents=BUNDLE_FILES) as temporary:
         path = temporary / MODEL_FILE
         save_model(model, path)
         labels, quality = _judge(path, bundle, golden, out)
-        model.graph.outputs[:] = [o for o in model.graph.outputs if o.name in bundle.outputs]
+        keep_outputs(model, bundle.outputs)
         save_model(model, path)
         own = replace(golden, literal=labels, precision=precision)
         save_golden(temporary / GOLDEN_FILE, own)
@@ -189,24 +209,38 @@ def _extremes(bundle: Bundle, tiles: NDArray[np.uint8]) -> dict[str, tuple[float
 def _judge(
     path: Path, bundle: Bundle, golden: Golden, out: Path
 ) -> tuple[NDArray[np.uint8], dict[str, Any]]:
-    """Labels of the literal execution, and how far they and their logits are from FP32's."""
-    backend = OnnxRuntimeBackend(path, batches=bundle.input.batches, literal=True)
-    answers = answers_of(backend, golden.tiles)
-    backend.close()
+    """Labels of the literal execution; and of FP16 that rounds, how far it is from FP32."""
+    literal = _execute(path, bundle, golden)
+    answers = literal
+    model = load_model(path)
+    if round_as_fp16(model.graph):
+        with TemporaryDirectory() as folder:
+            rounded = Path(folder) / MODEL_FILE
+            save_model(model, rounded)
+            answers = _execute(rounded, bundle, golden)
     if not np.isfinite(answers.logits).all():
         tile = int(np.flatnonzero(~np.isfinite(answers.logits).all(axis=(1, 2, 3)))[0])
         raise GateFailed(f"logits are not finite on golden tile {tile}", where=out)
     differ = answers.labels != golden.labels
     flips = np.bincount(golden.labels[differ], minlength=len(bundle.vocabulary.names))
-    return answers.labels, {
+    return literal.labels, {
         "label_agreement": float(1 - differ.mean()),
+        "literal_agreement": float((answers.labels == literal.labels).mean()),
         "logit_sqnr_db": sqnr(golden.logits, answers.logits),
         "flips": dict(zip(bundle.vocabulary.names, flips.tolist(), strict=True)),
     }
 
 
+def _execute(path: Path, bundle: Bundle, golden: Golden) -> Golden:
+    backend = OnnxRuntimeBackend(path, batches=bundle.input.batches, literal=True)
+    answers = answers_of(backend, golden.tiles)
+    backend.close()
+    return answers
+
+
 def sqnr(reference: NDArray[np.float32], values: NDArray[np.float32]) -> float:
-    """Signal to quantization noise, 10 log10(Σ r² / Σ (r − v)²), in dB."""
+    """Signal to quantization noise, 10 log10(Σ r² / Σ (r − v)²), in dB; finite without noise."""
     noise = np.square(reference - values, dtype=np.float64).sum()
     signal = np.square(reference, dtype=np.float64).sum()
-    return float(10 * np.log10(signal / max(noise, np.finfo(float).tiny)))
+    powers = np.maximum([signal, noise], np.finfo(float).tiny)
+    return float(10 * -np.diff(np.log10(powers))[0])

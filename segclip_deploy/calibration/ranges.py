@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -17,14 +18,16 @@ _BINS = 2048  # to each side of zero
 _LEVELS = 128  # of a magnitude in S8
 _KEPT = 0.9999  # share of values that the percentile method keeps
 _SEARCH = np.linspace(0.2, 1.0, 81)  # shares of the extreme that the mse method tries
+_UNSEEN = 1e-4  # share of a level without values: one outlier must not forbid all clipping
+_LEAST_TOP = 2.0**-64  # keeps bins per unit a float32
 
 
 @dataclass
 class Histogram:
     """Counts of values in bins over ±top, where top doubles as values grow.
 
-    top is a power of two, so that bins nest: the counts depend neither on the order of the
-    values nor on how they came in batches.
+    top is a power of two above every magnitude, so that bins nest: the counts depend neither on
+    the order of the values nor on how they came in batches.
 
     Attributes:
         counts: (4096,) from −top to top.
@@ -42,17 +45,17 @@ class Histogram:
         low, high = float(values.min()), float(values.max())
         self.low, self.high = min(self.low, low), max(self.high, high)
         largest = max(-low, high)
-        if largest > self.top:
-            self._grow(2.0 ** np.ceil(np.log2(largest)))
+        if 0 < largest >= self.top:
+            self._grow(max(2.0 ** math.frexp(largest)[1], _LEAST_TOP))
         if self.top == 0:
             self.counts[_BINS] += values.size
             return
         # In place and by way of intp: half the time of np.histogram, and this is the inner loop.
+        # Floored before it is moved to the middle, as that would round up what is near an edge.
         scaled = values.ravel() * np.float32(_BINS / self.top)
+        np.floor(scaled, out=scaled)
         scaled += _BINS
-        bins = scaled.astype(np.intp)
-        np.minimum(bins, 2 * _BINS - 1, out=bins)  # top itself
-        self.counts += np.bincount(bins, minlength=2 * _BINS)
+        self.counts += np.bincount(scaled.astype(np.intp), minlength=2 * _BINS)
 
     def _grow(self, top: float) -> None:
         while 0 < self.top < top:
@@ -94,7 +97,7 @@ def _mse(seen: Histogram) -> Range:
     values, counts = values[used], counts[used]
 
     def error(low: float, high: float, levels: int) -> float:
-        step = max((high - low) / levels, np.finfo(np.float32).tiny)
+        step = max((high - low) / levels, np.finfo(float).tiny)
         zero = np.rint(-low / step)
         rounded = (np.clip(np.rint(values / step) + zero, 0, levels) - zero) * step
         return float((counts * (values - rounded) ** 2).sum())
@@ -115,7 +118,7 @@ def _entropy(seen: Histogram) -> Range:
     counts = seen.magnitudes.astype(np.float64)
     counts[0] = counts[1]  # zeros are exact at any scale and would hide the rest
     last = int(np.flatnonzero(seen.magnitudes)[-1]) + 1
-    candidates = range(_LEVELS, last + 1, 8) if last > _LEVELS else [last]
+    candidates = [*range(_LEVELS, last, 8), last]  # the last clips nothing
     best = min(candidates, key=lambda size: _divergence(counts, size))
     magnitude = best * seen.top / _BINS
     return _within(seen, -magnitude, magnitude, magnitude)
@@ -130,8 +133,7 @@ def _divergence(counts: NDArray[np.float64], size: int) -> float:
     spread = np.bincount(level, weights=filled, minlength=_LEVELS)
     model = np.where(filled, (total / np.maximum(spread, 1))[level], 0)
     p, q = reference / max(reference.sum(), 1), model / max(model.sum(), 1)
-    if (q[filled] == 0).any():
-        return np.inf
+    q[filled & (q == 0)] = _UNSEEN
     return float((p[filled] * np.log(p[filled] / q[filled])).sum())
 
 

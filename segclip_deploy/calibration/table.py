@@ -94,14 +94,14 @@ def load_table(path: Path) -> CalibrationTable:
             coverage=data["coverage"],
         )
         whole = all(math.isfinite(v) for r in table.ranges.values() for v in vars(r).values())
-    except (KeyError, TypeError, AttributeError) as error:
+    except (KeyError, TypeError, AttributeError, OverflowError) as error:
         raise BadArtifact(f"not a calibration table ({error!r})", where=path, fix=remedy) from error
     if digest != _digest(data) or not whole:
         raise StaleArtifact("edited since it was measured", where=path, fix=remedy)
     return table
 
 
-def check_table(table: CalibrationTable, bundle: Bundle, *, where: Path) -> None:
+def check_table(table: CalibrationTable, bundle: Bundle, *, where: Path = Path("TABLE")) -> None:
     """Accept a table that was measured in this bundle.
 
     Raises:

@@ -69,12 +69,14 @@ def calibrate(
     """
     from segclip_deploy.artifacts import load_bundle
     from segclip_deploy.calibration.calibrate import calibrate as measure
+    from segclip_deploy.calibration.graph import check_fp32
     from segclip_deploy.calibration.selection import select_tiles
     from segclip_deploy.calibration.sheet import contact_sheet
     from segclip_deploy.calibration.tiles import find_tiles
     from segclip_deploy.runtime.engine import open_engine
 
     loaded = load_bundle(bundle)
+    check_fp32(loaded)  # now, not after all tiles were read
     opened = open_engine(bundle)
     batch = loaded.input.batches.start
     with progress_bar("") as bar:

@@ -26,7 +26,7 @@ class OnnxRuntimeBackend:
         threads: within an operator; 0 lets ONNX Runtime choose.
         batches: what to take where the file leaves the batch open.
         literal: execute every node as it stands, Q/DQ as rounding, without fused kernels: what
-            ONNX defines, and slow.
+            ONNX defines, and slow. FP16 is computed in FP32 all the same, there are no kernels.
 
     Raises:
         BadArtifact: ONNX Runtime refuses the file.
