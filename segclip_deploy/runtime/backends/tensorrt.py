@@ -1,0 +1,126 @@
+"""TensorRT and TensorRT-RTX behind the Backend contract."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from segclip_deploy._optional import require
+from segclip_deploy.errors import BadArtifact
+from segclip_deploy.runtime.backends.base import TensorSpec, checked
+from segclip_deploy.runtime.tensorrt.library import (
+    complaints,
+    library_name,
+    load_library,
+    logger_of,
+)
+
+__all__ = ["TensorRtBackend"]
+
+
+class TensorRtBackend:
+    """Runs a plan on the first GPU, on a stream of its own, through pinned memory bound once.
+
+    An engine with an open batch is run at the largest of its profile.
+
+    Args:
+        engine: the plan.
+        target: ``"tensorrt"`` or ``"tensorrt-rtx"``.
+        host_code: let the plan bring code for the host, as version-compatible plans do.
+
+    Raises:
+        BadArtifact: the library refuses the plan.
+        MissingDependency: the library or PyCUDA is not installed.
+    """
+
+    def __init__(self, engine: Path, *, target: str, host_code: bool = False) -> None:
+        trt = load_library(target)
+        self._trt = trt
+        self._cuda = require("pycuda.driver", why="running an engine on the GPU")
+        self._cuda.init()
+        # The primary context is the one TensorRT's own CUDA calls use.
+        self._primary = self._cuda.Device(0).retain_primary_context()
+        self.name = f"{library_name(trt)}, {self._cuda.Device(0).name()}"
+        with self._current():
+            self._runtime = trt.Runtime(logger_of(trt))
+            if host_code:
+                self._runtime.engine_host_code_allowed = True
+            complaints(trt)  # what an earlier call left
+            self._engine = self._runtime.deserialize_cuda_engine(engine.read_bytes())
+            self._context = self._engine and self._engine.create_execution_context()
+            if self._context is None:
+                raise BadArtifact(
+                    f"{library_name(trt)} refuses it ({complaints(trt)})", where=engine
+                )
+            self._stream = self._cuda.Stream()
+            self.inputs, self.outputs = self._specs()
+            self._host: dict[str, NDArray[Any]] = {}
+            self._device: dict[str, Any] = {}
+            for spec in (*self.inputs, *self.outputs):
+                host = self._cuda.pagelocked_empty(spec.shape, spec.dtype)
+                self._host[spec.name] = host
+                self._device[spec.name] = self._cuda.mem_alloc(host.nbytes)
+                self._context.set_tensor_address(spec.name, int(self._device[spec.name]))
+            self._results = {spec.name: self._host[spec.name] for spec in self.outputs}
+
+    def infer(self, arrays: Mapping[str, NDArray[Any]]) -> Mapping[str, NDArray[Any]]:
+        """Run once; the returned arrays are overwritten by the next call."""
+        with self._current():
+            for spec in self.inputs:
+                host = self._host[spec.name]
+                np.copyto(host, checked(arrays, spec))
+                self._cuda.memcpy_htod_async(self._device[spec.name], host, self._stream)
+            if not self._context.execute_async_v3(self._stream.handle):
+                raise BadArtifact(f"it cannot be run ({complaints(self._trt)})", where=self.name)
+            for name, host in self._results.items():
+                self._cuda.memcpy_dtoh_async(host, self._device[name], self._stream)
+            self._stream.synchronize()
+        return self._results
+
+    def describe(self) -> str:
+        """The engine inspector's JSON."""
+        inspector = self._engine.create_engine_inspector()
+        return str(inspector.get_engine_information(self._trt.LayerInformationFormat.JSON))
+
+    def close(self) -> None:
+        """Release the engine and its memory."""
+        with self._current():
+            self._device.clear()
+            self._host.clear()
+            self._results.clear()
+            del self._context, self._engine, self._runtime, self._stream
+        self._primary.detach()
+
+    def _specs(self) -> tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ...]]:
+        """Inputs and outputs; an open batch is closed at its profile's largest."""
+        engine, mode = self._engine, self._trt.TensorIOMode
+        names = [engine.get_tensor_name(index) for index in range(engine.num_io_tensors)]
+        inputs = [name for name in names if engine.get_tensor_mode(name) == mode.INPUT]
+        for name in inputs:
+            if -1 in tuple(engine.get_tensor_shape(name)):
+                largest = engine.get_tensor_profile_shape(name, 0)[2]
+                self._context.set_input_shape(name, largest)
+        specs = {
+            name: TensorSpec(
+                name,
+                tuple(self._context.get_tensor_shape(name)),
+                np.dtype(self._trt.nptype(engine.get_tensor_dtype(name))),
+            )
+            for name in names
+        }
+        outputs = [name for name in names if name not in inputs]
+        return tuple(specs[name] for name in inputs), tuple(specs[name] for name in outputs)
+
+    @contextmanager
+    def _current(self) -> Iterator[None]:
+        """Make the GPU's primary context that of the calling thread."""
+        self._primary.push()
+        try:
+            yield
+        finally:
+            self._primary.pop()
