@@ -8,6 +8,7 @@ from segclip_deploy import __version__
 from segclip_deploy.cli.build import build_engine
 from segclip_deploy.cli.common import ErrorGroup
 from segclip_deploy.cli.deploy import export, verify
+from segclip_deploy.cli.doctor import doctor
 from segclip_deploy.cli.fly import evaluate, run
 from segclip_deploy.cli.learn import import_, train
 from segclip_deploy.cli.look import inspect
@@ -24,5 +25,5 @@ def main() -> None:
     """
 
 
-for _command in (train, import_, export, build_engine, verify, run, evaluate, inspect):
+for _command in (train, import_, export, build_engine, verify, run, evaluate, inspect, doctor):
     main.add_command(_command)

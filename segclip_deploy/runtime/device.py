@@ -101,12 +101,13 @@ def find_cpu(root: Path = _ROOT) -> Cpu:
     )
 
 
-def find_gpu(*, why: str, driver: Any = None) -> Gpu:
+def find_gpu(*, why: str, driver: Any = None, root: Path = _ROOT) -> Gpu:
     """The first NVIDIA GPU, asked through the driver's own library.
 
     Args:
         why: what needs it, a phrase that completes "… needs an NVIDIA GPU".
         driver: the loaded ``libcuda``; None loads it.
+        root: of the file system.
 
     Raises:
         MissingDependency: no driver, or no GPU.
@@ -138,7 +139,7 @@ def find_gpu(*, why: str, driver: Any = None) -> Gpu:
     return Gpu(
         gpu=label.value.decode(),
         compute_capability=f"{major.value}.{minor.value}",
-        driver=_kernel_driver(),
+        driver=_kernel_driver(root),
         cuda=f"{version.value // 1000}.{version.value % 1000 // 10}",
         memory=memory.value,
     )
@@ -172,7 +173,7 @@ def command_output(*command: str) -> str | None:
     return done.stdout.strip() or None if done.returncode == 0 else None
 
 
-def _kernel_driver(root: Path = _ROOT) -> str | None:
+def _kernel_driver(root: Path) -> str | None:
     found = re.search(
         r"Module.*?\s(\d+\.\d[\d.]*)", _read(root / "proc/driver/nvidia/version") or ""
     )

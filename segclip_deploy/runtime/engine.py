@@ -123,6 +123,9 @@ def load_engine(path: Path) -> Engine:
             vocabulary=Vocabulary.from_mapping(record["bundle"]["vocabulary"], where=sidecar(path)),
             record=record,
         )
+        missing = {"arguments", "device", "settings"} - record.keys()
+        if missing:
+            raise KeyError(min(missing))
         if engine.target not in TARGETS:
             raise BadArtifact(f"unknown target {engine.target!r}", where=path, fix=remedy)
         check_file(path, record["engine_sha256"], sidecar(path), fix=remedy)

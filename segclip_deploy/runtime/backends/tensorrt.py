@@ -10,12 +10,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from segclip_deploy._optional import require
 from segclip_deploy.errors import BadArtifact
 from segclip_deploy.runtime.backends.base import TensorSpec, checked
 from segclip_deploy.runtime.tensorrt.library import (
     complaints,
     library_name,
+    load_cuda,
     load_library,
     logger_of,
 )
@@ -41,7 +41,7 @@ class TensorRtBackend:
     def __init__(self, engine: Path, *, target: str, host_code: bool = False) -> None:
         trt = load_library(target)
         self._trt = trt
-        self._cuda = require("pycuda.driver", why="running an engine on the GPU")
+        self._cuda = load_cuda()
         self._cuda.init()
         # The primary context is the one TensorRT's own CUDA calls use.
         self._primary = self._cuda.Device(0).retain_primary_context()

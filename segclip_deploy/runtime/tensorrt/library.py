@@ -10,7 +10,7 @@ from segclip_deploy._optional import require
 from segclip_deploy.errors import MissingDependency
 from segclip_deploy.runtime.device import find_jetson
 
-__all__ = ["MODULES", "complaints", "library_name", "load_library", "logger_of"]
+__all__ = ["MODULES", "complaints", "library_name", "load_cuda", "load_library", "logger_of"]
 
 MODULES = {"tensorrt": "tensorrt", "tensorrt-rtx": "tensorrt_rtx"}
 """Python module by target."""
@@ -25,21 +25,39 @@ def load_library(target: str) -> ModuleType:
         MissingDependency: it is not installed, with the way this machine gets it.
     """
     module = MODULES[target]
+    return _load(
+        module,
+        why=f"a {_TITLES[module]} engine",
+        on_jetson="TensorRT comes with JetPack, not from pip: docs/jetson.md"
+        if module == "tensorrt"
+        else "there is no TensorRT-RTX for Jetson, build NAME.engine",
+    )
+
+
+def load_cuda() -> ModuleType:
+    """PyCUDA's driver module.
+
+    Raises:
+        MissingDependency: it is not installed, or finds no driver.
+    """
+    return _load(
+        "pycuda.driver",
+        why="running an engine on the GPU",
+        on_jetson="pip install 'segclip-deploy[jetson]'",
+    )
+
+
+def _load(module: str, *, why: str, on_jetson: str) -> ModuleType:
     try:
-        return require(module, why=f"a {_TITLES[module]} engine")
+        return require(module, why=why)
     except MissingDependency as error:
-        if not find_jetson():
-            raise
-        remedy = (
-            "TensorRT comes with JetPack, not from pip: docs/jetson.md"
-            if module == "tensorrt"
-            else "there is no TensorRT-RTX for Jetson, build NAME.engine"
-        )
-        raise MissingDependency(error.what, fix=remedy) from error
-    except ImportError as error:  # installed, but its shared libraries are not
         raise MissingDependency(
-            f"{_TITLES[module]} is installed and cannot be loaded ({error})",
-            fix="reinstall it for the CUDA that is here; segclip-deploy doctor says which",
+            error.what, fix=on_jetson if find_jetson() else error.fix
+        ) from error
+    except ImportError as error:  # installed, but a shared library it needs is not
+        raise MissingDependency(
+            f"{why} needs {module}, which is installed and cannot be loaded ({error})",
+            fix="reinstall it for the CUDA that segclip-deploy doctor finds",
         ) from error
 
 

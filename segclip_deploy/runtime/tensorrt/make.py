@@ -8,7 +8,6 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from segclip_deploy._optional import require
 from segclip_deploy.artifacts import Bundle
 from segclip_deploy.errors import BadInput, MissingDependency
 from segclip_deploy.runtime.backends.tensorrt import TensorRtBackend
@@ -17,7 +16,7 @@ from segclip_deploy.runtime.golden import load_golden
 from segclip_deploy.runtime.tensorrt.builder import Plan, Progress, build_plan
 from segclip_deploy.runtime.tensorrt.compatibility import device_record
 from segclip_deploy.runtime.tensorrt.layers import by_block, engine_layers
-from segclip_deploy.runtime.tensorrt.library import library_name, load_library
+from segclip_deploy.runtime.tensorrt.library import library_name, load_cuda, load_library
 from segclip_deploy.runtime.tensorrt.options import BuildOptions
 from segclip_deploy.runtime.tensorrt.timing_cache import TimingCache, default_path
 from segclip_deploy.runtime.tuning import median_ms
@@ -60,7 +59,7 @@ def make_plan(
     trt = load_library(target)
     gpu, capabilities, obstacle = _aim(target, options)
     if obstacle is None:
-        require("pycuda.driver", why="proving the engine")  # not after minutes of building
+        load_cuda()  # not after minutes of building
     for flag, given in (("--tries", options.tries > 1), ("--refittable", options.refittable)):
         if obstacle and given:
             raise BadInput(f"it needs the GPU that the engine is for: {obstacle}", where=flag)

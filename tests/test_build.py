@@ -1,0 +1,571 @@
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import resource
+import shutil
+import signal
+import sys
+import warnings
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from click.testing import CliRunner, Result
+from onnx import TensorProto, helper, numpy_helper
+
+from segclip_deploy.artifacts import Bundle, load_bundle, sha256_file
+from segclip_deploy.cli import main
+from segclip_deploy.errors import BadArtifact, BadInput, GateFailed, StaleArtifact
+from segclip_deploy.runtime import build as build_module
+from segclip_deploy.runtime.backends.onnxruntime import OnnxRuntimeBackend
+from segclip_deploy.runtime.build import build_engine
+from segclip_deploy.runtime.engine import (
+    TARGETS,
+    Target,
+    load_engine,
+    open_engine,
+    open_segmenter,
+    sidecar,
+)
+from segclip_deploy.runtime.frame import Frame
+from segclip_deploy.runtime.refit import refit_engine
+from segclip_deploy.runtime.tensorrt.builder import build_plan
+from segclip_deploy.runtime.tensorrt.options import BuildOptions
+from tests.conftest import EXAMPLE
+from tests.stand_in import install, remove_driver
+
+# Behind the stand-in is TensorRT-RTX, whose timing cache is deprecated; TensorRT's is not.
+pytestmark = pytest.mark.filterwarnings("ignore:Use Deprecated in TensorRT-RTX:DeprecationWarning")
+
+THREE = BuildOptions(compute_capability=("86", "89", "120"))
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """No test reads or writes the user's timing cache."""
+    folder = tmp_path_factory.mktemp("cache")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(folder))
+    return folder
+
+
+def call(*arguments: object) -> Result:
+    return CliRunner().invoke(main, [str(a) for a in arguments])
+
+
+def edited(bundle: Path, out: Path, model: onnx.ModelProto, **record: Any) -> Bundle:
+    """A copy of a bundle with another model, hashes made to fit."""
+    shutil.copytree(bundle, out)
+    onnx.save(model, out / "model.onnx")
+    stored = json.loads((out / "bundle.json").read_text())
+    stored["files"]["model.onnx"] = sha256_file(out / "model.onnx")
+    (out / "bundle.json").write_text(json.dumps({**stored, **record}))
+    return load_bundle(out)
+
+
+# ---- TensorRT-RTX, ahead of time: NVIDIA's own builder, without a GPU
+
+
+@pytest.mark.parametrize("which", ["tiny_bundle", "example_bundle"])
+def test_a_bundle_builds_for_three_gpus_that_are_not_here(
+    which: str, request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
+    pytest.importorskip("tensorrt_rtx")
+    bundle = load_bundle(request.getfixturevalue(which))
+    phases: list[tuple[str, int, int]] = []
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # a deprecated call is one TensorRT 12 lacks
+        engine = build_engine(
+            bundle,
+            tmp_path / "e.rtx",
+            options=THREE,
+            progress=lambda *told: phases.append(told),
+        )
+    record = load_engine(engine.path).record
+    assert record["device"]["compute_capability"] == ["8.6", "8.9", "12.0"]
+    assert record["device"]["library"].startswith("TensorRT-RTX 1.")
+    assert record["arguments"] == ["--compute-capability", "86,89,120"]
+    assert record["bytes"] == engine.path.stat().st_size > 1e6
+    assert record["build"]["seconds"] > 0
+    # What only a GPU can tell is not told.
+    assert record["verified"] is record["layers"] is record["blocks"] is None
+    assert record["not_verified"] == "no NVIDIA GPU is here"
+    assert {"graph", "cff.16", "refiner", "head"} <= record["network"].keys()
+    assert {kind for counts in record["network"].values() for kind in counts} == {"fp32"}
+    assert ("Building engine", 6, 6) in phases
+    assert all(0 <= done <= steps for _, done, steps in phases)
+    assert {p.name for p in tmp_path.iterdir()} == {"e.rtx", "e.rtx.json", "e.rtx.golden.npz"}
+
+
+def quantized(path: Path) -> tuple[onnx.ModelProto, Counter[str]]:
+    """Symmetric S8 Quantize and Dequantize before every convolution; and how many, by block."""
+    model = onnx.load(path)
+    graph, nodes = model.graph, list(model.graph.node)
+    counts: Counter[str] = Counter()
+    graph.initializer.extend(
+        [
+            numpy_helper.from_array(np.float32(0.05), "scale"),
+            numpy_helper.from_array(np.int8(0), "zero"),
+        ]
+    )
+    del graph.node[:]
+    for node in nodes:
+        if node.op_type == "Conv":
+            for index in (0, 1):
+                source = node.input[index]
+                q, dq = f"{node.name}.q{index}", f"{node.name}.dq{index}"
+                for kind, into, out in (("Quantize", source, q), ("Dequantize", q, dq)):
+                    graph.node.append(
+                        helper.make_node(
+                            f"{kind}Linear",
+                            [into, "scale", "zero"],
+                            [out],
+                            name=f"{node.name}{kind}Linear{index}",
+                        )
+                    )
+                node.input[index] = dq
+            counts[node.name.partition("/")[0]] += 2
+        graph.node.append(node)
+    onnx.checker.check_model(model, full_check=True)
+    return model, counts
+
+
+def test_the_precision_built_is_the_one_written_in_the_bundle(
+    tiny_bundle: Path, tmp_path: Path
+) -> None:
+    pytest.importorskip("tensorrt_rtx")
+    model, inserted = quantized(tiny_bundle / "model.onnx")
+    bundle = edited(tiny_bundle, tmp_path / "int8", model, precision="int8")
+    engine = build_engine(bundle, tmp_path / "e.rtx", options=THREE)
+    asked = engine.record["network"]
+    assert {b: kinds["int8"] for b, kinds in asked.items() if "int8" in kinds} == inserted
+
+
+def test_an_open_batch_gets_a_profile(tmp_path: Path) -> None:
+    trt = pytest.importorskip("tensorrt_rtx")
+
+    def model(shape: list[Any]) -> Path:
+        graph = helper.make_graph(
+            [
+                helper.make_node("Cast", ["image"], ["x"], name="graph/Cast", to=1),
+                helper.make_node("ArgMax", ["x"], ["i"], name="head/ArgMax", axis=3, keepdims=0),
+                helper.make_node("Cast", ["i"], ["labels"], name="head/Cast", to=1),
+            ],
+            "g",
+            [helper.make_tensor_value_info("image", TensorProto.UINT8, shape)],
+            [helper.make_tensor_value_info("labels", TensorProto.FLOAT, shape[:3])],
+        )
+        opset = [helper.make_opsetid("", 19)]
+        path = tmp_path / "open.onnx"
+        onnx.save(helper.make_model(graph, opset_imports=opset, ir_version=9), path)
+        return path
+
+    options = BuildOptions(compute_capability=("86",))
+    plan = build_plan(trt, model(["n", 8, 8, 3]), options, batches=(1, 8))
+    assert plan.data.nbytes > 0
+    with pytest.raises(BadArtifact, match=r"\(1, -1, 8, 3\); only the batch may be open"):
+        build_plan(trt, model([1, "h", 8, 3]), options, batches=(1, 1))
+
+
+def test_what_the_parser_refuses_is_told_by_node_operator_and_reason(
+    tiny_bundle: Path, tmp_path: Path
+) -> None:
+    pytest.importorskip("tensorrt_rtx")
+    model = onnx.load(tiny_bundle / "model.onnx")
+    first = model.graph.node[0]
+    assert first.op_type == "Cast"
+    turned = helper.make_node(
+        "Transpose", ["image"], ["turned"], name="graph/Turn", perm=[0, 2, 1, 3]
+    )
+    back = helper.make_node("Transpose", ["turned"], ["back"], name="graph/Back", perm=[0, 2, 1, 3])
+    first.input[0] = "back"
+    for node in (back, turned):
+        model.graph.node.insert(0, node)
+    bundle = edited(tiny_bundle, tmp_path / "turned", model)
+    result = call(
+        "build-engine", bundle.path, "-o", tmp_path / "e.rtx", "--compute-capability", "86"
+    )
+    assert result.exit_code == 1
+    assert "graph/Turn (Transpose)" in result.stderr
+    assert "UInt8" in result.stderr
+    assert len(result.stderr.splitlines()) == 1
+    assert [p.name for p in tmp_path.iterdir()] == ["turned"]
+
+
+def test_ctrl_c_cancels_a_build_and_leaves_nothing(example_bundle: Path, tmp_path: Path) -> None:
+    pytest.importorskip("tensorrt_rtx")
+    phases = []
+
+    def interrupt(phase: str, done: int, steps: int) -> None:
+        if not phases:
+            os.kill(os.getpid(), signal.SIGINT)  # as the terminal does, to the main thread
+        phases.append((phase, done, steps))
+
+    with pytest.raises(KeyboardInterrupt):
+        build_engine(
+            load_bundle(example_bundle), tmp_path / "e.rtx", options=THREE, progress=interrupt
+        )
+    assert ("Optimizing graph", 0, 30) not in phases  # it did not go on to the end
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_error_of_the_progress_bar_ends_the_build_with_that_error(
+    tiny_bundle: Path, tmp_path: Path
+) -> None:
+    pytest.importorskip("tensorrt_rtx")
+
+    def broken(*_: object) -> None:
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        build_engine(load_bundle(tiny_bundle), tmp_path / "e.rtx", options=THREE, progress=broken)
+    assert list(tmp_path.iterdir()) == []
+
+
+@contextmanager
+def no_file_larger_than(size: int) -> Iterator[None]:
+    """Writes beyond a size fail half-way, as on a disk that is full."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+@pytest.mark.parametrize("name", ["e.rtx", "e.ort.onnx"])
+def test_a_write_that_fails_half_way_is_one_line_and_leaves_the_old_engine(
+    name: str, tiny_bundle: Path, tmp_path: Path
+) -> None:
+    options = ["--compute-capability", "86"] if name == "e.rtx" else []
+    if options:
+        pytest.importorskip("tensorrt_rtx")
+    out = tmp_path / name
+    assert call("build-engine", tiny_bundle, "-o", out, *options).exit_code == 0
+    before = {p.name: p.read_bytes() for p in tmp_path.iterdir()}
+    with no_file_larger_than(100_000):
+        result = call("build-engine", tiny_bundle, "-o", out, *options)
+    assert result.exit_code == 1
+    assert "File too large" in result.stderr
+    assert len(result.stderr.splitlines()) == 1
+    assert {p.name: p.read_bytes() for p in tmp_path.iterdir()} == before
+
+
+# ---- options
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "said"),
+    [
+        ("e.rtx", [], "--compute-capability 86,89,120"),
+        ("e.rtx", ["--compute-capability", "86,99"], "75, 80, 86, 89, 120"),
+        ("e.rtx", ["--compute-capability", "86", "--dla", "0"], "an option of tensorrt, not of"),
+        ("e.rtx", ["--compute-capability", "86", "--tries", "2"], "no NVIDIA GPU is here"),
+        ("e.rtx", ["--compute-capability", "86", "--refittable"], "no NVIDIA GPU is here"),
+        ("e.engine", ["--compute-capability", "86"], "of tensorrt-rtx, not of tensorrt"),
+        ("e.ov.onnx", ["--workspace", "512"], "of tensorrt and tensorrt-rtx, not of openvino"),
+    ],
+)
+def test_an_option_that_would_have_no_effect_is_refused(
+    name: str, options: list[str], said: str, tiny_bundle: Path, tmp_path: Path
+) -> None:
+    pytest.importorskip("tensorrt_rtx")
+    result = call("build-engine", tiny_bundle, "-o", tmp_path / name, *options)
+    assert result.exit_code == 1
+    assert said in result.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_options_and_their_words_say_the_same() -> None:
+    options = BuildOptions(
+        workspace=512, refittable=True, tries=3, timing_cache=Path("c"), dla=0, timing_iterations=4
+    )
+    words = [
+        *("--workspace", "512", "--timing-iterations", "4", "--refittable"),
+        *("--dla", "0", "--timing-cache", "c", "--tries", "3"),
+    ]
+    assert options.arguments() == words
+    assert BuildOptions().arguments() == []
+
+
+def test_classic_tensorrt_says_what_is_missing(
+    tiny_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "tensorrt", None)
+    result = call("build-engine", tiny_bundle, "-o", tmp_path / "e.engine")
+    assert result.exit_code == 1
+    assert "pip install 'segclip-deploy[tensorrt]'" in result.stderr
+    install(monkeypatch, tiny_bundle / "model.onnx", gpu=None)
+    remove_driver(monkeypatch)
+    result = call("build-engine", tiny_bundle, "-o", tmp_path / "e.engine")
+    assert result.exit_code == 1
+    assert "no NVIDIA driver (libcuda.so.1) is here; run it on the machine" in result.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+# ---- build, then prove: through a stand-in for the GPU (tests/stand_in.py)
+
+
+def test_an_engine_is_proven_and_its_layers_are_written_down(
+    tiny_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    install(monkeypatch, tiny_bundle / "model.onnx")
+    engine = build_engine(load_bundle(tiny_bundle), tmp_path / "e.engine")
+    record = engine.record
+    assert record["verified"]["passed"]
+    assert record["verified"]["engine"] == "TensorRT 10.3.0, Orin"
+    assert record["blocks"] == {"encoder": {"fp16": 1}}
+    assert record["device"] == {
+        "gpu": "Orin",
+        "compute_capability": ["8.7"],
+        "driver": "540.4.0",
+        "cuda": "12.6",
+        "library": "TensorRT 10.3.0",
+        "board": None,
+        "l4t": None,
+        "jetpack": None,
+    }
+    image = np.random.default_rng(0).integers(0, 256, (64, 96, 3), dtype=np.uint8)
+    with open_segmenter(engine.path) as flown, open_segmenter(tiny_bundle) as reference:
+        frame = Frame(image, "noise")
+        np.testing.assert_array_equal(flown.segment(frame).labels, reference.segment(frame).labels)
+    with pytest.raises(BadInput, match="--threads"):
+        open_engine(engine.path, threads=2)
+
+
+def test_an_engine_that_fails_is_deleted_and_the_check_named(
+    tiny_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    state = install(monkeypatch, tiny_bundle / "model.onnx")
+    state.wrong = {1}
+    result = call("build-engine", tiny_bundle, "-o", tmp_path / "e.engine")
+    assert result.exit_code == 3
+    assert "flight check failed at labels" in result.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_of_several_tries_the_fastest_that_passes_is_kept(
+    tiny_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    state = install(monkeypatch, tiny_bundle / "model.onnx")
+    state.delay = {1: 0.02, 3: 0.005}
+    state.wrong = {2}  # the fastest, and wrong
+    monkeypatch.setattr("segclip_deploy.runtime.tensorrt.make._ROUNDS", 3)
+    options = BuildOptions(tries=3)
+    engine = build_engine(load_bundle(tiny_bundle), tmp_path / "e.engine", options=options)
+    tries = engine.record["build"]["tries"]
+    assert [one["passed"] for one in tries] == [True, False, True]
+    assert tries[2]["median_ms"] < tries[0]["median_ms"]
+    state.wrong = {4, 5}
+    with pytest.raises(GateFailed):
+        build_engine(load_bundle(tiny_bundle), tmp_path / "f.engine", options=BuildOptions(tries=2))
+    assert not (tmp_path / "f.engine").exists()
+
+
+def test_a_timing_cache_is_kept_reused_and_reported(
+    tiny_bundle: Path, tmp_path: Path, own_cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    install(monkeypatch, tiny_bundle / "model.onnx")
+    bundle = load_bundle(tiny_bundle)
+    use = build_engine(bundle, tmp_path / "e.engine").record["build"]["timing_cache"]
+    stored = own_cache / "segclip-deploy" / "Orin-540.4.0-TensorRT-10.3.0.timing"
+    assert use == {"path": str(stored), "known": 0, "new": 0}  # RTX times nothing
+    assert stored.is_file()
+    assert b"10.3.0" in stored.read_bytes().partition(b"\n")[0]
+
+    stale = tmp_path / "stale.timing"
+    stale.write_bytes(stored.read_bytes().replace(b"TensorRT 10.3.0", b"TensorRT 10.13.0"))
+    before = {p.name for p in tmp_path.iterdir()}
+    for content, said in (
+        (stale.read_bytes(), "library is TensorRT 10.13.0, here TensorRT 10.3.0"),
+        (b"\0\1\2", "not a timing cache"),
+    ):
+        stale.write_bytes(content)
+        result = call(
+            "build-engine", tiny_bundle, "-o", tmp_path / "f.engine", "--timing-cache", stale
+        )
+        assert result.exit_code == 1
+        assert said in result.stderr
+        assert f"rm {stale}" in result.stderr
+        assert {p.name for p in tmp_path.iterdir()} == before
+
+
+# ---- an engine meets another machine
+
+
+def test_an_engine_built_elsewhere_is_refused_with_what_differs_and_the_command(
+    tiny_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    install(monkeypatch, tiny_bundle / "model.onnx")
+    path = tmp_path / "e.engine"
+    options = BuildOptions(workspace=512)
+    build_engine(load_bundle(tiny_bundle), path, options=options)
+    command = f"segclip-deploy build-engine {tiny_bundle} -o {path} --workspace 512"
+    record = json.loads(sidecar(path).read_text())
+    record["device"].update(gpu="NVIDIA RTX A2000", compute_capability=["8.6"])
+    sidecar(path).write_text(json.dumps(record))
+    with pytest.raises(StaleArtifact) as caught:
+        open_engine(path)
+    assert str(caught.value) == (
+        f"{path}: GPU is Orin here, NVIDIA RTX A2000 when it was built; "
+        f"compute capability is 8.7 here, 8.6 when it was built; {command}"
+    )
+    assert call("verify", path).exit_code == 3
+    assert command in call("run", path, EXAMPLE / "images", "-o", tmp_path / "o").stderr
+
+
+def test_a_truncated_engine_and_a_foreign_sidecar_are_refused_with_the_command(
+    tiny_bundle: Path, tmp_path: Path
+) -> None:
+    pytest.importorskip("tensorrt_rtx")
+    bundle = load_bundle(tiny_bundle)
+    path, other = tmp_path / "e.rtx", tmp_path / "other.rtx"
+    build_engine(bundle, path, options=BuildOptions(compute_capability=("86",)))
+    build_engine(bundle, other, options=BuildOptions(compute_capability=("89",)))
+    command = f"build-engine {tiny_bundle} -o {path} --compute-capability"
+    whole = path.read_bytes()
+    path.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(StaleArtifact, match="is not the file") as caught:
+        load_engine(path)
+    assert f"{command} 86" in str(caught.value)
+    path.write_bytes(whole)
+    shutil.copy(sidecar(other), sidecar(path))
+    with pytest.raises(StaleArtifact, match="is not the file"):
+        load_engine(path)
+
+
+def test_a_plan_the_library_refuses_is_named_with_the_command(
+    tiny_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    install(monkeypatch, tiny_bundle / "model.onnx")
+    path = tmp_path / "e.engine"
+    build_engine(load_bundle(tiny_bundle), path)
+    path.write_bytes(b"not a plan")
+    record = json.loads(sidecar(path).read_text())
+    record["engine_sha256"] = sha256_file(path)
+    sidecar(path).write_text(json.dumps(record))
+    with pytest.raises(
+        BadArtifact, match=r"TensorRT 10\.3\.0 refuses it \(Error Code 6: the plan is damaged\)"
+    ) as caught:
+        open_engine(path)
+    assert f"build-engine {tiny_bundle} -o {path}" in str(caught.value)
+
+
+# ---- OpenVINO and ONNX Runtime: settings
+
+
+def test_the_fastest_settings_are_stored_and_used_on_the_same_processor_only(
+    tiny_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[dict[str, Any]] = []
+
+    def open_backend(model: Path, **settings: Any) -> OnnxRuntimeBackend:
+        seen.append(settings)
+        return OnnxRuntimeBackend(model, **settings)
+
+    monkeypatch.setitem(TARGETS, "onnxruntime", Target(".ort.onnx", open_backend))
+    path = tmp_path / "e.ort.onnx"
+    record = build_engine(load_bundle(tiny_bundle), path).record
+    times = record["build"]["search"]["median_ms"]
+    assert f"threads={record['settings']['threads']}" == min(times, key=times.__getitem__)
+    assert all(ms > 0 for ms in times.values())
+    assert record["build"]["search"]["rounds"] == 7
+    for threads, used in ((0, record["settings"]), (3, {"threads": 3})):
+        open_engine(path, threads=threads)
+        assert seen[-1] == used
+    sidecar(path).write_text(
+        json.dumps({**record, "device": {**record["device"], "cpu": "another"}})
+    )
+    open_engine(path)
+    assert seen[-1] == {}
+
+
+@pytest.mark.parametrize(("precision", "tried"), [("fp32", {"f32"}), ("int8", {"f32", "bf16"})])
+def test_bf16_is_never_tried_for_an_fp32_bundle(
+    precision: str,
+    tried: set[str],
+    tiny_bundle: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    bundle = edited(
+        tiny_bundle, tmp_path / "b", onnx.load(tiny_bundle / "model.onnx"), precision=precision
+    )
+    found: list[set[str]] = []
+
+    def search(_: Any, candidates: list[dict[str, Any]], __: Any) -> Any:
+        found.append({c["precision"] for c in candidates})
+        raise StopIteration
+
+    monkeypatch.setattr(build_module, "precisions", lambda: ("f32", "bf16"))
+    monkeypatch.setattr(build_module, "fastest_settings", search)
+    with pytest.raises(StopIteration):
+        build_engine(bundle, tmp_path / "e.ov.onnx")
+    assert found == [tried]
+
+
+# ---- refit
+
+
+def test_what_cannot_be_refitted_is_refused_with_the_command(
+    tiny_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    install(monkeypatch, tiny_bundle / "model.onnx")
+    bundle = load_bundle(tiny_bundle)
+    command = f"segclip-deploy build-engine {tiny_bundle} -o"
+    model = build_engine(bundle, tmp_path / "e.ort.onnx")
+    with pytest.raises(BadInput, match="an engine for onnxruntime cannot be refitted") as caught:
+        refit_engine(model, bundle)
+    assert f"{command} {model.path}" in str(caught.value)
+    plain = build_engine(bundle, tmp_path / "e.engine")
+    with pytest.raises(BadInput, match="not built to be refitted") as caught:
+        refit_engine(plain, bundle)
+    assert f"{command} {plain.path} --refittable" in str(caught.value)
+    refittable = dataclasses.replace(plain, record={**plain.record, "arguments": ["--refittable"]})
+    other = edited(tiny_bundle, tmp_path / "int8", onnx.load(bundle.model_path), precision="int8")
+    with pytest.raises(BadInput, match="another model than the engine's: precision differs"):
+        refit_engine(refittable, other)
+
+
+# ---- on a GPU
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("name", ["e.engine", "e.rtx"])
+def test_an_engine_built_here_passes_here(name: str, example_bundle: Path, tmp_path: Path) -> None:
+    pytest.importorskip("tensorrt" if name == "e.engine" else "tensorrt_rtx")
+    path = tmp_path / name
+    engine = build_engine(load_bundle(example_bundle), path)
+    assert engine.record["verified"]["passed"]
+    assert engine.record["layers"]
+    assert call("verify", path).exit_code == 0
+    cache = engine.record["build"]["timing_cache"]
+    if name == "e.engine":
+        again = build_engine(load_bundle(example_bundle), path).record["build"]["timing_cache"]
+        assert again["known"] is None or again["known"] == cache["known"] + cache["new"]
+
+
+@pytest.mark.gpu
+def test_a_refittable_engine_takes_over_another_vocabulary(
+    tiny_bundle: Path, tmp_path: Path
+) -> None:
+    pytest.importorskip("tensorrt")
+    path = tmp_path / "e.engine"
+    engine = build_engine(load_bundle(tiny_bundle), path, options=BuildOptions(refittable=True))
+    model = onnx.load(tiny_bundle / "model.onnx")
+    for weight in model.graph.initializer:
+        if weight.name.startswith("text."):
+            values = numpy_helper.to_array(weight)
+            weight.CopyFrom(numpy_helper.from_array(np.roll(values, 1, axis=0), weight.name))
+    bundle = edited(tiny_bundle, tmp_path / "other", model)
+    # The golden tiles still hold the old vocabulary's answers: refitting must be noticed.
+    with pytest.raises(GateFailed):
+        refit_engine(engine, bundle)
+    assert load_engine(path).record == engine.record
+    assert refit_engine(engine, load_bundle(tiny_bundle)).record["verified"]["passed"]
