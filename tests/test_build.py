@@ -36,7 +36,9 @@ from segclip_deploy.runtime.engine import (
 )
 from segclip_deploy.runtime.frame import Frame
 from segclip_deploy.runtime.refit import refit_engine
+from segclip_deploy.runtime.tensorrt import builder
 from segclip_deploy.runtime.tensorrt.builder import build_plan
+from segclip_deploy.runtime.tensorrt.library import logger_of
 from segclip_deploy.runtime.tensorrt.options import BuildOptions
 from tests.conftest import EXAMPLE
 from tests.stand_in import install, remove_driver
@@ -309,6 +311,14 @@ def test_classic_tensorrt_says_what_is_missing(
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_dla_that_is_not_here_is_refused(
+    tiny_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    install(monkeypatch, tiny_bundle / "model.onnx")
+    with pytest.raises(BadInput, match="--dla: core 0 of 0 that are here"):
+        build_engine(load_bundle(tiny_bundle), tmp_path / "e.engine", options=BuildOptions(dla=0))
+
+
 # ---- build, then prove: through a stand-in for the GPU (tests/stand_in.py)
 
 
@@ -511,6 +521,21 @@ def test_bf16_is_never_tried_for_an_fp32_bundle(
 
 
 # ---- refit
+
+
+def test_only_the_text_is_marked_refittable(tiny_bundle: Path) -> None:
+    trt = pytest.importorskip("tensorrt_rtx")
+    model = tiny_bundle / "model.onnx"
+    trt_builder = trt.Builder(logger_of(trt))
+    network = trt_builder.create_network(0)
+    parser = builder._parse(trt, network, model)
+    config = trt_builder.create_builder_config()
+    builder._configure(trt, trt_builder, network, config, BuildOptions(refittable=True), model)
+    assert config.get_flag(trt.BuilderFlag.REFIT_INDIVIDUAL)
+    names = [weight.name for weight in onnx.load(model).graph.initializer]
+    marked = [name for name in names if network.are_weights_marked_refittable(name)]
+    assert marked == [name for name in names if name.startswith("text.")] != []
+    del parser
 
 
 def test_what_cannot_be_refitted_is_refused_with_the_command(
