@@ -140,7 +140,7 @@ def _driver(state: StandIn) -> ModuleType:
     def download(host: np.ndarray, device: int, stream: Any) -> None:
         host[...] = np.frombuffer(state.memory[device], host.dtype).reshape(host.shape)
 
-    context = SimpleNamespace(push=lambda: None, pop=lambda: None, detach=lambda: None)
+    context = SimpleNamespace(push=lambda: None, pop=lambda: None)
     driver = ModuleType("pycuda.driver")
     for name, value in {
         "init": lambda: None,

@@ -1,10 +1,7 @@
 from __future__ import annotations
 
-import dataclasses
-import json
 import os
 import resource
-import shutil
 import signal
 import sys
 import warnings
@@ -17,58 +14,25 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
-from click.testing import CliRunner, Result
 from onnx import TensorProto, helper, numpy_helper
 
-from segclip_deploy.artifacts import Bundle, load_bundle, sha256_file
-from segclip_deploy.cli import main
-from segclip_deploy.errors import BadArtifact, BadInput, GateFailed, StaleArtifact
-from segclip_deploy.runtime import build as build_module
-from segclip_deploy.runtime.backends.onnxruntime import OnnxRuntimeBackend
+from segclip_deploy.artifacts import load_bundle
+from segclip_deploy.errors import BadArtifact, BadInput
 from segclip_deploy.runtime.build import build_engine
 from segclip_deploy.runtime.engine import (
-    TARGETS,
-    Target,
     load_engine,
-    open_engine,
-    open_segmenter,
-    sidecar,
 )
-from segclip_deploy.runtime.frame import Frame
-from segclip_deploy.runtime.refit import refit_engine
 from segclip_deploy.runtime.tensorrt import builder
 from segclip_deploy.runtime.tensorrt.builder import build_plan
 from segclip_deploy.runtime.tensorrt.library import logger_of
 from segclip_deploy.runtime.tensorrt.options import BuildOptions
-from tests.conftest import EXAMPLE
+from tests.helpers import call, edited
 from tests.stand_in import install, remove_driver
 
 # Behind the stand-in is TensorRT-RTX, whose timing cache is deprecated; TensorRT's is not.
 pytestmark = pytest.mark.filterwarnings("ignore:Use Deprecated in TensorRT-RTX:DeprecationWarning")
 
 THREE = BuildOptions(compute_capability=("86", "89", "120"))
-
-
-@pytest.fixture(autouse=True)
-def own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """No test reads or writes the user's timing cache."""
-    folder = tmp_path_factory.mktemp("cache")
-    monkeypatch.setenv("XDG_CACHE_HOME", str(folder))
-    return folder
-
-
-def call(*arguments: object) -> Result:
-    return CliRunner().invoke(main, [str(a) for a in arguments])
-
-
-def edited(bundle: Path, out: Path, model: onnx.ModelProto, **record: Any) -> Bundle:
-    """A copy of a bundle with another model, hashes made to fit."""
-    shutil.copytree(bundle, out)
-    onnx.save(model, out / "model.onnx")
-    stored = json.loads((out / "bundle.json").read_text())
-    stored["files"]["model.onnx"] = sha256_file(out / "model.onnx")
-    (out / "bundle.json").write_text(json.dumps({**stored, **record}))
-    return load_bundle(out)
 
 
 # ---- TensorRT-RTX, ahead of time: NVIDIA's own builder, without a GPU
@@ -319,210 +283,6 @@ def test_a_dla_that_is_not_here_is_refused(
         build_engine(load_bundle(tiny_bundle), tmp_path / "e.engine", options=BuildOptions(dla=0))
 
 
-# ---- build, then prove: through a stand-in for the GPU (tests/stand_in.py)
-
-
-def test_an_engine_is_proven_and_its_layers_are_written_down(
-    tiny_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    install(monkeypatch, tiny_bundle / "model.onnx")
-    engine = build_engine(load_bundle(tiny_bundle), tmp_path / "e.engine")
-    record = engine.record
-    assert record["verified"]["passed"]
-    assert record["verified"]["engine"] == "TensorRT 10.3.0, Orin"
-    assert record["blocks"] == {"encoder": {"fp16": 1}}
-    assert record["device"] == {
-        "gpu": "Orin",
-        "compute_capability": ["8.7"],
-        "driver": "540.4.0",
-        "cuda": "12.6",
-        "library": "TensorRT 10.3.0",
-        "board": None,
-        "l4t": None,
-        "jetpack": None,
-    }
-    image = np.random.default_rng(0).integers(0, 256, (64, 96, 3), dtype=np.uint8)
-    with open_segmenter(engine.path) as flown, open_segmenter(tiny_bundle) as reference:
-        frame = Frame(image, "noise")
-        np.testing.assert_array_equal(flown.segment(frame).labels, reference.segment(frame).labels)
-    with pytest.raises(BadInput, match="--threads"):
-        open_engine(engine.path, threads=2)
-
-
-def test_an_engine_that_fails_is_deleted_and_the_check_named(
-    tiny_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    state = install(monkeypatch, tiny_bundle / "model.onnx")
-    state.wrong = {1}
-    result = call("build-engine", tiny_bundle, "-o", tmp_path / "e.engine")
-    assert result.exit_code == 3
-    assert "flight check failed at labels" in result.stderr
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_of_several_tries_the_fastest_that_passes_is_kept(
-    tiny_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    state = install(monkeypatch, tiny_bundle / "model.onnx")
-    state.delay = {1: 0.02, 3: 0.005}
-    state.wrong = {2}  # the fastest, and wrong
-    monkeypatch.setattr("segclip_deploy.runtime.tensorrt.make._ROUNDS", 3)
-    options = BuildOptions(tries=3)
-    engine = build_engine(load_bundle(tiny_bundle), tmp_path / "e.engine", options=options)
-    tries = engine.record["build"]["tries"]
-    assert [one["passed"] for one in tries] == [True, False, True]
-    assert tries[2]["median_ms"] < tries[0]["median_ms"]
-    state.wrong = {4, 5}
-    with pytest.raises(GateFailed):
-        build_engine(load_bundle(tiny_bundle), tmp_path / "f.engine", options=BuildOptions(tries=2))
-    assert not (tmp_path / "f.engine").exists()
-
-
-def test_a_timing_cache_is_kept_reused_and_reported(
-    tiny_bundle: Path, tmp_path: Path, own_cache: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    install(monkeypatch, tiny_bundle / "model.onnx")
-    bundle = load_bundle(tiny_bundle)
-    use = build_engine(bundle, tmp_path / "e.engine").record["build"]["timing_cache"]
-    stored = own_cache / "segclip-deploy" / "Orin-540.4.0-TensorRT-10.3.0.timing"
-    assert use == {"path": str(stored), "known": 0, "new": 0}  # RTX times nothing
-    assert stored.is_file()
-    assert b"10.3.0" in stored.read_bytes().partition(b"\n")[0]
-
-    stale = tmp_path / "stale.timing"
-    stale.write_bytes(stored.read_bytes().replace(b"TensorRT 10.3.0", b"TensorRT 10.13.0"))
-    before = {p.name for p in tmp_path.iterdir()}
-    for content, said in (
-        (stale.read_bytes(), "library is TensorRT 10.13.0, here TensorRT 10.3.0"),
-        (b"\0\1\2", "not a timing cache"),
-    ):
-        stale.write_bytes(content)
-        result = call(
-            "build-engine", tiny_bundle, "-o", tmp_path / "f.engine", "--timing-cache", stale
-        )
-        assert result.exit_code == 1
-        assert said in result.stderr
-        assert f"rm {stale}" in result.stderr
-        assert {p.name for p in tmp_path.iterdir()} == before
-
-
-# ---- an engine meets another machine
-
-
-def test_an_engine_built_elsewhere_is_refused_with_what_differs_and_the_command(
-    tiny_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    install(monkeypatch, tiny_bundle / "model.onnx")
-    path = tmp_path / "e.engine"
-    options = BuildOptions(workspace=512)
-    build_engine(load_bundle(tiny_bundle), path, options=options)
-    command = f"segclip-deploy build-engine {tiny_bundle} -o {path} --workspace 512"
-    record = json.loads(sidecar(path).read_text())
-    record["device"].update(gpu="NVIDIA RTX A2000", compute_capability=["8.6"])
-    sidecar(path).write_text(json.dumps(record))
-    with pytest.raises(StaleArtifact) as caught:
-        open_engine(path)
-    assert str(caught.value) == (
-        f"{path}: GPU is Orin here, NVIDIA RTX A2000 when it was built; "
-        f"compute capability is 8.7 here, 8.6 when it was built; {command}"
-    )
-    assert call("verify", path).exit_code == 3
-    assert command in call("run", path, EXAMPLE / "images", "-o", tmp_path / "o").stderr
-
-
-def test_a_truncated_engine_and_a_foreign_sidecar_are_refused_with_the_command(
-    tiny_bundle: Path, tmp_path: Path
-) -> None:
-    pytest.importorskip("tensorrt_rtx")
-    bundle = load_bundle(tiny_bundle)
-    path, other = tmp_path / "e.rtx", tmp_path / "other.rtx"
-    build_engine(bundle, path, options=BuildOptions(compute_capability=("86",)))
-    build_engine(bundle, other, options=BuildOptions(compute_capability=("89",)))
-    command = f"build-engine {tiny_bundle} -o {path} --compute-capability"
-    whole = path.read_bytes()
-    path.write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(StaleArtifact, match="is not the file") as caught:
-        load_engine(path)
-    assert f"{command} 86" in str(caught.value)
-    path.write_bytes(whole)
-    shutil.copy(sidecar(other), sidecar(path))
-    with pytest.raises(StaleArtifact, match="is not the file"):
-        load_engine(path)
-
-
-def test_a_plan_the_library_refuses_is_named_with_the_command(
-    tiny_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    install(monkeypatch, tiny_bundle / "model.onnx")
-    path = tmp_path / "e.engine"
-    build_engine(load_bundle(tiny_bundle), path)
-    path.write_bytes(b"not a plan")
-    record = json.loads(sidecar(path).read_text())
-    record["engine_sha256"] = sha256_file(path)
-    sidecar(path).write_text(json.dumps(record))
-    with pytest.raises(
-        BadArtifact, match=r"TensorRT 10\.3\.0 refuses it \(Error Code 6: the plan is damaged\)"
-    ) as caught:
-        open_engine(path)
-    assert f"build-engine {tiny_bundle} -o {path}" in str(caught.value)
-
-
-# ---- OpenVINO and ONNX Runtime: settings
-
-
-def test_the_fastest_settings_are_stored_and_used_on_the_same_processor_only(
-    tiny_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    seen: list[dict[str, Any]] = []
-
-    def open_backend(model: Path, **settings: Any) -> OnnxRuntimeBackend:
-        seen.append(settings)
-        return OnnxRuntimeBackend(model, **settings)
-
-    monkeypatch.setitem(TARGETS, "onnxruntime", Target(".ort.onnx", open_backend))
-    path = tmp_path / "e.ort.onnx"
-    record = build_engine(load_bundle(tiny_bundle), path).record
-    times = record["build"]["search"]["median_ms"]
-    assert f"threads={record['settings']['threads']}" == min(times, key=times.__getitem__)
-    assert all(ms > 0 for ms in times.values())
-    assert record["build"]["search"]["rounds"] == 7
-    for threads, used in ((0, record["settings"]), (3, {"threads": 3})):
-        open_engine(path, threads=threads)
-        assert seen[-1] == used
-    sidecar(path).write_text(
-        json.dumps({**record, "device": {**record["device"], "cpu": "another"}})
-    )
-    open_engine(path)
-    assert seen[-1] == {}
-
-
-@pytest.mark.parametrize(("precision", "tried"), [("fp32", {"f32"}), ("int8", {"f32", "bf16"})])
-def test_bf16_is_never_tried_for_an_fp32_bundle(
-    precision: str,
-    tried: set[str],
-    tiny_bundle: Path,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    bundle = edited(
-        tiny_bundle, tmp_path / "b", onnx.load(tiny_bundle / "model.onnx"), precision=precision
-    )
-    found: list[set[str]] = []
-
-    def search(_: Any, candidates: list[dict[str, Any]], __: Any) -> Any:
-        found.append({c["precision"] for c in candidates})
-        raise StopIteration
-
-    monkeypatch.setattr(build_module, "precisions", lambda: ("f32", "bf16"))
-    monkeypatch.setattr(build_module, "fastest_settings", search)
-    with pytest.raises(StopIteration):
-        build_engine(bundle, tmp_path / "e.ov.onnx")
-    assert found == [tried]
-
-
-# ---- refit
-
-
 def test_only_the_text_is_marked_refittable(tiny_bundle: Path) -> None:
     trt = pytest.importorskip("tensorrt_rtx")
     model = tiny_bundle / "model.onnx"
@@ -536,61 +296,3 @@ def test_only_the_text_is_marked_refittable(tiny_bundle: Path) -> None:
     marked = [name for name in names if network.are_weights_marked_refittable(name)]
     assert marked == [name for name in names if name.startswith("text.")] != []
     del parser
-
-
-def test_what_cannot_be_refitted_is_refused_with_the_command(
-    tiny_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    install(monkeypatch, tiny_bundle / "model.onnx")
-    bundle = load_bundle(tiny_bundle)
-    command = f"segclip-deploy build-engine {tiny_bundle} -o"
-    model = build_engine(bundle, tmp_path / "e.ort.onnx")
-    with pytest.raises(BadInput, match="an engine for onnxruntime cannot be refitted") as caught:
-        refit_engine(model, bundle)
-    assert f"{command} {model.path}" in str(caught.value)
-    plain = build_engine(bundle, tmp_path / "e.engine")
-    with pytest.raises(BadInput, match="not built to be refitted") as caught:
-        refit_engine(plain, bundle)
-    assert f"{command} {plain.path} --refittable" in str(caught.value)
-    refittable = dataclasses.replace(plain, record={**plain.record, "arguments": ["--refittable"]})
-    other = edited(tiny_bundle, tmp_path / "int8", onnx.load(bundle.model_path), precision="int8")
-    with pytest.raises(BadInput, match="another model than the engine's: precision differs"):
-        refit_engine(refittable, other)
-
-
-# ---- on a GPU
-
-
-@pytest.mark.gpu
-@pytest.mark.parametrize("name", ["e.engine", "e.rtx"])
-def test_an_engine_built_here_passes_here(name: str, example_bundle: Path, tmp_path: Path) -> None:
-    pytest.importorskip("tensorrt" if name == "e.engine" else "tensorrt_rtx")
-    path = tmp_path / name
-    engine = build_engine(load_bundle(example_bundle), path)
-    assert engine.record["verified"]["passed"]
-    assert engine.record["layers"]
-    assert call("verify", path).exit_code == 0
-    cache = engine.record["build"]["timing_cache"]
-    if name == "e.engine":
-        again = build_engine(load_bundle(example_bundle), path).record["build"]["timing_cache"]
-        assert again["known"] is None or again["known"] == cache["known"] + cache["new"]
-
-
-@pytest.mark.gpu
-def test_a_refittable_engine_takes_over_another_vocabulary(
-    tiny_bundle: Path, tmp_path: Path
-) -> None:
-    pytest.importorskip("tensorrt")
-    path = tmp_path / "e.engine"
-    engine = build_engine(load_bundle(tiny_bundle), path, options=BuildOptions(refittable=True))
-    model = onnx.load(tiny_bundle / "model.onnx")
-    for weight in model.graph.initializer:
-        if weight.name.startswith("text."):
-            values = numpy_helper.to_array(weight)
-            weight.CopyFrom(numpy_helper.from_array(np.roll(values, 1, axis=0), weight.name))
-    bundle = edited(tiny_bundle, tmp_path / "other", model)
-    # The golden tiles still hold the old vocabulary's answers: refitting must be noticed.
-    with pytest.raises(GateFailed):
-        refit_engine(engine, bundle)
-    assert load_engine(path).record == engine.record
-    assert refit_engine(engine, load_bundle(tiny_bundle)).record["verified"]["passed"]

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import tempfile
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnx
 import pytest
 from hypothesis import given
@@ -32,10 +34,6 @@ def test_initializers_are_named_as_onnx_names_them(tiny_bundle: Path) -> None:
     st.lists(st.text(max_size=300), max_size=8), st.text(max_size=200), st.integers(0, 2**63 - 1)
 )
 def test_initializers_are_found_in_any_model(names: list[str], text: str, version: int) -> None:
-    import tempfile
-
-    import numpy as np
-
     weights = [numpy_helper.from_array(np.zeros(3, np.float32), name) for name in names]
     graph = helper.make_graph([helper.make_node("Relu", ["a"], ["b"])], text, [], [], weights)
     model = helper.make_model(graph, producer_name=text, model_version=version)

@@ -58,13 +58,13 @@ def fastest_settings(
     backends: list[Backend] = []
     try:
         backends.extend(open_backend(**settings) for settings in candidates)
-        times = median_ms(backends, tile)
+        times = [round(ms, 3) for ms in median_ms(backends, tile)]
     finally:
         for backend in backends:
             backend.close()
     best = min(range(len(candidates)), key=times.__getitem__)
     labels = [" ".join(f"{k}={v}" for k, v in settings.items()) for settings in candidates]
-    measured = {label: round(ms, 3) for label, ms in zip(labels, times, strict=True)}
+    measured = dict(zip(labels, times, strict=True))
     conditions = {
         "warm_up": WARM_UP,
         "rounds": ROUNDS,

@@ -94,7 +94,7 @@ class TensorRtBackend:
             self._host.clear()
             self._results.clear()
             del self._context, self._engine, self._runtime, self._stream
-        self._primary.detach()
+        del self._primary
 
     def _specs(self) -> tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ...]]:
         """Inputs and outputs; an open batch is closed at its profile's largest."""

@@ -36,6 +36,8 @@ def network_types(network: Any) -> dict[str, dict[str, int]]:
     found = []
     for index in range(network.num_layers):
         layer = network.get_layer(index)
+        if not layer.num_outputs:  # an assertion
+            continue
         found.append((_blocks(layer.metadata), _type_of(layer.get_output(0).dtype.name)))
     return _count(found)
 
