@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -82,7 +82,10 @@ def build_plan(
     started = time.perf_counter()
     with ThreadPoolExecutor(1) as pool:  # leaving it waits for the build
         try:
-            data = pool.submit(builder.build_serialized_network, network, config).result()
+            build = pool.submit(builder.build_serialized_network, network, config)
+            while not build.done():  # wakes up: a signal may have reached another thread
+                wait([build], timeout=0.1)
+            data = build.result()
         except BaseException:
             cancelled.set()
             raise
