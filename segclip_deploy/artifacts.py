@@ -7,7 +7,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +22,7 @@ __all__ = [
     "InputSpec",
     "check_file",
     "check_schema",
+    "describe_shape",
     "load_bundle",
     "read_json",
     "replace_directory",
@@ -141,6 +142,13 @@ def check_file(file: Path, digest: str | None, record: Path, *, fix: str) -> Non
         )
 
 
+def describe_shape(batches: range, sides: Iterable[int]) -> str:
+    """A shape for people: ``(1..8, 512, 512, 3)``."""
+    least, most = batches.start, batches.stop - 1
+    batch = str(most) if least == most else f"{least}..{most}"
+    return f"({', '.join([batch, *map(str, sides)])})"
+
+
 @dataclass(frozen=True)
 class InputSpec:
     """What a model's graph takes: uint8 RGB images (batch, height, width, 3).
@@ -148,12 +156,31 @@ class InputSpec:
     Attributes:
         height: pixels, static.
         width: pixels, static.
-        batch: images per inference.
+        batch: images per inference; the most of them, where ``min_batch`` is given.
+        min_batch: the fewest images per inference; None: always ``batch``.
+
+    Raises:
+        BadInput: a range of batches without any, or one below 1.
     """
 
     height: int
     width: int
     batch: int = 1
+    min_batch: int | None = None
+
+    def __post_init__(self) -> None:
+        if not self.batches or self.batches.start < 1:
+            raise BadInput(f"batches from {self.batches.start} to {self.batch} cannot be")
+
+    @property
+    def batches(self) -> range:
+        """Every number of images that an inference takes."""
+        return range(self.batch if self.min_batch is None else self.min_batch, self.batch + 1)
+
+    @property
+    def sides(self) -> str:
+        """The shape, for people."""
+        return describe_shape(self.batches, (self.height, self.width, 3))
 
 
 @dataclass(frozen=True)
@@ -180,6 +207,16 @@ class Bundle:
     def model_path(self) -> Path:
         """The ONNX file."""
         return self.path / MODEL_FILE
+
+    @property
+    def precision(self) -> str:
+        """The lowest precision written into the model: fp32, fp16 or int8."""
+        return str(self.record["precision"])
+
+    @property
+    def dialect(self) -> str | None:
+        """Whom its precision was written for: tensorrt or cpu; None for FP32."""
+        return self.record.get("dialect")
 
     @property
     def golden_path(self) -> Path:

@@ -15,7 +15,7 @@ from segclip_deploy.errors import BadArtifact, BadInput
 from segclip_deploy.runtime.frame import IMAGE_SUFFIXES, Frame, list_images, read_frame, read_mask
 from segclip_deploy.vocabulary import Vocabulary
 
-__all__ = ["Dataset", "Sample", "open_dataset"]
+__all__ = ["Dataset", "Sample", "find_image", "open_dataset", "read_splits"]
 
 
 @dataclass(frozen=True)
@@ -63,8 +63,8 @@ class Dataset:
         Raises:
             BadInput: a file is missing or unusable, sizes differ, or the mask has unknown values.
         """
-        image = _find(self.root / "images", name)
-        mask = _find(self.root / "masks", name)
+        image = find_image(self.root / "images", name)
+        mask = find_image(self.root / "masks", name)
         frame, values = read_frame(image), read_mask(mask)
         if values.shape != frame.pixels.shape[:2]:
             raise BadInput(
@@ -92,10 +92,17 @@ def open_dataset(root: str | Path, vocabulary: Vocabulary) -> Dataset:
             raise BadInput(
                 f"not a dataset: no {folder}/ in it", where=root, fix="it needs images/ and masks/"
             )
+    return Dataset(root, vocabulary, read_splits(root))
+
+
+def read_splits(root: Path) -> dict[str, tuple[str, ...]]:
+    """Names of the images in each split; without a ``split.json`` all are in one, ``all``.
+
+    Raises:
+        BadInput: no images/ folder, or a split.json that is damaged, empty or names an image twice.
+    """
     if not (root / "split.json").exists():
-        return Dataset(
-            root, vocabulary, {"all": tuple(p.stem for p in list_images(root / "images"))}
-        )
+        return {"all": tuple(p.stem for p in list_images(root / "images"))}
     try:
         record = read_json(root / "split.json")
     except BadArtifact as error:
@@ -108,10 +115,15 @@ def open_dataset(root: str | Path, vocabulary: Vocabulary) -> Dataset:
     repeated = sorted({name for name in names if names.count(name) > 1})
     if repeated:
         raise BadInput(f"split.json names {', '.join(repeated)} more than once", where=root)
-    return Dataset(root, vocabulary, splits)
+    return splits
 
 
-def _find(folder: Path, name: str) -> Path:
+def find_image(folder: Path, name: str) -> Path:
+    """The one image of a folder with this stem.
+
+    Raises:
+        BadInput: there is none, or more than one.
+    """
     candidates = folder.glob(f"{glob.escape(name)}.*")
     found = [p for p in candidates if p.stem == name and p.suffix.lower() in IMAGE_SUFFIXES]
     if len(found) != 1:

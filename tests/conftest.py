@@ -85,3 +85,14 @@ def tiny_bundle(tiny_checkpoint: Path) -> Path:
     out = tiny_checkpoint.with_name("bundle")
     export_bundle(tiny_checkpoint, out, spec=InputSpec(height=64, width=96), logits=True)
     return out
+
+
+@pytest.fixture(scope="session")
+def open_bundle(tiny_checkpoint: Path) -> Path:
+    """The tiny checkpoint, exported at 64×96 for 1 to 3 images, with margin and logits."""
+    from segclip_deploy.artifacts import InputSpec
+    from segclip_deploy.export.export import export_bundle
+
+    out, spec = tiny_checkpoint.with_name("open"), InputSpec(64, 96, batch=3, min_batch=1)
+    export_bundle(tiny_checkpoint, out, spec=spec, margin=True, logits=True)
+    return out

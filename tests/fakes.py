@@ -35,29 +35,54 @@ def logits_of(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
     return 10 * np.eye(CLASSES, dtype=np.float32)[corners].transpose(2, 0, 1)
 
 
-class FakeBackend:
-    """A per-pixel engine; its outputs are overwritten by the next call, as the contract allows."""
+def blue_of(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """The blue of each block's first pixel (⌈H/4⌉, ⌈W/4⌉)."""
+    return pixels[::LOGIT_STRIDE, ::LOGIT_STRIDE, 2]
 
-    def __init__(self, height: int, width: int, batch: int = 1, *, logits: bool = False) -> None:
+
+class FakeBackend:
+    """A per-pixel engine; its outputs are overwritten by the next call, as the contract allows.
+
+    Its margin is the blue of each block's first pixel.
+    """
+
+    def __init__(
+        self,
+        height: int,
+        width: int,
+        batch: int = 1,
+        *,
+        min_batch: int | None = None,
+        logits: bool = False,
+        margin: bool = False,
+    ) -> None:
         self.name = "fake"
-        self.inputs: tuple[TensorSpec, ...] = (
-            TensorSpec("image", (batch, height, width, 3), np.dtype(np.uint8)),
-        )
-        small = (batch, CLASSES, height // LOGIT_STRIDE, width // LOGIT_STRIDE)
+        small = (height // LOGIT_STRIDE, width // LOGIT_STRIDE)
+
+        def tensor(name: str, sides: tuple[int, ...], dtype: type = np.uint8) -> TensorSpec:
+            return TensorSpec(name, (batch, *sides), np.dtype(dtype), min_batch)
+
+        self.inputs: tuple[TensorSpec, ...] = (tensor("image", (height, width, 3)),)
         self.outputs: tuple[TensorSpec, ...] = (
-            TensorSpec("logits", small, np.dtype(np.float32))
+            tensor("logits", (CLASSES, *small), np.float32)
             if logits
-            else TensorSpec("labels", (batch, height, width), np.dtype(np.uint8)),
+            else tensor("labels", (height, width)),
+            *[tensor("margin", small)] * margin,
         )
         self.closed = False
-        self._answer = logits_of if logits else classes_of
-        self._result = np.empty(self.outputs[0].shape, self.outputs[0].dtype)
+        self.seen: list[int] = []  # the batch of each call
+        answers = {"logits": logits_of, "labels": classes_of, "margin": blue_of}
+        self._answers = {o.name: answers[o.name] for o in self.outputs}
+        self._results = {o.name: np.empty(o.shape, o.dtype) for o in self.outputs}
 
     def infer(self, arrays: Mapping[str, NDArray[Any]]) -> Mapping[str, NDArray[Any]]:
         """Answer for each image of the batch."""
-        for slot, image in enumerate(checked(arrays, self.inputs[0])):
-            self._result[slot] = self._answer(image)
-        return {self.outputs[0].name: self._result}
+        images = checked(arrays, self.inputs[0])
+        self.seen.append(len(images))
+        for name, answer in self._answers.items():
+            for slot, image in enumerate(images):
+                self._results[name][slot] = answer(image)
+        return {name: values[: len(images)] for name, values in self._results.items()}
 
     def close(self) -> None:
         """Remember it."""

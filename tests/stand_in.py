@@ -21,6 +21,7 @@ import pytest
 
 from segclip_deploy.runtime.backends.onnxruntime import OnnxRuntimeBackend
 from segclip_deploy.runtime.device import Gpu
+from segclip_deploy.runtime.tensorrt import builder
 
 ORIN = Gpu("Orin", "8.7", "540.4.0", "12.6", 8 << 30)
 INSPECTED = {
@@ -43,6 +44,8 @@ class StandIn:
     def __init__(self, model: Path) -> None:
         self.model = model
         self.opened = 0  # plans
+        self.profile = range(1, 2)  # batches that the last plan was built for
+        self.batches: list[int] = []  # that contexts were set to, in order
         self.wrong: set[int] = set()  # plans, counted from 1, that answer wrongly
         self.delay: dict[int, float] = {}  # seconds, by plan
         self.memory: dict[int, bytearray] = {}
@@ -62,6 +65,13 @@ def install(monkeypatch: pytest.MonkeyPatch, model: Path, gpu: Gpu | None = ORIN
     package.driver = driver  # type: ignore[attr-defined]
     for name, module in (("tensorrt", trt), ("pycuda", package), ("pycuda.driver", driver)):
         monkeypatch.setitem(sys.modules, name, module)
+    add_profile = builder._add_profile
+
+    def profiled(trt_builder: Any, network: Any, config: Any, batches: range) -> None:
+        state.profile = batches
+        add_profile(trt_builder, network, config, batches)
+
+    monkeypatch.setattr(builder, "_add_profile", profiled)
     if gpu is not None:
         for home in ("engine", "tensorrt.make"):
             monkeypatch.setattr(f"segclip_deploy.runtime.{home}.find_gpu", lambda why: gpu)
@@ -86,27 +96,41 @@ def _engine(state: StandIn, rtx: Any, logger: Any, data: bytes) -> Any:
         return None
     state.opened += 1
     number = state.opened
-    backend = OnnxRuntimeBackend(state.model)
+    profile = state.profile
+    backend = OnnxRuntimeBackend(state.model, batches=profile)
     specs = {spec.name: spec for spec in (*backend.inputs, *backend.outputs)}
+    now = {name: spec.shape for name, spec in specs.items()}
     names = list(specs)
     addresses: dict[str, int] = {}
 
     def execute(stream: int) -> bool:
         time.sleep(state.delay.get(number, 0.0))
         arrays = {
-            spec.name: np.frombuffer(state.memory[addresses[spec.name]], spec.dtype).reshape(
-                spec.shape
-            )
+            spec.name: np.frombuffer(
+                state.memory[addresses[spec.name]], spec.dtype, np.prod(now[spec.name])
+            ).reshape(now[spec.name])
             for spec in backend.inputs
         }
         for name, values in backend.infer(arrays).items():
             answer = np.zeros_like(values) if number in state.wrong else values
-            state.memory[addresses[name]][:] = answer.tobytes()
+            state.memory[addresses[name]][: answer.nbytes] = answer.tobytes()
         return True
+
+    def set_input_shape(name: str, shape: tuple[int, ...]) -> bool:
+        if shape[0] not in profile or shape[1:] != specs[name].shape[1:]:
+            return False
+        state.batches.append(shape[0])
+        now.update({n: (shape[0], *spec.shape[1:]) for n, spec in specs.items()})
+        return True
+
+    def declared(name: str) -> tuple[int, ...]:
+        _, *sides = specs[name].shape
+        return specs[name].shape if specs[name].min_batch is None else (-1, *sides)
 
     context = SimpleNamespace(
         set_tensor_address=addresses.__setitem__,
-        get_tensor_shape=lambda name: specs[name].shape,
+        set_input_shape=set_input_shape,
+        get_tensor_shape=now.__getitem__,
         execute_async_v3=execute,
     )
     types = {np.dtype(np.uint8): rtx.uint8, np.dtype(np.float32): rtx.float32}
@@ -116,7 +140,10 @@ def _engine(state: StandIn, rtx: Any, logger: Any, data: bytes) -> Any:
         num_io_tensors=len(names),
         get_tensor_name=names.__getitem__,
         get_tensor_mode=lambda name: mode.INPUT if name in inputs else mode.OUTPUT,
-        get_tensor_shape=lambda name: specs[name].shape,
+        get_tensor_shape=declared,
+        get_tensor_profile_shape=lambda name, index: [
+            (batch, *specs[name].shape[1:]) for batch in (profile[0], profile[-1], profile[-1])
+        ],
         get_tensor_dtype=lambda name: types[specs[name].dtype],
         create_execution_context=lambda: context,
         create_engine_inspector=lambda: SimpleNamespace(
@@ -135,10 +162,10 @@ def _driver(state: StandIn) -> ModuleType:
         return address
 
     def upload(device: int, host: np.ndarray, stream: Any) -> None:
-        state.memory[device][:] = host.tobytes()
+        state.memory[device][: host.nbytes] = host.tobytes()
 
     def download(host: np.ndarray, device: int, stream: Any) -> None:
-        host[...] = np.frombuffer(state.memory[device], host.dtype).reshape(host.shape)
+        host[...] = np.frombuffer(state.memory[device], host.dtype, host.size).reshape(host.shape)
 
     context = SimpleNamespace(push=lambda: None, pop=lambda: None)
     driver = ModuleType("pycuda.driver")

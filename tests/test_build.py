@@ -6,16 +6,14 @@ import signal
 import sys
 import time
 import warnings
-from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import onnx
 import pytest
-from onnx import TensorProto, helper, numpy_helper
+from onnx import TensorProto, helper
 
 from segclip_deploy.artifacts import load_bundle
 from segclip_deploy.errors import BadArtifact, BadInput
@@ -63,55 +61,11 @@ def test_a_bundle_builds_for_three_gpus_that_are_not_here(
     # What only a GPU can tell is not told.
     assert record["verified"] is record["layers"] is record["blocks"] is None
     assert record["not_verified"] == "no NVIDIA GPU is here"
-    assert {"graph", "cff.16", "refiner", "head"} <= record["network"].keys()
+    assert {"graph", "cff.16.read", "refiner", "head"} <= record["network"].keys()
     assert {kind for counts in record["network"].values() for kind in counts} == {"fp32"}
     assert ("Building engine", 6, 6) in phases
     assert all(0 <= done <= steps for _, done, steps in phases)
     assert {p.name for p in tmp_path.iterdir()} == {"e.rtx", "e.rtx.json", "e.rtx.golden.npz"}
-
-
-def quantized(path: Path) -> tuple[onnx.ModelProto, Counter[str]]:
-    """Symmetric S8 Quantize and Dequantize before every convolution; and how many, by block."""
-    model = onnx.load(path)
-    graph, nodes = model.graph, list(model.graph.node)
-    counts: Counter[str] = Counter()
-    graph.initializer.extend(
-        [
-            numpy_helper.from_array(np.float32(0.05), "scale"),
-            numpy_helper.from_array(np.int8(0), "zero"),
-        ]
-    )
-    del graph.node[:]
-    for node in nodes:
-        if node.op_type == "Conv":
-            for index in (0, 1):
-                source = node.input[index]
-                q, dq = f"{node.name}.q{index}", f"{node.name}.dq{index}"
-                for kind, into, out in (("Quantize", source, q), ("Dequantize", q, dq)):
-                    graph.node.append(
-                        helper.make_node(
-                            f"{kind}Linear",
-                            [into, "scale", "zero"],
-                            [out],
-                            name=f"{node.name}{kind}Linear{index}",
-                        )
-                    )
-                node.input[index] = dq
-            counts[node.name.partition("/")[0]] += 2
-        graph.node.append(node)
-    onnx.checker.check_model(model, full_check=True)
-    return model, counts
-
-
-def test_the_precision_built_is_the_one_written_in_the_bundle(
-    tiny_bundle: Path, tmp_path: Path
-) -> None:
-    pytest.importorskip("tensorrt_rtx")
-    model, inserted = quantized(tiny_bundle / "model.onnx")
-    bundle = edited(tiny_bundle, tmp_path / "int8", model, precision="int8")
-    engine = build_engine(bundle, tmp_path / "e.rtx", options=THREE)
-    asked = engine.record["network"]
-    assert {b: kinds["int8"] for b, kinds in asked.items() if "int8" in kinds} == inserted
 
 
 def test_an_open_batch_gets_a_profile(tmp_path: Path) -> None:
@@ -134,10 +88,10 @@ def test_an_open_batch_gets_a_profile(tmp_path: Path) -> None:
         return path
 
     options = BuildOptions(compute_capability=("86",))
-    plan = build_plan(trt, model(["n", 8, 8, 3]), options, batches=(1, 8))
+    plan = build_plan(trt, model(["n", 8, 8, 3]), options, batches=range(1, 9))
     assert plan.data.nbytes > 0
     with pytest.raises(BadArtifact, match=r"\(1, -1, 8, 3\); only the batch may be open"):
-        build_plan(trt, model([1, "h", 8, 3]), options, batches=(1, 1))
+        build_plan(trt, model([1, "h", 8, 3]), options, batches=range(1, 2))
 
 
 def test_what_the_parser_refuses_is_told_by_node_operator_and_reason(

@@ -76,7 +76,7 @@ def test_engines_agree_with_pytorch(
     backend: Backend = open_backend(bundle.model_path, threads=1)
     got = backend.infer({"image": image})
     assert np.abs(got["logits"] - expected["logits"]).max() <= MAX_LOGIT_ERROR
-    assert (got["labels"] == expected["labels"]).mean() >= MIN_AGREEMENT
+    assert (got["labels"] == expected["labels"]).mean() >= MIN_AGREEMENT["fp32"]
     kept = got["labels"]
     assert backend.infer({"image": 255 - image})["labels"] is kept  # buffers are reused
     with pytest.raises(ValueError, match="image is"):

@@ -213,19 +213,6 @@ def test_no_text_computation_is_left_in_the_graph(tiny_bundle: Path) -> None:
     assert operators.count("LayerNormalization") == 1
 
 
-def test_nodes_and_constants_are_called_after_the_blocks(tiny_bundle: Path) -> None:
-    model = onnx.load(tiny_bundle / "model.onnx")
-    names = [node.name for node in model.graph.node]
-    assert len(set(names)) == len(names)
-    blocks = {n.name.rpartition("/")[0] for n in model.graph.node if n.op_type == "Conv"}
-    assert {"cff.8", "cff.16", "decoder.8.lateral", "decoder.4.conv.1", "head"} <= blocks
-    assert all(b.startswith(("encoder.body", "decoder.", "cff.", "head")) for b in blocks)
-    constants = {i.name for i in model.graph.initializer}
-    assert {"text.cff.8.reads", "text.cff.16.mix", "text.refiner.prototypes"} <= constants
-    # The exporter's notes hold paths of the machine it ran on.
-    assert not any(node.metadata_props for node in model.graph.node)
-
-
 def test_a_model_without_refiner_or_fusion_still_folds() -> None:
     spec = ModelSpec(
         classes=3,

@@ -26,6 +26,7 @@ ORDER = (
     ("accuracy",),
     ("model",),
     ("export",),
+    ("calibration",),
     ("training",),
     ("cli",),
 )
@@ -98,6 +99,7 @@ def test_an_upward_import_is_found_in_every_form(source: str) -> None:
         ("segclip_deploy.runtime.engine", HEAVY),
         ("segclip_deploy.runtime.run", HEAVY),
         ("segclip_deploy.accuracy", HEAVY),
+        ("segclip_deploy.calibration.sheet", ALL_HEAVY),
     ],
 )
 def test_an_import_leaves_heavy_packages_unloaded(module: str, forbidden: set[str]) -> None:

@@ -4,6 +4,7 @@ import json
 import sys
 from pathlib import Path
 
+import onnx
 import pytest
 import torch
 from click.testing import CliRunner
@@ -11,6 +12,7 @@ from click.testing import CliRunner
 from segclip_deploy.artifacts import load_bundle
 from segclip_deploy.cli import main
 from segclip_deploy.errors import BadInput
+from segclip_deploy.export.naming import blocks_of
 from segclip_deploy.model.network import load_factory
 from segclip_deploy.model.spec import load_spec
 from tests.conftest import EXAMPLE, ROOT
@@ -56,6 +58,8 @@ def test_the_documented_example_is_imported_exported_and_verified(
     folded = record["parity"][0]
     assert folded["engine"].endswith("folded")
     assert folded["max_logit_error"] < 1e-4
+    blocks = set(blocks_of(onnx.load(bundle / "model.onnx")))
+    assert {"encoder.stage3", "laterals.0", "head", "graph"} <= blocks
     # Without --model the weights are taken for SegCLIP's, and refused.
     result = CliRunner().invoke(main, ["export", str(checkpoint), "-o", str(tmp_path / "b")])
     assert result.exit_code == 1

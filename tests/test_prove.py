@@ -12,6 +12,7 @@ from onnx import numpy_helper
 
 from segclip_deploy.artifacts import load_bundle, sha256_file
 from segclip_deploy.errors import BadArtifact, BadInput, GateFailed, StaleArtifact
+from segclip_deploy.runtime.backends.tensorrt import TensorRtBackend
 from segclip_deploy.runtime.build import build_engine
 from segclip_deploy.runtime.engine import (
     load_engine,
@@ -66,6 +67,32 @@ def test_an_engine_is_proven_and_its_layers_are_written_down(
         np.testing.assert_array_equal(flown.segment(frame).labels, reference.segment(frame).labels)
     with pytest.raises(BadInput, match="--threads"):
         open_engine(engine.path, threads=2)
+
+
+def test_an_open_batch_is_set_at_each_change_and_runs_in_the_same_buffers(
+    open_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    state = install(monkeypatch, open_bundle / "model.onnx")
+    engine = build_engine(load_bundle(open_bundle), tmp_path / "e.engine")
+    assert state.profile == range(1, 4)
+    assert "slot 0 in batch 1" in str(engine.record["verified"]["checks"])
+    backend = open_engine(engine.path).backend
+    assert {spec.batches for spec in (*backend.inputs, *backend.outputs)} == {range(1, 4)}
+    reference = open_engine(open_bundle).backend
+    pixels = np.random.default_rng(0).integers(0, 256, (3, 64, 96, 3), dtype=np.uint8)
+    state.batches.clear()
+    whole = dict(backend.infer({"image": pixels}))
+    for count in (1, 2, 2, 3):
+        got = backend.infer({"image": pixels[:count]})
+        expected = reference.infer({"image": pixels[:count]})
+        for name, values in got.items():
+            np.testing.assert_array_equal(values, expected[name])
+            assert np.shares_memory(values, whole[name])
+    assert state.batches == [1, 2, 3]
+    with pytest.raises(ValueError, match=r"not uint8 \(1\.\.3, 64, 96, 3\)"):
+        backend.infer({"image": np.zeros((4, 64, 96, 3), np.uint8)})
+    with pytest.raises(BadArtifact, match="takes batches from 1 to 3, not from 1 to 4"):
+        TensorRtBackend(engine.path, target="tensorrt", batches=range(1, 5))
 
 
 def test_an_engine_that_fails_is_deleted_and_the_check_named(

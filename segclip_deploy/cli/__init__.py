@@ -12,6 +12,7 @@ from segclip_deploy.cli.doctor import doctor
 from segclip_deploy.cli.fly import evaluate, run
 from segclip_deploy.cli.learn import import_, train
 from segclip_deploy.cli.look import inspect
+from segclip_deploy.cli.precision import calibrate, plan, quantize
 
 __all__ = ["main"]
 
@@ -25,5 +26,18 @@ def main() -> None:
     """
 
 
-for _command in (train, import_, export, build_engine, verify, run, evaluate, inspect, doctor):
+for _command in (
+    train,
+    import_,
+    export,
+    calibrate,
+    plan,
+    quantize,
+    build_engine,
+    verify,
+    run,
+    evaluate,
+    inspect,
+    doctor,
+):
     main.add_command(_command)

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 __all__ = [
     "PATH",
     "ErrorGroup",
+    "batches",
     "console",
     "duration",
     "json_option",
@@ -61,6 +62,15 @@ def size(text: str) -> tuple[int, int]:
     if not match:
         raise click.BadParameter(f"{text!r} is no size like 512 or 512x768 (height first)")
     return int(match[1]), int(match[2] or match[1])
+
+
+def batches(text: str) -> tuple[int | None, int]:
+    """Parse ``4``, or the range ``1..8``, to (least or None, most)."""
+    match = re.fullmatch(r"(?:(\d+)\.\.)?(\d+)", text)
+    least, most = (int(n) if n else None for n in match.groups()) if match else (None, 0)
+    if not most or (least is not None and not 1 <= least < most):
+        raise click.BadParameter(f"{text!r} is no batch like 4 and no range like 1..8")
+    return least, most
 
 
 def duration(text: str) -> float:

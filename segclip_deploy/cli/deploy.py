@@ -14,6 +14,7 @@ from segclip_deploy.cli.common import (
     print_json,
     print_table,
 )
+from segclip_deploy.cli.common import batches as parse_batches
 from segclip_deploy.cli.common import size as parse_size
 from segclip_deploy.cli.look import print_folding
 
@@ -27,7 +28,16 @@ __all__ = ["export", "verify"]
     "--size", type=parse_size, default="512x512", show_default=True, help="Input, height first."
 )
 @model_option
-@click.option("--batch", type=click.IntRange(1), default=1, show_default=True)
+@click.option(
+    "--batch",
+    type=parse_batches,
+    default="1",
+    show_default=True,
+    help="Images per inference: 4, or any number in a range: 1..8.",
+)
+@click.option(
+    "--margin", is_flag=True, help="Also output how clear each decision is, 0–255 at stride 4."
+)
 @click.option(
     "--logits", is_flag=True, help="Also output logits: windows are blended, not cropped."
 )
@@ -38,7 +48,8 @@ def export(
     out: Path,
     size: tuple[int, int],
     model: str | None,
-    batch: int,
+    batch: tuple[int | None, int],
+    margin: bool,
     logits: bool,
     tiles: Path | None,
     as_json: bool,
@@ -54,8 +65,9 @@ def export(
         bundle = export_bundle(
             checkpoint,
             out,
-            spec=InputSpec(height=size[0], width=size[1], batch=batch),
+            spec=InputSpec(height=size[0], width=size[1], batch=batch[1], min_batch=batch[0]),
             model=model,
+            margin=margin,
             logits=logits,
             tiles=tiles,
         )

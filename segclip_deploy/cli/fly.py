@@ -44,8 +44,8 @@ def run(
 ) -> None:
     """Segment SOURCES (images or folders) with ENGINE, an engine or a bundle.
 
-    Writes NAME.png (labels), NAME.overlay.png and areas.jsonl. Bad images are listed, the
-    others done, and the exit code is 1.
+    Writes NAME.png (labels), NAME.overlay.png, NAME.margin.png where the engine has a margin,
+    and areas.jsonl. Bad images are listed, the others done, and the exit code is 1.
     """
     from segclip_deploy.runtime.engine import open_segmenter
     from segclip_deploy.runtime.run import find_images, segment_images

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import re
-from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -87,12 +85,13 @@ def _read(path: Path) -> tuple[str, dict[str, Any]]:
 
 
 def _facts(record: Mapping[str, Any], bundle: Mapping[str, Any]) -> list[tuple[str, str]]:
+    from segclip_deploy.artifacts import InputSpec
+
     model = bundle["model"]
     facts = [("model", f"{model['encoder']}, width {model['width']}, {model['heads']} heads")]
     facts.append(("text", bundle["text_encoder"]))
     if "input" in bundle:
-        size = bundle["input"]
-        facts.append(("input", f"uint8 ({size['batch']}, {size['height']}, {size['width']}, 3)"))
+        facts.append(("input", f"uint8 {InputSpec(**bundle['input']).sides}"))
         facts.append(("outputs", ", ".join(bundle["outputs"])))
         facts.append(("precision", f"{bundle['precision']}, opset {bundle['opset']}"))
     if "parameters" in bundle:
@@ -133,24 +132,21 @@ def _engine_facts(record: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
 
 
 def _print_layers(record: Mapping[str, Any]) -> None:
-    asked, chosen = _merged(record["network"]), _merged(record["blocks"] or {})
+    asked, chosen = record["network"], record["blocks"]
+    plan = record["bundle"].get("plan") or dict.fromkeys(asked, record["bundle"]["precision"])
     print_table(
         "layers by block and type",
-        ["block", "the bundle asks for", "the engine does"],
+        ["block", "plan", "the bundle asks for", "the engine does"],
         [
-            [block, _counts(types), _counts(chosen.get(block, {})) if chosen else "not inspected"]
-            for block, types in asked.items()
+            [
+                block,
+                precision,
+                _counts(asked.get(block, {})),
+                _counts(chosen.get(block, {})) if chosen else "not inspected",
+            ]
+            for block, precision in plan.items()
         ],
     )
-
-
-def _merged(blocks: Mapping[str, Mapping[str, int]]) -> dict[str, Counter[str]]:
-    """Counts of blocks, down to their first number: ``encoder.body.blocks.3``, ``cff.16``."""
-    merged: dict[str, Counter[str]] = {}
-    for block, counts in blocks.items():
-        whole = re.match(r".*?\.\d+(?=\.|$)", block)
-        merged.setdefault(whole[0] if whole else block, Counter()).update(counts)
-    return merged
 
 
 def _counts(types: Mapping[str, int]) -> str:

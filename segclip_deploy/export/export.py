@@ -49,6 +49,7 @@ def export_bundle(
     *,
     spec: InputSpec,
     model: str | None = None,
+    margin: bool = False,
     logits: bool = False,
     tiles: Path | None = None,
 ) -> Bundle:
@@ -57,14 +58,16 @@ def export_bundle(
     Args:
         checkpoint_path: a checkpoint.
         out: the bundle directory; an older bundle there is replaced.
-        spec: input size, multiples of 32.
+        spec: input size, multiples of 32, and batches.
         model: ``package.module:function`` that makes the network; None for SegCLIP.
-        logits: keep the logits as a second output, for blending windows.
+        margin: also output how clear each decision is.
+        logits: keep the logits as an output, for blending windows.
         tiles: folder of images to measure parity on; by default the checkpoint's own examples.
 
     Raises:
         BadArtifact: the checkpoint cannot be used.
-        BadInput: a size that is no multiple of 32, or no tile to measure on.
+        BadInput: a size that is no multiple of 32, no tile to measure on, a margin of one class,
+            or several batches of a network that fixes one.
         GateFailed: the exported graph is not the PyTorch model; nothing is written.
     """
     sides = (spec.height, spec.width)
@@ -84,17 +87,19 @@ def export_bundle(
     network = load_weights(load_factory(model)(checkpoint.spec), checkpoint)
     mean, std = checkpoint.spec.mean, checkpoint.spec.std
     folded_network, table = fold_network(network, checkpoint.bank, spec)
-    folded = DeployGraph(folded_network, mean, std, logits=True).eval()
-    plain = DeployGraph(ConstantText(network, checkpoint.bank), mean, std, logits=True)
+    folded = DeployGraph(folded_network, mean, std, logits=True, margin=margin).eval()
+    plain = DeployGraph(
+        ConstantText(network, checkpoint.bank), mean, std, logits=True, margin=margin
+    )
     names = checkpoint.vocabulary.names
     with replace_directory(out, contents=BUNDLE_FILES) as temporary:
         onnx, golden = temporary / MODEL_FILE, temporary / GOLDEN_FILE
-        write_onnx(folded, spec, onnx)
         reference = TorchBackend(plain, spec, len(names))
         answers = answers_of(reference, real)
+        write_onnx(folded, spec, onnx)
         chain: list[Backend] = [
             TorchBackend(folded, spec, len(names), "folded"),
-            OnnxRuntimeBackend(onnx),
+            OnnxRuntimeBackend(onnx, batches=spec.batches),
         ]
         parity = [measure_parity(reference.name, answers, engine, names) for engine in chain]
         for link in parity:
@@ -104,13 +109,14 @@ def export_bundle(
         if not logits:
             drop_output(onnx, "logits")
         # The last word is the flight check's, on the very file that is handed over.
-        check(verify(OnnxRuntimeBackend(onnx), load_golden(golden), names), where=out)
+        flown = OnnxRuntimeBackend(onnx, batches=spec.batches)
+        check(verify(flown, load_golden(golden), names), where=out)
         write_json(
             temporary / RECORD_FILE,
             {
                 "schema": BUNDLE_SCHEMA,
                 "input": asdict(spec),
-                "outputs": ["labels", "logits"] if logits else ["labels"],
+                "outputs": [name for name in folded.output_names if logits or name != "logits"],
                 "precision": "fp32",
                 "opset": OPSET,
                 "factory": model,

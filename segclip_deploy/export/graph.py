@@ -6,10 +6,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from segclip_deploy.errors import BadInput
 from segclip_deploy.model.text import TextBank
 from segclip_deploy.runtime.windows import LOGIT_STRIDE
 
-__all__ = ["ConstantText", "DeployGraph", "normalise"]
+__all__ = ["ConstantText", "DeployGraph", "margin", "normalise"]
 
 
 def normalise(pixels: Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -> Tensor:
@@ -20,6 +21,19 @@ def normalise(pixels: Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -
     offset = 255 * pixels.new_tensor(mean, dtype=torch.float32)
     gain = 1 / (255 * pixels.new_tensor(std, dtype=torch.float32))
     return ((pixels.float() - offset) * gain).permute(0, 3, 1, 2)
+
+
+def margin(logits: Tensor) -> Tensor:
+    """How clear each decision is: ``runtime.windows.margin_of``, for a batch and in the graph.
+
+    Raises:
+        BadInput: one class only.
+    """
+    if logits.shape[1] < 2:
+        raise BadInput("the network has one class, and a margin lies between two", where="--margin")
+    best = logits.softmax(1).topk(2, dim=1).values
+    # By way of float: TensorRT makes uint8 from floating point only.
+    return ((best[:, 0] - best[:, 1]) * 255).round().to(torch.uint8)
 
 
 class ConstantText(nn.Module):
@@ -45,12 +59,13 @@ class ConstantText(nn.Module):
 
 
 class DeployGraph(nn.Module):
-    """uint8 image (B, H, W, 3) → labels (B, H, W) uint8, and logits where asked for.
+    """uint8 image (B, H, W, 3) → labels (B, H, W) uint8; margin and logits where asked for.
 
     Args:
         network: normalised image (B, 3, H, W) → logits (B, K, H/4, W/4).
         mean, std: normalisation of RGB in 0–1.
         logits: also output the logits, for blending windows.
+        margin: also output how clear each decision is, uint8 (B, H/4, W/4).
     """
 
     def __init__(
@@ -60,15 +75,16 @@ class DeployGraph(nn.Module):
         std: tuple[float, ...],
         *,
         logits: bool,
+        margin: bool = False,
     ) -> None:
         super().__init__()
         self.network = network
-        self.mean, self.std, self.logits = mean, std, logits
+        self.mean, self.std, self.logits, self.margin = mean, std, logits, margin
 
     @property
     def output_names(self) -> list[str]:
         """Names of what ``forward`` returns, in order."""
-        return ["labels", "logits"] if self.logits else ["labels"]
+        return ["labels", *["margin"] * self.margin, *["logits"] * self.logits]
 
     def forward(self, image: Tensor) -> tuple[Tensor, ...]:
         """Run the network with its pre- and post-processing."""
@@ -78,4 +94,7 @@ class DeployGraph(nn.Module):
         )
         # By way of float: TensorRT makes uint8 from floating point only.
         labels = full.argmax(1).float().to(torch.uint8)
-        return (labels, logits) if self.logits else (labels,)
+        made = {"labels": labels, "logits": logits}
+        if self.margin:
+            made["margin"] = margin(logits)
+        return tuple(made[name] for name in self.output_names)

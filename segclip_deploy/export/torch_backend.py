@@ -38,14 +38,19 @@ class TorchBackend:
     ) -> None:
         self.name = f"PyTorch {torch.__version__} {kind}"
         self._graph = graph.eval()
-        batch, height, width = spec.batch, spec.height, spec.width
-        self.inputs: tuple[TensorSpec, ...] = (
-            TensorSpec("image", (batch, height, width, 3), np.dtype(np.uint8)),
-        )
-        labels = TensorSpec("labels", (batch, height, width), np.dtype(np.uint8))
-        small = (batch, classes, height // LOGIT_STRIDE, width // LOGIT_STRIDE)
-        logits = TensorSpec("logits", small, np.dtype(np.float32))
-        self.outputs: tuple[TensorSpec, ...] = (labels, logits) if graph.logits else (labels,)
+        size = (spec.height, spec.width)
+        small = (spec.height // LOGIT_STRIDE, spec.width // LOGIT_STRIDE)
+
+        def tensor(name: str, sides: tuple[int, ...], dtype: type) -> TensorSpec:
+            return TensorSpec(name, (spec.batch, *sides), np.dtype(dtype), spec.min_batch)
+
+        self.inputs: tuple[TensorSpec, ...] = (tensor("image", (*size, 3), np.uint8),)
+        outputs = {
+            "labels": tensor("labels", size, np.uint8),
+            "margin": tensor("margin", small, np.uint8),
+            "logits": tensor("logits", (classes, *small), np.float32),
+        }
+        self.outputs = tuple(outputs[name] for name in graph.output_names)
 
     def infer(self, arrays: Mapping[str, NDArray[Any]]) -> Mapping[str, NDArray[Any]]:
         """Run once."""

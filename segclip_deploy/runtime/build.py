@@ -12,6 +12,7 @@ from typing import Any
 
 from segclip_deploy import __version__
 from segclip_deploy.artifacts import RECORD_FILE, Bundle, replace_file, sha256_file
+from segclip_deploy.errors import BadArtifact
 from segclip_deploy.runtime.backends.base import Backend
 from segclip_deploy.runtime.backends.openvino import precisions
 from segclip_deploy.runtime.device import find_cpu
@@ -32,7 +33,7 @@ from segclip_deploy.runtime.tensorrt.options import BuildOptions, check_options
 from segclip_deploy.runtime.tuning import fastest_settings, thread_counts
 from segclip_deploy.runtime.verify import Verification, check, verify
 
-__all__ = ["build_engine", "prove", "write_engine"]
+__all__ = ["build_engine", "check_dialect", "prove", "write_engine"]
 
 
 def build_engine(
@@ -55,7 +56,8 @@ def build_engine(
         progress: told of the phases of a TensorRT build.
 
     Raises:
-        BadArtifact: the target refuses the model, or a timing cache cannot be used.
+        BadArtifact: the bundle is for other targets, the target refuses the model, or a timing
+            cache cannot be used.
         BadInput: a name that stands for no target, or an option that has no effect there.
         GateFailed: the engine does not say what the model says; nothing is written.
         MissingDependency: the target is not installed, or needs a GPU to build.
@@ -63,13 +65,31 @@ def build_engine(
     options = options or BuildOptions()
     target = target_of(out)
     check_options(target, options)
+    check_dialect(target, bundle)
     with replace_file(out) as file:
         if target in MODULES:
-            facts = make_plan(target, bundle, file, options, partial(prove, bundle), progress)
+            facts = make_plan(target, bundle, file, options, prove, progress)
         else:
             facts = _take_model(target, bundle, file)
         write_engine(out, file, target, bundle, {"arguments": options.arguments(), **facts})
     return load_engine(out)
+
+
+def check_dialect(target: str, bundle: Bundle) -> None:
+    """Accept a bundle in FP32, or one whose precision was written for such a target.
+
+    Raises:
+        BadArtifact: it was written for others.
+    """
+    wanted = "tensorrt" if target in MODULES else "cpu"
+    if bundle.dialect not in (None, wanted):
+        raise BadArtifact(
+            f"its {bundle.precision} was written in dialect {bundle.dialect}, "
+            f"an engine for {target} needs {wanted}",
+            where=bundle.path,
+            fix=f"segclip-deploy quantize FP32_BUNDLE --dialect {wanted} --precision int8 "
+            f"--table TABLE -o BUNDLE",
+        )
 
 
 def write_engine(
@@ -113,9 +133,9 @@ def _take_model(target: str, bundle: Bundle, file: Path) -> dict[str, Any]:
     candidates: list[dict[str, Any]] = [{"threads": n} for n in thread_counts(cpu.cores)]
     if target == "openvino":
         # What was exported as FP32 is run as FP32: in BF16 it would be another model.
-        offered = ("f32",) if bundle.record["precision"] == "fp32" else precisions()
+        offered = ("f32",) if bundle.precision == "fp32" else precisions()
         candidates = [{**c, "precision": p} for p in offered for c in candidates]
-    open_backend = partial(TARGETS[target].open, bundle.model_path)
+    open_backend = partial(TARGETS[target].open, bundle.model_path, batches=bundle.input.batches)
     tile = load_golden(bundle.golden_path).tiles[0]
     settings, search = fastest_settings(open_backend, candidates, tile)
     backend = open_backend(**settings)

@@ -51,7 +51,7 @@ class Target:
 
     Attributes:
         suffix: of its engine files.
-        open: file and settings → a backend.
+        open: file, settings and batches → a backend.
     """
 
     suffix: str
@@ -163,7 +163,12 @@ def open_engine(path: str | Path, *, threads: int = 0) -> Opened:
     path = Path(path)
     if path.is_dir():
         bundle = load_bundle(path)
-        backend: Backend = OnnxRuntimeBackend(bundle.model_path, threads=threads)
+        backend: Backend = OnnxRuntimeBackend(
+            bundle.model_path,
+            threads=threads,
+            batches=bundle.input.batches,
+            literal=bundle.dialect == "tensorrt",
+        )
         return Opened(backend, bundle.input, bundle.vocabulary, bundle.golden_path)
     engine = load_engine(path)
     settings = dict(engine.record["settings"])
@@ -176,7 +181,7 @@ def open_engine(path: str | Path, *, threads: int = 0) -> Opened:
     elif engine.record["device"] != find_cpu().to_json():
         settings.pop("threads")  # measured on another processor
     try:
-        backend = TARGETS[engine.target].open(engine.path, **settings)
+        backend = TARGETS[engine.target].open(engine.path, batches=engine.input.batches, **settings)
     except BadArtifact as error:
         remedy = rebuild_command(engine.record, path)
         raise BadArtifact(error.what, where=path, fix=remedy) from error

@@ -22,19 +22,23 @@ class Golden:
         tiles: (N, H, W, 3) uint8, of the graph's input size.
         labels: (N, H, W) uint8.
         logits: (N, K, H/4, W/4) float32.
+        literal: (N, H, W) uint8, what a quantized model says where ONNX Runtime executes it
+            literally; None in FP32.
+        precision: the lowest in the model: fp32, fp16 or int8.
     """
 
     tiles: NDArray[np.uint8]
     labels: NDArray[np.uint8]
     logits: NDArray[np.float32]
+    literal: NDArray[np.uint8] | None = None
+    precision: str = "fp32"
 
 
 def save_golden(path: Path, golden: Golden) -> None:
     """Write as ``.npz``, atomically."""
+    arrays = {key: value for key, value in vars(golden).items() if value is not None}
     with replace_file(path) as temporary:
-        np.savez_compressed(
-            temporary, tiles=golden.tiles, labels=golden.labels, logits=golden.logits
-        )
+        np.savez_compressed(temporary, **arrays)
 
 
 def load_golden(path: Path) -> Golden:
@@ -45,6 +49,7 @@ def load_golden(path: Path) -> Golden:
     """
     try:
         with np.load(path, allow_pickle=False) as stored:
-            return Golden(stored["tiles"], stored["labels"], stored["logits"])
+            arrays = dict(stored)
+            return Golden(**arrays | {"precision": str(arrays["precision"])})
     except Exception as error:  # NumPy and zipfile raise many types on damaged files
         raise BadArtifact(f"not readable as golden tiles ({error})", where=path) from error

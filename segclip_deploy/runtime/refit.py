@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from functools import partial
-
 from segclip_deploy.artifacts import Bundle, replace_file
 from segclip_deploy.errors import BadArtifact, BadInput
 from segclip_deploy.runtime.build import prove, write_engine
 from segclip_deploy.runtime.engine import Engine, check_device, load_engine, rebuild_command
-from segclip_deploy.runtime.golden import load_golden
 from segclip_deploy.runtime.tensorrt.layers import by_block
 from segclip_deploy.runtime.tensorrt.library import MODULES, load_library
 from segclip_deploy.runtime.tensorrt.make import fly
@@ -17,7 +14,7 @@ from segclip_deploy.runtime.verify import check
 
 __all__ = ["refit_engine"]
 
-_SAME = ("input", "outputs", "precision", "model")
+_SAME = ("input", "outputs", "precision", "plan", "model")
 
 
 def refit_engine(engine: Engine, bundle: Bundle) -> Engine:
@@ -44,7 +41,7 @@ def refit_engine(engine: Engine, bundle: Bundle) -> Engine:
         raise BadInput(
             "it was not built to be refitted", where=engine.path, fix=f"{remedy} --refittable"
         )
-    differing = [name for name in _SAME if record["bundle"][name] != bundle.record[name]]
+    differing = [name for name in _SAME if record["bundle"].get(name) != bundle.record.get(name)]
     if differing:
         raise BadInput(
             f"another model than the engine's: {', '.join(differing)} differs", where=bundle.path
@@ -57,8 +54,7 @@ def refit_engine(engine: Engine, bundle: Bundle) -> Engine:
         raise BadArtifact(error.what, where=engine.path, fix=remedy) from error
     with replace_file(engine.path) as file:
         file.write_bytes(plan)
-        tile = load_golden(bundle.golden_path).tiles[0]
-        flown = fly(file, engine.target, partial(prove, bundle), tile, settings)
+        flown = fly(file, engine.target, bundle, prove, settings)
         check(flown.verification, where=engine.path)
         kept = ("arguments", "device", "settings", "build", "network")
         facts = {

@@ -19,7 +19,9 @@ from segclip_deploy.runtime.windows import (
     blend_logits,
     cover,
     default_overlap,
+    join_centres,
     labels_of,
+    margin_of,
 )
 from segclip_deploy.vocabulary import Vocabulary
 
@@ -54,11 +56,14 @@ class LabelMap:
         labels: (H, W) uint8 class indices, of the frame's own size.
         windows: how many windows the frame took.
         times: where the milliseconds went.
+        margin: (⌈H/4⌉, ⌈W/4⌉) uint8, the best class's probability less the second's, times 255;
+            None where the engine has no such output.
     """
 
     labels: NDArray[np.uint8]
     windows: int
     times: StageTimes
+    margin: NDArray[np.uint8] | None = None
 
 
 class Segmenter:
@@ -67,6 +72,8 @@ class Segmenter:
     Frames larger than the model's input are cut into overlapping windows. With logits
     among the engine's outputs the windows are blended, without them each gives its centre.
     Smaller frames are padded by reflection and the labels cropped. Nothing is stretched.
+    An engine's margin is joined as its labels are: taken from the blended logits, or cut from
+    the windows' centres, at most half a cell of 4 × 4 pixels beside the cut of the labels.
 
     Args:
         backend: the engine; the Segmenter closes it.
@@ -88,11 +95,11 @@ class Segmenter:
         *,
         overlap: int | None = None,
     ) -> None:
-        expected = (spec.batch, spec.height, spec.width, 3)
-        takes = [(str(tensor.dtype), tensor.shape) for tensor in backend.inputs]
-        if takes != [("uint8", expected)]:
+        takes = [f"{tensor.dtype} {tensor.sides}" for tensor in backend.inputs]
+        if takes != [f"uint8 {spec.sides}"]:
             raise BadArtifact(
-                f"the engine takes {takes}, its record says uint8 {expected}", where=backend.name
+                f"the engine takes {', '.join(takes)}, its record says uint8 {spec.sides}",
+                where=backend.name,
             )
         outputs = {output.name for output in backend.outputs}
         if not outputs & {"labels", "logits"}:
@@ -109,7 +116,8 @@ class Segmenter:
         self.vocabulary = vocabulary
         self.overlap = overlap
         self.blends = "logits" in outputs
-        self._batch = np.zeros(expected, dtype=np.uint8)
+        self.measures = "margin" in outputs
+        self._batch = np.zeros(backend.inputs[0].shape, dtype=np.uint8)
 
     def __enter__(self) -> Segmenter:
         return self
@@ -128,7 +136,10 @@ class Segmenter:
         prepared = time.perf_counter()
         results, inferring = self._infer(pixels, windows)
         joined = time.perf_counter()
-        labels = self._restore(pixels.shape[:2], windows, results)[:height, :width]
+        labels, margin = self._restore(pixels.shape[:2], windows, results)
+        labels = labels[:height, :width]
+        if margin is not None:
+            margin = margin[: -(-height // LOGIT_STRIDE), : -(-width // LOGIT_STRIDE)]
         restored = time.perf_counter()
         copying = joined - prepared - inferring
         times = StageTimes(
@@ -136,11 +147,11 @@ class Segmenter:
             infer=1e3 * inferring,
             restore=1e3 * (restored - joined),
         )
-        return LabelMap(labels, len(windows), times)
+        return LabelMap(labels, len(windows), times, margin)
 
     def _padded(self, height: int, width: int) -> tuple[int, int]:
-        """The size to reflect a frame to: one window at least, and on the logit grid to blend."""
-        grid = LOGIT_STRIDE if self.blends else 1
+        """The size to reflect a frame to: one window at least, on the logit grid where that counts."""
+        grid = LOGIT_STRIDE if self.blends or self.measures else 1
         return (
             max(self.spec.height, -(-height // grid) * grid),
             max(self.spec.width, -(-width // grid) * grid),
@@ -148,31 +159,34 @@ class Segmenter:
 
     def _infer(
         self, pixels: NDArray[np.uint8], windows: list[Window]
-    ) -> tuple[list[NDArray[Any]], float]:
-        """One result per window, and the seconds spent inside the engine."""
+    ) -> tuple[dict[str, list[NDArray[Any]]], float]:
+        """Per output of use, one result per window; and the seconds spent inside the engine."""
         name = self.backend.inputs[0].name
-        output = "logits" if self.blends else "labels"
-        results: list[NDArray[Any]] = []
+        wanted = ["logits"] if self.blends else ["labels", *["margin"] * self.measures]
+        results: dict[str, list[NDArray[Any]]] = {output: [] for output in wanted}
         seconds = 0.0
         for start in range(0, len(windows), self.spec.batch):
             group = windows[start : start + self.spec.batch]
             for slot, w in enumerate(group):
                 self._batch[slot] = pixels[w.top : w.top + w.height, w.left : w.left + w.width]
+            filled = self._batch[: max(len(group), self.spec.batches.start)]
             before = time.perf_counter()
-            values = self.backend.infer({name: self._batch})[output]
+            outputs = self.backend.infer({name: filled})
             seconds += time.perf_counter() - before
-            results.extend(values[: len(group)].copy())
+            for output, values in results.items():
+                values.extend(outputs[output][: len(group)].copy())
         return results, seconds
 
     def _restore(
-        self, shape: tuple[int, int], windows: list[Window], results: list[NDArray[Any]]
-    ) -> NDArray[np.uint8]:
+        self, shape: tuple[int, int], windows: list[Window], results: dict[str, list[NDArray[Any]]]
+    ) -> tuple[NDArray[np.uint8], NDArray[np.uint8] | None]:
         if self.blends:
-            return labels_of(blend_logits(shape, windows, results))
-        labels = np.empty(shape, dtype=np.uint8)
-        for window, part in zip(windows, results, strict=True):
-            top, bottom, left, right = window.keep
-            labels[top:bottom, left:right] = part[
-                top - window.top : bottom - window.top, left - window.left : right - window.left
-            ]
-        return labels
+            logits = blend_logits(shape, windows, results["logits"])
+            return labels_of(logits), margin_of(logits) if self.measures else None
+        labels = join_centres(shape, windows, results["labels"])
+        if not self.measures:
+            return labels, None
+        height, width = (side // LOGIT_STRIDE for side in shape)
+        window = (self.spec.height // LOGIT_STRIDE, self.spec.width // LOGIT_STRIDE)
+        cells = cover((height, width), window, (self.overlap // LOGIT_STRIDE,) * 2)
+        return labels, join_centres((height, width), cells, results["margin"])

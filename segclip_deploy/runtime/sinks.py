@@ -23,9 +23,10 @@ _OPACITY = 0.45  # of the class colours over the image
 
 
 class FolderSink:
-    """Writes a frame's label map, its overlay, and a line of ``areas.jsonl``.
+    """Writes a frame's label map, its overlay, its margin if any, and a line of ``areas.jsonl``.
 
-    The label map ``NAME.png`` holds class indices under a palette.
+    The label map ``NAME.png`` holds class indices under a palette; ``NAME.margin.png`` is grey,
+    one pixel for 4 × 4 of the frame's.
 
     Args:
         folder: made if absent; if it holds anything, it must hold an ``areas.jsonl`` of before.
@@ -60,15 +61,21 @@ class FolderSink:
         """Write one frame's results under ``name``."""
         labels = Image.fromarray(result.labels)
         labels.putpalette(self.vocabulary.palette.tobytes())
-        labels_name, overlay_name = result_names(name)
+        labels_name, overlay_name, margin_name = result_names(name)
         with replace_file(self.folder / labels_name) as temporary:
             labels.save(temporary, format="PNG")
         with replace_file(self.folder / overlay_name) as temporary:
             mixed = overlay(frame.pixels, result.labels, self.vocabulary.palette)
             Image.fromarray(mixed).save(temporary, format="PNG")
+        if result.margin is None:
+            (self.folder / margin_name).unlink(missing_ok=True)  # of an earlier run
+        else:
+            with replace_file(self.folder / margin_name) as temporary:
+                Image.fromarray(result.margin).save(temporary, format="PNG")
         line = {
             "image": frame.source,
             "labels": labels_name,
+            "margin": None if result.margin is None else margin_name,
             "areas": class_areas(result.labels, self.vocabulary.names),
             "windows": result.windows,
             "ms": {
@@ -81,9 +88,9 @@ class FolderSink:
         self._areas.flush()
 
 
-def result_names(name: str) -> tuple[str, str]:
-    """File names of a frame's label map and overlay."""
-    return f"{name}.png", f"{name}.overlay.png"
+def result_names(name: str) -> tuple[str, str, str]:
+    """File names of a frame's label map, overlay and margin."""
+    return f"{name}.png", f"{name}.overlay.png", f"{name}.margin.png"
 
 
 def class_areas(labels: NDArray[np.uint8], names: tuple[str, ...]) -> dict[str, dict[str, Any]]:

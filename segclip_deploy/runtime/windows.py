@@ -9,7 +9,16 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-__all__ = ["LOGIT_STRIDE", "Window", "blend_logits", "cover", "default_overlap", "labels_of"]
+__all__ = [
+    "LOGIT_STRIDE",
+    "Window",
+    "blend_logits",
+    "cover",
+    "default_overlap",
+    "join_centres",
+    "labels_of",
+    "margin_of",
+]
 
 LOGIT_STRIDE = 4
 """Pixels of the image per logit, along each axis (the head works at stride 4)."""
@@ -80,6 +89,30 @@ def blend_logits(
         total[:, top : top + h, left : left + w] += values * ramp
         weight[top : top + h, left : left + w] += ramp
     return total / weight
+
+
+def join_centres(
+    shape: tuple[int, int], windows: list[Window], parts: list[NDArray[np.uint8]]
+) -> NDArray[np.uint8]:
+    """Put together what each window keeps of its part (h, w) → ``shape``."""
+    whole = np.empty(shape, dtype=np.uint8)
+    for window, part in zip(windows, parts, strict=True):
+        top, bottom, left, right = window.keep
+        whole[top:bottom, left:right] = part[
+            top - window.top : bottom - window.top, left - window.left : right - window.left
+        ]
+    return whole
+
+
+def margin_of(logits: NDArray[np.float32]) -> NDArray[np.uint8]:
+    """How clear each decision is: the best class's probability less the second's, times 255.
+
+    Probabilities are a softmax over the classes of logits (K, h, w), K ≥ 2 → (h, w), 0–255. The
+    graph's own ``margin`` is the same function; float32 rounding may move it by one.
+    """
+    exponents = np.exp(logits - logits.max(0))
+    second, best = np.partition(exponents, -2, axis=0)[-2:]
+    return np.rint((best - second) / exponents.sum(0) * 255).astype(np.uint8)
 
 
 def labels_of(logits: NDArray[np.float32]) -> NDArray[np.uint8]:

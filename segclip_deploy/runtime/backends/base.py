@@ -9,16 +9,37 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from segclip_deploy.artifacts import describe_shape
+
 __all__ = ["Backend", "TensorSpec", "checked"]
 
 
 @dataclass(frozen=True)
 class TensorSpec:
-    """Name, shape and element type of a graph input or output."""
+    """A graph's input or output.
+
+    Attributes:
+        name: in the graph.
+        shape: batch first; with the largest batch, where ``min_batch`` is given.
+        dtype: of its elements.
+        min_batch: the smallest batch; None: always that of ``shape``.
+    """
 
     name: str
     shape: tuple[int, ...]
     dtype: np.dtype[Any]
+    min_batch: int | None = None
+
+    @property
+    def batches(self) -> range:
+        """Every batch it may have."""
+        most = self.shape[0]
+        return range(most if self.min_batch is None else self.min_batch, most + 1)
+
+    @property
+    def sides(self) -> str:
+        """The shape, for people."""
+        return describe_shape(self.batches, self.shape[1:])
 
 
 class Backend(Protocol):
@@ -35,7 +56,10 @@ class Backend(Protocol):
     outputs: tuple[TensorSpec, ...]
 
     def infer(self, arrays: Mapping[str, NDArray[Any]]) -> Mapping[str, NDArray[Any]]:
-        """Run once. The returned arrays are reused by the next call: copy what must last."""
+        """Run once, on any of the batches that ``inputs`` allow.
+
+        The returned arrays are reused by the next call: copy what must last.
+        """
         ...
 
     def close(self) -> None:
@@ -50,8 +74,9 @@ def checked(arrays: Mapping[str, NDArray[Any]], spec: TensorSpec) -> NDArray[Any
         ValueError: another shape or type than the engine takes.
     """
     array = np.ascontiguousarray(arrays[spec.name])
-    if array.shape != spec.shape or array.dtype != spec.dtype:
+    fits = array.shape[1:] == spec.shape[1:] and len(array) in spec.batches
+    if not fits or array.dtype != spec.dtype:
         raise ValueError(
-            f"{spec.name} is {array.dtype} {array.shape}, not {spec.dtype} {spec.shape}"
+            f"{spec.name} is {array.dtype} {array.shape}, not {spec.dtype} {spec.sides}"
         )
     return array

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,52 +19,76 @@ _DTYPES = {"tensor(uint8)": np.uint8, "tensor(float)": np.float32}
 
 
 class OnnxRuntimeBackend:
-    """Runs an ONNX file on the CPU, through buffers bound once.
+    """Runs an ONNX file on the CPU, through buffers bound once for each change of batch.
 
     Args:
-        model: the ONNX file; all shapes static.
+        model: the ONNX file; all shapes static, but for the batch.
         threads: within an operator; 0 lets ONNX Runtime choose.
+        batches: what to take where the file leaves the batch open.
+        literal: execute every node as it stands, Q/DQ as rounding, without fused kernels: what
+            ONNX defines, and slow.
 
     Raises:
         BadArtifact: ONNX Runtime refuses the file.
     """
 
-    def __init__(self, model: Path, *, threads: int = 0) -> None:
+    def __init__(
+        self,
+        model: Path,
+        *,
+        threads: int = 0,
+        batches: range = range(1, 2),
+        literal: bool = False,
+    ) -> None:
         ort = require("onnxruntime", why="running an ONNX model")
         options = ort.SessionOptions()
         options.intra_op_num_threads = threads
         options.log_severity_level = 3
+        if literal:
+            options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
         try:
             self._session = ort.InferenceSession(
                 str(model), options, providers=["CPUExecutionProvider"]
             )
         except Exception as error:  # its exceptions share no public base class
             raise BadArtifact(f"ONNX Runtime refuses it ({error})", where=model) from error
-        self.name = f"ONNX Runtime {ort.__version__} CPU"
-        self.inputs = tuple(_spec(node) for node in self._session.get_inputs())
-        self.outputs = tuple(_spec(node) for node in self._session.get_outputs())
+        self.name = f"ONNX Runtime {ort.__version__} CPU" + (", literally" if literal else "")
+        self.inputs = tuple(_spec(node, batches) for node in self._session.get_inputs())
+        self.outputs = tuple(_spec(node, batches) for node in self._session.get_outputs())
         self._arrays = {o.name: np.empty(o.shape, dtype=o.dtype) for o in self.outputs}
         self._binding = self._session.io_binding()
-        for spec in self.outputs:
-            array = self._arrays[spec.name]
-            self._binding.bind_output(
-                spec.name, "cpu", 0, spec.dtype, spec.shape, array.ctypes.data
-            )
+        self._results: dict[str, NDArray[Any]] = {}
+        self._bound = 0  # the batch that the outputs are bound for
 
     def infer(self, arrays: Mapping[str, NDArray[Any]]) -> Mapping[str, NDArray[Any]]:
         """Run once; the returned arrays are overwritten by the next call."""
-        bound = [checked(arrays, spec) for spec in self.inputs]  # alive until the run is over
-        for spec, array in zip(self.inputs, bound, strict=True):
-            self._binding.bind_input(spec.name, "cpu", 0, spec.dtype, spec.shape, array.ctypes.data)
+        taken = [checked(arrays, spec) for spec in self.inputs]  # alive until the run is over
+        for spec, array in zip(self.inputs, taken, strict=True):
+            self._bind(self._binding.bind_input, spec, array)
+        if len(taken[0]) != self._bound:
+            self._bound = len(taken[0])
+            self._results = {name: array[: self._bound] for name, array in self._arrays.items()}
+            for spec in self.outputs:
+                self._bind(self._binding.bind_output, spec, self._results[spec.name])
         self._session.run_with_iobinding(self._binding)
-        return self._arrays
+        return self._results
 
     def close(self) -> None:
         """Release the session."""
         del self._binding, self._session
 
+    @staticmethod
+    def _bind(bind: Callable[..., None], spec: TensorSpec, array: NDArray[Any]) -> None:
+        bind(spec.name, "cpu", 0, spec.dtype, array.shape, array.ctypes.data)
 
-def _spec(node: Any) -> TensorSpec:
-    if node.type not in _DTYPES or not all(isinstance(side, int) for side in node.shape):
-        raise BadArtifact(f"tensor {node.name} is {node.type} {node.shape}; shapes must be static")
-    return TensorSpec(node.name, tuple(node.shape), np.dtype(_DTYPES[node.type]))
+
+def _spec(node: Any, batches: range) -> TensorSpec:
+    batch, *sides = node.shape
+    if node.type not in _DTYPES or not all(isinstance(side, int) for side in sides):
+        raise BadArtifact(
+            f"tensor {node.name} is {node.type} {node.shape}; only the batch may be open"
+        )
+    dtype = np.dtype(_DTYPES[node.type])
+    if isinstance(batch, int):
+        return TensorSpec(node.name, (batch, *sides), dtype)
+    return TensorSpec(node.name, (batches.stop - 1, *sides), dtype, batches.start)

@@ -17,19 +17,27 @@ __all__ = ["OpenVinoBackend", "precisions"]
 
 
 class OpenVinoBackend:
-    """Compiles an ONNX file for the CPU, for latency, with outputs bound once.
+    """Compiles an ONNX file for the CPU, for latency, with outputs bound for each change of batch.
 
     Args:
-        model: the ONNX file; all shapes static.
+        model: the ONNX file; all shapes static, but for the batch.
         threads: 0 lets OpenVINO choose.
         precision: of what the file leaves in floating point: ``"f32"`` or ``"bf16"``.
+        batches: what to take where the file leaves the batch open.
 
     Raises:
         BadArtifact: OpenVINO refuses the file, or the processor has no such precision.
         MissingDependency: OpenVINO is not installed.
     """
 
-    def __init__(self, model: Path, *, threads: int = 0, precision: str = "f32") -> None:
+    def __init__(
+        self,
+        model: Path,
+        *,
+        threads: int = 0,
+        precision: str = "f32",
+        batches: range = range(1, 2),
+    ) -> None:
         ov = require("openvino", why="an OpenVINO engine")
         if precision != "f32" and precision not in precisions():
             raise BadArtifact(f"it is run in {precision}, which this CPU has not", where=model)
@@ -38,7 +46,14 @@ class OpenVinoBackend:
         if threads:
             config["INFERENCE_NUM_THREADS"] = str(threads)
         try:
-            compiled = ov.Core().compile_model(str(model), "CPU", config)
+            core = ov.Core()
+            graph = core.read_model(str(model))
+            if graph.is_dynamic():
+                limits = ov.Dimension(batches.start, batches.stop - 1)
+                graph.reshape(
+                    {port: [limits, *list(port.partial_shape)[1:]] for port in graph.inputs}
+                )
+            compiled = core.compile_model(graph, "CPU", config)
         except RuntimeError as error:
             raise BadArtifact(f"OpenVINO refuses it ({error})", where=model) from error
         self.name = f"OpenVINO {ov.__version__.split('-')[0]} CPU {precision}"
@@ -47,18 +62,21 @@ class OpenVinoBackend:
         self._tensor = ov.Tensor
         self._request = compiled.create_infer_request()
         self._arrays = {o.name: np.empty(o.shape, dtype=o.dtype) for o in self.outputs}
-        for spec in self.outputs:
-            self._request.set_tensor(
-                spec.name, ov.Tensor(self._arrays[spec.name], shared_memory=True)
-            )
+        self._results: dict[str, NDArray[Any]] = {}
+        self._bound = 0  # the batch that the outputs are bound for
 
     def infer(self, arrays: Mapping[str, NDArray[Any]]) -> Mapping[str, NDArray[Any]]:
         """Run once; the returned arrays are overwritten by the next call."""
-        for spec in self.inputs:
-            array = checked(arrays, spec)
-            self._request.set_tensor(spec.name, self._tensor(array, shared_memory=True))
+        taken = {spec.name: checked(arrays, spec) for spec in self.inputs}
+        batch = len(taken[self.inputs[0].name])
+        if batch != self._bound:
+            self._bound = batch
+            self._results = {name: array[:batch] for name, array in self._arrays.items()}
+            taken |= self._results
+        for name, array in taken.items():
+            self._request.set_tensor(name, self._tensor(array, shared_memory=True))
         self._request.infer()
-        return self._arrays
+        return self._results
 
     def close(self) -> None:
         """Release the compiled model."""
@@ -77,8 +95,11 @@ def precisions() -> tuple[str, ...]:
 
 
 def _spec(port: Any) -> TensorSpec:
-    shape = port.partial_shape
-    if shape.is_dynamic:
-        raise BadArtifact(f"tensor {port.any_name} is {shape}; shapes must be static")
-    dtype = np.dtype(port.element_type.to_dtype())
-    return TensorSpec(port.any_name, tuple(shape.to_shape()), dtype)
+    batch, *sides = port.partial_shape
+    if any(side.is_dynamic for side in sides):
+        raise BadArtifact(
+            f"tensor {port.any_name} is {port.partial_shape}; only the batch may be open"
+        )
+    shape = (batch.get_max_length(), *(side.get_length() for side in sides))
+    least = batch.get_min_length() if batch.is_dynamic else None
+    return TensorSpec(port.any_name, shape, np.dtype(port.element_type.to_dtype()), least)

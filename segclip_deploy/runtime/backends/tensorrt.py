@@ -26,19 +26,25 @@ __all__ = ["TensorRtBackend"]
 class TensorRtBackend:
     """Runs a plan on the first GPU, on a stream of its own, through pinned memory bound once.
 
-    An engine with an open batch is run at the largest of its profile.
-
     Args:
         engine: the plan.
         target: ``"tensorrt"`` or ``"tensorrt-rtx"``.
+        batches: what to take where the plan leaves the batch open; within its profile.
         host_code: let the plan bring code for the host, as version-compatible plans do.
 
     Raises:
-        BadArtifact: the library refuses the plan.
+        BadArtifact: the library refuses the plan, or its profile the batches.
         MissingDependency: the library or PyCUDA is not installed.
     """
 
-    def __init__(self, engine: Path, *, target: str, host_code: bool = False) -> None:
+    def __init__(
+        self,
+        engine: Path,
+        *,
+        target: str,
+        batches: range = range(1, 2),
+        host_code: bool = False,
+    ) -> None:
         trt = load_library(target)
         self._trt = trt
         self._cuda = load_cuda()
@@ -58,7 +64,8 @@ class TensorRtBackend:
                     f"{library_name(trt)} refuses it ({complaints(trt)})", where=engine
                 )
             self._stream = self._cuda.Stream()
-            self.inputs, self.outputs = self._specs()
+            self.inputs, self.outputs = self._specs(engine, batches)
+            self._batch = self.inputs[0].shape[0]  # what the context is set for
             self._host: dict[str, NDArray[Any]] = {}
             self._device: dict[str, Any] = {}
             for spec in (*self.inputs, *self.outputs):
@@ -71,9 +78,12 @@ class TensorRtBackend:
     def infer(self, arrays: Mapping[str, NDArray[Any]]) -> Mapping[str, NDArray[Any]]:
         """Run once; the returned arrays are overwritten by the next call."""
         with self._current():
-            for spec in self.inputs:
-                host = self._host[spec.name]
-                np.copyto(host, checked(arrays, spec))
+            taken = [checked(arrays, spec) for spec in self.inputs]
+            if len(taken[0]) != self._batch:
+                self._set_batch(len(taken[0]))
+            for spec, array in zip(self.inputs, taken, strict=True):
+                host = self._host[spec.name][: self._batch]
+                np.copyto(host, array)
                 self._cuda.memcpy_htod_async(self._device[spec.name], host, self._stream)
             if not self._context.execute_async_v3(self._stream.handle):
                 raise BadArtifact(f"it cannot be run ({complaints(self._trt)})", where=self.name)
@@ -96,20 +106,39 @@ class TensorRtBackend:
             del self._context, self._engine, self._runtime, self._stream
         del self._primary
 
-    def _specs(self) -> tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ...]]:
-        """Inputs and outputs; an open batch is closed at its profile's largest."""
+    def _set_batch(self, batch: int) -> None:
+        for spec in self.inputs:
+            if not self._context.set_input_shape(spec.name, (batch, *spec.shape[1:])):
+                raise BadArtifact(
+                    f"it refuses batch {batch} ({complaints(self._trt)})", where=self.name
+                )
+        self._batch = batch
+        self._results = {spec.name: self._host[spec.name][:batch] for spec in self.outputs}
+
+    def _specs(
+        self, path: Path, batches: range
+    ) -> tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ...]]:
+        """Inputs and outputs, and the context set for the largest batch where that is open."""
         engine, mode = self._engine, self._trt.TensorIOMode
         names = [engine.get_tensor_name(index) for index in range(engine.num_io_tensors)]
         inputs = [name for name in names if engine.get_tensor_mode(name) == mode.INPUT]
         for name in inputs:
-            if -1 in tuple(engine.get_tensor_shape(name)):
-                largest = engine.get_tensor_profile_shape(name, 0)[2]
-                self._context.set_input_shape(name, largest)
+            batch, *sides = engine.get_tensor_shape(name)
+            if batch == -1:
+                least, _, most = (shape[0] for shape in engine.get_tensor_profile_shape(name, 0))
+                if batches[0] < least or batches[-1] > most:
+                    raise BadArtifact(
+                        f"it takes batches from {least} to {most}, "
+                        f"not from {batches[0]} to {batches[-1]}",
+                        where=path,
+                    )
+                self._context.set_input_shape(name, (batches[-1], *sides))
         specs = {
             name: TensorSpec(
                 name,
                 tuple(self._context.get_tensor_shape(name)),
                 np.dtype(self._trt.nptype(engine.get_tensor_dtype(name))),
+                batches[0] if engine.get_tensor_shape(name)[0] == -1 else None,
             )
             for name in names
         }

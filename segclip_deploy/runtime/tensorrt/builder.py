@@ -48,7 +48,7 @@ def build_plan(
     model: Path,
     options: BuildOptions,
     *,
-    batches: tuple[int, int],
+    batches: range,
     timing_cache: TimingCache | None = None,
     progress: Progress | None = None,
 ) -> Plan:
@@ -58,7 +58,7 @@ def build_plan(
 
     Args:
         trt: ``tensorrt`` or ``tensorrt_rtx``.
-        batches: least and largest batch, where the file leaves it open.
+        batches: what to take where the file leaves the batch open.
         timing_cache: None builds without; TensorRT-RTX has none.
         progress: called from the build's thread.
 
@@ -81,8 +81,9 @@ def build_plan(
     config.progress_monitor = monitor
     started = time.perf_counter()
     with ThreadPoolExecutor(1) as pool:  # leaving it waits for the build
+        pool.submit(int).result()  # a Ctrl-C while the thread starts would leave without waiting
         try:
-            build = pool.submit(builder.build_serialized_network, network, config)
+            build = pool.submit(_build, builder, network, config, (parser, monitor))
             while not build.done():  # wakes up: a signal may have reached another thread
                 wait([build], timeout=0.1)
             data = build.result()
@@ -94,9 +95,16 @@ def build_plan(
     if data is None:
         raise BadArtifact(f"{library_name(trt)} cannot build it ({complaints(trt)})", where=model)
     seconds = time.perf_counter() - started
-    del parser  # it owns the weights until the plan is built
     use = timing_cache.store(config, known) if timing_cache else None
     return Plan(data, seconds, network_types(network), use)
+
+
+def _build(builder: Any, network: Any, config: Any, _needed: object) -> Any:
+    """Build; until it ends, keep what it points into, whatever becomes of the caller.
+
+    The parser owns the weights, and a second Ctrl-C ends the caller before the build.
+    """
+    return builder.build_serialized_network(network, config)
 
 
 def _parse(trt: ModuleType, network: Any, model: Path) -> Any:
@@ -135,6 +143,7 @@ def _configure(
             raise BadArtifact(
                 f"its weights {', '.join(unmarked) or _REFITTABLE + '*'} cannot be made refittable",
                 where=model,
+                fix="quantize with a plan that leaves their blocks in fp16" if unmarked else None,
             )
     if options.hardware_compatibility:
         config.hardware_compatibility_level = _member(
@@ -173,7 +182,7 @@ def _member(trt: ModuleType, enum: str, word: str) -> Any:
     return member
 
 
-def _add_profile(builder: Any, network: Any, config: Any, batches: tuple[int, int]) -> None:
+def _add_profile(builder: Any, network: Any, config: Any, batches: range) -> None:
     """Say between what sizes an input's open batch may lie; tuned for the largest."""
     (image,) = (network.get_input(index) for index in range(network.num_inputs))
     shape = tuple(image.shape)
@@ -181,7 +190,7 @@ def _add_profile(builder: Any, network: Any, config: Any, batches: tuple[int, in
         return
     if -1 in shape[1:]:
         raise BadArtifact(f"its input {image.name} is {shape}; only the batch may be open")
-    low, high = ((batch, *shape[1:]) for batch in batches)
+    low, high = ((batch, *shape[1:]) for batch in (batches[0], batches[-1]))
     profile = builder.create_optimization_profile()
     profile.set_shape(image.name, low, high, high)
     config.add_optimization_profile(profile)

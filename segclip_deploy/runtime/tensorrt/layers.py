@@ -24,21 +24,32 @@ _TYPES = (
     ("fp32", r"fp32|float32|float"),
 )
 _NODE = re.compile(r"\[ONNX Layer: ([^\]]+)\]")
+# What writing precision into a bundle adds is named after a tensor, not after a block.
+_WRITTEN = {"Q", "DQ", "Cast.fp16", "Cast.fp32"}
 _COUNTED = {"bf16", "fp8", "fp16", "int8", "fp32"}  # what arithmetic is done in
 
 
 def network_types(network: Any) -> dict[str, dict[str, int]]:
-    """Layers of a parsed network by block and type of their first output.
+    """Layers of a parsed network by block and type: what the ONNX file asks for.
 
-    Strongly typed, so this is what the ONNX file asks for; INT8 outputs are its Quantize layers.
-    Layers the parser adds, constants, indices and shapes are not counted.
+    Strongly typed, so the type is that of the first output; INT8 where all that is read has just
+    been dequantized, which an engine fuses. Quantize, Dequantize and the casts beside them,
+    layers the parser adds, constants, indices and shapes are not counted.
     """
+    layers = [network.get_layer(index) for index in range(network.num_layers)]
+    makers = {
+        layer.get_output(index).name: layer
+        for layer in layers
+        for index in range(layer.num_outputs)
+    }
     found = []
-    for index in range(network.num_layers):
-        layer = network.get_layer(index)
+    for layer in layers:
         if not layer.num_outputs:  # an assertion
             continue
-        found.append((_blocks(layer.metadata), _type_of(layer.get_output(0).dtype.name)))
+        read = [tensor for i in range(layer.num_inputs) if (tensor := layer.get_input(i))]
+        int8 = read and all(_dequantized(tensor, makers) for tensor in read)
+        kind = "int8" if int8 else _type_of(layer.get_output(0).dtype.name)
+        found.append((_blocks(layer.metadata), kind))
     return _count(found)
 
 
@@ -77,10 +88,19 @@ def _count(layers: Iterable[tuple[list[str], str | None]]) -> dict[str, dict[str
     return {block: dict(kinds) for block, kinds in counts.items()}
 
 
+def _dequantized(tensor: Any, makers: Mapping[str, Any]) -> bool:
+    """Whether a tensor comes from a Dequantize layer, if need be reshaped."""
+    layer = makers.get(tensor.name)
+    while layer is not None and layer.type.name == "SHUFFLE":
+        layer = makers.get(layer.get_input(0).name)
+    return layer is not None and layer.type.name == "DEQUANTIZE"
+
+
 def _blocks(text: str) -> list[str]:
     """Blocks of the ONNX nodes ``block/Operator`` that a layer was made of, each once."""
     nodes: Iterator[str] = (match[1] for match in _NODE.finditer(text))
-    return list(dict.fromkeys(node.partition("/")[0] for node in nodes if "/" in node))
+    named = (node.partition("/") for node in nodes if "/" in node)
+    return list(dict.fromkeys(block for block, _, operator in named if operator not in _WRITTEN))
 
 
 def _tensor_type(tensor: Mapping[str, Any]) -> str | None:

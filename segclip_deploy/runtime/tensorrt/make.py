@@ -41,7 +41,7 @@ def make_plan(
     bundle: Bundle,
     file: Path,
     options: BuildOptions,
-    prove: Callable[[TensorRtBackend], Verification],
+    prove: Callable[[Bundle, TensorRtBackend], Verification],
     progress: Progress | None,
 ) -> dict[str, Any]:
     """Write a plan to a file: of several tries the fastest that passes the flight check.
@@ -66,19 +66,18 @@ def make_plan(
     cache = _timing_cache(trt, gpu, options) if target == "tensorrt" and gpu else None
     aimed = replace(options, compute_capability=capabilities if target == "tensorrt-rtx" else ())
     settings = {"host_code": True} if options.version_compatible else {}
-    tile = load_golden(bundle.golden_path).tiles[0]
     tries: list[tuple[Plan, Flown | None]] = []
     for _ in range(options.tries):
         plan = build_plan(
             trt,
             bundle.model_path,
             aimed,
-            batches=(bundle.input.batch, bundle.input.batch),
+            batches=bundle.input.batches,
             timing_cache=cache,
             progress=progress,
         )
         file.write_bytes(plan.data)
-        flown = None if obstacle else fly(file, target, prove, tile, settings)
+        flown = None if obstacle else fly(file, target, bundle, prove, settings)
         tries.append((plan, flown))
     best, flown = _fastest(tries, where=bundle.path)
     file.write_bytes(best.data)
@@ -107,15 +106,16 @@ def make_plan(
 def fly(
     file: Path,
     target: str,
-    prove: Callable[[TensorRtBackend], Verification],
-    tile: Any,
+    bundle: Bundle,
+    prove: Callable[[Bundle, TensorRtBackend], Verification],
     settings: dict[str, Any],
 ) -> Flown:
     """Run a plan: the flight check, its layers, its time for one inference."""
-    backend = TensorRtBackend(file, target=target, **settings)
+    tile = load_golden(bundle.golden_path).tiles[0]
+    backend = TensorRtBackend(file, target=target, batches=bundle.input.batches, **settings)
     try:
         layers = engine_layers(backend.describe())
-        verification = prove(backend)
+        verification = prove(bundle, backend)
         (milliseconds,) = median_ms([backend], tile, rounds=_ROUNDS)
     finally:
         backend.close()

@@ -1,0 +1,106 @@
+"""Where Q/DQ goes: which nodes compute in INT8, and which tensors are rounded for them.
+
+Both dialects quantize the products with trained weights. Everything else of the graph
+(normalisations, softmax, score maps, the head's cosine) multiplies two variables or sums
+squares, where eight bits lose more than time is won, and stays high.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
+
+import numpy as np
+
+__all__ = ["DIALECTS", "Dialect", "Placement", "place"]
+
+Dialect = Literal["tensorrt", "cpu"]
+DIALECTS: tuple[Dialect, ...] = get_args(Dialect)
+
+_PRODUCTS = ("Conv", "Gemm", "MatMul")
+_MIN_CHANNELS = 16
+"""Fewer inputs and outputs than an INT8 tile has rows: padded to it, nothing is won."""
+
+
+@dataclass(frozen=True)
+class Placement:
+    """What gets Q/DQ.
+
+    Attributes:
+        reads: (node, input index) pairs whose activation is rounded, in the graph's order.
+        weights: (node, input index, output-channel axis) of the constants that become INT8.
+    """
+
+    reads: tuple[tuple[str, int], ...]
+    weights: tuple[tuple[str, int, int], ...]
+
+    @property
+    def nodes(self) -> frozenset[str]:
+        """Nodes that multiply in INT8."""
+        return frozenset(node for node, _, _ in self.weights)
+
+
+def place(graph: Any, dialect: Dialect, chosen: Callable[[str], bool]) -> Placement:
+    """Decide where Q/DQ goes.
+
+    Args:
+        graph: an ``onnx_ir.Graph`` in FP32.
+        dialect: ``tensorrt``: Q/DQ on what products read, and on the skip input of a residual
+            Add, so that it fuses with the convolution before it. ``cpu``: also on both inputs
+            of an Add, so that all of a block stays in INT8.
+        chosen: node name → whether a plan wants it in INT8.
+    """
+    reads: list[tuple[str, int]] = []
+    weights: list[tuple[str, int, int]] = []
+    products: set[str] = set()
+    for node in graph:
+        if not chosen(node.name):
+            continue
+        if (axis := _weight_axis(node)) is not None:
+            reads.append((node.name, 0))
+            weights.append((node.name, 1, axis))
+            products.add(node.name)
+        elif node.op_type == "Add":
+            producers = [_producer(value) for value in node.inputs]
+            if None in producers or not any(p in products for p in producers):
+                continue
+            if dialect == "cpu":
+                reads += [(node.name, 0), (node.name, 1)]
+            else:
+                # What the convolution just computed goes on in its accumulator.
+                skip = 0 if producers[1] in products else 1
+                reads.append((node.name, skip))
+    return Placement(tuple(reads), tuple(weights))
+
+
+def _weight_axis(node: Any) -> int | None:
+    """The output-channel axis of a node's trained weight; None where it has none worth INT8."""
+    if node.op_type not in _PRODUCTS:
+        return None
+    constant, variable = node.inputs[1].const_value, node.inputs[0]
+    if constant is None or variable.const_value is not None:
+        return None
+    weight = constant.numpy()
+    if node.op_type == "Conv":
+        axis, taps = 0, int(np.prod(weight.shape[1:]))
+    else:
+        transposed = node.op_type == "Gemm" and node.attributes.get_int("transB", 0)
+        axis = 0 if transposed else weight.ndim - 1
+        taps = weight.shape[1 - axis]
+        if weight.ndim != 2:
+            return None
+    if min(weight.shape[axis], taps) < _MIN_CHANNELS and not _depthwise(node, weight):
+        return None
+    # Sums over channels are written as products with zeros and ones: structure, not weights.
+    return None if np.isin(weight, (0, 1)).all() else axis
+
+
+def _depthwise(node: Any, weight: Any) -> bool:
+    return node.op_type == "Conv" and weight.shape[1] == 1 and weight.shape[0] >= _MIN_CHANNELS
+
+
+def _producer(value: Any) -> str | None:
+    """The node an Add's input comes from; None for constants and inputs."""
+    node = value.producer()
+    return None if node is None or value.const_value is not None else node.name

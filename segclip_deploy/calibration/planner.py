@@ -1,0 +1,170 @@
+"""``plan``: sensitivity, search, and on a CPU the latency that the plan was made for."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from segclip_deploy.artifacts import Bundle
+from segclip_deploy.calibration.graph import load_model
+from segclip_deploy.calibration.judge import Judge
+from segclip_deploy.calibration.latency import block_times, compare
+from segclip_deploy.calibration.placement import Dialect
+from segclip_deploy.calibration.plan import PrecisionPlan, save_plan, uniform_plan
+from segclip_deploy.calibration.quantize import quantize
+from segclip_deploy.calibration.search import Limits, able_blocks, search
+from segclip_deploy.calibration.sensitivity import BlockEffect, sensitivity
+from segclip_deploy.calibration.table import CalibrationTable
+from segclip_deploy.calibration.tiles import cut_tiles
+from segclip_deploy.dataset import Dataset, find_image
+from segclip_deploy.errors import BadInput, GateFailed
+from segclip_deploy.runtime.backends.openvino import OpenVinoBackend
+
+__all__ = ["Planned", "make_plan", "worth"]
+
+_GLANCED = 4  # tiles of the cheap look
+_WORTH = 1.1
+"""A smaller gain does not pay for calibrating, checking and explaining INT8."""
+
+
+@dataclass(frozen=True)
+class Planned:
+    """A plan and what it was chosen from."""
+
+    plan: PrecisionPlan
+    effects: tuple[BlockEffect, ...]
+
+
+def make_plan(
+    bundle: Bundle,
+    table: CalibrationTable,
+    dataset: Dataset,
+    out: Path,
+    *,
+    dialect: Dialect,
+    split: str,
+    limits: Limits,
+    max_latency_ms: float | None = None,
+    report: Callable[[str, int, int], None] = lambda _what, _done, _total: None,
+) -> Planned:
+    """Find the fastest mix within limits and write it.
+
+    What was measured lies in ``<out>.state.json``: the same call goes on after a kill, and
+    another with other limits starts from there.
+
+    Args:
+        bundle: in FP32.
+        table: measured in it.
+        dataset: whose split judges; it must hold none of the table's tiles.
+        out: the plan to write.
+        dialect: whom the plan is for.
+        split: of the dataset.
+        limits: of accuracy.
+        max_latency_ms: median of one batch in OpenVINO here; for ``cpu`` only.
+        report: called with (what, done, total).
+
+    Raises:
+        BadInput: a tile of the table is in the split, or a latency limit where none is measured.
+        GateFailed: no mix keeps the limits.
+    """
+    measures_time = dialect == "cpu" and importlib.util.find_spec("openvino") is not None
+    if max_latency_ms is not None and not measures_time:
+        raise BadInput(
+            "latency is measured in OpenVINO, for the dialect cpu only",
+            where="--max-latency-ms",
+            fix="for TensorRT, measure engines on the device",
+        )
+    tiles = _judging_tiles(bundle, table, dataset, split)
+    full = uniform_plan(bundle, load_model(bundle.model_path).graph, dialect, "int8")
+    state = out.with_name(out.name + ".state.json")
+    judge = Judge(bundle, table, full, dataset, split, tiles[:_GLANCED], state)
+    times = _times(bundle, full, table, tiles[0]) if measures_time else None
+    effects = sensitivity(
+        judge, able_blocks(full), times, lambda done, total: report("sensitivity", done, total)
+    )
+    plan = search(judge, full, effects, limits, lambda text: report(text, 0, 0))
+    latency = _latency(bundle, plan, table, tiles[0]) if measures_time else None
+    plan = replace(plan, evidence={**plan.evidence, "latency": latency})
+    if max_latency_ms is not None and latency and latency["plan_ms"] > max_latency_ms:
+        raise GateFailed(
+            f"the fastest mix that is accurate enough takes {latency['plan_ms']:.1f} ms, "
+            f"{max_latency_ms:g} were allowed"
+        )
+    save_plan(out, plan)
+    return Planned(plan, effects)
+
+
+def worth(plan: PrecisionPlan) -> str:
+    """One line: is INT8 worth it?"""
+    lost = 100 * plan.evidence["verdict"]["drop"]["value"]
+    bounds = [100 * plan.evidence["verdict"]["drop"][k] for k in ("low", "high")]
+    cost = f"{-lost:+.2f} points of mIoU [{-bounds[1]:+.2f}, {-bounds[0]:+.2f}]".replace("-", "−")
+    if not able_blocks(plan):
+        return "no block is INT8 within these limits: fly without it"
+    latency = plan.evidence["latency"]
+    if latency is None:
+        return f"{cost}; how fast it is, only the device can tell"
+    gain = latency["speed_up"]
+    if gain < _WORTH:
+        return f"INT8 is {gain:.2f}× for {cost}: not worth it, fly FP32"
+    return f"INT8 is {gain:.2f}× for {cost}"
+
+
+def _judging_tiles(
+    bundle: Bundle, table: CalibrationTable, dataset: Dataset, split: str
+) -> NDArray[np.uint8]:
+    """The tiles of a split, none of which the table was measured on."""
+    seen = {tile["sha256"] for tile in table.tiles}
+    found = []
+    for name in dataset.names(split):
+        path = find_image(dataset.root / "images", name)
+        for tile, pixels in cut_tiles(path, bundle.input):
+            if tile.sha256 in seen:
+                raise BadInput(
+                    f"the table was calibrated on this image, and split {split!r} is to judge it",
+                    where=path,
+                    fix=f"segclip-deploy calibrate BUNDLE --tiles DIR --eval {dataset.root} …",
+                )
+            found.append(pixels)
+    step = max(1, len(found) // _GLANCED)  # from all over the split, not from its first image
+    return np.stack(found[::step])
+
+
+def _times(
+    bundle: Bundle, plan: PrecisionPlan, table: CalibrationTable, tile: NDArray[np.uint8]
+) -> tuple[Mapping[str, float], Mapping[str, float]]:
+    with TemporaryDirectory() as folder:
+        int8 = quantize(bundle, Path(folder) / "int8", plan=plan, table=table)
+        blocks = list(plan.blocks)
+        return (
+            block_times(bundle.model_path, tile, blocks),
+            block_times(int8.model_path, tile, blocks),
+        )
+
+
+def _latency(
+    bundle: Bundle, plan: PrecisionPlan, table: CalibrationTable, tile: NDArray[np.uint8]
+) -> dict[str, Any]:
+    with TemporaryDirectory() as folder:
+        mixed = quantize(bundle, Path(folder) / "plan", plan=plan, table=table)
+        backends: Sequence[OpenVinoBackend] = [
+            OpenVinoBackend(b.model_path, batches=b.input.batches) for b in (bundle, mixed)
+        ]
+        high, low = compare(backends, tile)
+        for backend in backends:
+            backend.close()
+    return {
+        "engine": backends[0].name,
+        "fp32_ms": high.median_ms,
+        "plan_ms": low.median_ms,
+        "speed_up": high.median_ms / low.median_ms,
+        "runs": low.runs,
+        "warm_up": low.warm_up,
+    }

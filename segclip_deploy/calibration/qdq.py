@@ -1,0 +1,137 @@
+"""Writing a placement into an ONNX graph: Q/DQ pairs with given ranges, weights in INT8."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from segclip_deploy._optional import require
+from segclip_deploy.calibration.placement import Dialect, Placement
+from segclip_deploy.calibration.table import Range
+
+__all__ = ["scale_of", "write_qdq"]
+
+_WEIGHT_LEVELS: Mapping[Dialect, int] = {"tensorrt": 127, "cpu": 63}
+"""To each side of zero. A CPU without VNNI adds two products U8·S8 in 16 bits, which overflow
+silently above 2·255·64; seven bits compute the same on every processor."""
+
+
+def scale_of(span: Range, dialect: Dialect) -> tuple[NDArray[np.float32], NDArray[np.integer[Any]]]:
+    """Scale and zero point, both scalar arrays, of an activation's range.
+
+    ``tensorrt``: symmetric S8, ±127. ``cpu``: U8 from low to high; zero is always a level, for
+    padding.
+    """
+    if dialect == "tensorrt":
+        return _storable(np.asarray(span.magnitude / 127), dialect), np.asarray(0, np.int8)
+    low, high = min(span.low, 0.0), max(span.high, 0.0)
+    scale = _storable(np.asarray((high - low) / 255), dialect)
+    return scale, np.asarray(np.clip(np.rint(-low / scale), 0, 255), np.uint8)
+
+
+def write_qdq(
+    graph: Any, placement: Placement, ranges: Mapping[str, Range], dialect: Dialect
+) -> None:
+    """Insert Q/DQ, in place.
+
+    One pair a tensor, read by the nodes of the placement only: others keep the unrounded value.
+
+    Args:
+        graph: an ``onnx_ir.Graph`` in FP32.
+        placement: from ``place`` on the same graph.
+        ranges: by tensor name.
+        dialect: how activations are rounded; weights are symmetric S8 per output channel.
+    """
+    ir = require("onnx_ir", why="quantization")
+    nodes = {node.name: node for node in graph}
+    rounded: dict[str, Any] = {}
+    for name, index in placement.reads:
+        node = nodes[name]
+        value = node.inputs[index]
+        if value.name not in rounded:
+            scale, zero = scale_of(ranges[value.name], dialect)
+            rounded[value.name] = _pair(ir, graph, value, scale, zero)
+        node.replace_input_with(index, rounded[value.name])
+    quantized: dict[str, Any] = {}
+    for name, index, axis in placement.weights:
+        node = nodes[name]
+        value = node.inputs[index]
+        if value.name not in quantized:
+            quantized[value.name] = _weight(ir, graph, node, value, axis, dialect)
+        node.replace_input_with(index, quantized[value.name])
+        if not value.uses():
+            del graph.initializers[value.name]
+
+
+def _pair(
+    ir: Any, graph: Any, value: Any, scale: NDArray[np.float32], zero: NDArray[np.integer[Any]]
+) -> Any:
+    constants = [
+        _constant(ir, graph, f"{value.name}.scale", scale),
+        _constant(ir, graph, f"{value.name}.zero", zero),
+    ]
+    quantize = ir.node("QuantizeLinear", [value, *constants], name=f"{value.name}/Q")
+    dequantize = ir.node(
+        "DequantizeLinear", [quantize.outputs[0], *constants], name=f"{value.name}/DQ"
+    )
+    producer = value.producer()
+    if producer is None:
+        graph.insert_before(graph[0], (quantize, dequantize))
+    else:
+        graph.insert_after(producer, (quantize, dequantize))
+    return _named(ir, quantize, dequantize, value)
+
+
+def _weight(ir: Any, graph: Any, reader: Any, value: Any, axis: int, dialect: Dialect) -> Any:
+    weight = value.const_value.numpy()
+    levels, scale = _levels(weight, axis, dialect)
+    constants = [
+        _constant(ir, graph, f"{value.name}.int8", levels),
+        _constant(ir, graph, f"{value.name}.scale", scale),
+        _constant(ir, graph, f"{value.name}.zero", np.zeros(scale.shape, np.int8)),
+    ]
+    node = ir.node("DequantizeLinear", constants, {"axis": axis}, name=f"{value.name}/DQ")
+    node.outputs[0].name = f"{value.name}.dequantized"
+    node.outputs[0].type, node.outputs[0].shape = value.type, value.shape
+    graph.insert_before(reader, node)
+    return node.outputs[0]
+
+
+def _levels(
+    weight: NDArray[np.float32], axis: int, dialect: Dialect
+) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
+    """S8 levels and the scale of each output channel."""
+    others = tuple(i for i in range(weight.ndim) if i != axis)
+    top = _WEIGHT_LEVELS[dialect]
+    scale = _storable(np.abs(weight).max(axis=others, keepdims=True) / top, dialect)
+    return np.clip(np.rint(weight / scale), -top, top).astype(np.int8), scale.ravel()
+
+
+def _storable(scale: NDArray[Any], dialect: Dialect) -> NDArray[np.float32]:
+    """Scales as they can be stored: beside FP16 they are FP16, and none may become zero."""
+    stored = np.float16 if dialect == "tensorrt" else np.float32
+    return np.maximum(scale.astype(stored), np.finfo(stored).tiny).astype(np.float32)
+
+
+def _constant(ir: Any, graph: Any, name: str, array: NDArray[Any]) -> Any:
+    tensor = ir.tensor(array, name=name)
+    value = ir.Value(
+        name=name,
+        type=ir.TensorType(tensor.dtype),
+        shape=ir.Shape(array.shape),
+        const_value=tensor,
+    )
+    graph.register_initializer(value)
+    return value
+
+
+def _named(ir: Any, quantize: Any, dequantize: Any, value: Any) -> Any:
+    integer, real = quantize.outputs[0], dequantize.outputs[0]
+    integer.name, real.name = f"{value.name}.quantized", f"{value.name}.dequantized"
+    integer.shape = real.shape = value.shape
+    integer.type = ir.TensorType(quantize.inputs[2].dtype)
+    real.type = value.type = ir.TensorType(ir.DataType.FLOAT)
+    return real

@@ -1,0 +1,270 @@
+"""The pool: every tile there is to calibrate on, read once, measured, and refused where it must be."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from segclip_deploy.artifacts import InputSpec
+from segclip_deploy.calibration.measures import DESCRIPTORS, Measures, correlation, measure
+from segclip_deploy.dataset import find_image, read_splits
+from segclip_deploy.errors import BadInput
+from segclip_deploy.runtime.frame import list_images, prepare, read_frame
+from segclip_deploy.runtime.geotiff import ground_sample_distance
+
+__all__ = ["MIN_TILES", "Tile", "TilePool", "cut_tiles", "find_tiles", "stream_tiles"]
+
+MIN_TILES = 16
+"""Of the range that a tensor of the example model has over the 142 Dubai training tiles, 16 chosen ones
+reach 0.89 in the median of 160 tensors, 8 only 0.82, 32 reach 0.94 (benchmarks/tiles.py)."""
+
+_CONSTANT = 1.0
+"""Levels of 8 bits: a tile that deviates less in every channel is fill, not ground."""
+
+_NOISE = 0.3
+"""Least correlation of neighbouring pixels. White noise has 0.00, and at most 0.18 after JPEG (quality
+20). The least of 101 real images is 0.79 (Dubai 0.81, DJI frames 0.85, UAVid 0.91, GeoTIFFs 0.79); of
+381 tiles of 512² cut from them 0.48, calm water of 2.5 levels' deviation, and of 1889 of 256² 0.42.
+Noise that was enlarged passes: twice has 0.50, thrice 0.67."""
+
+_FLAT = 10.0
+"""Levels: an image with no more luma contrast in any tile is not called noise. On calm water there may
+be little but the sensor's; uniform random pixels have 49."""
+
+_SCALES = 1.5
+"""Largest ratio of ground sample distances in one pool."""
+
+
+@dataclass(frozen=True)
+class Tile:
+    """A window of an image.
+
+    Attributes:
+        source: the image.
+        top, left: of the window, pixels.
+        sha256: of its shape and pixels.
+    """
+
+    source: Path
+    top: int
+    left: int
+    sha256: str
+
+
+@dataclass(frozen=True, eq=False)
+class TilePool:
+    """All tiles that can be chosen from.
+
+    Attributes:
+        tiles: in the order of the sources, then by row and column; no two have the same pixels.
+        height, width: of every tile, pixels.
+        images: how many they come from.
+        constant: tiles left out for being of one colour.
+        repeated: tiles left out because an earlier one has the same pixels.
+        descriptors: (N, D) float64, a row of ``measures.DESCRIPTORS`` for each tile.
+    """
+
+    tiles: tuple[Tile, ...]
+    height: int
+    width: int
+    images: int
+    constant: int
+    repeated: int
+    descriptors: NDArray[np.float64]
+
+
+def find_tiles(
+    sources: Sequence[Path],
+    spec: InputSpec,
+    *,
+    exclude: Path | None = None,
+    report: Callable[[int, int], None] = lambda _done, _total: None,
+) -> TilePool:
+    """Cut images into tiles of the model's input size, on a grid from the upper left, without overlap.
+
+    What is left at the lower and right border is not used; an image smaller than a tile is
+    reflected, as in flight.
+
+    Args:
+        sources: images, folders of images, text files with one image a line (relative to the
+            file), or datasets with a split.json, of which the split ``train`` is taken.
+        spec: the model's input.
+        exclude: a dataset whose splits, except ``train``, will judge the result: a tile with
+            the same pixels as one of theirs, whatever the file, is refused.
+        report: called with (images read, images in all).
+
+    Raises:
+        BadInput: an image cannot be used, is noise, or is one of ``exclude``; ground sample
+            distances differ; or there are fewer than ``MIN_TILES`` tiles.
+    """
+    paths = [path for source in sources for path in _images(source)]
+    _check_scales(paths)
+    judging = _judging(exclude) if exclude else []
+    total = len(judging) + len(paths)
+
+    judges: dict[str, tuple[str, Path]] = {}
+    for done, (split, path) in enumerate(judging, start=1):
+        for tile, measures in _measured(path, spec):
+            if measures.deviation >= _CONSTANT:
+                judges[tile.sha256] = (split, path)
+        report(done, total)
+
+    found: dict[str, tuple[Tile, Measures]] = {}
+    constant = repeated = 0
+    for done, path in enumerate(paths, start=len(judging) + 1):
+        cut = list(_measured(path, spec))
+        _check_noise(path, [measures for _, measures in cut])
+        for tile, measures in cut:
+            if measures.deviation < _CONSTANT:
+                constant += 1
+            elif tile.sha256 in judges:
+                raise _leak(tile, *judges[tile.sha256])
+            elif tile.sha256 in found:
+                repeated += 1
+            else:
+                found[tile.sha256] = (tile, measures)
+        report(done, total)
+
+    if len(found) < MIN_TILES:
+        raise BadInput(
+            f"{len(found)} usable tiles of {spec.height}×{spec.width} in {len(paths)} images "
+            f"({constant} of one colour, {repeated} repeated), and calibration needs {MIN_TILES}",
+            where="--tiles",
+            fix="add images of the ground this model will fly over",
+        )
+    tiles, measured = zip(*found.values(), strict=True)
+    descriptors = np.array([measures.descriptor for measures in measured])
+    return TilePool(tiles, spec.height, spec.width, len(paths), constant, repeated, descriptors)
+
+
+def stream_tiles(
+    tiles: Iterable[Tile], height: int, width: int
+) -> Iterator[tuple[Tile, NDArray[np.uint8]]]:
+    """Read tiles again, (height, width, 3) each, holding one image at a time.
+
+    An image is decoded once for all tiles of it that follow each other.
+
+    Raises:
+        BadInput: an image is gone, or a tile is no longer what it was.
+    """
+    for source, group in groupby(tiles, key=lambda tile: tile.source):
+        image = prepare(read_frame(source), height, width)
+        for tile in group:
+            pixels = _window(image, tile.top, tile.left, height, width)
+            if _sha256(pixels) != tile.sha256:
+                raise BadInput(
+                    f"the tile at row {tile.top}, column {tile.left} has changed since it was chosen",
+                    where=source,
+                    fix="calibrate again",
+                )
+            yield tile, pixels
+
+
+def _images(source: Path) -> list[Path]:
+    """The images a source stands for."""
+    if (source / "split.json").is_file() and (source / "images").is_dir():
+        names = read_splits(source).get("train", ())
+        if not names:
+            raise BadInput(
+                "this dataset has no split 'train' to calibrate on",
+                where=source,
+                fix=f"give {source / 'images'}, or a text file that lists images",
+            )
+        return [find_image(source / "images", name) for name in names]
+    if source.suffix.lower() != ".txt":
+        return list_images(source)
+    try:
+        lines = source.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise BadInput(f"cannot be read as a list of images ({error})", where=source) from error
+    entries = [line.strip() for line in lines]
+    paths = [source.parent / entry for entry in entries if entry and not entry.startswith("#")]
+    if not paths:
+        raise BadInput("lists no image", where=source, fix="write one path a line")
+    for path in paths:
+        if not path.is_file():
+            raise BadInput(f"lists {path}, which is no file", where=source)
+    return paths
+
+
+def _judging(root: Path) -> list[tuple[str, Path]]:
+    """(split, image) of everything in a dataset that is not for training."""
+    return [
+        (split, find_image(root / "images", name))
+        for split, names in read_splits(root).items()
+        if split != "train"
+        for name in names
+    ]
+
+
+def cut_tiles(path: Path, spec: InputSpec) -> Iterator[tuple[Tile, NDArray[np.uint8]]]:
+    """The tiles of an image and their pixels (H, W, 3), on the grid that ``find_tiles`` cuts.
+
+    Raises:
+        BadInput: the image cannot be used.
+    """
+    height, width = spec.height, spec.width
+    image = prepare(read_frame(path), height, width)
+    for top in range(0, image.shape[0] - height + 1, height):
+        for left in range(0, image.shape[1] - width + 1, width):
+            pixels = _window(image, top, left, height, width)
+            yield Tile(path, top, left, _sha256(pixels)), pixels
+
+
+def _measured(path: Path, spec: InputSpec) -> Iterator[tuple[Tile, Measures]]:
+    for tile, pixels in cut_tiles(path, spec):
+        yield tile, measure(pixels)
+
+
+def _window(
+    image: NDArray[np.uint8], top: int, left: int, height: int, width: int
+) -> NDArray[np.uint8]:
+    return np.ascontiguousarray(image[top : top + height, left : left + width])
+
+
+def _sha256(pixels: NDArray[np.uint8]) -> str:
+    digest = hashlib.sha256(repr(pixels.shape).encode())
+    digest.update(pixels.data)
+    return digest.hexdigest()
+
+
+def _check_noise(path: Path, measures: list[Measures]) -> None:
+    contrast = max(m.descriptor[DESCRIPTORS.index("luma contrast")] for m in measures)
+    found = correlation(measures)
+    if found < _NOISE and contrast > _FLAT:
+        raise BadInput(
+            f"noise, not a picture: neighbouring pixels correlate by {found:.2f}, "
+            "where real images have about 0.8 and more",
+            where=path,
+            fix="calibrate on real images, ranges of noise are wrong for them",
+        )
+
+
+def _check_scales(paths: list[Path]) -> None:
+    known = [(d, path) for path in paths if (d := ground_sample_distance(path)) is not None]
+    if not known:
+        return
+    (low, fine), (high, coarse) = min(known), max(known)
+    if high > _SCALES * low:
+        raise BadInput(
+            f"{high:.3g} m per pixel, and {fine} has {low:.3g}: {high / low:.1f} times apart, "
+            f"at most {_SCALES} is one scale",
+            where=coarse,
+            fix="resample one of them, e.g. gdalwarp -tr, to what the model flies at",
+        )
+
+
+def _leak(tile: Tile, split: str, judge: Path) -> BadInput:
+    return BadInput(
+        f"the tile at row {tile.top}, column {tile.left} has the pixels of {judge}, "
+        f"and split {split!r} there is to judge the result",
+        where=tile.source,
+        fix="leave this image out: give a dataset folder, of which only train is taken, "
+        "or a text file that lists the others",
+    )

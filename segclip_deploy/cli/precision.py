@@ -1,0 +1,282 @@
+"""``calibrate``, ``plan`` and ``quantize``: from an FP32 bundle to one with its precision written in."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from segclip_deploy.cli.common import (
+    PATH,
+    console,
+    json_option,
+    print_json,
+    print_table,
+    progress_bar,
+)
+
+if TYPE_CHECKING:
+    from segclip_deploy.calibration.placement import Dialect
+    from segclip_deploy.calibration.plan import Precision
+
+__all__ = ["calibrate", "plan", "quantize"]
+
+_METHODS = ("percentile", "entropy", "mse", "minmax")
+_eval = click.option(
+    "--eval", "dataset", type=PATH, help="Dataset that will judge; none of its tiles may be used."
+)
+
+
+def _dialect(*, required: bool) -> Callable[[Any], Any]:
+    return click.option(
+        "--dialect",
+        type=click.Choice(["tensorrt", "cpu"]),
+        required=required,
+        help="Whom it is for: tensorrt (also TensorRT-RTX), or cpu (OpenVINO, ONNX Runtime).",
+    )
+
+
+@click.command()
+@click.argument("bundle", type=PATH)
+@click.option(
+    "--tiles",
+    type=PATH,
+    multiple=True,
+    required=True,
+    help="Images, folders, lists (.txt) or a dataset; may be repeated.",
+)
+@click.option("-o", "--out", type=PATH, required=True, help="Table to write (.json).")
+@click.option("--method", type=click.Choice(_METHODS), default="percentile", show_default=True)
+@click.option("--select", default=256, show_default=True, help="How many tiles to choose.")
+@_eval
+@click.option("--sheet", type=PATH, help="Contact sheet of the chosen tiles to write (.png).")
+@json_option
+def calibrate(
+    bundle: Path,
+    tiles: tuple[Path, ...],
+    out: Path,
+    method: str,
+    select: int,
+    dataset: Path | None,
+    sheet: Path | None,
+    as_json: bool,
+) -> None:
+    """Measure the ranges of BUNDLE's activations on tiles that cover what it will see.
+
+    Killed? The same command goes on.
+    """
+    from segclip_deploy.artifacts import load_bundle
+    from segclip_deploy.calibration.calibrate import calibrate as measure
+    from segclip_deploy.calibration.selection import select_tiles
+    from segclip_deploy.calibration.sheet import contact_sheet
+    from segclip_deploy.calibration.tiles import find_tiles
+    from segclip_deploy.runtime.engine import open_engine
+
+    loaded = load_bundle(bundle)
+    opened = open_engine(bundle)
+    batch = loaded.input.batches.start
+    with progress_bar("") as bar:
+        task = bar.add_task("reading images", total=None)
+
+        def report(what: str) -> Callable[[int, int], None]:
+            return lambda done, total: bar.update(
+                task, description=what, completed=done, total=total
+            )
+
+        pool = find_tiles(tiles, loaded.input, exclude=dataset, report=report("reading images"))
+        chosen = select_tiles(
+            pool,
+            select,
+            labels=lambda tile: opened.backend.infer({"image": tile[None].repeat(batch, 0)})[
+                "labels"
+            ][0].copy(),
+            report=report("labelling tiles"),
+        )
+        opened.backend.close()
+        if sheet:
+            contact_sheet(chosen, sheet, vocabulary=loaded.vocabulary)
+        table = measure(loaded, chosen, out, method=method, report=report("calibrating"))
+    if as_json:
+        print_json(table.to_json())
+        return
+    coverage = table.coverage
+    print_table(
+        f"{len(chosen)} of {coverage['pool']} tiles from {coverage['images']} images",
+        ["class", "share of the pool", "of the chosen"],
+        [
+            [name, f"{share['pool']:.2%}", f"{share['chosen']:.2%}"]
+            for name, share in coverage["classes"].items()
+        ],
+    )
+    click.echo(f"{out}: {len(table.ranges)} ranges, {method}")
+
+
+@click.command()
+@click.argument("bundle", type=PATH)
+@click.option("--table", "table_path", type=PATH, required=True, help="Calibration table.")
+@click.option("--eval", "dataset", type=PATH, required=True, help="Dataset that judges.")
+@click.option("--split", default="plan", show_default=True, help="Of it; keep val for results.")
+@click.option("-o", "--out", type=PATH, required=True, help="Plan to write (.yaml).")
+@_dialect(required=True)
+@click.option("--max-miou-drop", type=float, default=0.3, show_default=True, help="Points of mIoU.")
+@click.option(
+    "--min-class-iou", multiple=True, metavar="CLASS=IOU", help="A floor; may be repeated."
+)
+@click.option("--max-latency-ms", type=float, help="Median in OpenVINO here; for cpu.")
+@click.option("--heat-map", type=PATH, help="Sensitivity of every block to draw (.png).")
+@json_option
+def plan(
+    bundle: Path,
+    table_path: Path,
+    dataset: Path,
+    split: str,
+    out: Path,
+    dialect: Dialect,
+    max_miou_drop: float,
+    min_class_iou: tuple[str, ...],
+    max_latency_ms: float | None,
+    heat_map: Path | None,
+    as_json: bool,
+) -> None:
+    """Find the fastest mix of INT8 and higher precision that keeps BUNDLE's accuracy.
+
+    Every step is measured on DATASET. Killed? The same command goes on.
+    """
+    from segclip_deploy.artifacts import load_bundle
+    from segclip_deploy.calibration.planner import make_plan, worth
+    from segclip_deploy.calibration.search import Limits
+    from segclip_deploy.calibration.sensitivity import heat_map as draw
+    from segclip_deploy.calibration.table import check_table, load_table
+    from segclip_deploy.dataset import open_dataset
+
+    loaded, table = load_bundle(bundle), load_table(table_path)
+    check_table(table, loaded, where=table_path)
+    limits = Limits(max_miou_drop / 100, _floors(min_class_iou, loaded.vocabulary.names))
+    with progress_bar("measured") as bar:
+        task = bar.add_task("sensitivity", total=None)
+
+        def report(what: str, done: int, total: int) -> None:
+            if total:
+                bar.update(task, description=what, completed=done, total=total)
+            else:
+                bar.console.print(what, markup=False)
+
+        made = make_plan(
+            loaded,
+            table,
+            open_dataset(dataset, loaded.vocabulary),
+            out,
+            dialect=dialect,
+            split=split,
+            limits=limits,
+            max_latency_ms=max_latency_ms,
+            report=report,
+        )
+    if heat_map:
+        draw(made.effects, heat_map, title=f"INT8 by block, dialect {dialect}, split {split}")
+    if as_json:
+        effects = [effect.to_json() for effect in made.effects]
+        print_json({"blocks": made.plan.blocks, **made.plan.evidence, "effects": effects})
+        return
+    print_table(
+        "What INT8 does to each block",
+        [
+            "block",
+            "plan",
+            "noise alone, dB",
+            "labels equal alone",
+            "if spared",
+            "FP32 ms",
+            "INT8 ms",
+        ],
+        [
+            [
+                e.block,
+                made.plan.blocks[e.block],
+                f"{e.only.sqnr_db:.1f}",
+                f"{e.only.agreement:.2%}",
+                f"{e.spared.agreement:.2%}",
+                _ms(e.high_ms),
+                _ms(e.int8_ms),
+            ]
+            for e in made.effects
+        ],
+    )
+    click.echo(f"{out}: {worth(made.plan)}")
+
+
+@click.command()
+@click.argument("bundle", type=PATH)
+@click.option("-o", "--out", type=PATH, required=True, help="Bundle directory to write.")
+@_dialect(required=False)
+@click.option(
+    "--precision", type=click.Choice(["fp16", "int8"]), help="One for every block that can."
+)
+@click.option("--plan", "plan_path", type=PATH, help="Or: a plan (.yaml), which names its dialect.")
+@click.option("--table", "table_path", type=PATH, help="Calibration table; INT8 needs one.")
+@json_option
+def quantize(
+    bundle: Path,
+    out: Path,
+    dialect: Dialect | None,
+    precision: Precision | None,
+    plan_path: Path | None,
+    table_path: Path | None,
+    as_json: bool,
+) -> None:
+    """Write precision into BUNDLE: INT8 as Q/DQ, FP16 as casts; proven before it counts."""
+    if plan_path and (precision or dialect):
+        raise click.UsageError("a plan names dialect and precision itself")
+    from segclip_deploy.artifacts import load_bundle
+    from segclip_deploy.calibration.graph import load_model
+    from segclip_deploy.calibration.plan import check_plan, load_plan, uniform_plan
+    from segclip_deploy.calibration.quantize import quantize as write
+    from segclip_deploy.calibration.table import check_table, load_table
+
+    loaded = load_bundle(bundle)
+    table = None
+    if table_path:
+        table = load_table(table_path)
+        check_table(table, loaded, where=table_path)
+    graph = load_model(loaded.model_path).graph
+    if plan_path:
+        plan = load_plan(plan_path)
+        check_plan(plan, loaded, graph, where=plan_path)
+    elif dialect and precision:
+        plan = uniform_plan(loaded, graph, dialect, precision)
+    else:
+        raise click.UsageError("give either --plan, or --dialect with --precision")
+    with console().status("quantizing"):
+        result = write(loaded, out, plan=plan, table=table)
+    if as_json:
+        print_json(result.record)
+        return
+    quality = result.record["quality"]
+    blocks = list(plan.blocks.values())
+    mix = ", ".join(f"{blocks.count(p)} {p}" for p in dict.fromkeys(blocks))
+    click.echo(
+        f"{out}: {plan.dialect}, blocks {mix}; labels equal to FP32's on golden tiles "
+        f"{quality['label_agreement']:.2%}, logits {quality['logit_sqnr_db']:.1f} dB over noise"
+    )
+    for node, why in result.record["islands"].items():
+        if "reaches" in why:
+            console().print(f"kept FP32: {node}, {why}", markup=False)
+
+
+def _floors(rules: tuple[str, ...], names: tuple[str, ...]) -> dict[str, float]:
+    floors = {}
+    for rule in rules:
+        name, _, least = rule.partition("=")
+        if name not in names:
+            raise click.UsageError(f"--min-class-iou {rule}: the classes are {', '.join(names)}")
+        try:
+            floors[name] = float(least)
+        except ValueError as error:
+            raise click.UsageError(f"--min-class-iou {rule} is not CLASS=IOU") from error
+    return floors
+
+
+def _ms(value: float | None) -> str:
+    return "absent" if value is None else f"{value:.2f}"
