@@ -25,11 +25,11 @@ from numpy.typing import NDArray
 from segclip_deploy.accuracy import Accuracy, miou_drop, score
 from segclip_deploy.artifacts import Bundle, InputSpec, load_bundle, write_json
 from segclip_deploy.calibration.calibrate import calibrate
-from segclip_deploy.calibration.graph import load_model
-from segclip_deploy.calibration.latency import compare
+from segclip_deploy.calibration.graph import load_model, save_model
 from segclip_deploy.calibration.plan import PrecisionPlan, load_plan, uniform_plan
 from segclip_deploy.calibration.planner import make_plan
 from segclip_deploy.calibration.quantize import quantize
+from segclip_deploy.calibration.rounding import round_as_fp16
 from segclip_deploy.calibration.search import Limits
 from segclip_deploy.calibration.selection import TileSet, select_tiles
 from segclip_deploy.calibration.table import CalibrationTable, load_table
@@ -41,10 +41,11 @@ from segclip_deploy.runtime.backends.base import Backend
 from segclip_deploy.runtime.backends.onnxruntime import OnnxRuntimeBackend
 from segclip_deploy.runtime.backends.openvino import OpenVinoBackend
 from segclip_deploy.runtime.segmenter import Segmenter
+from segclip_deploy.runtime.tuning import WARM_UP, median_ms
 
 ROOT = Path(__file__).resolve().parents[1]
 OUT = ROOT / "out" / "benchmarks" / "precision"
-TILES, THREADS = 64, 2
+TILES, THREADS, ROUNDS = 64, 2, 30
 
 
 @dataclass(frozen=True)
@@ -65,7 +66,14 @@ class Row:
         """Load the file."""
         if self.target == "OpenVINO":
             return OpenVinoBackend(self.model, threads=THREADS)
-        return OnnxRuntimeBackend(self.model, threads=THREADS, literal=True)
+        model = load_model(self.model)
+        rounded = self.model.with_suffix(".rounded.onnx")
+        if not round_as_fp16(model.graph):
+            return OnnxRuntimeBackend(self.model, threads=THREADS, literal=True)
+        save_model(model, rounded)
+        backend = OnnxRuntimeBackend(rounded, threads=THREADS, literal=True)
+        rounded.unlink()
+        return backend
 
 
 def ours(bundle: Bundle, table: CalibrationTable, data: Dataset, out: Path) -> list[Row]:
@@ -212,10 +220,12 @@ def measure(
         scores = {"miou": accuracy[row.name].confusion.miou, "drop": asdict(drop)}
         results[row.name] |= scores
         print(f"{row.name}: mIoU {scores['miou']:.4f}, drop {100 * drop.value:+.2f}", flush=True)
-    times = dict(zip(opened, compare(list(opened.values()), tile), strict=True))
-    for name, latency in times.items():
-        speed_up = times[rows[0].name].median_ms / latency.median_ms
-        results[name] |= {"latency": latency.to_json(), "speed_up": speed_up}
+    medians = median_ms(list(opened.values()), tile, rounds=ROUNDS)
+    times = dict(zip(opened, medians, strict=True))
+    for name, milliseconds in times.items():
+        speed_up = times[rows[0].name] / milliseconds
+        results[name] |= {"median_ms": milliseconds, "speed_up": speed_up}
+        print(f"{name}: {milliseconds:.1f} ms, {speed_up:.2f}×", flush=True)
     return list(results.values())
 
 
@@ -264,6 +274,8 @@ def main() -> None:
                 "processor": platform.processor() or platform.machine(),
                 "threads": THREADS,
                 "tiles": TILES,
+                "rounds": ROUNDS,
+                "warm_up": WARM_UP,
                 "load_average": os.getloadavg(),
                 "python": platform.python_version(),
             }

@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from segclip_deploy.artifacts import Bundle, InputSpec, load_bundle
     from segclip_deploy.errors import SegclipError
-    from segclip_deploy.runtime.engine import Engine, build_engine, load_engine, open_segmenter
+    from segclip_deploy.runtime.build import build_engine
+    from segclip_deploy.runtime.engine import Engine, load_engine, open_segmenter
     from segclip_deploy.runtime.frame import Frame, read_frame
     from segclip_deploy.runtime.segmenter import LabelMap, Segmenter, StageTimes
     from segclip_deploy.vocabulary import Vocabulary, load_vocabulary
@@ -44,6 +45,7 @@ __all__ = [
 _HOMES = (
     "artifacts",
     "errors",
+    "runtime.build",
     "runtime.engine",
     "runtime.frame",
     "runtime.segmenter",

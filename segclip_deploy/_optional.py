@@ -18,7 +18,10 @@ _EXTRA_OF = {
     "onnxslim": "export",
     "open_clip": "export",
     "openvino": "openvino",
+    "pycuda": "tensorrt",
     "safetensors": "export",
+    "tensorrt": "tensorrt",
+    "tensorrt_rtx": "rtx",
     "timm": "export",
     "torch": "export",
 }

@@ -10,6 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from segclip_deploy.errors import MissingDependency
+from segclip_deploy.runtime.device import find_gpu
 from segclip_deploy.vocabulary import Vocabulary, load_vocabulary
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -18,11 +20,22 @@ EXAMPLE = ROOT / "examples" / "dubai"
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Skip, and say why, what needs data that is not here."""
+    """Skip, and say why, what needs data or a GPU that is not here."""
     absent = pytest.mark.skip(reason=f"needs {SHARED}, which is absent")
+    obstacle = _gpu_obstacle()
     for item in items:
         if "shared" in item.keywords and not SHARED.is_dir():
             item.add_marker(absent)
+        if obstacle and item.get_closest_marker("gpu"):
+            item.add_marker(pytest.mark.skip(reason=obstacle))
+
+
+def _gpu_obstacle() -> str | None:
+    try:
+        find_gpu(why="this test")
+    except MissingDependency as error:
+        return error.what
+    return None
 
 
 @pytest.fixture(scope="session")

@@ -26,7 +26,8 @@ from segclip_deploy.export.onnx import write_onnx
 from segclip_deploy.runtime.backends.base import Backend
 from segclip_deploy.runtime.backends.onnxruntime import OnnxRuntimeBackend
 from segclip_deploy.runtime.backends.openvino import OpenVinoBackend
-from segclip_deploy.runtime.engine import build_engine, open_engine
+from segclip_deploy.runtime.build import build_engine
+from segclip_deploy.runtime.engine import open_engine
 from segclip_deploy.runtime.golden import Golden
 from segclip_deploy.runtime.segmenter import Segmenter
 from segclip_deploy.runtime.verify import MAX_LOGIT_ERROR, MIN_AGREEMENT, verify

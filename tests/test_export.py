@@ -33,7 +33,8 @@ from segclip_deploy.model.spec import ModelSpec
 from segclip_deploy.runtime.backends.base import Backend
 from segclip_deploy.runtime.backends.onnxruntime import OnnxRuntimeBackend
 from segclip_deploy.runtime.backends.openvino import OpenVinoBackend
-from segclip_deploy.runtime.engine import build_engine, load_engine, open_segmenter
+from segclip_deploy.runtime.build import build_engine
+from segclip_deploy.runtime.engine import load_engine, open_segmenter
 from segclip_deploy.runtime.verify import MAX_LOGIT_ERROR, MIN_AGREEMENT
 from tests.fakes import random_bank
 

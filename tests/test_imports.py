@@ -28,6 +28,7 @@ ORDER = (
     ("export",),
     ("calibration",),
     ("training",),
+    ("workflows",),
     ("cli",),
 )
 RUNG = {name: rung for rung, names in enumerate(ORDER) for name in names}

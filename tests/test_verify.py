@@ -14,7 +14,7 @@ from onnx import helper, numpy_helper
 from segclip_deploy.artifacts import load_bundle, sha256_file
 from segclip_deploy.cli import main
 from segclip_deploy.errors import GateFailed
-from segclip_deploy.runtime.engine import build_engine
+from segclip_deploy.runtime.build import build_engine
 from segclip_deploy.runtime.golden import Golden, load_golden
 from segclip_deploy.runtime.verify import Verification, check, verify
 from tests.fakes import CLASSES, FakeBackend, classes_of, random_frame

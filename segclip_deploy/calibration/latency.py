@@ -1,10 +1,8 @@
-"""Latency of bundles on this machine: alternating medians, and where the milliseconds go by block."""
+"""Where the milliseconds of a model go, block by block, on this machine."""
 
 from __future__ import annotations
 
-import time
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,51 +11,11 @@ from numpy.typing import NDArray
 
 from segclip_deploy._optional import require
 from segclip_deploy.export.naming import block_of
-from segclip_deploy.runtime.backends.base import Backend
 
-__all__ = ["Latency", "block_times", "compare"]
+__all__ = ["block_times"]
 
 _WARM_UP = 5
 _RUNS = 30
-
-
-@dataclass(frozen=True)
-class Latency:
-    """Inference of one batch, without pre- and post-processing on the host.
-
-    Attributes:
-        median_ms, p95_ms: of the runs.
-        runs, warm_up: how many were timed, and how many before them were not.
-    """
-
-    median_ms: float
-    p95_ms: float
-    runs: int
-    warm_up: int
-
-    def to_json(self) -> dict[str, Any]:
-        """As JSON."""
-        return asdict(self)
-
-
-def compare(backends: Sequence[Backend], tile: NDArray[np.uint8]) -> list[Latency]:
-    """Time engines in turn, so that what else the machine does hits all alike.
-
-    Args:
-        backends: all of one input size.
-        tile: a real one (H, W, 3); it fills the smallest batch.
-    """
-    images = [np.repeat(tile[None], b.inputs[0].batches.start, axis=0) for b in backends]
-    times: list[list[float]] = [[] for _ in backends]
-    for turn in range(_WARM_UP + _RUNS):
-        for backend, image, taken in zip(backends, images, times, strict=True):
-            started = time.perf_counter()
-            backend.infer({"image": image})
-            if turn >= _WARM_UP:
-                taken.append(1e3 * (time.perf_counter() - started))
-    return [
-        Latency(float(np.median(t)), float(np.percentile(t, 95)), _RUNS, _WARM_UP) for t in times
-    ]
 
 
 def block_times(

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from segclip_deploy.artifacts import Bundle
 from segclip_deploy.calibration.graph import load_model
 from segclip_deploy.calibration.judge import Judge
-from segclip_deploy.calibration.latency import block_times, compare
+from segclip_deploy.calibration.latency import block_times
 from segclip_deploy.calibration.placement import Dialect
 from segclip_deploy.calibration.plan import PrecisionPlan, save_plan, uniform_plan
 from segclip_deploy.calibration.quantize import quantize
@@ -26,10 +26,12 @@ from segclip_deploy.calibration.tiles import cut_tiles
 from segclip_deploy.dataset import Dataset, find_image
 from segclip_deploy.errors import BadInput, GateFailed
 from segclip_deploy.runtime.backends.openvino import OpenVinoBackend
+from segclip_deploy.runtime.tuning import WARM_UP, median_ms
 
 __all__ = ["Planned", "make_plan", "worth"]
 
 _GLANCED = 4  # tiles of the cheap look
+_ROUNDS = 30
 _WORTH = 1.1
 """A smaller gain does not pay for calibrating, checking and explaining INT8."""
 
@@ -157,14 +159,14 @@ def _latency(
         backends: Sequence[OpenVinoBackend] = [
             OpenVinoBackend(b.model_path, batches=b.input.batches) for b in (bundle, mixed)
         ]
-        high, low = compare(backends, tile)
+        high, low = median_ms(backends, tile, rounds=_ROUNDS)
         for backend in backends:
             backend.close()
     return {
         "engine": backends[0].name,
-        "fp32_ms": high.median_ms,
-        "plan_ms": low.median_ms,
-        "speed_up": high.median_ms / low.median_ms,
-        "runs": low.runs,
-        "warm_up": low.warm_up,
+        "fp32_ms": high,
+        "plan_ms": low,
+        "speed_up": high / low,
+        "rounds": _ROUNDS,
+        "warm_up": WARM_UP,
     }

@@ -5,8 +5,10 @@ from __future__ import annotations
 import click
 
 from segclip_deploy import __version__
+from segclip_deploy.cli.build import build_engine
 from segclip_deploy.cli.common import ErrorGroup
-from segclip_deploy.cli.deploy import build_engine, export, verify
+from segclip_deploy.cli.deploy import export, verify
+from segclip_deploy.cli.doctor import doctor
 from segclip_deploy.cli.fly import evaluate, run
 from segclip_deploy.cli.learn import import_, train
 from segclip_deploy.cli.look import inspect
@@ -38,5 +40,6 @@ for _command in (
     run,
     evaluate,
     inspect,
+    doctor,
 ):
     main.add_command(_command)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,6 +29,7 @@ __all__ = [
     "print_table",
     "progress_bar",
     "size",
+    "stage_bar",
 ]
 
 PATH = click.Path(path_type=Path)
@@ -110,6 +112,21 @@ def progress_bar(unit: str) -> Progress:
         TextColumn("left"),
         console=console(),
     )
+
+
+@contextmanager
+def stage_bar() -> Iterator[Callable[[str, int, int], None]]:
+    """A bar on stderr for stages with a name; what has no total is printed as a line."""
+    with progress_bar("") as bar:
+        task = bar.add_task("", total=None)
+
+        def report(what: str, done: int, total: int) -> None:
+            if total:
+                bar.update(task, description=what, completed=done, total=total)
+            else:
+                bar.console.print(what, markup=False)
+
+        yield report
 
 
 def print_json(data: Mapping[str, Any]) -> None:

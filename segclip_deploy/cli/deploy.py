@@ -1,4 +1,4 @@
-"""``export``, ``build-engine`` and ``verify``: from a checkpoint to what flies."""
+"""``export`` and ``verify``: from a checkpoint to a bundle, and the flight check."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from segclip_deploy.cli.common import batches as parse_batches
 from segclip_deploy.cli.common import size as parse_size
 from segclip_deploy.cli.look import print_folding
 
-__all__ = ["build_engine", "export", "verify"]
+__all__ = ["export", "verify"]
 
 
 @click.command()
@@ -90,28 +90,6 @@ def export(
             for p in bundle.record["parity"]
         ],
     )
-
-
-@click.command("build-engine")
-@click.argument("bundle", type=PATH)
-@click.option(
-    "-o",
-    "--out",
-    type=PATH,
-    required=True,
-    help="NAME.ov.onnx (OpenVINO) or NAME.ort.onnx (ONNX Runtime).",
-)
-@json_option
-def build_engine(bundle: Path, out: Path, as_json: bool) -> None:
-    """Make an engine of BUNDLE for the machine that will run it, and prove it on golden tiles."""
-    from segclip_deploy.artifacts import load_bundle
-    from segclip_deploy.runtime.engine import build_engine as build
-
-    engine = build(load_bundle(bundle), out)
-    if as_json:
-        print_json(engine.record)
-    else:
-        click.echo(f"{out}: {engine.record['verified']['engine']}, flight check passed")
 
 
 @click.command()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +10,7 @@ import click
 
 from segclip_deploy.cli.common import PATH, json_option, print_json, print_table
 
-__all__ = ["inspect"]
+__all__ = ["inspect", "measured", "print_folding"]
 
 
 @click.command()
@@ -47,6 +47,8 @@ def inspect(path: Path, as_json: bool) -> None:
         _print_blocks(bundle["blocks"])
     if bundle.get("folding"):
         print_folding(bundle["folding"])
+    if record.get("network"):
+        _print_layers(record)
 
 
 def print_folding(blocks: list[Mapping[str, Any]]) -> None:
@@ -122,6 +124,65 @@ def _facts(record: Mapping[str, Any], bundle: Mapping[str, Any]) -> list[tuple[s
         facts.append(("plan mIoU", f"{plan['miou']:.4f}, step {bundle['training']['step']}"))
     facts += [(f"from {name}", digest[:16]) for name, digest in bundle.get("parents", {}).items()]
     if "verified" in record:
-        facts.append(("built with", record["verified"]["engine"]))
-        facts.append(("from bundle", record["bundle_sha256"][:16]))
+        facts += _engine_facts(record)
     return facts
+
+
+def _engine_facts(record: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    device, build = record["device"], record["build"]
+    named = {name: value for name, value in device.items() if value and name != "flags"}
+    yield (
+        "built for",
+        ", ".join(f"{name.replace('_', ' ')} {_told(v)}" for name, v in named.items()),
+    )
+    yield "built", f"{record['bytes'] / 1e6:.1f} MB in {build['seconds']:.1f} s"
+    if record["arguments"]:
+        yield "options", " ".join(record["arguments"])
+    if record["settings"]:
+        yield "settings", ", ".join(f"{name} {value}" for name, value in record["settings"].items())
+    if "search" in build:
+        yield "measured", measured(build["search"])
+    if len(build.get("tries", ())) > 1:
+        times = (
+            f"{t['median_ms']:.2f} ms{'' if t['passed'] else ' FAILED'}" for t in build["tries"]
+        )
+        yield "tries", ", ".join(times)
+    if record["verified"]:
+        yield "verified", f"passed in {record['verified']['engine']}"
+    else:
+        yield "verified", f"NO: {record['not_verified']}"
+    yield "from bundle", f"{record['bundle_sha256'][:16]} ({record['bundle_path']})"
+
+
+def _print_layers(record: Mapping[str, Any]) -> None:
+    asked, chosen = record["network"], record["blocks"]
+    plan = record["bundle"].get("plan") or dict.fromkeys(asked, record["bundle"]["precision"])
+    print_table(
+        "layers by block and type",
+        ["block", "plan", "the bundle asks for", "the engine does"],
+        [
+            [
+                block,
+                precision,
+                _counts(asked.get(block, {})),
+                _counts(chosen.get(block, {})) if chosen else "not inspected",
+            ]
+            for block, precision in plan.items()
+        ],
+    )
+
+
+def _counts(types: Mapping[str, int]) -> str:
+    return ", ".join(f"{count} {kind}" for kind, count in types.items())
+
+
+def _told(value: Any) -> str:
+    return ", ".join(value) if isinstance(value, list) else str(value)
+
+
+def measured(search: Mapping[str, Any]) -> str:
+    """What a search for settings found, and under which conditions."""
+    times = ", ".join(f"{name} {ms:.1f} ms" for name, ms in search["median_ms"].items())
+    return (
+        f"{times} (medians of {search['rounds']}; {search['cores']} cores, load {search['load']})"
+    )

@@ -14,7 +14,7 @@ from segclip_deploy.cli.common import (
     json_option,
     print_json,
     print_table,
-    progress_bar,
+    stage_bar,
 )
 
 if TYPE_CHECKING:
@@ -68,38 +68,19 @@ def calibrate(
     Killed? The same command goes on.
     """
     from segclip_deploy.artifacts import load_bundle
-    from segclip_deploy.calibration.calibrate import calibrate as measure
-    from segclip_deploy.calibration.graph import check_fp32
-    from segclip_deploy.calibration.selection import select_tiles
-    from segclip_deploy.calibration.sheet import contact_sheet
-    from segclip_deploy.calibration.tiles import find_tiles
-    from segclip_deploy.runtime.engine import open_engine
+    from segclip_deploy.workflows import calibrate_on
 
-    loaded = load_bundle(bundle)
-    check_fp32(loaded)  # now, not after all tiles were read
-    opened = open_engine(bundle)
-    batch = loaded.input.batches.start
-    with progress_bar("") as bar:
-        task = bar.add_task("reading images", total=None)
-
-        def report(what: str) -> Callable[[int, int], None]:
-            return lambda done, total: bar.update(
-                task, description=what, completed=done, total=total
-            )
-
-        pool = find_tiles(tiles, loaded.input, exclude=dataset, report=report("reading images"))
-        chosen = select_tiles(
-            pool,
-            select,
-            labels=lambda tile: opened.backend.infer({"image": tile[None].repeat(batch, 0)})[
-                "labels"
-            ][0].copy(),
-            report=report("labelling tiles"),
+    with stage_bar() as report:
+        table, chosen = calibrate_on(
+            load_bundle(bundle),
+            tiles,
+            out,
+            method=method,
+            select=select,
+            exclude=dataset,
+            sheet=sheet,
+            report=report,
         )
-        opened.backend.close()
-        if sheet:
-            contact_sheet(chosen, sheet, vocabulary=loaded.vocabulary)
-        table = measure(loaded, chosen, out, method=method, report=report("calibrating"))
     if as_json:
         print_json(table.to_json())
         return
@@ -156,15 +137,7 @@ def plan(
     loaded, table = load_bundle(bundle), load_table(table_path)
     check_table(table, loaded, where=table_path)
     limits = Limits(max_miou_drop / 100, _floors(min_class_iou, loaded.vocabulary.names))
-    with progress_bar("measured") as bar:
-        task = bar.add_task("sensitivity", total=None)
-
-        def report(what: str, done: int, total: int) -> None:
-            if total:
-                bar.update(task, description=what, completed=done, total=total)
-            else:
-                bar.console.print(what, markup=False)
-
+    with stage_bar() as report:
         made = make_plan(
             loaded,
             table,

@@ -2,31 +2,29 @@
 
 from __future__ import annotations
 
-import shutil
+import shlex
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from segclip_deploy.artifacts import (
-    RECORD_FILE,
-    Bundle,
     InputSpec,
     check_file,
     check_schema,
     load_bundle,
     read_json,
-    replace_file,
-    sha256_file,
-    write_json,
 )
-from segclip_deploy.errors import BadArtifact, BadInput
+from segclip_deploy.errors import BadArtifact, BadInput, StaleArtifact
 from segclip_deploy.runtime.backends.base import Backend
 from segclip_deploy.runtime.backends.onnxruntime import OnnxRuntimeBackend
 from segclip_deploy.runtime.backends.openvino import OpenVinoBackend
-from segclip_deploy.runtime.golden import load_golden
+from segclip_deploy.runtime.backends.tensorrt import TensorRtBackend
+from segclip_deploy.runtime.device import find_cpu, find_gpu
 from segclip_deploy.runtime.segmenter import Segmenter
-from segclip_deploy.runtime.verify import check, verify
+from segclip_deploy.runtime.tensorrt.compatibility import device_record, differences
+from segclip_deploy.runtime.tensorrt.library import MODULES, load_library
 from segclip_deploy.vocabulary import Vocabulary
 
 __all__ = [
@@ -34,14 +32,18 @@ __all__ = [
     "TARGETS",
     "Engine",
     "Opened",
-    "build_engine",
+    "check_device",
+    "golden_path",
     "load_engine",
+    "move_engine",
     "open_engine",
     "open_segmenter",
+    "rebuild_command",
+    "sidecar",
     "target_of",
 ]
 
-ENGINE_SCHEMA = 1
+ENGINE_SCHEMA = 2
 
 
 @dataclass(frozen=True)
@@ -50,7 +52,7 @@ class Target:
 
     Attributes:
         suffix: of its engine files.
-        open: file, thread count and batches → a backend.
+        open: file, settings and batches → a backend.
     """
 
     suffix: str
@@ -60,6 +62,10 @@ class Target:
 TARGETS: Mapping[str, Target] = {
     "onnxruntime": Target(".ort.onnx", OnnxRuntimeBackend),
     "openvino": Target(".ov.onnx", OpenVinoBackend),
+    **{
+        name: Target(suffix, partial(TensorRtBackend, target=name))
+        for name, suffix in (("tensorrt", ".engine"), ("tensorrt-rtx", ".rtx"))
+    },
 }
 
 
@@ -95,42 +101,6 @@ def target_of(path: Path) -> str:
     raise BadInput(f"an engine is named {endings}", where=path)
 
 
-def build_engine(bundle: Bundle, out: Path) -> Engine:
-    """Make an engine of a bundle, once the target has accepted it and passed the flight check.
-
-    Args:
-        out: its name says the target: ``NAME.ov.onnx`` or ``NAME.ort.onnx``.
-
-    Raises:
-        BadArtifact: the target refuses the model.
-        BadInput: a name that stands for no target.
-        GateFailed: the target does not say what the model says; nothing is written.
-        MissingDependency: the target is not installed.
-    """
-    target = target_of(out)
-    backend = TARGETS[target].open(bundle.model_path, batches=bundle.input.batches)
-    verification = verify(backend, load_golden(bundle.golden_path), bundle.vocabulary.names)
-    backend.close()
-    check(verification, where=bundle.path)
-    # The sidecar comes last: without it, or with one of other hashes, nothing is an engine.
-    for source, copy in ((bundle.golden_path, golden_path(out)), (bundle.model_path, out)):
-        with replace_file(copy) as temporary:
-            shutil.copyfile(source, temporary)
-    write_json(
-        sidecar(out),
-        {
-            "schema": ENGINE_SCHEMA,
-            "target": target,
-            "engine_sha256": sha256_file(out),
-            "golden_sha256": sha256_file(golden_path(out)),
-            "bundle_sha256": sha256_file(bundle.path / RECORD_FILE),
-            "verified": verification.to_json(),
-            "bundle": dict(bundle.record),
-        },
-    )
-    return load_engine(out)
-
-
 def load_engine(path: Path) -> Engine:
     """Read an engine's sidecar and check that the file is the one it speaks of.
 
@@ -138,7 +108,7 @@ def load_engine(path: Path) -> Engine:
         BadArtifact: no sidecar, or not a valid one.
         StaleArtifact: the file was changed after it was built.
     """
-    remedy = f"segclip-deploy build-engine BUNDLE -o {path}"
+    remedy = rebuild_command({}, path)
     if not path.is_file() or not sidecar(path).is_file():
         raise BadArtifact(
             f"not an engine (a file with {sidecar(path).name} beside it)", where=path, fix=remedy
@@ -146,6 +116,7 @@ def load_engine(path: Path) -> Engine:
     record = read_json(sidecar(path))
     try:
         check_schema(record, ENGINE_SCHEMA, where=path)
+        remedy = rebuild_command(record, path)
         engine = Engine(
             path=path,
             target=record["target"],
@@ -153,6 +124,9 @@ def load_engine(path: Path) -> Engine:
             vocabulary=Vocabulary.from_mapping(record["bundle"]["vocabulary"], where=sidecar(path)),
             record=record,
         )
+        missing = {"arguments", "device", "settings"} - record.keys()
+        if missing:
+            raise KeyError(min(missing))
         if engine.target not in TARGETS:
             raise BadArtifact(f"unknown target {engine.target!r}", where=path, fix=remedy)
         check_file(path, record["engine_sha256"], sidecar(path), fix=remedy)
@@ -198,10 +172,45 @@ def open_engine(path: str | Path, *, threads: int = 0) -> Opened:
         )
         return Opened(backend, bundle.input, bundle.vocabulary, bundle.golden_path)
     engine = load_engine(path)
-    backend = TARGETS[engine.target].open(
-        engine.path, threads=threads, batches=engine.input.batches
-    )
+    settings = dict(engine.record["settings"])
+    if engine.target in MODULES:
+        if threads:
+            raise BadInput(f"an engine for {engine.target} has none", where="--threads")
+        check_device(engine)
+    elif threads:
+        settings["threads"] = threads
+    elif engine.record["device"] != find_cpu().to_json():
+        settings.pop("threads")  # measured on another processor
+    try:
+        backend = TARGETS[engine.target].open(engine.path, batches=engine.input.batches, **settings)
+    except BadArtifact as error:
+        remedy = rebuild_command(engine.record, path)
+        raise BadArtifact(error.what, where=path, fix=remedy) from error
     return Opened(backend, engine.input, engine.vocabulary, golden_path(path))
+
+
+def check_device(engine: Engine) -> None:
+    """Accept a TensorRT engine that was built for this machine.
+
+    Raises:
+        MissingDependency: no GPU, or no TensorRT.
+        StaleArtifact: built for another GPU, compute capability or library version.
+    """
+    trt = load_library(engine.target)
+    gpu = find_gpu(why=f"an engine for {engine.target}")
+    here = device_record(trt, gpu, [gpu.compute_capability])
+    found = differences(engine.record["device"], here, engine.record["arguments"])
+    if found:
+        raise StaleArtifact(
+            "; ".join(found), where=engine.path, fix=rebuild_command(engine.record, engine.path)
+        )
+
+
+def rebuild_command(record: Mapping[str, Any], path: Path) -> str:
+    """The command that builds an engine anew, as its sidecar has it."""
+    bundle = record.get("bundle_path", "BUNDLE")
+    arguments = record.get("arguments", [])
+    return shlex.join(["segclip-deploy", "build-engine", bundle, "-o", str(path), *arguments])
 
 
 def open_segmenter(path: str | Path, *, overlap: int | None = None, threads: int = 0) -> Segmenter:
@@ -213,6 +222,12 @@ def open_segmenter(path: str | Path, *, overlap: int | None = None, threads: int
     """
     opened = open_engine(path, threads=threads)
     return Segmenter(opened.backend, opened.input, opened.vocabulary, overlap=overlap)
+
+
+def move_engine(engine: Engine, to: Path) -> None:
+    """Rename an engine and what lies beside it, over another of the same target; sidecar last."""
+    for place in (golden_path, Path, sidecar):
+        place(engine.path).replace(place(to))
 
 
 def sidecar(path: Path) -> Path:

@@ -13,7 +13,7 @@ from segclip_deploy._optional import require
 from segclip_deploy.errors import BadArtifact
 from segclip_deploy.runtime.backends.base import TensorSpec, checked
 
-__all__ = ["OpenVinoBackend"]
+__all__ = ["OpenVinoBackend", "precisions"]
 
 
 class OpenVinoBackend:
@@ -22,17 +22,27 @@ class OpenVinoBackend:
     Args:
         model: the ONNX file; all shapes static, but for the batch.
         threads: 0 lets OpenVINO choose.
+        precision: of what the file leaves in floating point: ``"f32"`` or ``"bf16"``.
         batches: what to take where the file leaves the batch open.
 
     Raises:
-        BadArtifact: OpenVINO refuses the file.
+        BadArtifact: OpenVINO refuses the file, or the processor has no such precision.
         MissingDependency: OpenVINO is not installed.
     """
 
-    def __init__(self, model: Path, *, threads: int = 0, batches: range = range(1, 2)) -> None:
+    def __init__(
+        self,
+        model: Path,
+        *,
+        threads: int = 0,
+        precision: str = "f32",
+        batches: range = range(1, 2),
+    ) -> None:
         ov = require("openvino", why="an OpenVINO engine")
+        if precision != "f32" and precision not in precisions():
+            raise BadArtifact(f"it is run in {precision}, which this CPU has not", where=model)
         # By default OpenVINO picks the precision by the processor, and the labels with it.
-        config = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": "f32"}
+        config = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": precision}
         if threads:
             config["INFERENCE_NUM_THREADS"] = str(threads)
         try:
@@ -46,7 +56,7 @@ class OpenVinoBackend:
             compiled = core.compile_model(graph, "CPU", config)
         except RuntimeError as error:
             raise BadArtifact(f"OpenVINO refuses it ({error})", where=model) from error
-        self.name = f"OpenVINO {ov.__version__.split('-')[0]} CPU f32"
+        self.name = f"OpenVINO {ov.__version__.split('-')[0]} CPU {precision}"
         self.inputs = tuple(_spec(port) for port in compiled.inputs)
         self.outputs = tuple(_spec(port) for port in compiled.outputs)
         self._tensor = ov.Tensor
@@ -71,6 +81,17 @@ class OpenVinoBackend:
     def close(self) -> None:
         """Release the compiled model."""
         del self._request
+
+
+def precisions() -> tuple[str, ...]:
+    """Floating-point precisions OpenVINO offers on this CPU: f32, and bf16 where it has it.
+
+    Raises:
+        MissingDependency: OpenVINO is not installed.
+    """
+    ov = require("openvino", why="an OpenVINO engine")
+    offered = ov.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    return ("f32", "bf16") if "BF16" in offered else ("f32",)
 
 
 def _spec(port: Any) -> TensorSpec:

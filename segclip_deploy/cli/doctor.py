@@ -1,0 +1,72 @@
+"""``doctor``: what this machine can do, and what to install."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import click
+
+from segclip_deploy.cli.common import json_option, print_json, print_table
+
+__all__ = ["doctor"]
+
+
+@click.command()
+@json_option
+def doctor(as_json: bool) -> None:
+    """Say what is here, which engines can be built and run, and what to install for the others."""
+    from segclip_deploy.runtime.doctor import examine
+
+    found = examine(Path.cwd())
+    if as_json:
+        print_json(found)
+        return
+    for name, value in _facts(found):
+        click.echo(f"{name:15} {value}")
+    print_table(
+        "",
+        ["target", "build", "run"],
+        [
+            [name, "yes" if can["build"] else "NO", "yes" if can["run"] else "NO"]
+            for name, can in found["targets"].items()
+        ],
+    )
+    for name, can in found["targets"].items():
+        for obstacle in can["obstacles"]:
+            click.echo(f"{name}: {obstacle['what']}; {obstacle['fix']}")
+
+
+def _facts(found: Mapping[str, Any]) -> list[tuple[str, str]]:
+    system, gpu, jetson = found["system"], found["gpu"], found["jetson"]
+    facts = [
+        ("segclip-deploy", f"{found['segclip_deploy']}, Python {system['python']}"),
+        ("platform", system["platform"]),
+        ("CPU", f"{system['cpu']}, {system['cores']} cores, {' '.join(system['flags'])}"),
+        ("memory", f"{_gb(system['memory_free'])} free of {_gb(system['memory'])}"),
+        ("disk here", f"{_gb(system['disk_free'])} free"),
+        (
+            "GPU",
+            f"{gpu['gpu']}, compute capability {gpu['compute_capability']}, {_gb(gpu['memory'])}, "
+            f"driver {gpu['driver'] or 'of unknown version'}, CUDA {gpu['cuda']}"
+            if gpu
+            else "none",
+        ),
+        ("nvcc", found["nvcc"] or "none"),
+    ]
+    if jetson:
+        facts += [
+            ("Jetson", f"{jetson['board']}, L4T {jetson['l4t']}"),
+            ("JetPack", jetson["jetpack"] or "not told by the package nvidia-jetpack"),
+            ("power mode", " ".join((jetson["power_mode"] or "not told by nvpmodel").split())),
+            ("clocks", jetson["jetson_clocks"] or "not told by jetson_clocks (needs root)"),
+        ]
+    facts += [(name, number or "not installed") for name, number in found["packages"].items()]
+    if found["onnxruntime_providers"]:
+        facts.append(("  providers", ", ".join(found["onnxruntime_providers"])))
+    return facts
+
+
+def _gb(size: int | None) -> str:
+    return "unknown" if size is None else f"{size / 1e9:.1f} GB"

@@ -1,0 +1,155 @@
+"""TensorRT and TensorRT-RTX behind the Backend contract."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from segclip_deploy.errors import BadArtifact
+from segclip_deploy.runtime.backends.base import TensorSpec, checked
+from segclip_deploy.runtime.tensorrt.library import (
+    complaints,
+    library_name,
+    load_cuda,
+    load_library,
+    logger_of,
+)
+
+__all__ = ["TensorRtBackend"]
+
+
+class TensorRtBackend:
+    """Runs a plan on the first GPU, on a stream of its own, through pinned memory bound once.
+
+    Args:
+        engine: the plan.
+        target: ``"tensorrt"`` or ``"tensorrt-rtx"``.
+        batches: what to take where the plan leaves the batch open; within its profile.
+        host_code: let the plan bring code for the host, as version-compatible plans do.
+
+    Raises:
+        BadArtifact: the library refuses the plan, or its profile the batches.
+        MissingDependency: the library or PyCUDA is not installed.
+    """
+
+    def __init__(
+        self,
+        engine: Path,
+        *,
+        target: str,
+        batches: range = range(1, 2),
+        host_code: bool = False,
+    ) -> None:
+        trt = load_library(target)
+        self._trt = trt
+        self._cuda = load_cuda()
+        self._cuda.init()
+        # The primary context is the one TensorRT's own CUDA calls use.
+        self._primary = self._cuda.Device(0).retain_primary_context()
+        self.name = f"{library_name(trt)}, {self._cuda.Device(0).name()}"
+        with self._current():
+            self._runtime = trt.Runtime(logger_of(trt))
+            if host_code:
+                self._runtime.engine_host_code_allowed = True
+            complaints(trt)  # what an earlier call left
+            self._engine = self._runtime.deserialize_cuda_engine(engine.read_bytes())
+            self._context = self._engine and self._engine.create_execution_context()
+            if self._context is None:
+                raise BadArtifact(
+                    f"{library_name(trt)} refuses it ({complaints(trt)})", where=engine
+                )
+            self._stream = self._cuda.Stream()
+            self.inputs, self.outputs = self._specs(engine, batches)
+            self._batch = self.inputs[0].shape[0]  # what the context is set for
+            self._host: dict[str, NDArray[Any]] = {}
+            self._device: dict[str, Any] = {}
+            for spec in (*self.inputs, *self.outputs):
+                host = self._cuda.pagelocked_empty(spec.shape, spec.dtype)
+                self._host[spec.name] = host
+                self._device[spec.name] = self._cuda.mem_alloc(host.nbytes)
+                self._context.set_tensor_address(spec.name, int(self._device[spec.name]))
+            self._results = {spec.name: self._host[spec.name] for spec in self.outputs}
+
+    def infer(self, arrays: Mapping[str, NDArray[Any]]) -> Mapping[str, NDArray[Any]]:
+        """Run once; the returned arrays are overwritten by the next call."""
+        with self._current():
+            taken = [checked(arrays, spec) for spec in self.inputs]
+            if len(taken[0]) != self._batch:
+                self._set_batch(len(taken[0]))
+            for spec, array in zip(self.inputs, taken, strict=True):
+                host = self._host[spec.name][: self._batch]
+                np.copyto(host, array)
+                self._cuda.memcpy_htod_async(self._device[spec.name], host, self._stream)
+            if not self._context.execute_async_v3(self._stream.handle):
+                raise BadArtifact(f"it cannot be run ({complaints(self._trt)})", where=self.name)
+            for name, host in self._results.items():
+                self._cuda.memcpy_dtoh_async(host, self._device[name], self._stream)
+            self._stream.synchronize()
+        return self._results
+
+    def describe(self) -> str:
+        """The engine inspector's JSON."""
+        inspector = self._engine.create_engine_inspector()
+        return str(inspector.get_engine_information(self._trt.LayerInformationFormat.JSON))
+
+    def close(self) -> None:
+        """Release the engine and its memory."""
+        with self._current():
+            self._device.clear()
+            self._host.clear()
+            self._results.clear()
+            del self._context, self._engine, self._runtime, self._stream
+        del self._primary
+
+    def _set_batch(self, batch: int) -> None:
+        for spec in self.inputs:
+            if not self._context.set_input_shape(spec.name, (batch, *spec.shape[1:])):
+                raise BadArtifact(
+                    f"it refuses batch {batch} ({complaints(self._trt)})", where=self.name
+                )
+        self._batch = batch
+        self._results = {spec.name: self._host[spec.name][:batch] for spec in self.outputs}
+
+    def _specs(
+        self, path: Path, batches: range
+    ) -> tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ...]]:
+        """Inputs and outputs, and the context set for the largest batch where that is open."""
+        engine, mode = self._engine, self._trt.TensorIOMode
+        names = [engine.get_tensor_name(index) for index in range(engine.num_io_tensors)]
+        inputs = [name for name in names if engine.get_tensor_mode(name) == mode.INPUT]
+        for name in inputs:
+            batch, *sides = engine.get_tensor_shape(name)
+            if batch == -1:
+                least, _, most = (shape[0] for shape in engine.get_tensor_profile_shape(name, 0))
+                if batches[0] < least or batches[-1] > most:
+                    raise BadArtifact(
+                        f"it takes batches from {least} to {most}, "
+                        f"not from {batches[0]} to {batches[-1]}",
+                        where=path,
+                    )
+                self._context.set_input_shape(name, (batches[-1], *sides))
+        specs = {
+            name: TensorSpec(
+                name,
+                tuple(self._context.get_tensor_shape(name)),
+                np.dtype(self._trt.nptype(engine.get_tensor_dtype(name))),
+                batches[0] if engine.get_tensor_shape(name)[0] == -1 else None,
+            )
+            for name in names
+        }
+        outputs = [name for name in names if name not in inputs]
+        return tuple(specs[name] for name in inputs), tuple(specs[name] for name in outputs)
+
+    @contextmanager
+    def _current(self) -> Iterator[None]:
+        """Make the GPU's primary context that of the calling thread."""
+        self._primary.push()
+        try:
+            yield
+        finally:
+            self._primary.pop()

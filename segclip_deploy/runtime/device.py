@@ -1,0 +1,187 @@
+"""What this machine is: the facts an engine depends on, read without any package."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import platform
+import re
+import shutil
+import subprocess
+import sys
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from segclip_deploy.errors import MissingDependency
+
+__all__ = [
+    "Cpu",
+    "Gpu",
+    "Jetson",
+    "command_output",
+    "find_cpu",
+    "find_gpu",
+    "find_jetson",
+    "usable_cores",
+]
+
+_ROOT = Path("/")
+_CPU_FLAGS = re.compile(
+    r"avx2|avx512f|avx512_(vnni|bf16|fp16)|avx_vnni|amx_(tile|int8|bf16)|asimd(dp|hp)?|i8mm|bf16|sve2?"
+)
+_COMPUTE_CAPABILITY = (75, 76)  # CUdevice_attribute, major and minor
+
+
+@dataclass(frozen=True)
+class Cpu:
+    """A processor.
+
+    Attributes:
+        cpu: its model.
+        machine: architecture, for example ``"aarch64"``.
+        cores: how many this process may use.
+        flags: what it can, as far as it matters to inference.
+    """
+
+    cpu: str
+    machine: str
+    cores: int
+    flags: tuple[str, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """As JSON."""
+        return {**asdict(self), "flags": list(self.flags)}
+
+
+@dataclass(frozen=True)
+class Gpu:
+    """An NVIDIA GPU and its driver.
+
+    Attributes:
+        gpu: its name.
+        compute_capability: for example ``"8.7"``.
+        driver: version of the kernel driver; None where it does not say.
+        cuda: the newest CUDA the driver serves, for example ``"12.6"``.
+        memory: bytes.
+    """
+
+    gpu: str
+    compute_capability: str
+    driver: str | None
+    cuda: str
+    memory: int
+
+
+@dataclass(frozen=True)
+class Jetson:
+    """An NVIDIA Jetson.
+
+    Attributes:
+        board: as the device tree says.
+        l4t: release of Linux for Tegra, for example ``"36.4.3"``.
+        jetpack: version of the package ``nvidia-jetpack``; None where it is not installed.
+    """
+
+    board: str | None
+    l4t: str
+    jetpack: str | None
+
+
+def find_cpu(root: Path = _ROOT) -> Cpu:
+    """The processor of this machine."""
+    text = _read(root / "proc/cpuinfo") or ""
+    entries = dict(re.findall(r"^([^\n:]+?)[ \t]*:[ \t]*(.*)$", text, re.MULTILINE))
+    listed = (entries.get("flags") or entries.get("Features") or "").split()
+    return Cpu(
+        cpu=entries.get("model name") or platform.processor() or platform.machine(),
+        machine=platform.machine(),
+        cores=usable_cores(),
+        flags=tuple(sorted(flag for flag in listed if _CPU_FLAGS.fullmatch(flag))),
+    )
+
+
+def find_gpu(*, why: str, driver: Any = None, root: Path = _ROOT) -> Gpu:
+    """The first NVIDIA GPU, asked through the driver's own library.
+
+    Args:
+        why: what needs it, a phrase that completes "… needs an NVIDIA GPU".
+        driver: the loaded ``libcuda``; None loads it.
+        root: of the file system.
+
+    Raises:
+        MissingDependency: no driver, or no GPU.
+    """
+    name = "nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1"
+    try:
+        cuda = driver or ctypes.CDLL(name)
+    except OSError as error:
+        raise MissingDependency(
+            f"{why} needs an NVIDIA GPU, and no NVIDIA driver ({name}) is here",
+            fix="run it on the machine with the GPU, or install NVIDIA's driver",
+        ) from error
+    code = cuda.cuInit(0)
+    device = ctypes.c_int()
+    code = code or cuda.cuDeviceGet(ctypes.byref(device), 0)
+    if code:
+        raise MissingDependency(
+            f"{why} needs an NVIDIA GPU, and the driver finds none (CUDA error {code})",
+            fix="see what nvidia-smi says",
+        )
+    label = ctypes.create_string_buffer(256)
+    cuda.cuDeviceGetName(label, len(label), device)
+    major, minor, version = ctypes.c_int(), ctypes.c_int(), ctypes.c_int()
+    for value, attribute in zip((major, minor), _COMPUTE_CAPABILITY, strict=True):
+        cuda.cuDeviceGetAttribute(ctypes.byref(value), attribute, device)
+    cuda.cuDriverGetVersion(ctypes.byref(version))
+    memory = ctypes.c_size_t()
+    cuda.cuDeviceTotalMem_v2(ctypes.byref(memory), device)
+    return Gpu(
+        gpu=label.value.decode(),
+        compute_capability=f"{major.value}.{minor.value}",
+        driver=_kernel_driver(root),
+        cuda=f"{version.value // 1000}.{version.value % 1000 // 10}",
+        memory=memory.value,
+    )
+
+
+def find_jetson(root: Path = _ROOT) -> Jetson | None:
+    """The Jetson this is, or None."""
+    release = _read(root / "etc/nv_tegra_release")
+    found = re.search(r"# R(\d+) \(release\), REVISION: ([\d.]+)", release or "")
+    if not found:
+        return None
+    board = _read(root / "proc/device-tree/model")
+    jetpack = command_output("dpkg-query", "-W", "-f", "${Version}", "nvidia-jetpack")
+    return Jetson(board.rstrip("\0\n") if board else None, f"{found[1]}.{found[2]}", jetpack)
+
+
+def usable_cores() -> int:
+    """Cores this process may run on."""
+    affinity = getattr(os, "sched_getaffinity", None)  # Linux
+    return len(affinity(0)) if affinity else os.cpu_count() or 1
+
+
+def command_output(*command: str) -> str | None:
+    """What a command prints; None where it is absent or fails."""
+    if not shutil.which(command[0]):
+        return None
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout.strip() or None if done.returncode == 0 else None
+
+
+def _kernel_driver(root: Path) -> str | None:
+    found = re.search(
+        r"Module.*?\s(\d+\.\d[\d.]*)", _read(root / "proc/driver/nvidia/version") or ""
+    )
+    return found[1] if found else None
+
+
+def _read(path: Path) -> str | None:
+    try:
+        return path.read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return None

@@ -1,0 +1,129 @@
+"""``doctor``: what is here, which engines can be built and run with it, and what to install."""
+
+from __future__ import annotations
+
+import importlib
+import platform
+import re
+import shutil
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from segclip_deploy import __version__
+from segclip_deploy._optional import require
+from segclip_deploy.errors import SegclipError
+from segclip_deploy.runtime.device import command_output, find_cpu, find_gpu, find_jetson
+from segclip_deploy.runtime.tensorrt.library import load_cuda, load_library
+
+__all__ = ["examine"]
+
+_PACKAGES = ("tensorrt", "tensorrt_rtx", "onnxruntime", "openvino", "pycuda", "cuda.bindings")
+
+
+def examine(folder: Path) -> dict[str, Any]:
+    """Look at this machine; nothing is changed and nothing is run but queries.
+
+    Args:
+        folder: where engines would be written, for its free space.
+
+    Returns:
+        the facts by group (``system``, ``gpu``, ``jetson``, ``packages``), None for what is not
+        here; under ``targets`` whether each can be built and run, and what is in the way.
+    """
+    jetson = find_jetson()
+    return {
+        "segclip_deploy": __version__,
+        "system": {
+            "python": platform.python_version(),
+            "platform": platform.platform(),
+            **find_cpu().to_json(),
+            "memory_free": _memory("MemAvailable"),
+            "memory": _memory("MemTotal"),
+            "disk_free": shutil.disk_usage(folder).free,
+        },
+        "gpu": _or_none(lambda: asdict(find_gpu(why="TensorRT"))),
+        "nvcc": _nvcc(),
+        "jetson": jetson
+        and {
+            **asdict(jetson),
+            "power_mode": command_output("nvpmodel", "-q"),
+            "jetson_clocks": command_output("jetson_clocks", "--show"),  # tells root alone
+        },
+        "packages": {name: _version(name) for name in _PACKAGES},
+        "onnxruntime_providers": _providers(),
+        "targets": _targets(),
+    }
+
+
+def _targets() -> dict[str, dict[str, Any]]:
+    """By target: whether it can be built and run, and per obstacle what removes it."""
+    cuda = (lambda: find_gpu(why="running it"), load_cuda)
+    needs: Mapping[str, tuple[tuple[Callable[[], Any], ...], tuple[Callable[[], Any], ...]]] = {
+        "tensorrt": ((lambda: load_library("tensorrt"), *cuda), ()),
+        # It builds for GPUs that are not here.
+        "tensorrt-rtx": ((lambda: load_library("tensorrt-rtx"),), cuda),
+        "openvino": ((lambda: require("openvino", why="an engine for it"),), ()),
+        "onnxruntime": ((lambda: require("onnxruntime", why="an engine for it"),), ()),
+    }
+    found = {}
+    for target, (to_build, to_run) in needs.items():
+        building, running = (list(filter(None, map(_obstacle, n))) for n in (to_build, to_run))
+        found[target] = {
+            "build": not building,
+            "run": not building and not running,
+            "obstacles": [
+                {"what": error.what, "fix": error.fix} for error in (*building, *running)
+            ],
+        }
+    return found
+
+
+def _obstacle(need: Callable[[], Any]) -> SegclipError | None:
+    try:
+        need()
+    except SegclipError as error:
+        return error
+    return None
+
+
+def _or_none(look: Callable[[], Any]) -> Any:
+    try:
+        return look()
+    except (SegclipError, ImportError):
+        return None
+
+
+def _version(module: str) -> str | None:
+    """Of what can be imported: JetPack's TensorRT has no package metadata that pip would know."""
+    try:
+        loaded = importlib.import_module(module)
+    except ImportError:
+        return None
+    try:
+        told = getattr(loaded, "__version__", None) or version(module.replace(".", "-"))
+        return str(told).partition("-")[0]
+    except PackageNotFoundError:
+        return "of unknown version"
+
+
+def _providers() -> list[str]:
+    ort = _or_none(lambda: require("onnxruntime", why="an engine for it"))
+    return list(ort.get_available_providers()) if ort else []
+
+
+def _nvcc() -> str | None:
+    found = re.search(r"release ([\d.]+)", command_output("nvcc", "--version") or "")
+    return found[1] if found else None
+
+
+def _memory(field: str) -> int | None:
+    """Bytes, from /proc/meminfo; on a Jetson the GPU shares them."""
+    try:
+        text = Path("/proc/meminfo").read_text(encoding="ascii")
+    except OSError:
+        return None
+    found = re.search(rf"^{field}:\s+(\d+) kB", text, re.MULTILINE)
+    return int(found[1]) << 10 if found else None

@@ -1,0 +1,1 @@
+"""TensorRT and TensorRT-RTX: one code for both, the library is a parameter."""

@@ -1,0 +1,113 @@
+"""What a network asks for and what its engine does, layer by layer, by block of the model."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+__all__ = ["by_block", "engine_layers", "network_types"]
+
+# How the library's enum and the inspectors of 8.6 to 11 spell an element type. BF16 before FP16,
+# UINT8 before INT8: the first that is found counts.
+_TYPES = (
+    ("bf16", r"bf16|bfloat16"),
+    ("fp8", r"fp8"),
+    ("fp16", r"fp16|half|float16"),
+    ("uint8", r"uint8"),
+    ("int8", r"int8"),
+    ("int32", r"int32"),
+    ("int64", r"int64"),
+    ("bool", r"bool"),
+    ("fp32", r"fp32|float32|float"),
+)
+_NODE = re.compile(r"\[ONNX Layer: ([^\]]+)\]")
+# What writing precision into a bundle adds is named after a tensor, not after a block.
+_WRITTEN = {"Q", "DQ", "Cast.fp16", "Cast.fp32"}
+_COUNTED = {"bf16", "fp8", "fp16", "int8", "fp32"}  # what arithmetic is done in
+
+
+def network_types(network: Any) -> dict[str, dict[str, int]]:
+    """Layers of a parsed network by block and type: what the ONNX file asks for.
+
+    Strongly typed, so the type is that of the first output; INT8 where all that is read has just
+    been dequantized, which an engine fuses. Quantize, Dequantize and the casts beside them,
+    layers the parser adds, constants, indices and shapes are not counted.
+    """
+    layers = [network.get_layer(index) for index in range(network.num_layers)]
+    makers = {
+        layer.get_output(index).name: layer
+        for layer in layers
+        for index in range(layer.num_outputs)
+    }
+    found = []
+    for layer in layers:
+        if not layer.num_outputs:  # an assertion
+            continue
+        read = [tensor for i in range(layer.num_inputs) if (tensor := layer.get_input(i))]
+        int8 = read and all(_dequantized(tensor, makers) for tensor in read)
+        kind = "int8" if int8 else _type_of(layer.get_output(0).dtype.name)
+        found.append((_blocks(layer.metadata), kind))
+    return _count(found)
+
+
+def engine_layers(information: str) -> list[dict[str, Any]] | None:
+    """Layers of an engine, from the inspector's JSON (TensorRT 10 and 11).
+
+    Returns:
+        per layer its name, type, blocks and the element types of what it reads and writes; None
+        where the engine holds no such detail. A type that the inspector does not tell is None.
+    """
+    layers = json.loads(information).get("Layers", [])
+    if not layers or not all(isinstance(layer, dict) for layer in layers):
+        return None
+    return [
+        {
+            "name": layer.get("Name", ""),
+            "type": layer.get("LayerType"),
+            "blocks": _blocks(layer.get("Metadata") or ""),
+            "reads": [_tensor_type(tensor) for tensor in layer.get("Inputs", [])],
+            "writes": [_tensor_type(tensor) for tensor in layer.get("Outputs", [])],
+        }
+        for layer in layers
+    ]
+
+
+def by_block(layers: Iterable[Mapping[str, Any]]) -> dict[str, dict[str, int]]:
+    """Engine layers by block and type of what they read first: what they compute in."""
+    return _count((layer["blocks"], next(iter(layer["reads"]), None)) for layer in layers)
+
+
+def _count(layers: Iterable[tuple[list[str], str | None]]) -> dict[str, dict[str, int]]:
+    counts: dict[str, Counter[str]] = {}
+    for blocks, kind in layers:
+        if blocks and kind in _COUNTED:
+            counts.setdefault(blocks[0], Counter())[kind] += 1
+    return {block: dict(kinds) for block, kinds in counts.items()}
+
+
+def _dequantized(tensor: Any, makers: Mapping[str, Any]) -> bool:
+    """Whether a tensor comes from a Dequantize layer, if need be reshaped."""
+    layer = makers.get(tensor.name)
+    while layer is not None and layer.type.name == "SHUFFLE":
+        layer = makers.get(layer.get_input(0).name)
+    return layer is not None and layer.type.name == "DEQUANTIZE"
+
+
+def _blocks(text: str) -> list[str]:
+    """Blocks of the ONNX nodes ``block/Operator`` that a layer was made of, each once."""
+    nodes: Iterator[str] = (match[1] for match in _NODE.finditer(text))
+    named = (node.partition("/") for node in nodes if "/" in node)
+    return list(dict.fromkeys(block for block, _, operator in named if operator not in _WRITTEN))
+
+
+def _tensor_type(tensor: Mapping[str, Any]) -> str | None:
+    # 10 writes one phrase, "Row major linear FP16 format"; 11 the type alone.
+    spelled = (tensor.get(key) for key in ("Datatype", "DataType", "Format/Datatype", "Format"))
+    return _type_of(next(filter(None, spelled), ""))
+
+
+def _type_of(spelled: str) -> str | None:
+    return next((kind for kind, p in _TYPES if re.search(p, spelled, re.IGNORECASE)), None)

@@ -1,0 +1,116 @@
+"""The timing cache: what earlier builds measured, kept for one GPU, driver and TensorRT."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from segclip_deploy.artifacts import replace_file
+from segclip_deploy.errors import BadArtifact, StaleArtifact
+from segclip_deploy.runtime.tensorrt.library import complaints
+
+__all__ = ["TimingCache", "default_path"]
+
+
+def default_path(key: Mapping[str, str | None]) -> Path:
+    """Where the cache of a GPU, driver and version lies, below the user's cache directory."""
+    base = Path(os.environ.get("XDG_CACHE_HOME", ""))
+    home = base if base.is_absolute() else Path.home() / ".cache"
+    name = re.sub(r"[^\w.-]+", "-", " ".join(str(value) for value in key.values()))
+    return home / "segclip-deploy" / f"{name}.timing"
+
+
+@dataclass(frozen=True)
+class TimingCache:
+    """A cache file: one line that says what it is of, then the library's own bytes.
+
+    Attributes:
+        path: the file; it need not exist yet.
+        key: GPU, driver and library it is of.
+    """
+
+    path: Path
+    key: Mapping[str, str | None]
+
+    def read(self) -> bytes:
+        """The library's bytes; empty where there is no file yet.
+
+        Raises:
+            BadArtifact: no timing cache of this product.
+            StaleArtifact: one of another GPU, driver or version: its times are wrong here.
+        """
+        try:
+            header, _, data = self.path.read_bytes().partition(b"\n")
+        except FileNotFoundError:
+            return b""
+        remedy = f"rm {self.path}, or name another: --timing-cache PATH"
+        try:
+            stored = json.loads(header)
+            differing = [name for name, value in self.key.items() if stored[name] != value]
+        except (ValueError, KeyError, TypeError) as error:
+            raise BadArtifact("not a timing cache", where=self.path, fix=remedy) from error
+        if differing:
+            told = ", ".join(f"{k} is {stored[k]}, here {self.key[k]}" for k in differing)
+            raise StaleArtifact(
+                f"a timing cache from elsewhere ({told})", where=self.path, fix=remedy
+            )
+        return data
+
+    def attach(self, trt: ModuleType, config: Any) -> int | None:
+        """Let a build use what is known; how many measurements that are, where it can be told.
+
+        Raises:
+            BadArtifact: the library refuses the bytes.
+        """
+        cache = config.create_timing_cache(self.read())
+        if not config.set_timing_cache(cache, False):
+            raise BadArtifact(
+                f"refused as a timing cache ({complaints(trt)})",
+                where=self.path,
+                fix=f"rm {self.path}",
+            )
+        return _entries(cache)
+
+    def store(self, config: Any, known: int | None) -> dict[str, Any]:
+        """Add what a build measured to the file, and to what other builds put there meanwhile.
+
+        Args:
+            known: what ``attach`` returned.
+
+        Returns:
+            the path, and how many measurements were known and are new; None before TensorRT 10.8,
+            which does not tell.
+        """
+        cache = config.get_timing_cache()
+        after = _entries(cache)
+        with _locked(self.path):
+            meanwhile = self.read()
+            if meanwhile:
+                cache.combine(config.create_timing_cache(meanwhile), False)
+            with replace_file(self.path) as temporary:
+                header = json.dumps(dict(self.key)).encode()
+                temporary.write_bytes(header + b"\n" + bytes(cache.serialize()))
+        new = None if known is None or after is None else after - known
+        return {"path": str(self.path), "known": known, "new": new}
+
+
+def _entries(cache: Any) -> int | None:
+    return len(cache.queryKeys()) if hasattr(cache, "queryKeys") else None
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    """Hold the lock beside a file: other processes' builds wait."""
+    import fcntl  # POSIX; TensorRT proper is built here for Linux and Jetson
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.with_name(path.name + ".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield

@@ -1,0 +1,28 @@
+"""What several tests do: call the command line, and put another model into a bundle."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import onnx
+from click.testing import CliRunner, Result
+
+from segclip_deploy.artifacts import Bundle, load_bundle, sha256_file
+from segclip_deploy.cli import main
+
+
+def call(*arguments: object) -> Result:
+    return CliRunner().invoke(main, [str(a) for a in arguments])
+
+
+def edited(bundle: Path, out: Path, model: onnx.ModelProto, **record: Any) -> Bundle:
+    """A copy of a bundle with another model, hashes made to fit."""
+    shutil.copytree(bundle, out)
+    onnx.save(model, out / "model.onnx")
+    stored = json.loads((out / "bundle.json").read_text())
+    stored["files"]["model.onnx"] = sha256_file(out / "model.onnx")
+    (out / "bundle.json").write_text(json.dumps({**stored, **record}))
+    return load_bundle(out)

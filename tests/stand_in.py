@@ -1,0 +1,184 @@
+"""Stand-ins for a GPU, its driver and its TensorRT, where there is none.
+
+Everything that builds is NVIDIA's own code, TensorRT-RTX's under the name of TensorRT. Only what
+runs is pretended: device memory is host memory, and a plan is "run" by ONNX Runtime on the model
+it was built from. So this proves our handling of plans, memory and records, and nothing about
+what a GPU computes.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import sys
+import time
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from segclip_deploy.runtime.backends.onnxruntime import OnnxRuntimeBackend
+from segclip_deploy.runtime.device import Gpu
+from segclip_deploy.runtime.tensorrt import builder
+
+ORIN = Gpu("Orin", "8.7", "540.4.0", "12.6", 8 << 30)
+INSPECTED = {
+    "Layers": [
+        {
+            "Name": "conv",
+            "LayerType": "CaskConvolution",
+            "Inputs": [{"Name": "a", "Format/Datatype": "Row major linear FP16 format"}],
+            "Outputs": [{"Name": "b", "Format/Datatype": "Row major linear FP16 format"}],
+            "Metadata": "[ONNX Layer: encoder/Conv]\u001e[ONNX Layer: encoder/Clip]",
+        }
+    ],
+    "Bindings": ["image", "labels"],
+}
+
+
+class StandIn:
+    """What a test may change: the answers that are wrong, the milliseconds a plan takes."""
+
+    def __init__(self, model: Path) -> None:
+        self.model = model
+        self.opened = 0  # plans
+        self.profile = range(1, 2)  # batches that the last plan was built for
+        self.batches: list[int] = []  # that contexts were set to, in order
+        self.wrong: set[int] = set()  # plans, counted from 1, that answer wrongly
+        self.delay: dict[int, float] = {}  # seconds, by plan
+        self.memory: dict[int, bytearray] = {}
+
+
+def install(monkeypatch: pytest.MonkeyPatch, model: Path, gpu: Gpu | None = ORIN) -> StandIn:
+    """Pretend TensorRT, PyCUDA and, unless it is None, a GPU for one test."""
+    state = StandIn(model)
+    rtx = pytest.importorskip("tensorrt_rtx")
+    trt = ModuleType("tensorrt")
+    trt.__getattr__ = lambda name: getattr(rtx, name)  # type: ignore[method-assign]
+    trt.__version__ = "10.3.0"  # type: ignore[attr-defined]
+    trt.Runtime = lambda logger: SimpleNamespace(  # type: ignore[attr-defined]
+        deserialize_cuda_engine=lambda data: _engine(state, rtx, logger, data)
+    )
+    package, driver = ModuleType("pycuda"), _driver(state)
+    package.driver = driver  # type: ignore[attr-defined]
+    for name, module in (("tensorrt", trt), ("pycuda", package), ("pycuda.driver", driver)):
+        monkeypatch.setitem(sys.modules, name, module)
+    add_profile = builder._add_profile
+
+    def profiled(trt_builder: Any, network: Any, config: Any, batches: range) -> None:
+        state.profile = batches
+        add_profile(trt_builder, network, config, batches)
+
+    monkeypatch.setattr(builder, "_add_profile", profiled)
+    if gpu is not None:
+        for home in ("engine", "tensorrt.make"):
+            monkeypatch.setattr(f"segclip_deploy.runtime.{home}.find_gpu", lambda why: gpu)
+    return state
+
+
+def remove_driver(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let NVIDIA's driver be absent, wherever the test runs."""
+    load = ctypes.CDLL
+
+    def missing(name: str, *more: Any, **options: Any) -> Any:
+        if name in ("libcuda.so.1", "nvcuda.dll"):
+            raise OSError(f"{name}: cannot open shared object file")
+        return load(name, *more, **options)
+
+    monkeypatch.setattr(ctypes, "CDLL", missing)
+
+
+def _engine(state: StandIn, rtx: Any, logger: Any, data: bytes) -> Any:
+    if len(data) < 1_000_000:  # no plan of ours is so small
+        logger.errors.append("Error Code 6: the plan is damaged")
+        return None
+    state.opened += 1
+    number = state.opened
+    profile = state.profile
+    backend = OnnxRuntimeBackend(state.model, batches=profile)
+    specs = {spec.name: spec for spec in (*backend.inputs, *backend.outputs)}
+    now = {name: spec.shape for name, spec in specs.items()}
+    names = list(specs)
+    addresses: dict[str, int] = {}
+
+    def execute(stream: int) -> bool:
+        time.sleep(state.delay.get(number, 0.0))
+        arrays = {
+            spec.name: np.frombuffer(
+                state.memory[addresses[spec.name]], spec.dtype, np.prod(now[spec.name])
+            ).reshape(now[spec.name])
+            for spec in backend.inputs
+        }
+        for name, values in backend.infer(arrays).items():
+            answer = np.zeros_like(values) if number in state.wrong else values
+            state.memory[addresses[name]][: answer.nbytes] = answer.tobytes()
+        return True
+
+    def set_input_shape(name: str, shape: tuple[int, ...]) -> bool:
+        if shape[0] not in profile or shape[1:] != specs[name].shape[1:]:
+            return False
+        state.batches.append(shape[0])
+        now.update({n: (shape[0], *spec.shape[1:]) for n, spec in specs.items()})
+        return True
+
+    def declared(name: str) -> tuple[int, ...]:
+        _, *sides = specs[name].shape
+        return specs[name].shape if specs[name].min_batch is None else (-1, *sides)
+
+    context = SimpleNamespace(
+        set_tensor_address=addresses.__setitem__,
+        set_input_shape=set_input_shape,
+        get_tensor_shape=now.__getitem__,
+        execute_async_v3=execute,
+    )
+    types = {np.dtype(np.uint8): rtx.uint8, np.dtype(np.float32): rtx.float32}
+    inputs = {spec.name for spec in backend.inputs}
+    mode = rtx.TensorIOMode
+    return SimpleNamespace(
+        num_io_tensors=len(names),
+        get_tensor_name=names.__getitem__,
+        get_tensor_mode=lambda name: mode.INPUT if name in inputs else mode.OUTPUT,
+        get_tensor_shape=declared,
+        get_tensor_profile_shape=lambda name, index: [
+            (batch, *specs[name].shape[1:]) for batch in (profile[0], profile[-1], profile[-1])
+        ],
+        get_tensor_dtype=lambda name: types[specs[name].dtype],
+        create_execution_context=lambda: context,
+        create_engine_inspector=lambda: SimpleNamespace(
+            get_engine_information=lambda layout: json.dumps(INSPECTED)
+        ),
+    )
+
+
+def _driver(state: StandIn) -> ModuleType:
+    class Allocation(int):
+        pass
+
+    def allocate(size: int) -> Allocation:
+        address = Allocation(0x7000 + len(state.memory))
+        state.memory[address] = bytearray(size)
+        return address
+
+    def upload(device: int, host: np.ndarray, stream: Any) -> None:
+        state.memory[device][: host.nbytes] = host.tobytes()
+
+    def download(host: np.ndarray, device: int, stream: Any) -> None:
+        host[...] = np.frombuffer(state.memory[device], host.dtype, host.size).reshape(host.shape)
+
+    context = SimpleNamespace(push=lambda: None, pop=lambda: None)
+    driver = ModuleType("pycuda.driver")
+    for name, value in {
+        "init": lambda: None,
+        "Device": lambda index: SimpleNamespace(
+            retain_primary_context=lambda: context, name=lambda: ORIN.gpu
+        ),
+        "Stream": lambda: SimpleNamespace(handle=1, synchronize=lambda: None),
+        "pagelocked_empty": np.empty,
+        "mem_alloc": allocate,
+        "memcpy_htod_async": upload,
+        "memcpy_dtoh_async": download,
+    }.items():
+        setattr(driver, name, value)
+    return driver
