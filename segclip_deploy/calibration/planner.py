@@ -87,7 +87,9 @@ def make_plan(
     full = uniform_plan(bundle, load_model(bundle.model_path).graph, dialect, "int8")
     state = out.with_name(out.name + ".state.json")
     judge = Judge(bundle, table, full, dataset, split, tiles[:_GLANCED], state)
-    times = _times(bundle, full, table, tiles[0]) if measures_time else None
+    times = None
+    if measures_time:
+        times = judge.times(lambda: _times(bundle, full, table, tiles[0]))
     effects = sensitivity(
         judge, able_blocks(full), times, lambda done, total: report("sensitivity", done, total)
     )

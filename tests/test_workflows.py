@@ -1,0 +1,95 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from PIL import Image
+
+from segclip_deploy.calibration.judge import Judge
+from segclip_deploy.calibration.plan import load_plan
+from segclip_deploy.cli import main
+from segclip_deploy.runtime.engine import load_engine
+from segclip_deploy.vocabulary import Vocabulary
+from tests.conftest import EXAMPLE
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory: pytest.TempPathFactory, vocabulary: Vocabulary) -> Path:
+    """Two images to calibrate on, one to plan on; masks as random as the tiny model's labels."""
+    root = tmp_path_factory.mktemp("data")
+    (root / "images").mkdir()
+    (root / "masks").mkdir()
+    rng = np.random.default_rng(0)
+    values = np.array([entry.mask_value for entry in vocabulary.classes], dtype=np.uint8)
+    names = []
+    for source in sorted((EXAMPLE / "images").iterdir())[:3]:
+        names.append(source.stem)
+        with Image.open(source) as image:
+            image.crop((0, 0, 480, 256)).save(root / "images" / f"{source.stem}.png")
+        mask = values[rng.integers(0, len(values), (256, 480))]
+        Image.fromarray(mask).save(root / "masks" / f"{source.stem}.png")
+    split = {"train": names[:2], "plan": names[2:], "val": []}
+    (root / "split.json").write_text(json.dumps(split))
+    return root
+
+
+def test_from_an_fp32_bundle_to_the_faster_engine_in_one_go(
+    tiny_bundle: Path, dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """From an empty directory: calibrate, plan, quantize, build both, keep the faster."""
+    out = tmp_path / "tiny.ort.onnx"
+    command = ["build-engine", str(tiny_bundle), "-o", str(out), "--precision", "auto"]
+    command += ["--calib", str(dataset), "--eval", str(dataset), "--max-miou-drop", "100"]
+    result = CliRunner().invoke(main, command)
+    assert result.exit_code == 0, result.output
+    assert "the faster stays" in result.stdout
+    engine = load_engine(out)
+    assert engine.record["verified"]["passed"]
+    work = out.with_name(out.name + ".work")
+    plan = load_plan(work / "plan.yaml")
+    assert engine.record["bundle"].get("plan") in (None, dict(plan.blocks))
+    assert plan.evidence["split"] == "plan"
+
+    # The same plan again measures nothing anew.
+    measured = []
+    remember = Judge._remember
+    monkeypatch.setattr(
+        Judge, "_remember", lambda self, *entry: (measured.append(1), remember(self, *entry))
+    )
+    command = ["plan", str(tiny_bundle), "--table", str(work / "table.json"), "--dialect", "cpu"]
+    command += ["--eval", str(dataset), "-o", str(work / "plan.yaml"), "--max-miou-drop", "100"]
+    result = CliRunner().invoke(main, [*command, "--json"])
+    assert result.exit_code == 0, result.output
+    assert measured == []
+    assert json.loads(result.stdout)["blocks"] == dict(plan.blocks)
+
+
+def test_what_a_precision_needs_is_asked_for(
+    tiny_bundle: Path, dataset: Path, tmp_path: Path
+) -> None:
+    def said(*arguments: str) -> str:
+        command = ["build-engine", str(tiny_bundle), "-o", str(tmp_path / "e.ov.onnx")]
+        result = CliRunner().invoke(main, [*command, *arguments])
+        assert result.exit_code in (1, 2), result.output
+        assert not list(tmp_path.glob("*.onnx*"))
+        return result.stderr
+
+    assert "--calib DIR" in said("--precision", "int8")
+    assert "--eval DATASET" in said("--precision", "auto", "--calib", str(dataset))
+    assert "CPU engines do not compute in FP16" in said("--precision", "fp16")
+    assert "go with --precision" in said("--calib", str(dataset))
+
+
+def test_a_plan_is_not_judged_by_what_it_was_calibrated_on(
+    tiny_bundle: Path, tiny_table: Path, dataset: Path, tmp_path: Path
+) -> None:
+    """``tiny_table`` was measured on the example's images, this dataset is cut from the same."""
+    command = ["plan", str(tiny_bundle), "--table", str(tiny_table), "--dialect", "cpu"]
+    command += ["--eval", str(dataset), "--split", "train", "-o", str(tmp_path / "plan.yaml")]
+    result = CliRunner().invoke(main, command)
+    assert result.exit_code == 1
+    assert "the table was calibrated on this image" in result.stderr
+    assert list(tmp_path.iterdir()) == []
