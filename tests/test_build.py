@@ -1,10 +1,7 @@
 from __future__ import annotations
 
-import os
 import resource
-import signal
 import sys
-import time
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -119,26 +116,40 @@ def test_what_the_parser_refuses_is_told_by_node_operator_and_reason(
     assert [p.name for p in tmp_path.iterdir()] == ["turned"]
 
 
+_INTERRUPTED = """
+import os, signal, sys, time
+from pathlib import Path
+from segclip_deploy.artifacts import load_bundle
+from segclip_deploy.runtime.build import build_engine
+from segclip_deploy.runtime.tensorrt.options import BuildOptions
+
+phases = []
+
+def interrupt(phase, done, steps):
+    if not phases:
+        os.kill(os.getpid(), signal.SIGINT)  # as the terminal does
+        time.sleep(0.5)  # the build is not over before the signal has arrived
+    phases.append(phase)
+
+# A shell that starts the tests in the background has them ignore Ctrl-C.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+options = BuildOptions(compute_capability=("86", "89", "120"))
+try:
+    build_engine(load_bundle(sys.argv[1]), Path(sys.argv[2]), options=options, progress=interrupt)
+except KeyboardInterrupt:
+    print(sorted(set(phases)))
+"""
+
+
 def test_ctrl_c_cancels_a_build_and_leaves_nothing(example_bundle: Path, tmp_path: Path) -> None:
+    """In a process of its own, as a terminal has it: TensorRT-RTX 1.7.1, cancelled in one that had
+    run many other libraries before, has crashed it."""
     pytest.importorskip("tensorrt_rtx")
-    phases = []
-
-    def interrupt(phase: str, done: int, steps: int) -> None:
-        if not phases:
-            os.kill(os.getpid(), signal.SIGINT)  # as the terminal does
-            time.sleep(0.5)  # the build is not over before the signal has arrived
-        phases.append((phase, done, steps))
-
-    # A shell that starts the tests in the background has them ignore Ctrl-C.
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    try:
-        with pytest.raises(KeyboardInterrupt):
-            build_engine(
-                load_bundle(example_bundle), tmp_path / "e.rtx", options=THREE, progress=interrupt
-            )
-    finally:
-        signal.signal(signal.SIGINT, before)
-    assert "Timing graph nodes" not in {phase for phase, *_ in phases}  # it did not go on
+    command = [sys.executable, "-c", _INTERRUPTED, str(example_bundle), str(tmp_path / "e.rtx")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert "Building engine" in done.stdout
+    assert "Timing graph nodes" not in done.stdout  # it did not go on
     assert list(tmp_path.iterdir()) == []
 
 
