@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import resource
+import subprocess
 import sys
 import warnings
 from collections.abc import Iterator
