@@ -14,6 +14,7 @@ import platform
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -33,13 +34,14 @@ from segclip_deploy.model.spec import ModelSpec
 from segclip_deploy.model.text import TextBank, unit_rows
 from segclip_deploy.runtime.backends.base import Backend
 from segclip_deploy.runtime.backends.onnxruntime import OnnxRuntimeBackend
-from segclip_deploy.runtime.backends.openvino import OpenVinoBackend
+from segclip_deploy.runtime.backends.openvino import OpenVinoBackend, precisions
 
 ROOT = Path(__file__).resolve().parents[1]
 CLASSES, TEXTS, THREADS, WARM_UP = 5, 5, 2, 5
 ENGINES: dict[str, Callable[..., Backend]] = {
     "ONNX Runtime": OnnxRuntimeBackend,
-    "OpenVINO f32": OpenVinoBackend,
+    # BF16 only where the processor has it.
+    **{f"OpenVINO {p}": partial(OpenVinoBackend, precision=p) for p in precisions()},
 }
 
 
