@@ -142,19 +142,19 @@ def test_clip_encoders_parse_in_tensorrt_rtx(
 
 
 def test_clip_encoders_take_precision(
-    clip_export: tuple[TorchBackend, Path], tmp_path: Path
+    clip_export: tuple[TorchBackend, FoldedSegCLIP, Path], tmp_path: Path
 ) -> None:
     """INT8 wherever it can be and FP16 beside it: untrained, so judged by signal to noise."""
-    image = np.random.default_rng(1).integers(0, 256, (1, 64, 96, 3), dtype=np.uint8)
-    expected = OnnxRuntimeBackend(clip_export[1]).infer({"image": image})["logits"]
-    graph = load_model(clip_export[1])
+    image = np.random.default_rng(1).integers(0, 256, (2, 64, 96, 3), dtype=np.uint8)
+    expected = OnnxRuntimeBackend(clip_export[-1]).infer({"image": image})["logits"]
+    graph = load_model(clip_export[-1])
     names = read_tensors(graph.graph)
     seen = {name: Histogram() for name in names}
     for name, values in zip(names, observer(graph, names)(image), strict=True):
         seen[name].add(values)
     ranges = {name: METHODS["minmax"](histogram) for name, histogram in seen.items()}
     table = CalibrationTable("", "minmax", ranges, (), {}, {})
-    model, path = load_model(clip_export[1]), tmp_path / "int8.onnx"
+    model, path = load_model(clip_export[-1]), tmp_path / "int8.onnx"
     blocks: dict[str, Precision] = {block_of(node.name): "int8" for node in model.graph}
     plan = PrecisionPlan("tensorrt", "", {**blocks, "graph": "fp32"})
     assert len(write_precision(model, plan, table, {}).int8) > 50
