@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from segclip_deploy.artifacts import Bundle
 from segclip_deploy.calibration.calibrate import calibrate
-from segclip_deploy.calibration.graph import load_model
+from segclip_deploy.calibration.graph import check_fp32, load_model
 from segclip_deploy.calibration.placement import Dialect
 from segclip_deploy.calibration.plan import HIGH, Precision, uniform_plan
 from segclip_deploy.calibration.planner import make_plan
@@ -76,6 +76,7 @@ def calibrate_on(
         BadInput: the tiles cannot be used.
         BadArtifact: the bundle is not FP32.
     """
+    check_fp32(bundle)  # before all images are read
     pool = find_tiles(sources, bundle.input, exclude=exclude, report=_stage(report, "reading"))
     opened = open_engine(bundle.path)
     batch = opened.backend.inputs[0].batches.start
