@@ -309,3 +309,20 @@ def test_damaged_text_weights_are_refused(tiny_bundle: Path, tmp_path: Path) -> 
     damaged.write_bytes((tiny_bundle / TEXT_FILE).read_bytes()[:100])
     with pytest.raises(BadArtifact, match="not readable as text weights"):
         load_text_weights(damaged)
+
+
+def test_an_engine_that_cannot_be_refitted_says_how_to_build_it(
+    tiny_bundle: Path, tmp_path: Path
+) -> None:
+    def said(*arguments: str) -> tuple[int, str]:
+        result = CliRunner().invoke(main, [str(a) for a in arguments])
+        return result.exit_code, result.stderr
+
+    engine = str(tmp_path / "tiny.ort.onnx")
+    assert said("build-engine", str(tiny_bundle), "-o", engine)[0] == 0
+    code, message = said("revocab", engine, "--bundle", str(tiny_bundle))
+    assert code == 1
+    assert "an engine for onnxruntime cannot be refitted" in message
+    assert f"build-engine {tiny_bundle} -o {engine}" in message
+    assert said("revocab", engine)[0] == 2
+    assert said("revocab", engine, "--bundle", str(tiny_bundle), "--text", "x.npz")[0] == 2

@@ -12,17 +12,51 @@ __all__ = ["revocab"]
 
 
 @click.command()
-@click.argument("bundle", type=PATH)
-@click.option(
-    "--text", required=True, help="Text bank (.npz, .safetensors) or open_clip:MODEL@WEIGHTS."
-)
+@click.argument("artefact", type=PATH, metavar="BUNDLE|ENGINE")
+@click.option("--text", help="Text bank (.npz, .safetensors) or open_clip:MODEL@WEIGHTS.")
 @click.option(
     "--vocabulary", help="Shipped name or YAML of the new classes; else their names stay."
 )
-@click.option("-o", "--out", type=PATH, required=True, help="Bundle directory to write.")
+@click.option("-o", "--out", type=PATH, help="Bundle directory to write.")
+@click.option(
+    "--bundle",
+    type=PATH,
+    help="For an ENGINE built with --refittable: a bundle with the new texts.",
+)
 @json_option
-def revocab(bundle: Path, text: str, vocabulary: str | None, out: Path, as_json: bool) -> None:
-    """Fold other class texts into BUNDLE, without torch; how accurate they are is for you to measure."""
+def revocab(
+    artefact: Path,
+    text: str | None,
+    vocabulary: str | None,
+    out: Path | None,
+    bundle: Path | None,
+    as_json: bool,
+) -> None:
+    """Fold other class texts into BUNDLE, without torch, or refit ENGINE with those of a bundle.
+
+    How accurate they are is for you to measure.
+    """
+    if bundle and not (text or vocabulary or out):
+        _refit(artefact, bundle, as_json)
+    elif text and out and not bundle:
+        _fold(artefact, text, vocabulary, out, as_json)
+    else:
+        raise click.UsageError("a BUNDLE takes --text and -o, an ENGINE takes --bundle")
+
+
+def _refit(path: Path, bundle: Path, as_json: bool) -> None:
+    from segclip_deploy.artifacts import load_bundle
+    from segclip_deploy.runtime.engine import load_engine
+    from segclip_deploy.runtime.refit import refit_engine
+
+    engine = refit_engine(load_engine(path), load_bundle(bundle))
+    if as_json:
+        print_json(engine.record)
+    else:
+        click.echo(f"{path}: refitted with the texts of {bundle}, flight check passed")
+
+
+def _fold(bundle: Path, text: str, vocabulary: str | None, out: Path, as_json: bool) -> None:
     from segclip_deploy.artifacts import load_bundle
     from segclip_deploy.export.revocab import revocab_bundle
     from segclip_deploy.model.text import load_text_bank
