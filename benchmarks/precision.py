@@ -248,9 +248,14 @@ def run(checkpoint: Path, size: int, root: Path) -> list[dict[str, Any]]:
         onnxruntime_static,
         nncf,
     ]
+    failed = []
     for tool in tools:
-        rows += tool(bundle, pixels, out)
-    results = measure(bundle, rows, data, pixels[0])
+        try:
+            rows += tool(bundle, pixels, out)
+        except ValueError as error:  # a tool that cannot take this graph is a result, too
+            failed.append({"name": tool.__name__, "failed": str(error)[:200]})
+            print(f"{tool.__name__}: {error}"[:200], flush=True)
+    results = measure(bundle, rows, data, pixels[0]) + failed
     return [{"checkpoint": checkpoint.stem, "size": size, **result} for result in results]
 
 
