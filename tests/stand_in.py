@@ -12,6 +12,7 @@ import ctypes
 import json
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
@@ -49,6 +50,11 @@ class StandIn:
         self.wrong: set[int] = set()  # plans, counted from 1, that answer wrongly
         self.delay: dict[int, float] = {}  # seconds, by plan
         self.memory: dict[int, bytearray] = {}
+        self.shared = False  # one memory for host and GPU, as on a Jetson
+        self.recorded = True  # launches can be, as a CUDA graph
+        self.launches: list[str] = []  # how each run was started
+        self.recording = False
+        self.recorded_work: Callable[[], bool] | None = None
 
 
 def install(monkeypatch: pytest.MonkeyPatch, model: Path, gpu: Gpu | None = ORIN) -> StandIn:
@@ -63,7 +69,14 @@ def install(monkeypatch: pytest.MonkeyPatch, model: Path, gpu: Gpu | None = ORIN
     )
     package, driver = ModuleType("pycuda"), _driver(state)
     package.driver = driver  # type: ignore[attr-defined]
-    for name, module in (("tensorrt", trt), ("pycuda", package), ("pycuda.driver", driver)):
+    for name, module in {
+        "tensorrt": trt,
+        "pycuda": package,
+        "pycuda.driver": driver,
+        "cuda": ModuleType("cuda"),
+        "cuda.bindings": ModuleType("cuda.bindings"),
+        "cuda.bindings.driver": _graphs(state),
+    }.items():
         monkeypatch.setitem(sys.modules, name, module)
     add_profile = builder._add_profile
 
@@ -104,6 +117,13 @@ def _engine(state: StandIn, rtx: Any, logger: Any, data: bytes) -> Any:
     addresses: dict[str, int] = {}
 
     def execute(stream: int) -> bool:
+        if state.recording:
+            state.recorded_work = compute
+            return True
+        state.launches.append("plain")
+        return compute()
+
+    def compute() -> bool:
         time.sleep(state.delay.get(number, 0.0))
         arrays = {
             spec.name: np.frombuffer(
@@ -152,6 +172,47 @@ def _engine(state: StandIn, rtx: Any, logger: Any, data: bytes) -> Any:
     )
 
 
+class _Page(bytearray):
+    """Page-locked memory that the GPU sees at an address of its own."""
+
+    address = 0
+
+    def get_device_pointer(self) -> int:
+        return self.address
+
+
+def _graphs(state: StandIn) -> ModuleType:
+    """The part of cuda.bindings.driver that records and launches graphs."""
+    fine, refused = SimpleNamespace(name="CUDA_SUCCESS"), SimpleNamespace(name="NOT_PERMITTED")
+
+    def begin(stream: int, mode: int) -> tuple[Any]:
+        state.recording = state.recorded
+        return (fine if state.recorded else refused,)
+
+    def end(stream: int) -> tuple[Any, Any]:
+        state.recording = False
+        return fine, state.recorded_work
+
+    def launch(ready: Callable[[], bool], stream: int) -> tuple[Any]:
+        state.launches.append("graph")
+        ready()
+        return (fine,)
+
+    driver = ModuleType("cuda.bindings.driver")
+    for name, value in {
+        "CUresult": SimpleNamespace(CUDA_SUCCESS=fine),
+        "CUstream": int,
+        "CUstreamCaptureMode": SimpleNamespace(CU_STREAM_CAPTURE_MODE_THREAD_LOCAL=1),
+        "cuStreamBeginCapture": begin,
+        "cuStreamEndCapture": end,
+        "cuGraphInstantiate": lambda graph, flags: (fine, graph),
+        "cuGraphDestroy": lambda graph: (fine,),
+        "cuGraphLaunch": launch,
+    }.items():
+        setattr(driver, name, value)
+    return driver
+
+
 def _driver(state: StandIn) -> ModuleType:
     class Allocation(int):
         pass
@@ -167,15 +228,38 @@ def _driver(state: StandIn) -> ModuleType:
     def download(host: np.ndarray, device: int, stream: Any) -> None:
         host[...] = np.frombuffer(state.memory[device], host.dtype, host.size).reshape(host.shape)
 
+    def lock(shape: tuple[int, ...], dtype: np.dtype, mem_flags: int = 0) -> np.ndarray:
+        page = _Page(int(np.prod(shape)) * dtype.itemsize)
+        if mem_flags:
+            page.address = 0x9000 + len(state.memory)
+            state.memory[page.address] = page
+        return np.ndarray(shape, dtype, buffer=page)
+
+    class Event:
+        def record(self, stream: Any) -> None:
+            self.at = time.perf_counter()
+
+        def time_since(self, other: Event) -> float:
+            return 1e3 * (self.at - other.at)
+
+    class Error(Exception):
+        pass
+
     context = SimpleNamespace(push=lambda: None, pop=lambda: None)
     driver = ModuleType("pycuda.driver")
     for name, value in {
         "init": lambda: None,
         "Device": lambda index: SimpleNamespace(
-            retain_primary_context=lambda: context, name=lambda: ORIN.gpu
+            retain_primary_context=lambda: context,
+            name=lambda: ORIN.gpu,
+            get_attribute=lambda attribute: int(state.shared),
         ),
+        "Error": Error,
+        "Event": Event,
         "Stream": lambda: SimpleNamespace(handle=1, synchronize=lambda: None),
-        "pagelocked_empty": np.empty,
+        "device_attribute": SimpleNamespace(INTEGRATED=18),
+        "host_alloc_flags": SimpleNamespace(DEVICEMAP=2),
+        "pagelocked_empty": lock,
         "mem_alloc": allocate,
         "memcpy_htod_async": upload,
         "memcpy_dtoh_async": download,

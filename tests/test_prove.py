@@ -49,7 +49,7 @@ def test_an_engine_is_proven_and_its_layers_are_written_down(
     engine = build_engine(load_bundle(tiny_bundle), tmp_path / "e.engine")
     record = engine.record
     assert record["verified"]["passed"]
-    assert record["verified"]["engine"] == "TensorRT 10.3.0, Orin"
+    assert record["verified"]["engine"] == "TensorRT 10.3.0, Orin, CUDA graph"
     assert record["blocks"] == {"encoder": {"fp16": 1}}
     assert record["device"] == {
         "gpu": "Orin",

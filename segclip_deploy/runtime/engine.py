@@ -184,7 +184,7 @@ def open_engine(path: str | Path, *, threads: int = 0) -> Opened:
     try:
         backend = TARGETS[engine.target].open(engine.path, batches=engine.input.batches, **settings)
     except BadArtifact as error:
-        remedy = rebuild_command(engine.record, path)
+        remedy = error.fix or rebuild_command(engine.record, path)
         raise BadArtifact(error.what, where=path, fix=remedy) from error
     return Opened(backend, engine.input, engine.vocabulary, golden_path(path))
 

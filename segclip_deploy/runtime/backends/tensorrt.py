@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,8 @@ from numpy.typing import NDArray
 
 from segclip_deploy.errors import BadArtifact
 from segclip_deploy.runtime.backends.base import TensorSpec, checked
+from segclip_deploy.runtime.tensorrt.buffers import Buffer
+from segclip_deploy.runtime.tensorrt.launch import CannotRecord, record
 from segclip_deploy.runtime.tensorrt.library import (
     complaints,
     library_name,
@@ -26,6 +28,9 @@ __all__ = ["TensorRtBackend"]
 class TensorRtBackend:
     """Runs a plan on the first GPU, on a stream of its own, through pinned memory bound once.
 
+    Where the batch is fixed, the launches are recorded as one CUDA graph; where they cannot be,
+    the name says why.
+
     Args:
         engine: the plan.
         target: ``"tensorrt"`` or ``"tensorrt-rtx"``.
@@ -33,7 +38,7 @@ class TensorRtBackend:
         host_code: let the plan bring code for the host, as version-compatible plans do.
 
     Raises:
-        BadArtifact: the library refuses the plan, or its profile the batches.
+        BadArtifact: the library refuses the plan, its profile the batches, or the GPU the memory.
         MissingDependency: the library or PyCUDA is not installed.
     """
 
@@ -50,8 +55,9 @@ class TensorRtBackend:
         self._cuda = load_cuda()
         self._cuda.init()
         # The primary context is the one TensorRT's own CUDA calls use.
-        self._primary = self._cuda.Device(0).retain_primary_context()
-        self.name = f"{library_name(trt)}, {self._cuda.Device(0).name()}"
+        device = self._cuda.Device(0)
+        self._primary = device.retain_primary_context()
+        self.name = f"{library_name(trt)}, {device.name()}"
         with self._current():
             self._runtime = trt.Runtime(logger_of(trt))
             if host_code:
@@ -64,33 +70,45 @@ class TensorRtBackend:
                     f"{library_name(trt)} refuses it ({complaints(trt)})", where=engine
                 )
             self._stream = self._cuda.Stream()
+            self._marks = [self._cuda.Event() for _ in range(4)]  # around each stage
             self.inputs, self.outputs = self._specs(engine, batches)
             self._batch = self.inputs[0].shape[0]  # what the context is set for
-            self._host: dict[str, NDArray[Any]] = {}
-            self._device: dict[str, Any] = {}
-            for spec in (*self.inputs, *self.outputs):
-                host = self._cuda.pagelocked_empty(spec.shape, spec.dtype)
-                self._host[spec.name] = host
-                self._device[spec.name] = self._cuda.mem_alloc(host.nbytes)
-                self._context.set_tensor_address(spec.name, int(self._device[spec.name]))
-            self._results = {spec.name: self._host[spec.name] for spec in self.outputs}
+            shared = bool(device.get_attribute(self._cuda.device_attribute.INTEGRATED))
+            self._buffers = {
+                spec.name: Buffer(self._cuda, spec, shared=shared)
+                for spec in (*self.inputs, *self.outputs)
+            }
+            for name, buffer in self._buffers.items():
+                self._context.set_tensor_address(name, buffer.address)
+            self._results = self._cut()
+            self._launch, how = self._prepare_launch()
+        self.name += f", {how}" + ", zero-copy" * shared
 
     def infer(self, arrays: Mapping[str, NDArray[Any]]) -> Mapping[str, NDArray[Any]]:
         """Run once; the returned arrays are overwritten by the next call."""
+        before, arrived, done, returned = self._marks
         with self._current():
             taken = [checked(arrays, spec) for spec in self.inputs]
             if len(taken[0]) != self._batch:
                 self._set_batch(len(taken[0]))
+            before.record(self._stream)
             for spec, array in zip(self.inputs, taken, strict=True):
-                host = self._host[spec.name][: self._batch]
-                np.copyto(host, array)
-                self._cuda.memcpy_htod_async(self._device[spec.name], host, self._stream)
-            if not self._context.execute_async_v3(self._stream.handle):
-                raise BadArtifact(f"it cannot be run ({complaints(self._trt)})", where=self.name)
-            for name, host in self._results.items():
-                self._cuda.memcpy_dtoh_async(host, self._device[name], self._stream)
+                self._buffers[spec.name].upload(array, self._stream)
+            arrived.record(self._stream)
+            self._launch()
+            done.record(self._stream)
+            for name in self._results:
+                self._buffers[name].download(self._batch, self._stream)
+            returned.record(self._stream)
             self._stream.synchronize()
         return self._results
+
+    def stage_ms(self) -> dict[str, float]:
+        """Milliseconds of the last ``infer`` on the GPU, by CUDA events."""
+        with self._current():
+            stages = zip(self._marks, self._marks[1:], strict=False)
+            times = [float(after.time_since(before)) for before, after in stages]
+        return dict(zip(("copy_in", "infer", "copy_out"), times, strict=True))
 
     def describe(self) -> str:
         """The engine inspector's JSON."""
@@ -100,9 +118,9 @@ class TensorRtBackend:
     def close(self) -> None:
         """Release the engine and its memory."""
         with self._current():
-            self._device.clear()
-            self._host.clear()
+            self._buffers.clear()
             self._results.clear()
+            del self._launch, self._marks
             del self._context, self._engine, self._runtime, self._stream
         del self._primary
 
@@ -113,7 +131,31 @@ class TensorRtBackend:
                     f"it refuses batch {batch} ({complaints(self._trt)})", where=self.name
                 )
         self._batch = batch
-        self._results = {spec.name: self._host[spec.name][:batch] for spec in self.outputs}
+        self._results = self._cut()
+
+    def _cut(self) -> dict[str, NDArray[Any]]:
+        """The outputs on the host, as long as the batch."""
+        return {spec.name: self._buffers[spec.name].host[: self._batch] for spec in self.outputs}
+
+    def _prepare_launch(self) -> tuple[Callable[[], None], str]:
+        """What runs the network, and how, for people."""
+        if any(spec.min_batch is not None for spec in self.inputs):
+            return self._enqueue, "plain launches (a graph needs one batch)"
+        for spec in self.inputs:
+            self._buffers[spec.name].upload(np.zeros(spec.shape, spec.dtype), self._stream)
+        self._enqueue()
+        self._stream.synchronize()
+        try:
+            return record(self._try_enqueue, self._stream.handle), "CUDA graph"
+        except CannotRecord as reason:
+            return self._enqueue, f"plain launches ({reason})"
+
+    def _enqueue(self) -> None:
+        if not self._try_enqueue():
+            raise BadArtifact(f"it cannot be run ({complaints(self._trt)})", where=self.name)
+
+    def _try_enqueue(self) -> bool:
+        return bool(self._context.execute_async_v3(self._stream.handle))
 
     def _specs(
         self, path: Path, batches: range
@@ -151,5 +193,11 @@ class TensorRtBackend:
         self._primary.push()
         try:
             yield
+        except self._cuda.Error as error:
+            raise BadArtifact(
+                f"the GPU refuses it ({error})",
+                where=self.name,
+                fix="see what else uses the GPU: nvidia-smi, on a Jetson tegrastats",
+            ) from error
         finally:
             self._primary.pop()
