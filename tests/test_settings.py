@@ -8,6 +8,7 @@ import onnx
 import pytest
 
 from segclip_deploy.artifacts import load_bundle
+from segclip_deploy.errors import BadArtifact
 from segclip_deploy.runtime import build as build_module
 from segclip_deploy.runtime.backends.onnxruntime import OnnxRuntimeBackend
 from segclip_deploy.runtime.build import build_engine
@@ -17,6 +18,7 @@ from segclip_deploy.runtime.engine import (
     open_engine,
     sidecar,
 )
+from tests.fakes import FakeBackend
 from tests.helpers import edited
 
 
@@ -65,7 +67,31 @@ def test_bf16_is_never_tried_for_an_fp32_bundle(
         raise StopIteration
 
     monkeypatch.setattr(build_module, "precisions", lambda: ("f32", "bf16"))
-    monkeypatch.setattr(build_module, "fastest_settings", search)
+    monkeypatch.setattr(build_module, "rank_settings", search)
     with pytest.raises(StopIteration):
         build_engine(bundle, tmp_path / "e.ov.onnx")
     assert found == [tried]
+
+
+def test_the_fastest_provider_that_passes_is_taken(
+    tiny_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A stand-in: the other providers need a GPU."""
+    wrong = FakeBackend(64, 96)
+
+    def open_backend(model: Path, *, batches: range, provider: str = "cpu", **more: Any) -> Any:
+        return wrong if provider == "cuda" else OnnxRuntimeBackend(model, **more)
+
+    monkeypatch.setitem(TARGETS, "onnxruntime", Target(".ort.onnx", open_backend))
+    monkeypatch.setattr(build_module, "providers", lambda: ("cpu", "cuda"))
+    monkeypatch.setattr(build_module, "_has_gpu", lambda: True)
+    record = build_engine(load_bundle(tiny_bundle), tmp_path / "e.ort.onnx").record
+    times = record["build"]["search"]["median_ms"]
+    assert min(times, key=times.__getitem__) == "provider=cuda"
+    assert record["settings"].keys() == {"threads"}
+    assert record["verified"]["passed"]
+
+
+def test_a_provider_that_is_not_here_is_refused(tiny_bundle: Path) -> None:
+    with pytest.raises(BadArtifact, match="CUDAExecutionProvider, which cannot be loaded here"):
+        OnnxRuntimeBackend(tiny_bundle / "model.onnx", provider="cuda")

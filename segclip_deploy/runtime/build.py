@@ -12,10 +12,11 @@ from typing import Any
 
 from segclip_deploy import __version__
 from segclip_deploy.artifacts import RECORD_FILE, Bundle, replace_file, sha256_file
-from segclip_deploy.errors import BadArtifact
+from segclip_deploy.errors import BadArtifact, MissingDependency
 from segclip_deploy.runtime.backends.base import Backend
+from segclip_deploy.runtime.backends.onnxruntime import providers
 from segclip_deploy.runtime.backends.openvino import precisions
-from segclip_deploy.runtime.device import find_cpu
+from segclip_deploy.runtime.device import find_cpu, find_gpu
 from segclip_deploy.runtime.engine import (
     ENGINE_SCHEMA,
     TARGETS,
@@ -30,7 +31,7 @@ from segclip_deploy.runtime.tensorrt.builder import Progress
 from segclip_deploy.runtime.tensorrt.library import MODULES
 from segclip_deploy.runtime.tensorrt.make import make_plan
 from segclip_deploy.runtime.tensorrt.options import BuildOptions, check_options
-from segclip_deploy.runtime.tuning import fastest_settings, thread_counts
+from segclip_deploy.runtime.tuning import rank_settings, thread_counts
 from segclip_deploy.runtime.verify import Verification, check, verify
 
 __all__ = ["build_engine", "check_dialect", "prove", "write_engine"]
@@ -135,14 +136,19 @@ def _take_model(target: str, bundle: Bundle, file: Path) -> dict[str, Any]:
         # What was exported as FP32 is run as FP32: in BF16 it would be another model.
         offered = ("f32",) if bundle.precision == "fp32" else precisions()
         candidates = [{**c, "precision": p} for p in offered for c in candidates]
+    else:
+        candidates += [{"provider": name} for name in providers() if name != "cpu" and _has_gpu()]
     open_backend = partial(TARGETS[target].open, bundle.model_path, batches=bundle.input.batches)
     tile = load_golden(bundle.golden_path).tiles[0]
-    settings, search = fastest_settings(open_backend, candidates, tile)
-    backend = open_backend(**settings)
-    try:
-        verification = prove(bundle, backend)
-    finally:
-        backend.close()
+    ranked, search = rank_settings(open_backend, candidates, tile)
+    for settings in ranked:  # a provider that rounds otherwise may be fast and wrong
+        backend = open_backend(**settings)
+        try:
+            verification = prove(bundle, backend)
+        finally:
+            backend.close()
+        if verification.passed:
+            break
     check(verification, where=bundle.path)
     shutil.copyfile(bundle.model_path, file)
     return {
@@ -153,3 +159,11 @@ def _take_model(target: str, bundle: Bundle, file: Path) -> dict[str, Any]:
         "verified": verification.to_json(),
         "not_verified": None,
     }
+
+
+def _has_gpu() -> bool:
+    try:
+        find_gpu(why="a provider")
+    except MissingDependency:
+        return False
+    return True

@@ -180,7 +180,7 @@ def open_engine(path: str | Path, *, threads: int = 0) -> Opened:
     elif threads:
         settings["threads"] = threads
     elif engine.record["device"] != find_cpu().to_json():
-        settings.pop("threads")  # measured on another processor
+        settings.pop("threads", None)  # measured on another processor
     try:
         backend = TARGETS[engine.target].open(engine.path, batches=engine.input.batches, **settings)
     except BadArtifact as error:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from segclip_deploy.runtime.backends.base import Backend
 from segclip_deploy.runtime.device import usable_cores
 
-__all__ = ["ROUNDS", "WARM_UP", "fastest_settings", "median_ms", "thread_counts"]
+__all__ = ["ROUNDS", "WARM_UP", "median_ms", "rank_settings", "thread_counts"]
 
 WARM_UP = 2
 ROUNDS = 7
@@ -43,16 +43,16 @@ def median_ms(
     return [1e3 * median(times) for times in seconds]
 
 
-def fastest_settings(
+def rank_settings(
     open_backend: Callable[..., Backend],
     candidates: Sequence[Mapping[str, Any]],
     tile: NDArray[Any],
-) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The settings an engine is fastest with, and what was measured.
+) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    """Settings of an engine, the fastest first, and what was measured.
 
     Args:
         open_backend: takes settings as keywords.
-        candidates: settings to try; of equals the first is taken.
+        candidates: settings to try; equals stay in their order.
         tile: (H, W, 3) uint8.
     """
     backends: list[Backend] = []
@@ -62,7 +62,7 @@ def fastest_settings(
     finally:
         for backend in backends:
             backend.close()
-    best = min(range(len(candidates)), key=times.__getitem__)
+    ranked = sorted(range(len(candidates)), key=times.__getitem__)
     labels = [" ".join(f"{k}={v}" for k, v in settings.items()) for settings in candidates]
     measured = dict(zip(labels, times, strict=True))
     conditions = {
@@ -71,7 +71,7 @@ def fastest_settings(
         "cores": usable_cores(),
         "load": round(os.getloadavg()[0], 1) if hasattr(os, "getloadavg") else None,
     }
-    return dict(candidates[best]), {"median_ms": measured, **conditions}
+    return [dict(candidates[index]) for index in ranked], {"median_ms": measured, **conditions}
 
 
 def thread_counts(cores: int) -> list[int]:

@@ -13,23 +13,29 @@ from segclip_deploy._optional import require
 from segclip_deploy.errors import BadArtifact
 from segclip_deploy.runtime.backends.base import TensorSpec, checked
 
-__all__ = ["OnnxRuntimeBackend"]
+__all__ = ["OnnxRuntimeBackend", "providers"]
 
+_PROVIDERS: Mapping[str, tuple[str, Mapping[str, str]]] = {
+    "cpu": ("CPUExecutionProvider", {}),
+    "cuda": ("CUDAExecutionProvider", {"use_tf32": "0"}),  # FP32 is FP32
+    "tensorrt": ("TensorrtExecutionProvider", {}),
+}
 _DTYPES = {"tensor(uint8)": np.uint8, "tensor(float)": np.float32}
 
 
 class OnnxRuntimeBackend:
-    """Runs an ONNX file on the CPU, through buffers bound once for each change of batch.
+    """Runs an ONNX file through buffers bound once for each change of batch.
 
     Args:
         model: the ONNX file; all shapes static, but for the batch.
         threads: within an operator; 0 lets ONNX Runtime choose.
+        provider: of ``providers()``: what executes the operators it knows, the CPU the rest.
         batches: what to take where the file leaves the batch open.
         literal: execute every node as it stands, Q/DQ as rounding, without fused kernels: what
             ONNX defines, and slow. FP16 is computed in FP32 all the same, there are no kernels.
 
     Raises:
-        BadArtifact: ONNX Runtime refuses the file.
+        BadArtifact: ONNX Runtime refuses the file, or has no such provider here.
     """
 
     def __init__(
@@ -37,6 +43,7 @@ class OnnxRuntimeBackend:
         model: Path,
         *,
         threads: int = 0,
+        provider: str = "cpu",
         batches: range = range(1, 2),
         literal: bool = False,
     ) -> None:
@@ -46,13 +53,20 @@ class OnnxRuntimeBackend:
         options.log_severity_level = 3
         if literal:
             options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+        title, settings = _PROVIDERS[provider]
         try:
             self._session = ort.InferenceSession(
-                str(model), options, providers=["CPUExecutionProvider"]
+                str(model), options, providers=[(title, dict(settings))]
             )
         except Exception as error:  # its exceptions share no public base class
             raise BadArtifact(f"ONNX Runtime refuses it ({error})", where=model) from error
-        self.name = f"ONNX Runtime {ort.__version__} CPU" + (", literally" if literal else "")
+        if self._session.get_providers()[0] != title:  # it would go on without a word
+            raise BadArtifact(
+                f"it is run by ONNX Runtime's {title}, which cannot be loaded here",
+                where=model,
+                fix="pip install onnxruntime-gpu, for the CUDA that segclip-deploy doctor finds",
+            )
+        self.name = f"ONNX Runtime {ort.__version__} {provider.upper()}" + ", literally" * literal
         self.inputs = tuple(_spec(node, batches) for node in self._session.get_inputs())
         self.outputs = tuple(_spec(node, batches) for node in self._session.get_outputs())
         self._arrays = {o.name: np.empty(o.shape, dtype=o.dtype) for o in self.outputs}
@@ -80,6 +94,12 @@ class OnnxRuntimeBackend:
     @staticmethod
     def _bind(bind: Callable[..., None], spec: TensorSpec, array: NDArray[Any]) -> None:
         bind(spec.name, "cpu", 0, spec.dtype, array.shape, array.ctypes.data)
+
+
+def providers() -> tuple[str, ...]:
+    """What this ONNX Runtime was built to run on: cpu, and cuda and tensorrt where it has them."""
+    built = require("onnxruntime", why="running an ONNX model").get_available_providers()
+    return tuple(name for name, (title, _) in _PROVIDERS.items() if title in built)
 
 
 def _spec(node: Any, batches: range) -> TensorSpec:

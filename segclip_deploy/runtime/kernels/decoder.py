@@ -44,7 +44,7 @@ class GpuDecoder:
         if shutil.which("nvcc") is None:
             raise MissingDependency(
                 "labelling on the GPU needs nvcc, which is not on the path",
-                fix="install CUDA's compiler, on a Jetson: apt install cuda-nvcc-12-6",
+                fix="export PATH=/usr/local/cuda/bin:$PATH",
             )
         compiler = require("pycuda.compiler", why="labelling on the GPU")
         folder = cache_folder() / "kernels"
