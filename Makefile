@@ -1,12 +1,13 @@
 # `make demo`  runs the main job on the shipped example and says where to look.
 # `make test`  lints, type-checks and tests.
-# Both make their own .venv first; it is made anew only when pyproject.toml changes.
+# `make gpu-check`  on a machine with an NVIDIA GPU: what `make test` has to skip, measured.
+# All make their own .venv first; it is made anew only when pyproject.toml changes.
 
 PYTHON ?= python3
-VENV := .venv
+VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test clean
+.PHONY: demo test gpu-check clean
 .DELETE_ON_ERROR:
 
 # ---- environments: the demo needs less than the tests
@@ -36,6 +37,13 @@ test: $(VENV)/test.stamp
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/pytest
+
+# On a Jetson: make gpu-check GPU_EXTRAS=jetson VENV=~/segclip (docs/jetson.md)
+GPU_EXTRAS ?= tensorrt,rtx
+
+gpu-check: $(VENV)/test.stamp
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[$(GPU_EXTRAS)]'
+	$(BIN)/python benchmarks/gpu_check.py $(if $(TILES),--tiles $(TILES))
 
 clean:
 	rm -rf $(VENV) out
