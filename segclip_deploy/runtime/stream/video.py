@@ -175,18 +175,20 @@ class VideoWriter:
         self._container = self._av.open(str(temporary), "w")
         stream = self._container.add_stream("libx264", options={"preset": "veryfast", "crf": "23"})
         stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
-        stream.time_base = Fraction(1, _TICKS)
         context = stream.codec_context
+        context.time_base = Fraction(1, _TICKS)
         context.colorspace = context.color_primaries = context.color_trc = _BT709
         self._stream = stream
 
     def _ticks(self, seconds: float | None) -> int:
         """Presentation time, later than that of the frame before."""
+        following = self._last + 1 / _RATE
         if seconds is None:
-            seconds = self._last + 1 / _RATE
-        elif seconds + self._offset <= self._last:
-            self._offset = self._last + 1 / _RATE - seconds
-        self._last = seconds + self._offset
+            self._last = following
+        else:
+            if seconds + self._offset <= self._last:
+                self._offset = following - seconds
+            self._last = seconds + self._offset
         return round(self._last * _TICKS)
 
 
