@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import time
+import zlib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -26,9 +27,9 @@ __all__ = ["AREAS_FILE", "FolderSink", "Written", "class_areas", "overlay", "res
 AREAS_FILE = "areas.jsonl"
 UNLABELLED = "unlabelled"  # the entry of pixels without a class
 _OPACITY = 0.45  # of the class colours over the image
-_COMPRESSION = 1
-"""Of zlib, for PNG. Of 1600×900 labels, level 6 takes 3 times as long as level 1 and saves a third;
-of overlays it takes twice as long and saves nothing (2 CPU cores, Pillow 13)."""
+_PNG = {"compress_level": 1, "compress_type": zlib.Z_RLE}
+"""Runs only. Of 1600×900 labels this takes 7 ms and 28 kB, Pillow's default 15 ms and 33 kB; of their
+overlays 120 ms and 2.7 MB, the default 474 ms and 2.6 MB (CPU time, AMD EPYC, Pillow 13)."""
 
 
 @dataclass(frozen=True)
@@ -154,7 +155,7 @@ class FolderSink:
             self.storage.remove(self.folder / name)
             return
         data = io.BytesIO()  # in memory first: its size must be known before room is made
-        image.save(data, format="PNG", compress_level=_COMPRESSION)
+        image.save(data, format="PNG", **_PNG)
         self.storage.write(self.folder / name, data.getvalue())
 
 
