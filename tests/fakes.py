@@ -34,7 +34,7 @@ def random_bank(seed: int, classes: int = CLASSES, texts: int = 3, width: int = 
 
 def classes_of(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """The class of each pixel (…, 3): five bands of its blue."""
-    return pixels[..., 2] // 52
+    return (pixels[..., 2].astype(float) / 256 * CLASSES).astype(np.uint8)
 
 
 def logits_of(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:

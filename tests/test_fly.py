@@ -308,6 +308,7 @@ def test_preflight_refuses_to_fly_an_engine_that_fails(tmp_path: Path) -> None:
         (["{tmp}/none.mp4"], 1, "no such file"),
         (["{tmp}/in", "--keep", "10"], 2, "no size like 500MB"),
         (["{tmp}/in", "--video", "{tmp}/o.gif"], 1, "NAME.mp4"),
+        (["{tmp}/in/f000.png", "--video", "{tmp}/in/f000.png"], 1, "overwrite a source"),
         (["{tmp}/in", "--deadline-ms", "0"], 2, "deadline"),
         (["{tmp}/in", "--jsonl", "{tmp}/no/where"], 1, "{tmp}/no/where: No such file"),
     ],

@@ -41,6 +41,17 @@ def write_video(path: Path, frames: int = 12, step: float = 0.1) -> Path:
     return path
 
 
+def remux(source: Path, path: Path, **options: str) -> Path:
+    """The same packets in another container."""
+    with av.open(str(source)) as old, av.open(str(path), "w", options=options) as new:
+        stream = new.add_stream_from_template(old.streams.video[0])
+        for packet in old.demux(video=0):
+            if packet.dts is not None:
+                packet.stream = stream
+                new.mux(packet)
+    return path
+
+
 # ---- files
 
 
@@ -69,11 +80,15 @@ def test_colours_survive_a_video(tmp_path: Path) -> None:
     assert np.abs(read[24, 8::16].astype(int) - colours).max() <= 4
 
 
-@pytest.mark.parametrize(("name", "left"), [("a.mp4", 0.9), ("a.mkv", 0.6), ("a.mkv", 0.05)])
+@pytest.mark.parametrize(
+    ("name", "left"), [("a.mp4", 0.9), ("front.mp4", 0.9), ("a.mkv", 0.6), ("a.mkv", 0.05)]
+)
 def test_a_video_that_was_cut_off_is_reported_and_the_next_is_read(
     tmp_path: Path, name: str, left: float
 ) -> None:
     cut = write_video(tmp_path / name, step=0.5)
+    if name == "front.mp4":  # with its index at the start, as cameras write it
+        cut = remux(cut, tmp_path / "cut.mp4", movflags="faststart")
     cut.write_bytes(cut.read_bytes()[: int(left * cut.stat().st_size)])
     whole = write_video(tmp_path / "b.mp4", 3)
     items = list(FileSource([cut, whole]).shots(NEVER))
@@ -81,6 +96,13 @@ def test_a_video_that_was_cut_off_is_reported_and_the_next_is_read(
     assert len(bad) == 1
     assert str(bad[0].error).startswith(f"{cut}: ")
     assert [i.name for i in items[-3:] if isinstance(i, Shot)] == [f"b_00000{n}" for n in range(3)]
+
+
+def test_a_whole_video_of_any_container_is_read_whole(tmp_path: Path) -> None:
+    made = write_video(tmp_path / "a.mp4")
+    for suffix in (".mp4", ".mkv", ".mov", ".ts"):
+        path = remux(made, tmp_path / f"b{suffix}")
+        assert len(list(read_video(path))) == 12, suffix
 
 
 def test_what_is_no_video_is_reported(tmp_path: Path) -> None:

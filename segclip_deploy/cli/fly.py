@@ -77,6 +77,7 @@ def run(
     Writes NAME.png (labels), NAME.overlay.png, NAME.margin.png where the engine has a margin,
     and areas.jsonl. Bad images are listed, the others done, and the exit code is 1.
     """
+    from segclip_deploy.errors import BadInput
     from segclip_deploy.runtime.engine import open_segmenter
     from segclip_deploy.runtime.run import Run
     from segclip_deploy.runtime.sinks import FolderSink
@@ -89,6 +90,8 @@ def run(
         bar = progress_bar("frames")
         tell = partial(bar.console.print, markup=False, soft_wrap=True)
         source = _source(sources, out, tell)
+        if video and str(video) in sources:
+            raise BadInput("the overlays would overwrite a source", where=video)
         segmenter = stack.enter_context(
             open_segmenter(engine, overlap=overlap, threads=threads, preflight=preflight)
         )

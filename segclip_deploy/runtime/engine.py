@@ -16,7 +16,7 @@ from segclip_deploy.artifacts import (
     load_bundle,
     read_json,
 )
-from segclip_deploy.errors import BadArtifact, BadInput, StaleArtifact
+from segclip_deploy.errors import BadArtifact, BadInput, SegclipError, StaleArtifact
 from segclip_deploy.runtime.backends.base import Backend
 from segclip_deploy.runtime.backends.onnxruntime import OnnxRuntimeBackend
 from segclip_deploy.runtime.backends.openvino import OpenVinoBackend
@@ -229,10 +229,14 @@ def open_segmenter(
         GateFailed: it failed the flight check.
     """
     opened = open_engine(path, threads=threads)
-    if preflight:
-        golden = load_golden(opened.golden_path)
-        check(verify(opened.backend, golden, opened.vocabulary.names), where=path)
-    return Segmenter(opened.backend, opened.input, opened.vocabulary, overlap=overlap)
+    try:
+        if preflight:
+            golden = load_golden(opened.golden_path)
+            check(verify(opened.backend, golden, opened.vocabulary.names), where=path)
+        return Segmenter(opened.backend, opened.input, opened.vocabulary, overlap=overlap)
+    except SegclipError:
+        opened.backend.close()
+        raise
 
 
 def move_engine(engine: Engine, to: Path) -> None:

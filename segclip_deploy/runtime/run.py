@@ -99,26 +99,31 @@ class Run:
         """The outcome of an item, and what its line says beside."""
         if isinstance(item, Unreadable):
             return Outcome(item.source, error=item.error), {}
+        source = item.frame.source
         facts: dict[str, Any] = {"dropped": self.dropped} if self._source.live else {}
-        started = item.clock if self._source.live else time.perf_counter()
-        if self._pacer is None:
-            result: LabelMap | None = self._segmenter.segment(item.frame)
-        else:
-            spent = 1e3 * (time.perf_counter() - started)
-            decision = self._pacer.decide(spent, *self._grids(item.frame))
-            result = self._follow(decision, item.frame)
-            if result is not None:
-                self._pacer.learn(result.times.total, result.windows)
-            took = 1e3 * (time.perf_counter() - started)
-            facts["deadline"] = {
-                "ms": self._pacer.limit_ms,
-                "action": decision.action,
-                "took_ms": round(took, 3),
-                "met": result is not None and took <= self._pacer.limit_ms,
-            }
-        if result is not None and self._margin_below:
-            result = mask_uncertain(result, self._margin_below)
-        return Outcome(item.frame.source, item, result), facts
+        try:
+            if self._pacer is None:
+                return Outcome(source, item, self._segment(item.frame, None)), facts
+            result, facts["deadline"] = self._in_time(self._pacer, item)
+            return Outcome(source, item, result), facts
+        except BadInput as error:
+            return Outcome(source, error=error), {}
+
+    def _in_time(self, pacer: Pacer, shot: Shot) -> tuple[LabelMap | None, dict[str, Any]]:
+        """As much of a frame as its deadline allows, and how that went."""
+        started = shot.clock if self._source.live else time.perf_counter()
+        spent = 1e3 * (time.perf_counter() - started)
+        decision = pacer.decide(spent, *self._grids(shot.frame))
+        result = None if decision.action == "skip" else self._segment(shot.frame, decision)
+        if result is not None:
+            pacer.learn(result.times.total, result.windows)
+        took = 1e3 * (time.perf_counter() - started)
+        return result, {
+            "ms": pacer.limit_ms,
+            "action": decision.action,
+            "took_ms": round(took, 3),
+            "met": result is not None and took <= pacer.limit_ms,
+        }
 
     def _grids(self, frame: Frame) -> tuple[tuple[int, int], tuple[int, int]]:
         """(rows, columns) of windows with overlap, and without."""
@@ -128,14 +133,14 @@ class Run:
             shape, window, 0
         )
 
-    def _follow(self, decision: Decision, frame: Frame) -> LabelMap | None:
-        if decision.action == "skip":
-            return None
-        if decision.action == "full":
-            return self._segmenter.segment(frame)
-        if decision.action == "no overlap":
-            return self._segmenter.segment(frame, overlap=0)
-        return segment_centre(self._segmenter, frame, decision.rows, decision.columns)
+    def _segment(self, frame: Frame, decision: Decision | None) -> LabelMap:
+        if decision is None or decision.action == "full":
+            result = self._segmenter.segment(frame)
+        elif decision.action == "no overlap":
+            result = self._segmenter.segment(frame, overlap=0)
+        else:
+            result = segment_centre(self._segmenter, frame, decision.rows, decision.columns)
+        return mask_uncertain(result, self._margin_below) if self._margin_below else result
 
     def _write(self, labelled: tuple[Outcome, dict[str, Any]]) -> Outcome:
         outcome, facts = labelled

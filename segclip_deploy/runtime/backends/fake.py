@@ -27,7 +27,7 @@ class FakeBackend:
         height, width: of the input, pixels, multiples of 4.
         batch: images per inference; the most of them, where ``min_batch`` is given.
         min_batch: the fewest.
-        classes: how many, 1–256.
+        classes: how many, 1–255.
         logits: outputs logits in the place of labels.
         margin: outputs a margin too.
         latency_ms: what each inference lasts at least.
@@ -77,7 +77,7 @@ class FakeBackend:
         """Nothing to release."""
 
     def _labels(self, pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        return pixels[..., 2] // np.uint8(min(255, -(-256 // self.classes)))
+        return (pixels[..., 2].astype(np.uint16) * self.classes // 256).astype(np.uint8)
 
     def _logits(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
         corners = self._labels(pixels[::LOGIT_STRIDE, ::LOGIT_STRIDE])

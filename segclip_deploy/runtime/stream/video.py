@@ -40,33 +40,36 @@ def read_video(path: Path) -> Iterator[tuple[NDArray[np.uint8], float | None]]:
 
     Raises:
         BadInput: not a video, damaged, or shorter than its header says; after the frames
-            that could be read.
+            that could be read, and those behind damage are lost.
     """
     av = _av()
+    times: list[float] = []  # of the first, the last but one and the last frame
     done = 0
-    times = [0.0]
     try:
         with av.open(str(path)) as container:
             stream = _video_stream(container, path)
             stream.thread_type = "AUTO"
-            promised, alone = stream.frames, len(container.streams) == 1
-            lasts = container.duration / av.time_base if container.duration and alone else 0.0
             for frame in container.decode(stream):
                 if frame.is_corrupt:
                     raise BadInput(f"frame {done} is damaged", where=path)
                 yield frame.to_ndarray(format="rgb24"), frame.time
                 done += 1
-                times = [times[-1], frame.time or 0.0]
+                times = [*times[:1], *times[-1:], frame.time or 0.0]
+            lasts = (container.duration or 0) / av.time_base
+            alone, promised = len(container.streams) == 1, stream.frames
     except av.error.FFmpegError as error:
         after = f" after {done} frames" if done else ""
         raise BadInput(
             f"not a video that can be read{after} ({error.strerror})", where=path
         ) from error
-    if done < promised:
-        raise BadInput(f"ends after {done} of {promised} frames", where=path)
-    # Matroska counts no frames, but says how long it lasts.
-    if not done or lasts - times[-1] > max(1.0, 2 * (times[-1] - times[0])):
-        raise BadInput(f"cut off: {done} frames in {times[-1]:.1f} of {lasts:.1f} s", where=path)
+    if not done:
+        raise BadInput("no frame in it that can be read", where=path)
+    covered, gap = times[-1] - times[0], times[-1] - times[-2:][0]
+    # A count may include frames that an edit list hides; Matroska has none, but says how long it lasts.
+    fewer, shorter = done < promised, lasts - covered > 1.5 * gap
+    much_shorter = not promised and alone and lasts - covered > max(1.0, 2 * gap)
+    if (fewer and shorter) or much_shorter:
+        raise BadInput(f"cut off: {done} frames in {covered:.1f} of {lasts:.1f} s", where=path)
 
 
 def read_live(url: str) -> Iterator[NDArray[np.uint8]]:
