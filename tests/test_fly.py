@@ -6,12 +6,14 @@ import json
 import os
 import re
 import resource
+import shutil
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -208,8 +210,10 @@ def test_pixels_of_a_small_margin_get_no_label(tmp_path: Path) -> None:
     assert line["areas"]["unlabelled"]["pixels"] == unsure.sum()
     assert sum(area["pixels"] for area in line["areas"].values()) == 50 * 70
 
+    before = {path: path.read_bytes() for path in out.iterdir()}
     result = call("run", "engine", source, "-o", out, "--margin-below", "100")
     assert result.exit_code == 1
+    assert {path: path.read_bytes() for path in out.iterdir()} == before
     assert "--margin-below: fake outputs no margin; segclip-deploy export" in result.stderr
     for bad in ("0", "256"):
         assert call("run", "margin", source, "-o", out, "--margin-below", bad).exit_code == 2
@@ -278,6 +282,35 @@ def test_a_slow_engine_on_a_camera_drops_frames_and_counts_them(tmp_path: Path) 
         np.testing.assert_array_equal(read(tmp_path / "out" / line["labels"]), classes_of(pixels))
 
 
+@pytest.mark.usefixtures("fake_engine")
+def test_what_was_done_before_a_camera_vanished_is_told_and_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def camera(_: str) -> Iterator[np.ndarray]:
+        for n in range(3):
+            yield random_frame(64, 64, n).pixels
+            time.sleep(0.1)
+
+    defaults = {"read": camera, "patience_s": 0.0}
+    monkeypatch.setattr(LiveSource.__init__, "__kwdefaults__", defaults)
+    out = tmp_path / "out"
+    result = call("run", "engine", "rtsp://a", "-o", out, "--video", tmp_path / "o.mp4", "--json")
+    assert result.exit_code == 1
+    assert "error: rtsp://a: vanished (it has ended), and did not return for 0 s" in result.stderr
+    done = json.loads(result.stdout)["done"]
+    assert 1 <= done == len(lines(out)) == count_frames(tmp_path / "o.mp4")
+
+
+@pytest.mark.usefixtures("fake_engine")
+def test_a_camera_that_is_not_there_leaves_the_last_flight_alone(tmp_path: Path) -> None:
+    source, out = images(tmp_path / "in", 2), tmp_path / "out"
+    ok(call("run", "engine", source, "-o", out))
+    result = call("run", "engine", "tcp://127.0.0.1:9", "-o", out)
+    assert result.exit_code == 1
+    assert "error: tcp://127.0.0.1:9: no picture (Connection refused)" in result.stderr
+    assert len(lines(out)) == 2
+
+
 # ---- before the first frame
 
 
@@ -294,10 +327,8 @@ def test_preflight_refuses_to_fly_an_engine_that_fails(tmp_path: Path) -> None:
             assert "flight check failed at labels" in result.stderr
         else:
             assert "flight check passed" in result.stderr
-            (out / "areas.jsonl").unlink()
-            for path in out.iterdir():
-                path.unlink()
-    assert not list(out.iterdir())
+            shutil.rmtree(out)
+    assert not out.exists()
 
 
 @pytest.mark.usefixtures("fake_engine")
@@ -322,6 +353,45 @@ def test_what_cannot_be_is_refused(
     assert result.exit_code == code
     assert words.format(tmp=tmp_path) in result.stderr
     assert not list(tmp_path.glob("out/*.png"))
+
+
+@pytest.mark.usefixtures("fake_engine")
+def test_images_need_no_pyav_and_videos_say_what_to_install(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "av", None)
+    source, out = images(tmp_path / "in", 1), tmp_path / "out"
+    ok(call("run", "engine", source, "-o", out))
+    (tmp_path / "a.mp4").write_bytes(b"x")
+    for words in (["{tmp}/a.mp4"], ["{tmp}/in", "--video", "{tmp}/b.mp4"], ["rtsp://a"]):
+        given = [word.format(tmp=tmp_path) for word in words]
+        result = call("run", "engine", *given, "-o", out)
+        assert result.exit_code == 1
+        assert "pip install 'segclip-deploy[video]'" in result.stderr
+
+
+@pytest.mark.shared
+def test_a_frame_of_another_scale_is_warned_about_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original = SHARED / "uav_frames_brighton" / "images_full" / "DJI_0026.JPG"
+    with Image.open(original) as image:
+        packet = {"exif": image.info["exif"], "xmp": image.info["xmp"]}
+        for name in ("a", "b"):
+            image.resize((400, 225)).save(tmp_path / f"{name}.jpg", **packet)
+    loveda = load_vocabulary("loveda")
+    monkeypatch.setattr(
+        "segclip_deploy.runtime.engine.open_engine",
+        lambda path, **options: replace(open_fake(path), vocabulary=loveda),
+    )
+    files = [tmp_path / "a.jpg", tmp_path / "b.jpg"]
+    result = ok(call("run", "engine", *files, "-o", tmp_path / "out"))
+    (told,) = [line for line in result.stderr.splitlines() if line.startswith("warning")]
+    assert told == (
+        f"warning: {files[0]}: a pixel is about 0.19 m on the ground by altitude and focal length, "
+        "and vocabulary loveda is of 0.3 m; labels may be wrong: resample the frames, or train at "
+        "this scale"
+    )
 
 
 # ---- storage
@@ -447,6 +517,7 @@ def test_two_thousand_frames_grow_no_memory(tmp_path: Path) -> None:
     class Endless:
         live = False
         total = None
+        reconnects = 0
 
         def shots(self, stop: object) -> Iterator[Shot]:
             for n in range(2000):

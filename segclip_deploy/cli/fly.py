@@ -21,6 +21,7 @@ from segclip_deploy.cli.common import (
     storage,
     threads_option,
 )
+from segclip_deploy.errors import SegclipError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from segclip_deploy.runtime.run import Outcome, Run
     from segclip_deploy.runtime.stream.sources import Source
     from segclip_deploy.runtime.stream.storage import LineFile
+    from segclip_deploy.runtime.stream.video import VideoWriter
     from segclip_deploy.vocabulary import Vocabulary
 
 __all__ = ["run"]
@@ -77,37 +79,34 @@ def run(
     Writes NAME.png (labels), NAME.overlay.png, NAME.margin.png where the engine has a margin,
     and areas.jsonl. Bad images are listed, the others done, and the exit code is 1.
     """
-    from segclip_deploy.errors import BadInput
     from segclip_deploy.runtime.engine import open_segmenter
     from segclip_deploy.runtime.run import Run
     from segclip_deploy.runtime.sinks import FolderSink
-    from segclip_deploy.runtime.stream.video import VideoWriter
 
     if as_json and jsonl == "-":
         raise click.UsageError("--json and --jsonl - would both write to stdout")
     limit = storage(keep) if keep else None
+    failed: list[Outcome] = []
+    ended: Exception | None = None
     with ExitStack() as stack:
         bar = progress_bar("frames")
         tell = partial(bar.console.print, markup=False, soft_wrap=True)
         source = _source(sources, out, tell)
-        if video and str(video) in sources:
-            raise BadInput("the overlays would overwrite a source", where=video)
+        overlays = _video(video, sources)
         segmenter = stack.enter_context(
             open_segmenter(engine, overlap=overlap, threads=threads, preflight=preflight)
         )
         name = segmenter.backend.name
         tell(f"{engine} runs in {name}" + (", flight check passed" if preflight else ""))
-        stop = stack.enter_context(stop_at_signals())
-        sink = stack.enter_context(
-            FolderSink(
-                out,
-                segmenter.vocabulary,
-                overlays=not no_overlay,
-                lines=_lines(jsonl, stack),
-                video=VideoWriter(video) if video else None,
-                keep=limit,
-            )
+        sink = FolderSink(
+            out,
+            segmenter.vocabulary,
+            overlays=not no_overlay,
+            lines=_lines(jsonl, stack),
+            video=overlays,
+            keep=limit,
         )
+        stop = stack.enter_context(stop_at_signals())
         flight = Run(
             segmenter,
             source,
@@ -116,14 +115,18 @@ def run(
             margin_below=margin_below or 0,
             stop=stop,
         )
+        stack.enter_context(sink)
         stack.enter_context(bar)
-        failed = _fly(flight, segmenter.vocabulary, source.total, bar, tell)
+        try:
+            _fly(flight, segmenter.vocabulary, source.total, bar, tell, failed)
+        except (SegclipError, OSError) as error:
+            ended = error  # what was done before is told first
     report = {
         "engine": name,
         "out": str(out),
         **flight.summary.to_json(),
         "dropped": flight.dropped,
-        "reconnects": getattr(source, "reconnects", 0),
+        "reconnects": source.reconnects,
         "removed": sink.storage.removed,
         "interrupted": stop.is_set(),
         "failed": [{"image": o.source, "error": str(o.error)} for o in failed],
@@ -132,10 +135,23 @@ def run(
         print_json(report)
     else:
         _print_report(report, deadline_ms, err=jsonl == "-")
+    if ended is not None:
+        raise ended
     if stop.is_set():
         raise KeyboardInterrupt
     if failed:
         click.get_current_context().exit(1)
+
+
+def _video(path: Path | None, sources: tuple[str, ...]) -> VideoWriter | None:
+    from segclip_deploy.errors import BadInput
+    from segclip_deploy.runtime.stream.video import VideoWriter
+
+    if path is None:
+        return None
+    if path.resolve() in [Path(source).resolve() for source in sources]:
+        raise BadInput("the overlays would overwrite a source", where=path)
+    return VideoWriter(path)
 
 
 def _source(sources: tuple[str, ...], out: Path, tell: Callable[[str], None]) -> Source:
@@ -167,23 +183,22 @@ def _fly(
     total: int | None,
     bar: Progress,
     tell: Callable[[str], None],
-) -> list[Outcome]:
-    """Run to the end; what was bad."""
+    failed: list[Outcome],
+) -> None:
+    """Run to the end; what is bad is told and put into ``failed``."""
     from segclip_deploy.runtime.stream.exif import scale_warning
 
     task = bar.add_task("segmenting", total=total)
-    failed, warned = [], False
+    warning = None
     for outcome in flight:
         if outcome.error is not None:
             failed.append(outcome)
             tell(f"error: {outcome.error}")
-        elif outcome.shot is not None and not warned:
+        elif outcome.shot is not None and warning is None:
             warning = scale_warning(outcome.shot.capture, vocabulary)
             if warning is not None:
                 tell(f"warning: {outcome.source}: {warning}")
-                warned = True
         bar.advance(task)
-    return failed
 
 
 def _print_report(report: dict[str, Any], deadline_ms: float | None, *, err: bool) -> None:
@@ -192,6 +207,7 @@ def _print_report(report: dict[str, Any], deadline_ms: float | None, *, err: boo
         "bad": report["bad"],
         "skipped": deadline["skipped"] if deadline else 0,
         "dropped": report["dropped"],
+        "reconnects": report["reconnects"],
     }
     total = report["done"] + counts["bad"] + counts["skipped"]
     told = "".join(f", {count} {what}" for what, count in counts.items() if count)

@@ -129,9 +129,8 @@ class Run:
         """(rows, columns) of windows with overlap, and without."""
         shape = frame.pixels.shape[0], frame.pixels.shape[1]
         window = self._segmenter.spec.height, self._segmenter.spec.width
-        return count_windows(shape, window, self._segmenter.overlap), count_windows(
-            shape, window, 0
-        )
+        full = count_windows(shape, window, self._segmenter.overlap)
+        return full, count_windows(shape, window, 0)
 
     def _segment(self, frame: Frame, decision: Decision | None) -> LabelMap:
         if decision is None or decision.action == "full":

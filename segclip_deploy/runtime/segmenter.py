@@ -106,11 +106,7 @@ class Segmenter:
             raise BadArtifact("the engine outputs neither labels nor logits", where=backend.name)
         shorter = min(spec.height, spec.width)
         overlap = default_overlap(shorter) if overlap is None else overlap
-        if not 0 <= overlap < shorter or overlap % LOGIT_STRIDE:
-            raise BadInput(
-                f"overlap {overlap} is not a multiple of {LOGIT_STRIDE} from 0 to below {shorter}",
-                where="--overlap",
-            )
+        _check_overlap(overlap, shorter)
         self.backend = backend
         self.spec = spec
         self.vocabulary = vocabulary
@@ -126,9 +122,14 @@ class Segmenter:
         self.backend.close()
 
     def segment(self, frame: Frame, *, overlap: int | None = None) -> LabelMap:
-        """Label every pixel of a frame, ``overlap`` in place of the Segmenter's own."""
+        """Label every pixel of a frame, with another ``overlap`` than the Segmenter's own if given.
+
+        Raises:
+            BadInput: an overlap as the Segmenter itself would refuse.
+        """
         started = time.perf_counter()
         overlap = self.overlap if overlap is None else overlap
+        _check_overlap(overlap, min(self.spec.height, self.spec.width))
         height, width = frame.pixels.shape[:2]
         pixels = prepare(frame, *self._padded(height, width))
         windows = cover(pixels.shape[:2], (self.spec.height, self.spec.width), (overlap, overlap))
@@ -193,3 +194,11 @@ class Segmenter:
         window = (self.spec.height // LOGIT_STRIDE, self.spec.width // LOGIT_STRIDE)
         cells = cover((height, width), window, (overlap // LOGIT_STRIDE,) * 2)
         return labels, join_centres((height, width), cells, results["margin"])
+
+
+def _check_overlap(overlap: int, shorter: int) -> None:
+    if not 0 <= overlap < shorter or overlap % LOGIT_STRIDE:
+        raise BadInput(
+            f"overlap {overlap} is not a multiple of {LOGIT_STRIDE} from 0 to below {shorter}",
+            where="--overlap",
+        )

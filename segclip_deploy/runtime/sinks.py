@@ -7,6 +7,7 @@ import json
 import time
 import zlib
 from collections.abc import Mapping
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,15 @@ from segclip_deploy.runtime.stream.storage import LineFile, Storage
 from segclip_deploy.runtime.stream.video import VideoWriter
 from segclip_deploy.vocabulary import IGNORE_INDEX, Vocabulary
 
-__all__ = ["AREAS_FILE", "FolderSink", "Written", "class_areas", "overlay", "result_names"]
+__all__ = [
+    "AREAS_FILE",
+    "FolderSink",
+    "Written",
+    "class_areas",
+    "overlay",
+    "result_names",
+    "stage_ms",
+]
 
 AREAS_FILE = "areas.jsonl"
 UNLABELLED = "unlabelled"  # the entry of pixels without a class
@@ -83,18 +92,21 @@ class FolderSink:
                 where=folder,
                 fix="choose a new folder with -o",
             )
-        folder.mkdir(parents=True, exist_ok=True)
         self.folder, self.vocabulary = folder, vocabulary
         self.storage = Storage(keep, folder.glob("*.png"))
         self._overlays, self._video = overlays, video
-        self._areas = LineFile(marker.open("wb", buffering=0), str(marker))
-        self._lines = [self._areas, *([lines] if lines else [])]
+        self._lines = [lines] if lines else []
+        self._opened = ExitStack()
 
     def __enter__(self) -> FolderSink:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        path = self.folder / AREAS_FILE
+        stream = self._opened.enter_context(path.open("ab", buffering=0))
+        self._lines.append(LineFile(stream, str(path), anew=True))
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._areas.close()
+        self._opened.close()
         if self._video is not None:
             self._video.close()
 

@@ -65,10 +65,12 @@ class Source(Protocol):
     Attributes:
         live: whether they come whether anyone is ready or not.
         total: how many there are, if known.
+        reconnects: how often it vanished and came back.
     """
 
     live: bool
     total: int | None
+    reconnects: int
 
     def shots(self, stop: threading.Event) -> Iterator[Shot | Unreadable]:
         """Read them one by one; what waits inside for more gives up once ``stop`` is set."""
@@ -79,6 +81,7 @@ class FileSource:
     """Images and videos, one after another; a bad one is reported and the next goes on."""
 
     live = False
+    reconnects = 0
 
     def __init__(self, paths: Sequence[Path]) -> None:
         self.paths = paths
@@ -115,9 +118,6 @@ class LiveSource:
         report: is told when it vanishes and returns.
         patience_s: how long it may be away.
         read: url → its frames until it ends; for tests.
-
-    Attributes:
-        reconnects: how often it came back.
     """
 
     live = True

@@ -62,10 +62,11 @@ class LineFile:
     Args:
         stream: binary and unbuffered.
         name: for errors.
+        anew: what is there already goes when the first line comes.
     """
 
-    def __init__(self, stream: BinaryIO, name: str) -> None:
-        self._stream, self.name = stream, name
+    def __init__(self, stream: BinaryIO, name: str, *, anew: bool = False) -> None:
+        self._stream, self.name, self._anew = stream, name, anew
 
     def write(self, line: str) -> None:
         """Write a line.
@@ -77,6 +78,9 @@ class LineFile:
         data = memoryview(line.encode() + b"\n")
         written = 0
         try:
+            if self._anew:
+                self._stream.truncate(0)
+                self._anew = False
             while written < len(data):
                 written += self._stream.write(data[written:]) or 0
             self._stream.flush()
@@ -86,7 +90,3 @@ class LineFile:
             with contextlib.suppress(OSError):  # a pipe
                 self._stream.truncate(self._stream.tell() - written)
             raise OSError(error.errno, error.strerror, self.name) from error
-
-    def close(self) -> None:
-        """Close the file."""
-        self._stream.close()
