@@ -102,7 +102,7 @@ class FolderSink:
         self.folder.mkdir(parents=True, exist_ok=True)
         path = self.folder / AREAS_FILE
         stream = self._opened.enter_context(path.open("ab", buffering=0))
-        self._lines.append(LineFile(stream, str(path), anew=True))
+        self._lines.insert(0, LineFile(stream, str(path), anew=True))
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -133,6 +133,7 @@ class FolderSink:
         self._put(margin_name, None if margin is None else Image.fromarray(margin))
         if mixed is not None and self._video is not None:
             self._video.write(np.asarray(mixed), shot.seconds)
+        areas = None if result is None else class_areas(result.labels, self.vocabulary.names)
         now = time.perf_counter()
         written = Written(1e3 * (now - started), 1e3 * (now - shot.clock))
         line = {
@@ -143,7 +144,7 @@ class FolderSink:
             "gps": asdict(shot.capture.position) if shot.capture.position else None,
             "labels": None if result is None else labels_name,
             "margin": None if margin is None else margin_name,
-            "areas": None if result is None else class_areas(result.labels, self.vocabulary.names),
+            "areas": areas,
             "windows": 0 if result is None else result.windows,
             "age_ms": round(written.age_ms, 3),
             **(facts or {}),
