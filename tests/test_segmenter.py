@@ -150,6 +150,8 @@ def test_an_engine_without_labels_or_logits_is_refused() -> None:
 def test_an_overlap_off_the_grid_or_too_large_is_refused(overlap: int) -> None:
     with pytest.raises(BadInput, match=f"--overlap: overlap {overlap} "):
         segmenter(64, 96, overlap=overlap)
+    with pytest.raises(BadInput, match=f"--overlap: overlap {overlap} "):
+        segmenter(64, 96).segment(random_frame(64, 96), overlap=overlap)
 
 
 @pytest.mark.parametrize(

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import re
+import signal
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from threading import Event
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -25,11 +27,15 @@ __all__ = [
     "duration",
     "json_option",
     "model_option",
+    "overlap_option",
     "print_json",
     "print_table",
     "progress_bar",
     "size",
     "stage_bar",
+    "stop_at_signals",
+    "storage",
+    "threads_option",
 ]
 
 PATH = click.Path(path_type=Path)
@@ -38,6 +44,12 @@ model_option = click.option(
     "--model", help="Your own network: package.module:function (docs/own-network.md)."
 )
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON on stdout.")
+overlap_option = click.option(
+    "--overlap", type=int, help="Pixels windows share; by default a quarter."
+)
+threads_option = click.option(
+    "--threads", type=click.IntRange(0), default=0, help="0: the engine's choice."
+)
 
 
 class ErrorGroup(click.Group):
@@ -81,6 +93,36 @@ def duration(text: str) -> float:
     if not match or not float(match[1]):
         raise click.BadParameter(f"{text!r} is no time like 90s, 20m or 2h")
     return float(match[1]) * {"s": 1, "m": 60, "h": 3600}[match[2]]
+
+
+def storage(text: str) -> int:
+    """Parse ``500MB``, ``10GB`` or ``1TB`` to bytes, in powers of ten."""
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)([MGT])B", text)
+    if not match or not float(match[1]):
+        raise click.BadParameter(f"{text!r} is no size like 500MB or 10GB")
+    return int(float(match[1]) * {"M": 10**6, "G": 10**9, "T": 10**12}[match[2]])
+
+
+@contextmanager
+def stop_at_signals() -> Iterator[Event]:
+    """An event that the first Ctrl-C or SIGTERM sets; the second ends the process as ever."""
+    stop = Event()
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+
+    def ask(*_: object) -> None:
+        stop.set()
+        restore()
+
+    def restore() -> None:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+    for number in before:
+        signal.signal(number, ask)
+    try:
+        yield stop
+    finally:
+        restore()
 
 
 def console() -> Console:
@@ -134,8 +176,10 @@ def print_json(data: Mapping[str, Any]) -> None:
     click.echo(json.dumps(data, indent=2, allow_nan=False))
 
 
-def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """A titled table on stdout; columns of numbers stand to the right."""
+def print_table(
+    title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], *, err: bool = False
+) -> None:
+    """A titled table on stdout, or stderr; columns of numbers stand to the right."""
     from rich.console import Console
     from rich.table import Table
 
@@ -145,5 +189,5 @@ def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]
         table.add_column(column, justify="right" if numbers else "left")
     for row in rows:
         table.add_row(*row)
-    click.echo(title)
-    Console(highlight=False).print(table)
+    click.echo(title, err=err)
+    Console(highlight=False, stderr=err).print(table)

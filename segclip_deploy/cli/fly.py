@@ -1,136 +1,231 @@
-"""``run`` and ``evaluate``: what an engine makes of images."""
+"""``run``: what an engine makes of images, videos and cameras."""
 
 from __future__ import annotations
 
+import sys
+from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from segclip_deploy.cli.common import (
     PATH,
-    console,
     json_option,
+    overlap_option,
     print_json,
     print_table,
     progress_bar,
+    stop_at_signals,
+    storage,
+    threads_option,
 )
+from segclip_deploy.errors import SegclipError
 
 if TYPE_CHECKING:
-    from segclip_deploy.runtime.segmenter import Segmenter
+    from collections.abc import Callable
 
-__all__ = ["evaluate", "run"]
+    from rich.progress import Progress
 
-_overlap = click.option("--overlap", type=int, help="Pixels windows share; by default a quarter.")
-_threads = click.option(
-    "--threads", type=click.IntRange(0), default=0, help="0: the engine's choice."
-)
+    from segclip_deploy.runtime.run import Outcome, Run
+    from segclip_deploy.runtime.stream.sources import Source
+    from segclip_deploy.runtime.stream.storage import LineFile
+    from segclip_deploy.runtime.stream.video import VideoWriter
+    from segclip_deploy.vocabulary import Vocabulary
+
+__all__ = ["run"]
 
 
 @click.command()
 @click.argument("engine", type=PATH)
-@click.argument("sources", type=PATH, nargs=-1, required=True)
+@click.argument("sources", nargs=-1, required=True)
 @click.option("-o", "--out", type=PATH, required=True, help="Folder to write.")
-@_overlap
-@_threads
+@overlap_option
+@threads_option
+@click.option("--preflight", is_flag=True, help="Flight check first; exit 3 if it fails.")
+@click.option(
+    "--deadline-ms", type=click.FloatRange(0, min_open=True), help="Leave out what is late."
+)
+@click.option(
+    "--margin-below",
+    type=click.IntRange(1, 255),
+    default=None,
+    help="No label (255) where the margin is smaller; 0-255 as in NAME.margin.png.",
+)
+@click.option("--no-overlay", is_flag=True, help="Write no NAME.overlay.png.")
+@click.option("--video", type=PATH, help="Write the overlays as H.264, NAME.mp4.")
+@click.option("--keep", metavar="SIZE", help="Keep so much in the folder, e.g. 10GB; oldest go.")
+@click.option("--jsonl", metavar="PATH", help="A copy of areas.jsonl; - is stdout.")
 @json_option
 def run(
     engine: Path,
-    sources: tuple[Path, ...],
+    sources: tuple[str, ...],
     out: Path,
     overlap: int | None,
     threads: int,
+    preflight: bool,
+    deadline_ms: float | None,
+    margin_below: int | None,
+    no_overlay: bool,
+    video: Path | None,
+    keep: str | None,
+    jsonl: str | None,
     as_json: bool,
 ) -> None:
-    """Segment SOURCES (images or folders) with ENGINE, an engine or a bundle.
+    """Segment SOURCES with ENGINE, an engine or a bundle.
 
+    SOURCES are images, folders of them and videos, or one camera: /dev/video0, rtsp://...
     Writes NAME.png (labels), NAME.overlay.png, NAME.margin.png where the engine has a margin,
     and areas.jsonl. Bad images are listed, the others done, and the exit code is 1.
     """
     from segclip_deploy.runtime.engine import open_segmenter
-    from segclip_deploy.runtime.run import find_images, segment_images
+    from segclip_deploy.runtime.run import Run
     from segclip_deploy.runtime.sinks import FolderSink
 
-    paths = find_images(sources, out)
-    failures = []
-    with (
-        open_segmenter(engine, overlap=overlap, threads=threads) as segmenter,
-        FolderSink(out, segmenter.vocabulary) as sink,
-        progress_bar("images") as bar,
-    ):
-        name = segmenter.backend.name
-        bar.console.print(f"{engine} runs in {name}")
-        task = bar.add_task("segmenting", total=len(paths))
-        for outcome in segment_images(segmenter, paths, sink):
-            if outcome.error is not None:
-                failures.append(outcome)
-                bar.console.print(f"error: {outcome.error}", markup=False, soft_wrap=True)
-            bar.advance(task)
-    done = len(paths) - len(failures)
-    if as_json:
-        failed = [{"image": str(o.path), "error": str(o.error)} for o in failures]
-        print_json({"engine": name, "out": str(out), "done": done, "failed": failed})
-    else:
-        click.echo(
-            f"{out}: {done} of {len(paths)} images" + (f", {len(failures)} bad" if failures else "")
+    if as_json and jsonl == "-":
+        raise click.UsageError("--json and --jsonl - would both write to stdout")
+    limit = storage(keep) if keep else None
+    failed: list[Outcome] = []
+    ended: Exception | None = None
+    with ExitStack() as stack:
+        bar = progress_bar("frames")
+        tell = partial(bar.console.print, markup=False, soft_wrap=True)
+        source = _source(sources, out, tell)
+        overlays = _video(video, sources)
+        segmenter = stack.enter_context(
+            open_segmenter(engine, overlap=overlap, threads=threads, preflight=preflight)
         )
-    if failures:
+        name = segmenter.backend.name
+        tell(f"{engine} runs in {name}" + (", flight check passed" if preflight else ""))
+        sink = FolderSink(
+            out,
+            segmenter.vocabulary,
+            overlays=not no_overlay,
+            lines=_lines(jsonl, stack),
+            video=overlays,
+            keep=limit,
+        )
+        stop = stack.enter_context(stop_at_signals())
+        flight = Run(
+            segmenter,
+            source,
+            sink,
+            deadline_ms=deadline_ms,
+            margin_below=margin_below or 0,
+            stop=stop,
+        )
+        stack.enter_context(sink)
+        stack.enter_context(bar)
+        try:
+            _fly(flight, segmenter.vocabulary, source.total, bar, tell, failed)
+        except (SegclipError, OSError) as error:
+            ended = error  # what was done before is told first
+    report = {
+        "engine": name,
+        "out": str(out),
+        **flight.summary.to_json(),
+        "dropped": flight.dropped,
+        "reconnects": source.reconnects,
+        "removed": sink.storage.removed,
+        "interrupted": stop.is_set(),
+        "failed": [{"image": o.source, "error": str(o.error)} for o in failed],
+    }
+    if as_json:
+        print_json(report)
+    else:
+        _print_report(report, deadline_ms, err=jsonl == "-")
+    if ended is not None:
+        raise ended
+    if stop.is_set():
+        raise KeyboardInterrupt
+    if failed:
         click.get_current_context().exit(1)
 
 
-@click.command()
-@click.argument("engine", type=PATH)
-@click.argument("dataset", type=PATH)
-@click.option("--split", help="By default val, or all images where there is no split.json.")
-@_overlap
-@_threads
-@json_option
-def evaluate(
-    engine: Path, dataset: Path, split: str | None, overlap: int | None, threads: int, as_json: bool
+def _video(path: Path | None, sources: tuple[str, ...]) -> VideoWriter | None:
+    from segclip_deploy.errors import BadInput
+    from segclip_deploy.runtime.stream.video import VideoWriter
+
+    if path is None:
+        return None
+    if path.resolve() in [Path(source).resolve() for source in sources]:
+        raise BadInput("the overlays would overwrite a source", where=path)
+    return VideoWriter(path)
+
+
+def _source(sources: tuple[str, ...], out: Path, tell: Callable[[str], None]) -> Source:
+    from segclip_deploy.errors import BadInput
+    from segclip_deploy.runtime.run import find_files
+    from segclip_deploy.runtime.stream.sources import FileSource, LiveSource, is_live
+
+    if not any(map(is_live, sources)):
+        return FileSource(find_files(map(Path, sources), out))
+    if len(sources) > 1:
+        raise BadInput("a camera is the only source of a run", where=" ".join(sources))
+    return LiveSource(sources[0], report=tell)
+
+
+def _lines(jsonl: str | None, stack: ExitStack) -> LineFile | None:
+    from segclip_deploy.runtime.stream.storage import LineFile
+
+    if jsonl is None:
+        return None
+    if jsonl == "-":
+        stdout = sys.stdout.buffer
+        return LineFile(getattr(stdout, "raw", stdout), "--jsonl -")
+    return LineFile(stack.enter_context(Path(jsonl).open("wb", buffering=0)), jsonl)
+
+
+def _fly(
+    flight: Run,
+    vocabulary: Vocabulary,
+    total: int | None,
+    bar: Progress,
+    tell: Callable[[str], None],
+    failed: list[Outcome],
 ) -> None:
-    """Score ENGINE (an engine, a bundle, or a checkpoint in PyTorch) on DATASET."""
-    from segclip_deploy.accuracy import score
-    from segclip_deploy.dataset import open_dataset
+    """Run to the end; what is bad is told and put into ``failed``."""
+    from segclip_deploy.runtime.stream.exif import scale_warning
 
-    with _open(engine, overlap, threads) as segmenter:
-        data = open_dataset(dataset, segmenter.vocabulary)
-        split = split or ("val" if "val" in data.splits else "all")
-        names = data.names(split)
-        console().print(f"{engine} runs in {segmenter.backend.name}")
-        with progress_bar("images") as bar:
-            accuracy = score(
-                segmenter,
-                bar.track(data.samples(split), total=len(names), description="evaluating"),
-            )
-        backend, vocabulary = segmenter.backend.name, segmenter.vocabulary
-    result = {"engine": backend, "dataset": str(dataset), "split": split, **accuracy.to_json()}
-    if as_json:
-        print_json(result)
-        return
-    iou, boundary = result["iou"], result["boundary_iou"]
-    print_table(
-        f"{vocabulary.title}, split {split}, {len(names)} images, {backend}",
-        ["class", "IoU", "boundary IoU"],
-        [[name, _score(iou[name]), _score(boundary[name])] for name in iou],
+    task = bar.add_task("segmenting", total=total)
+    warning = None
+    for outcome in flight:
+        if outcome.error is not None:
+            failed.append(outcome)
+            tell(f"error: {outcome.error}")
+        elif outcome.shot is not None and warning is None:
+            warning = scale_warning(outcome.shot.capture, vocabulary)
+            if warning is not None:
+                tell(f"warning: {outcome.source}: {warning}")
+        bar.advance(task)
+
+
+def _print_report(report: dict[str, Any], deadline_ms: float | None, *, err: bool) -> None:
+    deadline, stages = report["deadline"], report["ms"]
+    counts = {
+        "bad": report["bad"],
+        "skipped": deadline["skipped"] if deadline else 0,
+        "dropped": report["dropped"],
+        "reconnects": report["reconnects"],
+    }
+    total = report["done"] + counts["bad"] + counts["skipped"]
+    told = "".join(f", {count} {what}" for what, count in counts.items() if count)
+    title = (
+        f"{report['out']}: {report['done']} of {total} frames{told}; {report['windows']} windows, "
+        f"{report['fps']:.2f} frames/s end to end"
     )
-    click.echo(f"mIoU {_score(result['miou'])}, pixel accuracy {_score(result['pixel_accuracy'])}")
-
-
-def _open(engine: Path, overlap: int | None, threads: int) -> Segmenter:
-    if engine.suffix == ".safetensors":
-        from segclip_deploy._optional import require
-
-        torch = require("torch", why="running a checkpoint")
-        from segclip_deploy.artifacts import InputSpec
-        from segclip_deploy.export.torch_backend import open_checkpoint
-
-        if threads:
-            torch.set_num_threads(threads)
-        return open_checkpoint(engine, InputSpec(height=512, width=512), overlap=overlap)
-    from segclip_deploy.runtime.engine import open_segmenter
-
-    return open_segmenter(engine, overlap=overlap, threads=threads)
-
-
-def _score(value: float | None) -> str:
-    return "absent" if value is None else f"{value:.4f}"
+    if not stages:
+        click.echo(title, err=err)
+        return
+    rows = [[stage, *(f"{value:.1f}" for value in p.values())] for stage, p in stages.items()]
+    print_table(title, ["ms", "p50", "p95"], rows, err=err)
+    if deadline:
+        actions = ", ".join(f"{action} {count}" for action, count in deadline["actions"].items())
+        click.echo(
+            f"deadline {deadline_ms:g} ms: {deadline['miss_rate']:.1%} missed "
+            f"({deadline['late']} late, {deadline['skipped']} skipped); {actions}",
+            err=err,
+        )
+    if report["removed"]:
+        click.echo(f"--keep: {report['removed']} of the oldest files were removed", err=err)

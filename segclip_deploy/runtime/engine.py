@@ -16,15 +16,17 @@ from segclip_deploy.artifacts import (
     load_bundle,
     read_json,
 )
-from segclip_deploy.errors import BadArtifact, BadInput, StaleArtifact
+from segclip_deploy.errors import BadArtifact, BadInput, SegclipError, StaleArtifact
 from segclip_deploy.runtime.backends.base import Backend
 from segclip_deploy.runtime.backends.onnxruntime import OnnxRuntimeBackend
 from segclip_deploy.runtime.backends.openvino import OpenVinoBackend
 from segclip_deploy.runtime.backends.tensorrt import TensorRtBackend
 from segclip_deploy.runtime.device import find_cpu, find_gpu
+from segclip_deploy.runtime.golden import load_golden
 from segclip_deploy.runtime.segmenter import Segmenter
 from segclip_deploy.runtime.tensorrt.compatibility import device_record, differences
 from segclip_deploy.runtime.tensorrt.library import MODULES, load_library
+from segclip_deploy.runtime.verify import check, verify
 from segclip_deploy.vocabulary import Vocabulary
 
 __all__ = [
@@ -213,15 +215,28 @@ def rebuild_command(record: Mapping[str, Any], path: Path) -> str:
     return shlex.join(["segclip-deploy", "build-engine", bundle, "-o", str(path), *arguments])
 
 
-def open_segmenter(path: str | Path, *, overlap: int | None = None, threads: int = 0) -> Segmenter:
+def open_segmenter(
+    path: str | Path, *, overlap: int | None = None, threads: int = 0, preflight: bool = False
+) -> Segmenter:
     """Open an engine or a bundle for frames of any size.
+
+    Args:
+        preflight: hold it against its golden tiles first.
 
     Raises:
         BadArtifact: neither, or its target refuses it.
         BadInput: an overlap that does not fit the model.
+        GateFailed: it failed the flight check.
     """
     opened = open_engine(path, threads=threads)
-    return Segmenter(opened.backend, opened.input, opened.vocabulary, overlap=overlap)
+    try:
+        if preflight:
+            golden = load_golden(opened.golden_path)
+            check(verify(opened.backend, golden, opened.vocabulary.names), where=path)
+        return Segmenter(opened.backend, opened.input, opened.vocabulary, overlap=overlap)
+    except SegclipError:
+        opened.backend.close()
+        raise
 
 
 def move_engine(engine: Engine, to: Path) -> None:

@@ -106,11 +106,7 @@ class Segmenter:
             raise BadArtifact("the engine outputs neither labels nor logits", where=backend.name)
         shorter = min(spec.height, spec.width)
         overlap = default_overlap(shorter) if overlap is None else overlap
-        if not 0 <= overlap < shorter or overlap % LOGIT_STRIDE:
-            raise BadInput(
-                f"overlap {overlap} is not a multiple of {LOGIT_STRIDE} from 0 to below {shorter}",
-                where="--overlap",
-            )
+        _check_overlap(overlap, shorter)
         self.backend = backend
         self.spec = spec
         self.vocabulary = vocabulary
@@ -125,18 +121,22 @@ class Segmenter:
     def __exit__(self, *_: object) -> None:
         self.backend.close()
 
-    def segment(self, frame: Frame) -> LabelMap:
-        """Label every pixel of a frame."""
+    def segment(self, frame: Frame, *, overlap: int | None = None) -> LabelMap:
+        """Label every pixel of a frame, with another ``overlap`` than the Segmenter's own if given.
+
+        Raises:
+            BadInput: an overlap as the Segmenter itself would refuse.
+        """
         started = time.perf_counter()
+        overlap = self.overlap if overlap is None else overlap
+        _check_overlap(overlap, min(self.spec.height, self.spec.width))
         height, width = frame.pixels.shape[:2]
         pixels = prepare(frame, *self._padded(height, width))
-        windows = cover(
-            pixels.shape[:2], (self.spec.height, self.spec.width), (self.overlap, self.overlap)
-        )
+        windows = cover(pixels.shape[:2], (self.spec.height, self.spec.width), (overlap, overlap))
         prepared = time.perf_counter()
         results, inferring = self._infer(pixels, windows)
         joined = time.perf_counter()
-        labels, margin = self._restore(pixels.shape[:2], windows, results)
+        labels, margin = self._restore(pixels.shape[:2], windows, results, overlap)
         labels = labels[:height, :width]
         if margin is not None:
             margin = margin[: -(-height // LOGIT_STRIDE), : -(-width // LOGIT_STRIDE)]
@@ -178,7 +178,11 @@ class Segmenter:
         return results, seconds
 
     def _restore(
-        self, shape: tuple[int, int], windows: list[Window], results: dict[str, list[NDArray[Any]]]
+        self,
+        shape: tuple[int, int],
+        windows: list[Window],
+        results: dict[str, list[NDArray[Any]]],
+        overlap: int,
     ) -> tuple[NDArray[np.uint8], NDArray[np.uint8] | None]:
         if self.blends:
             logits = blend_logits(shape, windows, results["logits"])
@@ -188,5 +192,13 @@ class Segmenter:
             return labels, None
         height, width = (side // LOGIT_STRIDE for side in shape)
         window = (self.spec.height // LOGIT_STRIDE, self.spec.width // LOGIT_STRIDE)
-        cells = cover((height, width), window, (self.overlap // LOGIT_STRIDE,) * 2)
+        cells = cover((height, width), window, (overlap // LOGIT_STRIDE,) * 2)
         return labels, join_centres((height, width), cells, results["margin"])
+
+
+def _check_overlap(overlap: int, shorter: int) -> None:
+    if not 0 <= overlap < shorter or overlap % LOGIT_STRIDE:
+        raise BadInput(
+            f"overlap {overlap} is not a multiple of {LOGIT_STRIDE} from 0 to below {shorter}",
+            where="--overlap",
+        )

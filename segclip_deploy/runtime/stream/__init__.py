@@ -1,0 +1,1 @@
+"""Streams: frames from files and cameras, in order, on time."""

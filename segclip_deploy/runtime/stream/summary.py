@@ -1,0 +1,93 @@
+"""What a run came to: counts, stage times, frames per second, missed deadlines."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections import Counter
+from collections.abc import Mapping
+from typing import Any
+
+__all__ = ["Percentiles", "Summary"]
+
+_STEP = 1.01  # ratio of neighbouring bins: a percentile is off by half a percent
+
+
+class Percentiles:
+    """Percentiles of any number of durations, in memory that does not grow with it."""
+
+    def __init__(self) -> None:
+        self._bins: Counter[int] = Counter()
+
+    def add(self, ms: float) -> None:
+        """Count a duration; all below a microsecond are alike."""
+        self._bins[round(math.log(max(ms, 1e-3), _STEP))] += 1
+
+    def at(self, percent: float) -> float | None:
+        """The smallest duration that ``percent`` of all do not exceed; None where there is none."""
+        needed = math.ceil(percent / 100 * self._bins.total())
+        for step in sorted(self._bins):
+            needed -= self._bins[step]
+            if needed <= 0:
+                return float(_STEP**step)
+        return None
+
+
+class Summary:
+    """Counts outcomes as they come.
+
+    Attributes:
+        done: frames with a label map.
+        skipped: frames that the deadline left out.
+        bad: frames that could not be read.
+        late: label maps that were there after their deadline.
+        windows: that were labelled.
+        actions: what the deadline asked for, and how often.
+    """
+
+    def __init__(self) -> None:
+        self.done = self.skipped = self.bad = self.late = self.windows = 0
+        self.actions: Counter[str] = Counter()
+        self._stages: dict[str, Percentiles] = {}
+        self._started = self._ended = time.perf_counter()
+
+    def add_done(self, ms: Mapping[str, float], windows: int, *, late: bool) -> None:
+        """Count a label map that has been written."""
+        self.done += 1
+        self.windows += windows
+        self.late += late
+        for stage, value in ms.items():
+            self._stages.setdefault(stage, Percentiles()).add(value)
+        self._ended = time.perf_counter()
+
+    @property
+    def fps(self) -> float:
+        """Label maps per second, from the start to the last that was written."""
+        elapsed = self._ended - self._started
+        return self.done / elapsed if elapsed else 0.0
+
+    @property
+    def miss_rate(self) -> float:
+        """Share of frames that were late or skipped."""
+        frames = self.done + self.skipped
+        return (self.late + self.skipped) / frames if frames else 0.0
+
+    def to_json(self) -> dict[str, Any]:
+        """As JSON."""
+        deadline = {
+            "miss_rate": round(self.miss_rate, 6),
+            "late": self.late,
+            "skipped": self.skipped,
+            "actions": dict(self.actions),
+        }
+        return {
+            "done": self.done,
+            "bad": self.bad,
+            "deadline": deadline if self.actions else None,
+            "windows": self.windows,
+            "fps": round(self.fps, 3),
+            "ms": {
+                stage: {f"p{p}": round(times.at(p) or 0.0, 3) for p in (50, 95)}
+                for stage, times in self._stages.items()
+            },
+        }
