@@ -95,7 +95,7 @@ def run_sweep(grid: Grid, workshop: Workshop, *, split: str, samples: int, repor
     accuracies: dict[Point, Accuracy] = {}
     for index, (point, engine) in enumerate(engines.items()):
         report(f"scoring {point.name}", index, len(engines))
-        key = digest_of(workshop.recipe(point), point.overlap, split, data_digest)
+        key = digest_of(workshop.recipe(point), point.overlap, point.threads, split, data_digest)
         path = workshop.root / "accuracy" / f"{key}.json"
         accuracies[point] = measure_accuracy(path, point, engine, workshop.dataset, split)
     latencies = _latencies(engines, workshop, split, samples, data_digest, report)
@@ -147,6 +147,7 @@ def _reference(point: Point, measured: Sequence[Point]) -> Point:
         for other in measured
         if other.precision == "fp32"
         and (other.bundle, other.overlap) == (point.bundle, point.overlap)
+        and other.threads in (point.threads, 0)
     ]
     if not candidates:
         raise BadInput("no FP32 engine to compare with", where=point.name)

@@ -62,7 +62,8 @@ def measure_accuracy(
     names = engine.vocabulary.names
     if not path.is_file():
         data = open_dataset(dataset, engine.vocabulary)
-        with open_segmenter(engine.path, overlap=point.overlap) as segmenter:
+        # Threads sum in another order, and a value at the edge of a level falls to the next.
+        with open_segmenter(engine.path, overlap=point.overlap, threads=point.threads) as segmenter:
             accuracy = score(segmenter, data.samples(split))
         path.parent.mkdir(parents=True, exist_ok=True)
         record = {
