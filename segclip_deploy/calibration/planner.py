@@ -54,12 +54,13 @@ def make_plan(
     split: str,
     limits: Limits,
     max_latency_ms: float | None = None,
+    state: Path | None = None,
     report: Callable[[str, int, int], None] = lambda _what, _done, _total: None,
 ) -> Planned:
     """Find the fastest mix within limits and write it.
 
-    What was measured lies in ``<out>.state.json``: the same call goes on after a kill, and
-    another with other limits starts from there.
+    What was measured is kept: the same call goes on after a kill, and another with other limits
+    starts from there.
 
     Args:
         bundle: in FP32.
@@ -70,6 +71,7 @@ def make_plan(
         split: of the dataset.
         limits: of accuracy.
         max_latency_ms: median of one batch in OpenVINO here; for ``cpu`` only.
+        state: where what was measured lies; by default ``<out>.state.json``.
         report: called with (what, done, total).
 
     Raises:
@@ -85,7 +87,7 @@ def make_plan(
         )
     tiles = _judging_tiles(bundle, table, dataset, split)
     full = uniform_plan(bundle, load_model(bundle.model_path).graph, dialect, "int8")
-    state = out.with_name(out.name + ".state.json")
+    state = state or out.with_name(out.name + ".state.json")
     judge = Judge(bundle, table, full, dataset, split, tiles[:_GLANCED], state)
     times = None
     if measures_time:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 
 from segclip_deploy import __version__
+from segclip_deploy.cli.benchmark import benchmark
 from segclip_deploy.cli.build import build_engine
 from segclip_deploy.cli.common import ErrorGroup
 from segclip_deploy.cli.deploy import export, verify
@@ -40,6 +41,7 @@ for _command in (
     verify,
     run,
     evaluate,
+    benchmark,
     inspect,
     doctor,
 ):

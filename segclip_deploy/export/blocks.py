@@ -11,7 +11,7 @@ from segclip_deploy._optional import require
 from segclip_deploy.errors import BadArtifact
 from segclip_deploy.export.naming import blocks_of
 
-__all__ = ["BlockCost", "count_blocks", "count_nodes"]
+__all__ = ["BlockCost", "Product", "count_blocks", "count_nodes", "find_products"]
 
 
 @dataclass(frozen=True)
@@ -62,6 +62,50 @@ def count_nodes(path: Path) -> dict[str, int]:
     """
     model, shapes, batch = _shapes(path)
     return {node.name: _macs(node, shapes, path) // batch for node in model.graph.node}
+
+
+@dataclass(frozen=True)
+class Product:
+    """A convolution or matrix product, for one image.
+
+    Attributes:
+        name: of the node.
+        macs: multiply-accumulates.
+        weights: elements of its constants.
+        read: elements of each variable input.
+        written: elements of its output.
+    """
+
+    name: str
+    macs: int
+    weights: int
+    read: tuple[int, ...]
+    written: int
+
+
+def find_products(path: Path) -> list[Product]:
+    """The convolutions and matrix products of a float32 ONNX file, in the graph's order.
+
+    Raises:
+        BadArtifact: one whose shape cannot be inferred.
+    """
+    model, shapes, batch = _shapes(path)
+    constants = {i.name for i in model.graph.initializer}
+    products = []
+    for node in model.graph.node:
+        macs = _macs(node, shapes, path)
+        if macs:
+            variable = [name for name in node.input if name and name not in constants]
+            products.append(
+                Product(
+                    name=node.name,
+                    macs=macs // batch,
+                    weights=sum(prod(shapes[n]) for n in node.input if n in constants),
+                    read=tuple(prod(shapes[n]) // batch for n in variable),
+                    written=prod(shapes[node.output[0]]) // batch,
+                )
+            )
+    return products
 
 
 def _shapes(path: Path) -> tuple[Any, dict[str, tuple[int, ...]], int]:

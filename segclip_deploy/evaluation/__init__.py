@@ -1,0 +1,1 @@
+"""What an engine is worth: accuracy against latency, measured, and which one to fly."""

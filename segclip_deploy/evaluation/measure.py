@@ -1,0 +1,139 @@
+"""Accuracy and latency of the points of a sweep, kept on disk as they come."""
+
+from __future__ import annotations
+
+import gc
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from segclip_deploy.accuracy import Accuracy, score
+from segclip_deploy.artifacts import read_json, write_json
+from segclip_deploy.dataset import open_dataset
+from segclip_deploy.evaluation.grid import Point
+from segclip_deploy.metrics import BoundaryTally, Confusion
+from segclip_deploy.runtime.engine import Engine, open_segmenter
+from segclip_deploy.runtime.frame import Frame
+from segclip_deploy.runtime.segmenter import LabelMap, Segmenter
+
+__all__ = ["FRAMES", "WARM_UP", "Latency", "measure_accuracy", "measure_latency"]
+
+FRAMES = 3
+"""Frames of the evaluation set that latency is measured on, the same for every point."""
+
+WARM_UP = 2
+"""Rounds over all points and frames that do not count, in every process."""
+
+
+@dataclass(frozen=True)
+class Latency:
+    """Samples of a point.
+
+    Attributes:
+        frame_ms: uint8 image to label map, one sample a frame.
+        stages: milliseconds of each stage, as many samples.
+        windows: in each frame.
+        backend: what ran.
+    """
+
+    frame_ms: tuple[float, ...] = ()
+    stages: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
+    windows: tuple[int, ...] = ()
+    backend: str = ""
+
+    def then(self, elapsed: Sequence[float], results: Sequence[LabelMap], backend: str) -> Latency:
+        """With the samples of one more round."""
+        stages = {
+            name: (*self.stages.get(name, ()), *(round(getattr(r.times, name), 4) for r in results))
+            for name in ("prepare", "infer", "restore")
+        }
+        frame_ms = (*self.frame_ms, *(round(ms, 4) for ms in elapsed))
+        return Latency(frame_ms, stages, tuple(r.windows for r in results), backend)
+
+
+def measure_accuracy(
+    path: Path, point: Point, engine: Engine, dataset: Path, split: str
+) -> Accuracy:
+    """Score an engine on a split, or take what was measured before from ``path``."""
+    names = engine.vocabulary.names
+    if not path.is_file():
+        data = open_dataset(dataset, engine.vocabulary)
+        # Threads sum in another order, and a value at the edge of a level falls to the next.
+        with open_segmenter(engine.path, overlap=point.overlap, threads=point.threads) as segmenter:
+            accuracy = score(segmenter, data.samples(split))
+        path.parent.mkdir(parents=True, exist_ok=True)
+        record = {
+            "images": list(accuracy.images),
+            "counts": [one.counts.tolist() for one in accuracy.by_image],
+            "boundary": [accuracy.boundary.intersection.tolist(), accuracy.boundary.union.tolist()],
+        }
+        write_json(path, record)
+    record = read_json(path)
+    by_image = tuple(Confusion(np.array(c, np.int64), names) for c in record["counts"])
+    inner, union = (np.array(counts, np.int64) for counts in record["boundary"])
+    boundary = BoundaryTally(inner, union, names)
+    pooled = sum(by_image, Confusion.empty(names))
+    return Accuracy(pooled, boundary, tuple(record["images"]), by_image)
+
+
+def measure_latency(
+    engines: Mapping[Path, tuple[Point, Engine]],
+    frames: Sequence[Frame],
+    samples: int,
+    progress: Callable[[int, int], None],
+) -> dict[Path, Latency]:
+    """Time all points in turns, frame by frame, so that a slow minute hits them all.
+
+    Samples are written after every round; a killed measurement goes on where it was.
+
+    Args:
+        engines: by the file that holds the samples.
+        frames: read already; reading is the same for all.
+        samples: a point, at least.
+        progress: called with (rounds done, rounds).
+    """
+    rounds = -(-samples // len(frames))
+    known = {path: _load(path) for path in engines}
+    if all(len(one.frame_ms) >= rounds * len(frames) for one in known.values()):
+        return known
+    with ExitStack() as stack:
+        opened = {}
+        for path, (point, engine) in engines.items():
+            opened[path] = stack.enter_context(
+                open_segmenter(engine.path, overlap=point.overlap, threads=point.threads)
+            )
+        done = min(len(one.frame_ms) for one in known.values()) // len(frames)
+        for turn in range(-WARM_UP, rounds - done):
+            for path, segmenter in opened.items():
+                elapsed, results = _once(segmenter, frames)
+                if turn >= 0:
+                    known[path] = known[path].then(elapsed, results, segmenter.backend.name)
+            if turn >= 0:
+                for path, latency in known.items():
+                    path.parent.mkdir(parents=True, exist_ok=True)
+                    write_json(path, asdict(latency))
+                progress(done + turn + 1, rounds)
+    return known
+
+
+def _once(segmenter: Segmenter, frames: Sequence[Frame]) -> tuple[list[float], list[LabelMap]]:
+    """Each frame once: milliseconds and results."""
+    gc.collect()  # now, and not while the clock runs
+    elapsed, results = [], []
+    for frame in frames:
+        started = time.perf_counter()
+        results.append(segmenter.segment(frame))
+        elapsed.append(1e3 * (time.perf_counter() - started))
+    return elapsed, results
+
+
+def _load(path: Path) -> Latency:
+    if not path.is_file():
+        return Latency()
+    record = read_json(path)
+    stages = {name: tuple(values) for name, values in record["stages"].items()}
+    return Latency(tuple(record["frame_ms"]), stages, tuple(record["windows"]), record["backend"])

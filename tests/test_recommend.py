@@ -1,0 +1,141 @@
+"""Which engine to fly: the front, the limits, missions and bounds, on figures whose answer is known."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from segclip_deploy.accuracy import Drop
+from segclip_deploy.errors import BadInput
+from segclip_deploy.evaluation.bound import BOARDS, bound, find_boards
+from segclip_deploy.evaluation.mission import SENSORS, Mission, demand, sensor
+from segclip_deploy.evaluation.recommend import Limits, recommend
+from segclip_deploy.evaluation.row import Row, pareto_front
+from segclip_deploy.export.blocks import Product
+
+PROPERTY = settings(derandomize=True, deadline=None, max_examples=60)
+
+
+def row(name: str, ms: float, miou: float, **more: Any) -> Row:
+    """A row whose every frame took ``ms``; FP32 has mIoU 0.7."""
+    values: dict[str, Any] = {
+        "target": "openvino",
+        "precision": "int8",
+        "window": (512, 512),
+        "batch": 1,
+        "overlap": 0,
+        "threads": 2,
+        "bytes": 10**7,
+        "sha256": "0" * 64,
+        "drop": Drop(0.7 - miou, 0.69 - miou, 0.71 - miou),
+        "iou": {"land": miou, "building": miou - 0.2, "snow": None},
+        "areas": {},
+        "frame_ms": [ms] * 10,
+        "windows": 4.0,
+        "stages": {},
+        "backend": "x",
+    }
+    return Row(name=name, miou=miou, **{**values, **more})
+
+
+FAST, MIDDLE, SLOW = row("fast", 10, 0.60), row("middle", 20, 0.698), row("slow", 50, 0.7)
+
+
+@pytest.mark.parametrize(
+    ("limits", "expected"),
+    [
+        (Limits(), "fast"),
+        (Limits(miou_drop=0.003), "middle"),
+        (Limits(miou_drop=0.001), "slow"),
+        (Limits(class_iou={"building": 0.49}), "middle"),
+        (Limits(latency_ms=15), "fast"),
+    ],
+)
+def test_the_fastest_within_the_limits_flies(limits: Limits, expected: str) -> None:
+    advice = recommend([SLOW, FAST, MIDDLE], limits)
+    assert advice.row is not None
+    assert advice.row.name == expected
+
+
+def test_a_difference_in_the_noise_goes_to_the_more_accurate() -> None:
+    advice = recommend([row("a", 10.0, 0.60), row("b", 10.1, 0.65)], Limits())
+    assert advice.row is not None
+    assert advice.row.name == "b"
+
+
+def test_where_none_fits_the_nearest_and_its_limits_are_named() -> None:
+    advice = recommend([FAST, MIDDLE, SLOW], Limits(latency_ms=18, miou_drop=0.005))
+    assert advice.row is None
+    assert advice.nearest == MIDDLE
+    assert "p99 20 ms, at most 18 ms" in advice.why
+    advice = recommend([MIDDLE], Limits(joules=1, class_iou={"snow": 0.1}))
+    assert "energy could not be measured here" in advice.why
+    assert "snow is not in the evaluation images" in advice.why
+    assert recommend([], Limits()).why == "no engine passed its flight check"
+
+
+@PROPERTY
+@given(st.lists(st.tuples(st.integers(1, 9), st.integers(1, 9)), min_size=1, max_size=12))
+def test_the_front_is_what_no_other_beats(pairs: list[tuple[int, int]]) -> None:
+    rows = [row(str(i), ms, miou / 10) for i, (ms, miou) in enumerate(pairs)]
+    front = {(r.percentile(50), r.miou) for r in pareto_front(rows, 50)}
+
+    def beaten(one: Row) -> bool:
+        return any(
+            other.percentile(50) <= one.percentile(50)
+            and other.miou >= one.miou
+            and (other.percentile(50), other.miou) != (one.percentile(50), one.miou)
+            for other in rows
+        )
+
+    assert front == {(r.percentile(50), r.miou) for r in rows if not beaten(r)}
+
+
+def test_a_row_comes_back_from_json() -> None:
+    assert Row.from_json(FAST.to_json()) == FAST
+
+
+def test_a_mission_is_that_of_the_published_example() -> None:
+    """20 megapixels at 2.7 cm, 70/70, 10 m/s: a photo in some 3 s."""
+    found = demand(Mission(SENSORS["dji-p4p"], 100, 10), (1024, 1024), 0)
+    assert found.ground_sample_distance == pytest.approx(0.0274, abs=1e-4)
+    assert found.footprint == pytest.approx((100, 150))
+    assert found.interval == pytest.approx(3.0)
+    assert found.windows == 24  # 4 × 6
+    assert found.windows_per_second == pytest.approx(8.0)
+    assert found.square_kilometres_per_hour == pytest.approx(10 * 150 * 0.3 * 3.6 / 1000)
+
+
+def test_a_photo_smaller_than_the_window_is_one_window() -> None:
+    assert demand(Mission(sensor("640x480,6.4mm,5mm"), 50, 5), (1024, 1024), 256).windows == 1
+
+
+@pytest.mark.parametrize("text", ["dji-p2", "4000x2250", "0x2250,6mm,3mm", "4000x2250,6mm,0mm"])
+def test_no_sensor_is_refused(text: str) -> None:
+    with pytest.raises(BadInput, match="dji-p1, dji-m3e"):
+        sensor(text)
+
+
+def test_no_mission_is_refused() -> None:
+    with pytest.raises(BadInput, match="above zero"):
+        Mission(SENSORS["dji-p1"], 0, 5)
+    with pytest.raises(BadInput, match="0 to below 1"):
+        Mission(SENSORS["dji-p1"], 100, 5, front=1.0)
+
+
+def test_a_bound_is_the_slower_of_arithmetic_and_memory() -> None:
+    board = BOARDS["agx-orin"]
+    macs = Product("a", macs=10**10, weights=10, read=(10,), written=10)
+    bytes_ = Product("b", macs=1, weights=10**9, read=(10,), written=10)
+    found = bound([macs, bytes_], "agx-orin", "fp16")
+    arithmetic = 2e10 / (board.fp16 * 1e12)
+    transfer = 2e9 / (board.bandwidth * 1e9)
+    assert found.ms == pytest.approx(1e3 * (arithmetic + transfer))
+    assert found.by_memory == pytest.approx(transfer / (arithmetic + transfer))
+    cached = Product("c", macs=0, weights=0, read=(4 * 10**6,), written=0)  # 8 MB stay in the cache
+    assert bound([cached], "agx-orin", "fp16").ms == 0
+    with pytest.raises(BadInput, match="none of orin-nano"):
+        find_boards("orin-nano,nano")
