@@ -144,7 +144,8 @@ def panel(
     """Image, truth, FP32, the other, and where these two disagree, side by side."""
     palette = np.vstack([vocabulary.palette, np.zeros((256 - len(vocabulary.palette), 3))])
     palette = palette.astype(np.uint8)
-    differs = overlay(pixels, np.zeros_like(labels), np.array([[20, 20, 20]], np.uint8))
+    dimmed = overlay(pixels, np.zeros_like(labels), np.array([[20, 20, 20]], np.uint8))
+    differs = np.array(dimmed)
     differs[reference != labels] = (255, 60, 60)
     pictures = [pixels, palette[truth], palette[reference], palette[labels], differs]
     height = max(1, round(side * pixels.shape[0] / pixels.shape[1]))
