@@ -94,24 +94,24 @@ def test_a_line_says_when_what_and_how_long(tmp_path: Path) -> None:
 def test_real_frames_and_a_video_of_them_give_the_same_labels_up_to_compression(
     tmp_path: Path,
 ) -> None:
-    frames = sorted(BRIGHTON.iterdir())[:4]
+    frames = sorted(BRIGHTON.iterdir())[:2]
     video = VideoWriter(tmp_path / "clip.mp4")
     for n, frame in enumerate(frames):
         with Image.open(frame) as image:
             video.write(np.asarray(image), 7.0 * n)
     video.close()
     told = ok(call("run", "engine", *frames, "-o", tmp_path / "a", "--video", tmp_path / "a.mp4"))
-    assert "4 of 4 frames" in told.stdout
+    assert "2 of 2 frames" in told.stdout
     ok(call("run", "engine", tmp_path / "clip.mp4", "-o", tmp_path / "b", "--no-overlay"))
     assert [line["gps"]["alt"] for line in lines(tmp_path / "a")][:2] == [198.309, 198.609]
-    assert [line["seconds"] for line in lines(tmp_path / "b")] == [0, 7, 14, 21]
+    assert [line["seconds"] for line in lines(tmp_path / "b")] == [0, 7]
     agreement = [
         (read(tmp_path / "a" / a["labels"]) == read(tmp_path / "b" / b["labels"])).mean()
         for a, b in zip(lines(tmp_path / "a"), lines(tmp_path / "b"), strict=True)
     ]
     assert min(agreement) > 0.9
     overlays = list(read_video(tmp_path / "a.mp4"))
-    assert len(overlays) == 4
+    assert len(overlays) == 2
     written = read(tmp_path / "a" / "DJI_0018.overlay.png")
     apart = np.abs(coarse(overlays[0][0]) - coarse(written))  # 4:2:0 blurs what is finer
     assert apart.max() < 8
@@ -521,16 +521,16 @@ def test_two_thousand_frames_grow_no_memory(tmp_path: Path) -> None:
 
         def shots(self, stop: object) -> Iterator[Shot]:
             for n in range(2000):
-                frame = Frame(np.full((256, 256, 3), n % 256, np.uint8), "made")
+                frame = Frame(np.full((128, 128, 3), n % 256, np.uint8), "made")
                 yield Shot(frame, f"f{n % 4}", n, Capture(), None, 1.0, time.perf_counter())
 
     def resident() -> int:
         pages = int(Path("/proc/self/statm").read_text().split()[1])
         return pages * resource.getpagesize()
 
-    flyer = Segmenter(FakeBackend(256, 256), InputSpec(256, 256), DUBAI)
+    flyer = Segmenter(FakeBackend(128, 128), InputSpec(128, 128), DUBAI)
     with FolderSink(tmp_path / "out", DUBAI, overlays=False) as sink:
         for number, _ in enumerate(Run(flyer, Endless(), sink)):
             if number == 500:
                 before = resident()
-    assert resident() - before < 4 << 20  # 1500 label maps are 98 MB
+    assert resident() - before < 4 << 20  # 1500 frames are 98 MB with their labels
