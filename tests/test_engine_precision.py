@@ -18,7 +18,7 @@ from segclip_deploy.calibration.quantize import quantize
 from segclip_deploy.calibration.ranges import METHODS, Histogram
 from segclip_deploy.calibration.table import CalibrationTable
 from segclip_deploy.errors import BadArtifact
-from segclip_deploy.export.naming import block_of
+from segclip_deploy.runtime.blocks import block_of
 from segclip_deploy.runtime.build import build_engine
 from segclip_deploy.runtime.golden import load_golden
 from segclip_deploy.runtime.tensorrt import builder

@@ -23,7 +23,6 @@ from segclip_deploy.export import parity
 from segclip_deploy.export.export import export_bundle
 from segclip_deploy.export.fold import FoldedSegCLIP, fold
 from segclip_deploy.export.graph import ConstantText, DeployGraph, normalise
-from segclip_deploy.export.naming import block_of
 from segclip_deploy.export.onnx import OPSET, drop_output, write_onnx
 from segclip_deploy.export.text_weights import text_constants
 from segclip_deploy.export.torch_backend import TorchBackend
@@ -33,6 +32,7 @@ from segclip_deploy.model.spec import ModelSpec
 from segclip_deploy.runtime.backends.base import Backend
 from segclip_deploy.runtime.backends.onnxruntime import OnnxRuntimeBackend
 from segclip_deploy.runtime.backends.openvino import OpenVinoBackend
+from segclip_deploy.runtime.blocks import block_of
 from segclip_deploy.runtime.build import build_engine
 from segclip_deploy.runtime.engine import load_engine, open_segmenter
 from segclip_deploy.runtime.verify import MAX_LOGIT_ERROR, MIN_AGREEMENT

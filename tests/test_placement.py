@@ -20,7 +20,7 @@ from segclip_deploy.calibration.graph import load_model, save_model
 from segclip_deploy.calibration.placement import DIALECTS, Dialect, place
 from segclip_deploy.calibration.qdq import scale_of, write_qdq
 from segclip_deploy.calibration.table import Range, load_table
-from segclip_deploy.export.naming import block_of
+from segclip_deploy.runtime.blocks import block_of
 from tests.graphs import small_model
 
 PROPERTY = settings(derandomize=True, deadline=None, max_examples=150)

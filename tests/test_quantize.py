@@ -21,8 +21,8 @@ from segclip_deploy.calibration.quantize import quantize, sqnr
 from segclip_deploy.calibration.table import load_table
 from segclip_deploy.cli import main
 from segclip_deploy.errors import BadArtifact, BadInput, GateFailed, StaleArtifact
-from segclip_deploy.export.naming import block_of
 from segclip_deploy.runtime.backends.onnxruntime import OnnxRuntimeBackend
+from segclip_deploy.runtime.blocks import block_of
 from segclip_deploy.runtime.golden import load_golden
 from segclip_deploy.runtime.verify import MIN_AGREEMENT
 from tests.conftest import uniformly

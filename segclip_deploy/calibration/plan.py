@@ -12,7 +12,7 @@ import yaml
 from segclip_deploy.artifacts import RECORD_FILE, Bundle, replace_file, sha256_file
 from segclip_deploy.calibration.placement import DIALECTS, Dialect, place
 from segclip_deploy.errors import BadArtifact, BadInput, StaleArtifact
-from segclip_deploy.export.naming import block_of
+from segclip_deploy.runtime.blocks import block_of
 
 __all__ = ["Precision", "PrecisionPlan", "check_plan", "load_plan", "save_plan", "uniform_plan"]
 

@@ -15,7 +15,6 @@ from numpy.typing import NDArray
 from segclip_deploy.artifacts import Bundle
 from segclip_deploy.calibration.graph import load_model
 from segclip_deploy.calibration.judge import Judge
-from segclip_deploy.calibration.latency import block_times
 from segclip_deploy.calibration.placement import Dialect
 from segclip_deploy.calibration.plan import PrecisionPlan, save_plan, uniform_plan
 from segclip_deploy.calibration.quantize import quantize
@@ -26,6 +25,7 @@ from segclip_deploy.calibration.tiles import cut_tiles
 from segclip_deploy.dataset import Dataset, find_image
 from segclip_deploy.errors import BadInput, GateFailed
 from segclip_deploy.runtime.backends.openvino import OpenVinoBackend
+from segclip_deploy.runtime.profile.layers import block_medians, openvino_layers
 from segclip_deploy.runtime.tuning import WARM_UP, median_ms
 
 __all__ = ["Planned", "make_plan", "worth"]
@@ -150,8 +150,8 @@ def _times(
         int8 = quantize(bundle, Path(folder) / "int8", plan=plan, table=table)
         blocks = list(plan.blocks)
         return (
-            block_times(bundle.model_path, tile, blocks),
-            block_times(int8.model_path, tile, blocks),
+            block_medians(openvino_layers(bundle.model_path, tile), blocks),
+            block_medians(openvino_layers(int8.model_path, tile), blocks),
         )
 
 

@@ -14,6 +14,7 @@ from segclip_deploy.cli.fly import run
 from segclip_deploy.cli.learn import import_, train
 from segclip_deploy.cli.look import inspect
 from segclip_deploy.cli.precision import calibrate, plan, quantize
+from segclip_deploy.cli.profile import compare, profile
 from segclip_deploy.cli.score import evaluate
 from segclip_deploy.cli.texts import revocab
 
@@ -41,6 +42,8 @@ for _command in (
     verify,
     run,
     evaluate,
+    profile,
+    compare,
     benchmark,
     inspect,
     doctor,

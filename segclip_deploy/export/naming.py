@@ -20,7 +20,9 @@ from collections import Counter
 from collections.abc import Collection
 from typing import Any
 
-__all__ = ["block_of", "blocks_of", "name_constants", "name_nodes", "trace_blocks"]
+from segclip_deploy.runtime.blocks import block_of
+
+__all__ = ["blocks_of", "name_constants", "name_nodes", "trace_blocks"]
 
 _SCOPES = "pkg.torch.onnx.name_scopes"  # where torch.export says which module a node is from
 _NOWHERE = "_empty_nn_module_stack_from_metadata_hook"
@@ -44,11 +46,6 @@ _READ, _SCORE = "read", "score_map"
 _GUIDE, _ANSWER = "language_to_vision", "vision_to_language"
 # The constants that only one direction of a folded CFF level works with.
 _DIRECTIONS = {"mix": _GUIDE, "answer": _ANSWER, "answer_bias": _ANSWER}
-
-
-def block_of(node_name: str) -> str:
-    """The block of a node called ``<block>/<operator>``; ``""`` for one called otherwise."""
-    return node_name.partition("/")[0] if "/" in node_name else ""
 
 
 def blocks_of(model: Any) -> dict[str, list[Any]]:

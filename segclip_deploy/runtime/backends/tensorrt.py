@@ -110,6 +110,40 @@ class TensorRtBackend:
             times = [float(after.time_since(before)) for before, after in stages]
         return dict(zip(("copy_in", "infer", "copy_out"), times, strict=True))
 
+    def layer_ms(self, tile: NDArray[np.uint8], *, runs: int = 30) -> list[dict[str, float]]:
+        """Milliseconds by layer of some runs on a tile (H, W, 3), launched plainly.
+
+        TensorRT synchronizes after every layer for this: their sum is more than an inference takes.
+        """
+        trt, found = self._trt, []
+
+        class Collector(trt.IProfiler):  # type: ignore[name-defined,misc]
+            def __init__(self) -> None:
+                trt.IProfiler.__init__(self)
+                self.run: dict[str, float] = {}
+
+            def report_layer_time(self, name: str, milliseconds: float) -> None:
+                self.run[name] = self.run.get(name, 0.0) + milliseconds
+
+        with self._current():
+            collector = self._collector = Collector()  # the context keeps no reference
+            self._context.profiler = collector
+            spec = self.inputs[0]
+            pixels = np.repeat(tile[None], self._batch, axis=0)
+            self._buffers[spec.name].upload(pixels, self._stream)
+            for _ in range(runs):
+                collector.run = {}
+                self._enqueue()
+                self._stream.synchronize()
+                found.append(collector.run)
+        return found
+
+    def memory_taken(self) -> int:
+        """Bytes taken on the GPU, by all processes."""
+        with self._current():
+            free, total = self._cuda.mem_get_info()
+        return int(total - free)
+
     def describe(self) -> str:
         """The engine inspector's JSON."""
         inspector = self._engine.create_engine_inspector()
