@@ -21,10 +21,10 @@ from segclip_deploy.errors import BadArtifact
 from segclip_deploy.runtime.blocks import block_of
 from segclip_deploy.runtime.build import build_engine
 from segclip_deploy.runtime.golden import load_golden
+from segclip_deploy.runtime.onnx_names import initializer_names
 from segclip_deploy.runtime.tensorrt import builder
 from segclip_deploy.runtime.tensorrt.builder import build_plan
 from segclip_deploy.runtime.tensorrt.library import logger_of
-from segclip_deploy.runtime.tensorrt.onnx_names import initializer_names
 from segclip_deploy.runtime.tensorrt.options import BuildOptions
 from tests.helpers import call
 

@@ -50,7 +50,7 @@ def test_an_engine_is_proven_and_its_layers_are_written_down(
     record = engine.record
     assert record["verified"]["passed"]
     assert record["verified"]["engine"] == "TensorRT 10.3.0, Orin, CUDA graph"
-    assert record["blocks"] == {"encoder": {"fp16": 1}}
+    assert record["blocks"] == {"encoder.stage1": {"fp16": 1}}
     assert record["device"] == {
         "gpu": "Orin",
         "compute_capability": ["8.7"],

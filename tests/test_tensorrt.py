@@ -15,9 +15,9 @@ from hypothesis import strategies as st
 from onnx import helper, numpy_helper
 
 from segclip_deploy.errors import BadArtifact, StaleArtifact
+from segclip_deploy.runtime.onnx_names import initializer_names, makers
 from segclip_deploy.runtime.tensorrt.compatibility import differences
 from segclip_deploy.runtime.tensorrt.layers import by_block, engine_layers
-from segclip_deploy.runtime.tensorrt.onnx_names import initializer_names
 from segclip_deploy.runtime.tensorrt.timing_cache import TimingCache, default_path
 
 KEY = {"gpu": "Orin", "driver": "540.4.0", "library": "TensorRT 10.3.0"}
@@ -28,6 +28,8 @@ def test_initializers_are_named_as_onnx_names_them(tiny_bundle: Path) -> None:
     names = initializer_names(path)
     assert names == [one.name for one in onnx.load(path).graph.initializer]
     assert any(name.startswith("text.cff.16.") for name in names)
+    nodes = onnx.load(path).graph.node
+    assert makers(path) == {output: node.name for node in nodes for output in node.output}
 
 
 @given(

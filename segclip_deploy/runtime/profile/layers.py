@@ -15,8 +15,16 @@ from numpy.typing import NDArray
 
 from segclip_deploy._optional import require
 from segclip_deploy.runtime.blocks import block_of
+from segclip_deploy.runtime.onnx_names import makers
 
-__all__ = ["LayerTime", "block_medians", "layer_medians", "onnxruntime_layers", "openvino_layers"]
+__all__ = [
+    "LayerTime",
+    "Runs",
+    "block_medians",
+    "layer_medians",
+    "onnxruntime_layers",
+    "openvino_layers",
+]
 
 _WARM_UP = 5
 _RUNS = 30
@@ -80,7 +88,11 @@ def openvino_layers(
 def onnxruntime_layers(
     model: Path, tile: NDArray[np.uint8], batch: int, *, threads: int = 0
 ) -> Runs:
-    """Time the nodes of an ONNX file in ONNX Runtime on the CPU, by its profiler."""
+    """Time the nodes of an ONNX file in ONNX Runtime on the CPU, by its profiler.
+
+    What it fuses for its blocked layout it names after the tensor that is made; here it gets the
+    name of the node that makes that tensor in the file.
+    """
     ort = require("onnxruntime", why="running an ONNX model")
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads
@@ -94,29 +106,38 @@ def onnxruntime_layers(
             session.run(None, {session.get_inputs()[0].name: image})
         events = json.loads(Path(session.end_profiling()).read_text(encoding="utf-8"))
     kernels = [event for event in events if event["name"].endswith("_kernel_time")]
+    names = {f"{tensor}_nchwc": node for tensor, node in makers(model).items()}
     size = len(kernels) // (_WARM_UP + _RUNS)  # every run executes the same kernels
     return [
         _summed(
-            (event["name"].removesuffix("_kernel_time"), event["dur"] / 1e3)
+            (
+                names.get(name := event["name"].removesuffix("_kernel_time"), name),
+                event["dur"] / 1e3,
+            )
             for event in kernels[start : start + size]
         )
         for start in range(_WARM_UP * size, len(kernels), size)
     ]
 
 
-def layer_medians(runs: Runs, blocks: Mapping[str, str] | None = None) -> list[LayerTime]:
+def layer_medians(
+    runs: Runs, blocks: Iterable[str], told: Mapping[str, str] | None = None
+) -> list[LayerTime]:
     """Median of each layer, the slowest first.
 
     Args:
         runs: as measured.
-        blocks: of layers whose names do not tell it.
+        blocks: of the model; a layer of none of them is of the block ``engine``.
+        told: the blocks of layers whose names do not tell them.
     """
+    known = set(blocks)
+
+    def block(name: str) -> str:
+        found = (told or {}).get(name) or block_of(name)
+        return found if found in known else "engine"
+
     times = [
-        LayerTime(
-            name,
-            (blocks or {}).get(name) or block_of(name) or "engine",
-            round(median(run.get(name, 0.0) for run in runs), 5),
-        )
+        LayerTime(name, block(name), round(median(run.get(name, 0.0) for run in runs), 5))
         for name in dict.fromkeys(name for run in runs for name in run)
     ]
     return sorted(times, key=lambda layer: -layer.ms)

@@ -99,7 +99,7 @@ def _course(axes: Any, profile: Profile) -> None:
     axes.plot(profile.samples.at, profile.samples.ready, ".", markersize=3, color="#4c6ef5")
     axes.set_xlabel("seconds")
     axes.set_ylabel("ms a frame")
-    axes.set_ylim(bottom=0)
+    axes.set_ylim(0, 1.1 * max(profile.samples.ready))
     axes.set_title("over time", fontsize=9, loc="left")
     for values, label, colour in (
         (profile.power.watts, "W", "#e8590c"),

@@ -22,6 +22,7 @@ from segclip_deploy.runtime.profile.cold import cold_starts
 from segclip_deploy.runtime.profile.conditions import device_conditions, find_memory, load_average
 from segclip_deploy.runtime.profile.layers import (
     LayerTime,
+    Runs,
     layer_medians,
     onnxruntime_layers,
     openvino_layers,
@@ -154,15 +155,15 @@ def profile_engine(
 def _layers(subject: Subject, backend: Backend, tile: NDArray[np.uint8]) -> list[LayerTime]:
     settings = subject.settings
     if isinstance(backend, TensorRtBackend):
-        return layer_medians(backend.layer_ms(tile), subject.blocks)
-    if subject.target == "openvino":
-        return layer_medians(openvino_layers(subject.model, tile, **settings))
-    if settings.get("provider", "cpu") != "cpu":
+        runs: Runs = backend.layer_ms(tile)
+    elif subject.target == "openvino":
+        runs = openvino_layers(subject.model, tile, **settings)
+    elif settings.get("provider", "cpu") != "cpu":
         return []  # its profiler sees the host's side only
-    batch = backend.inputs[0].batches.stop - 1
-    return layer_medians(
-        onnxruntime_layers(subject.model, tile, batch, threads=settings.get("threads", 0))
-    )
+    else:
+        batch = backend.inputs[0].batches.stop - 1
+        runs = onnxruntime_layers(subject.model, tile, batch, threads=settings.get("threads", 0))
+    return layer_medians(runs, subject.blocks, subject.told)
 
 
 def _golden_tiles(golden: Golden, folder: Path) -> list[Path]:

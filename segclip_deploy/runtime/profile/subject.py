@@ -25,7 +25,8 @@ class Subject:
         sha256: of the file.
         bundle_sha256: of the record of the bundle it was made of.
         golden_path: its golden tiles.
-        blocks: by layer, where its layers' names do not tell them.
+        blocks: of the model.
+        told: block by layer, where the layers' names do not tell it.
     """
 
     model: Path
@@ -35,7 +36,8 @@ class Subject:
     sha256: str
     bundle_sha256: str
     golden_path: Path
-    blocks: Mapping[str, str]
+    blocks: tuple[str, ...]
+    told: Mapping[str, str]
 
 
 def read_subject(path: Path, threads: int) -> Subject:
@@ -55,7 +57,8 @@ def read_subject(path: Path, threads: int) -> Subject:
             sha256=sha256_file(bundle.model_path),
             bundle_sha256=sha256_file(path / RECORD_FILE),
             golden_path=bundle.golden_path,
-            blocks={},
+            blocks=_blocks(bundle.record),
+            told={},
         )
     engine = load_engine(path)
     record = engine.record
@@ -68,5 +71,10 @@ def read_subject(path: Path, threads: int) -> Subject:
         sha256=str(record["engine_sha256"]),
         bundle_sha256=str(record["bundle_sha256"]),
         golden_path=golden_path(path),
-        blocks={layer["name"]: layer["blocks"][0] for layer in layers if layer["blocks"]},
+        blocks=_blocks(record["bundle"]),
+        told={layer["name"]: layer["blocks"][0] for layer in layers if layer["blocks"]},
     )
+
+
+def _blocks(bundle: Mapping[str, Any]) -> tuple[str, ...]:
+    return tuple(block["block"] for block in bundle["blocks"])

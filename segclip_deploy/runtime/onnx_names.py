@@ -1,15 +1,18 @@
-"""The names of an ONNX file's weights, read without the onnx package: what flies has none."""
+"""The names in an ONNX file, read without the onnx package: what flies has none."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
 
-__all__ = ["initializer_names"]
+__all__ = ["initializer_names", "makers"]
 
 # Field numbers of https://github.com/onnx/onnx/blob/main/onnx/onnx.proto3
 _MODEL_GRAPH = 7
+_GRAPH_NODE = 1
 _GRAPH_INITIALIZER = 5
+_NODE_OUTPUT = 2
+_NODE_NAME = 3
 _TENSOR_NAME = 8
 
 
@@ -22,6 +25,18 @@ def initializer_names(model: Path) -> list[str]:
         for tensor in _members(graph, _GRAPH_INITIALIZER)
         for name in _members(tensor, _TENSOR_NAME)
     ]
+
+
+def makers(model: Path) -> dict[str, str]:
+    """Tensor → name of the node that makes it, in a model's graph."""
+    data = memoryview(model.read_bytes())
+    return {
+        bytes(output).decode(): bytes(name).decode()
+        for graph in _members(data, _MODEL_GRAPH)
+        for node in _members(graph, _GRAPH_NODE)
+        for name in _members(node, _NODE_NAME)
+        for output in _members(node, _NODE_OUTPUT)
+    }
 
 
 def _members(message: memoryview, wanted: int) -> Iterator[memoryview]:
