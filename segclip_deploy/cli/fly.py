@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -15,6 +15,7 @@ from segclip_deploy.cli.common import (
     print_table,
     progress_bar,
 )
+from segclip_deploy.cli.rasters import raster_options, run_rasters, split_rasters
 
 if TYPE_CHECKING:
     from segclip_deploy.runtime.segmenter import Segmenter
@@ -33,6 +34,7 @@ _threads = click.option(
 @click.option("-o", "--out", type=PATH, required=True, help="Folder to write.")
 @_overlap
 @_threads
+@raster_options
 @json_option
 def run(
     engine: Path,
@@ -41,17 +43,19 @@ def run(
     overlap: int | None,
     threads: int,
     as_json: bool,
+    **for_rasters: Any,
 ) -> None:
     """Segment SOURCES (images or folders) with ENGINE, an engine or a bundle.
 
     Writes NAME.png (labels), NAME.overlay.png, NAME.margin.png where the engine has a margin,
-    and areas.jsonl. Bad images are listed, the others done, and the exit code is 1.
+    and areas.jsonl; of a georeferenced TIFF NAME.tif, a Cloud-Optimized GeoTIFF. Bad images are listed, the others done, and the exit code is 1.
     """
     from segclip_deploy.runtime.engine import open_segmenter
     from segclip_deploy.runtime.run import find_images, segment_images
     from segclip_deploy.runtime.sinks import FolderSink
 
     paths = find_images(sources, out)
+    frames, rasters = split_rasters(paths, for_rasters)
     failures = []
     with (
         open_segmenter(engine, overlap=overlap, threads=threads) as segmenter,
@@ -60,16 +64,21 @@ def run(
     ):
         name = segmenter.backend.name
         bar.console.print(f"{engine} runs in {name}")
-        task = bar.add_task("segmenting", total=len(paths))
-        for outcome in segment_images(segmenter, paths, sink):
+        task = bar.add_task("segmenting", total=len(frames), visible=bool(frames))
+        for outcome in segment_images(segmenter, frames, sink):
             if outcome.error is not None:
                 failures.append(outcome)
                 bar.console.print(f"error: {outcome.error}", markup=False, soft_wrap=True)
             bar.advance(task)
+        bar.stop()
+        lines, bad = run_rasters(segmenter, engine, rasters, sink, for_rasters)
+        failures += bad
     done = len(paths) - len(failures)
     if as_json:
         failed = [{"image": str(o.path), "error": str(o.error)} for o in failures]
-        print_json({"engine": name, "out": str(out), "done": done, "failed": failed})
+        print_json(
+            {"engine": name, "out": str(out), "done": done, "failed": failed, "rasters": lines}
+        )
     else:
         click.echo(
             f"{out}: {done} of {len(paths)} images" + (f", {len(failures)} bad" if failures else "")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -84,7 +85,11 @@ class FolderSink:
                 "restore": round(result.times.restore, 3),
             },
         }
-        self._areas.write(json.dumps(line) + "\n")
+        self.write_line(line)
+
+    def write_line(self, line: Mapping[str, Any]) -> None:
+        """Add a line to ``areas.jsonl``."""
+        self._areas.write(json.dumps(line, allow_nan=False) + "\n")
         self._areas.flush()
 
 
