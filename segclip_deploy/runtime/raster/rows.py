@@ -150,10 +150,12 @@ def _warped(dataset: Any, raster: Raster) -> Any:
     vrt = require("rasterio.vrt", why="reading GeoTIFF")
     enums = require("rasterio.enums", why="reading GeoTIFF")
     (height, width), (rows, columns) = raster.grid.own, raster.grid.model
+    a, b, c, d, e, f = dataset.transform[:6]
+    across, down = width / columns, height / rows
     return vrt.WarpedVRT(
         dataset,
         crs=dataset.crs,
-        transform=dataset.transform * dataset.transform.scale(width / columns, height / rows),
+        transform=type(dataset.transform)(a * across, b * down, c, d * across, e * down, f),
         width=columns,
         height=rows,
         resampling=enums.Resampling.bilinear,
