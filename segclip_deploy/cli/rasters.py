@@ -199,6 +199,7 @@ def _line(raster: Raster, result: RasterResult) -> dict[str, Any]:
         "scale": raster.scale and list(raster.scale),
         "rows_kept": result.kept,
         "seconds": round(result.seconds, 3),
+        "inferring": round(result.inferring, 3),
     }
 
 

@@ -15,7 +15,7 @@ DIGEST_TAG = "SEGCLIP_DEPLOY_DIGEST"
 """Metadata of the file: what its labels were made from and with."""
 
 _OPTIONS = {
-    "COMPRESS": "DEFLATE",
+    "COMPRESS": "LZW",  # of labels 3 % more than DEFLATE's level 6 at a third of its time
     "BLOCKSIZE": "512",
     "OVERVIEW_RESAMPLING": "NEAREST",  # there is nothing between two classes
     "BIGTIFF": "IF_SAFER",

@@ -42,6 +42,7 @@ class RasterResult:
         windows: how many were inferred this time.
         kept: rows that were finished before.
         seconds: of this time, writing included.
+        inferring: seconds of them inside the engine.
     """
 
     labels: Path
@@ -49,6 +50,7 @@ class RasterResult:
     windows: int
     kept: int
     seconds: float
+    inferring: float
 
 
 def settings_digest(segmenter: Segmenter, raster: Raster, engine_sha256: str) -> str:
@@ -118,7 +120,7 @@ def segment_raster(
             write_cog(partial.labels, raster, segmenter.vocabulary, out, digest=digest)
             partial.remove()
     seconds = time.perf_counter() - started
-    return RasterResult(out, areas.to_json(), tally.windows, kept, seconds)
+    return RasterResult(out, areas.to_json(), tally.windows, kept, seconds, tally.inferring)
 
 
 def read_labels(dataset: Any, top: int, bottom: int) -> NDArray[np.uint8]:
