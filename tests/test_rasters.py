@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from segclip_deploy.errors import BadInput
 from segclip_deploy.runtime.frame import Frame
 from segclip_deploy.runtime.raster.cog import DIGEST_TAG
 from segclip_deploy.runtime.raster.seams import seam_score
+from segclip_deploy.runtime.raster.segment import segment_raster
 from segclip_deploy.vocabulary import IGNORE_INDEX
 from tests.conftest import SHARED
 from tests.fakes import classes_of
@@ -88,6 +90,23 @@ def test_labels_are_those_of_the_same_pixels_as_a_frame(
     whole = flyer.segment(Frame(hwc(pixels), "whole"))
     assert labels_in(result.labels).tobytes() == whole.labels.tobytes()
     assert result.windows == whole.windows
+
+
+@pytest.mark.parametrize("metres", [None, 0.25])
+def test_memory_is_that_of_some_rows(tmp_path: Path, metres: float | None) -> None:
+    """A raster three times as high needs no more."""
+
+    def peak(height: int) -> int:
+        source = write_raster(tmp_path / f"{height}.tif", noise(height, 600), compress="deflate")
+        flyer = segmenter(metres=metres)
+        raster = describe(source, flyer)
+        tracemalloc.start()
+        segment_raster(flyer, raster, tmp_path / f"out{height}.tif", digest="")
+        most = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        return most
+
+    assert peak(3600) < 1.2 * peak(1200)
 
 
 # ---- pixels without ground

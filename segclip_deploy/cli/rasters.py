@@ -124,9 +124,11 @@ def run_rasters(
 
 
 def _engine_sha256(engine: Path) -> str:
-    from segclip_deploy.artifacts import load_bundle, sha256_file
+    """Of its record, which names the model's hash, and with which settings it runs."""
+    from segclip_deploy.artifacts import RECORD_FILE, sha256_file
+    from segclip_deploy.runtime.engine import sidecar
 
-    return sha256_file(load_bundle(engine).model_path if engine.is_dir() else engine)
+    return sha256_file(engine / RECORD_FILE if engine.is_dir() else sidecar(engine))
 
 
 def _run_raster(

@@ -6,7 +6,7 @@ from pathlib import Path
 from xml.sax.saxutils import escape, quoteattr
 
 from segclip_deploy._optional import require
-from segclip_deploy.runtime.raster.source import Raster
+from segclip_deploy.runtime.raster.source import Raster, environment
 from segclip_deploy.vocabulary import IGNORE_INDEX, Vocabulary
 
 __all__ = ["DIGEST_TAG", "digest_of", "write_cog"]
@@ -41,7 +41,7 @@ def write_cog(
     source, made = labels.with_suffix(".vrt"), labels.with_suffix(".tif")
     source.write_text(_vrt(labels, raster, vocabulary, digest), encoding="utf-8")
     try:
-        with rasterio.Env():
+        with environment():
             shutil.copy(source, made, driver="COG", **_OPTIONS)
     except rasterio.errors.RasterioError as error:
         raise OSError(None, f"cannot be written ({error.__cause__ or error})", str(out)) from error

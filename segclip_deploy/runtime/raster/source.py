@@ -16,7 +16,7 @@ from segclip_deploy.errors import BadInput
 from segclip_deploy.runtime.raster.grid import MAX_ENLARGED, Grid, model_size
 from segclip_deploy.runtime.raster.ground import pixel_metres
 
-__all__ = ["Raster", "Reading", "describe_raster", "opened"]
+__all__ = ["Raster", "Reading", "describe_raster", "environment", "opened", "to_8_bits"]
 
 _CACHE = 128 << 20
 """Bytes of GDAL's block cache; a twentieth of the machine's memory if nobody says."""
@@ -66,12 +66,17 @@ class Raster:
     notes: tuple[str, ...]
 
 
+def environment() -> Any:
+    """GDAL with a bounded block cache, for the thread that enters it."""
+    return require("rasterio", why="reading GeoTIFF").Env(GDAL_CACHEMAX=_CACHE)
+
+
 @contextmanager
 def opened(path: Path) -> Iterator[Any]:
     """A dataset of rasterio, for the thread that opens it; what GDAL says of reading it, as ``BadInput``."""
     rasterio = require("rasterio", why="reading GeoTIFF")
     try:
-        with rasterio.Env(GDAL_CACHEMAX=_CACHE), rasterio.open(path) as dataset:
+        with environment(), rasterio.open(path) as dataset:
             yield dataset
     except rasterio.errors.RasterioError as error:
         reason = error.__cause__ or error
