@@ -21,6 +21,7 @@ _EXTRA_OF = {
     "open_clip": "export",
     "openvino": "openvino",
     "pycuda": "tensorrt",
+    "rasterio": "geo",
     "safetensors": "export",
     "tensorrt": "tensorrt",
     "tensorrt_rtx": "rtx",

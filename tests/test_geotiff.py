@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import rasterio
 from PIL import Image, TiffImagePlugin
 
-from segclip_deploy.runtime.geotiff import ground_sample_distance
+from segclip_deploy.runtime.geotiff import ground_sample_distance, is_georeferenced
 from tests.conftest import SHARED
 
 PROJECTED, GEOGRAPHIC = 1, 2
@@ -85,6 +86,39 @@ def test_what_is_no_geotiff_has_no_known_pixel_size(tmp_path: Path) -> None:
     text.write_text("no image")
     for path in (plain, text, png, tmp_path / "missing.tif"):
         assert ground_sample_distance(path) is None
+
+
+@pytest.mark.parametrize("matrix", [False, True])
+def test_a_tiff_with_a_transformation_is_georeferenced(tmp_path: Path, matrix: bool) -> None:
+    assert is_georeferenced(write_geotiff(tmp_path / "geo.tif", 0.5, {}, matrix=matrix))
+    plain = tmp_path / "plain.tif"
+    Image.new("RGB", (4, 4)).save(plain)
+    (tmp_path / "short.tif").write_bytes(plain.read_bytes()[:9])
+    (tmp_path / "text.tif").write_text("no image")
+    for path in (plain, tmp_path / "short.tif", tmp_path / "text.tif", tmp_path):
+        assert not is_georeferenced(path)
+
+
+def test_headers_of_tiffs_larger_than_pillow_opens_are_read(tmp_path: Path) -> None:
+    """A BigTIFF of 10⁹ pixels, five bands and 16 bits, of which nothing is stored."""
+    path = tmp_path / "large.tif"
+    with rasterio.open(
+        path,
+        "w",
+        driver="GTiff",
+        height=10**5,
+        width=10**4,
+        count=5,
+        dtype="uint16",
+        crs="EPSG:25832",
+        transform=rasterio.Affine(0.25, 0, 3e5, 0, -0.25, 5e6),
+        tiled=True,
+        bigtiff="YES",
+        sparse_ok=True,
+    ):
+        pass
+    assert is_georeferenced(path)
+    assert ground_sample_distance(path) == 0.25
 
 
 @pytest.mark.shared

@@ -13,11 +13,11 @@ from hypothesis import strategies as st
 from segclip_deploy.runtime.windows import (
     LOGIT_STRIDE,
     Window,
-    blend_logits,
     cover,
     default_overlap,
     labels_of,
 )
+from tests.whole import blend_logits
 
 # The same examples on every run, and no deadline: the machine may be busy.
 PROPERTY = settings(derandomize=True, deadline=None, max_examples=60)

@@ -21,6 +21,7 @@ from segclip_deploy.cli.common import (
     storage,
     threads_option,
 )
+from segclip_deploy.cli.rasters import raster_options, run_rasters, split_rasters
 from segclip_deploy.errors import SegclipError
 
 if TYPE_CHECKING:
@@ -57,6 +58,7 @@ __all__ = ["run"]
 @click.option("--video", type=PATH, help="Write the overlays as H.264, NAME.mp4.")
 @click.option("--keep", metavar="SIZE", help="Keep so much in the folder, e.g. 10GB; oldest go.")
 @click.option("--jsonl", metavar="PATH", help="A copy of areas.jsonl; - is stdout.")
+@raster_options
 @json_option
 def run(
     engine: Path,
@@ -72,12 +74,14 @@ def run(
     keep: str | None,
     jsonl: str | None,
     as_json: bool,
+    **for_rasters: Any,
 ) -> None:
     """Segment SOURCES with ENGINE, an engine or a bundle.
 
-    SOURCES are images, folders of them and videos, or one camera: /dev/video0, rtsp://...
-    Writes NAME.png (labels), NAME.overlay.png, NAME.margin.png where the engine has a margin,
-    and areas.jsonl. Bad images are listed, the others done, and the exit code is 1.
+    SOURCES are images, folders of them, videos and GeoTIFFs, or one camera: /dev/video0,
+    rtsp://... Writes NAME.png (labels), NAME.overlay.png, NAME.margin.png where the engine has
+    a margin, and areas.jsonl; of a georeferenced TIFF NAME.tif, a Cloud-Optimized GeoTIFF. Bad
+    images are listed, the others done, and the exit code is 1.
     """
     from segclip_deploy.runtime.engine import open_segmenter
     from segclip_deploy.runtime.run import Run
@@ -91,7 +95,7 @@ def run(
     with ExitStack() as stack:
         bar = progress_bar("frames")
         tell = partial(bar.console.print, markup=False, soft_wrap=True)
-        source = _source(sources, out, tell)
+        source, rasters = _source(sources, out, tell, for_rasters)
         overlays = _video(video, sources)
         segmenter = stack.enter_context(
             open_segmenter(engine, overlap=overlap, threads=threads, preflight=preflight)
@@ -106,21 +110,25 @@ def run(
             video=overlays,
             keep=limit,
         )
-        stop = stack.enter_context(stop_at_signals())
-        flight = Run(
-            segmenter,
-            source,
-            sink,
-            deadline_ms=deadline_ms,
-            margin_below=margin_below or 0,
-            stop=stop,
-        )
-        stack.enter_context(sink)
-        stack.enter_context(bar)
-        try:
-            _fly(flight, segmenter.vocabulary, source.total, bar, tell, failed)
-        except (SegclipError, OSError) as error:
-            ended = error  # what was done before is told first
+        with stop_at_signals() as stop:
+            flight = Run(
+                segmenter,
+                source,
+                sink,
+                deadline_ms=deadline_ms,
+                margin_below=margin_below or 0,
+                stop=stop,
+            )
+            stack.enter_context(sink)
+            stack.enter_context(bar)
+            try:
+                _fly(flight, segmenter.vocabulary, source.total, bar, tell, failed)
+            except (SegclipError, OSError) as error:
+                ended = error  # what was done before is told first
+        bar.stop()
+        go_on = ended is None and not stop.is_set()
+        lines, bad = run_rasters(segmenter, engine, rasters if go_on else [], sink, for_rasters)
+        failed += bad
     report = {
         "engine": name,
         "out": str(out),
@@ -129,6 +137,7 @@ def run(
         "reconnects": source.reconnects,
         "removed": sink.storage.removed,
         "interrupted": stop.is_set(),
+        "rasters": lines,
         "failed": [{"image": o.source, "error": str(o.error)} for o in failed],
     }
     if as_json:
@@ -154,16 +163,24 @@ def _video(path: Path | None, sources: tuple[str, ...]) -> VideoWriter | None:
     return VideoWriter(path)
 
 
-def _source(sources: tuple[str, ...], out: Path, tell: Callable[[str], None]) -> Source:
+def _source(
+    sources: tuple[str, ...],
+    out: Path,
+    tell: Callable[[str], None],
+    for_rasters: dict[str, Any],
+) -> tuple[Source, list[Path]]:
+    """Where frames come from, and the georeferenced TIFFs among the sources."""
     from segclip_deploy.errors import BadInput
     from segclip_deploy.runtime.run import find_files
     from segclip_deploy.runtime.stream.sources import FileSource, LiveSource, is_live
 
     if not any(map(is_live, sources)):
-        return FileSource(find_files(map(Path, sources), out))
+        frames, rasters = split_rasters(find_files(map(Path, sources), out), for_rasters)
+        return FileSource(frames), rasters
+    split_rasters([], for_rasters)  # its options are for none
     if len(sources) > 1:
         raise BadInput("a camera is the only source of a run", where=" ".join(sources))
-    return LiveSource(sources[0], report=tell)
+    return LiveSource(sources[0], report=tell), []
 
 
 def _lines(jsonl: str | None, stack: ExitStack) -> LineFile | None:
@@ -202,6 +219,8 @@ def _fly(
 
 
 def _print_report(report: dict[str, Any], deadline_ms: float | None, *, err: bool) -> None:
+    if report["rasters"]:
+        click.echo(f"{report['out']}: {len(report['rasters'])} rasters", err=err)
     deadline, stages = report["deadline"], report["ms"]
     counts = {
         "bad": report["bad"],
@@ -210,6 +229,8 @@ def _print_report(report: dict[str, Any], deadline_ms: float | None, *, err: boo
         "reconnects": report["reconnects"],
     }
     total = report["done"] + counts["bad"] + counts["skipped"]
+    if not total and report["rasters"]:
+        return
     told = "".join(f", {count} {what}" for what, count in counts.items() if count)
     title = (
         f"{report['out']}: {report['done']} of {total} frames{told}; {report['windows']} windows, "

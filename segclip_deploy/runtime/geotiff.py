@@ -1,16 +1,21 @@
-"""GeoTIFF: how large a pixel is on the ground."""
+"""GeoTIFF headers, in Pillow alone: is it one, and how large is a pixel on the ground."""
 
 from __future__ import annotations
 
 import math
+import struct
 import warnings
 from pathlib import Path
+from typing import Any
 
-from PIL import Image
+from PIL import TiffImagePlugin
 
-__all__ = ["ground_sample_distance"]
+__all__ = ["EARTH", "ground_sample_distance", "is_georeferenced"]
 
-_EARTH = 6378137.0  # metres, equatorial radius of WGS 84
+EARTH = 6378137.0
+"""Metres, equatorial radius of WGS 84."""
+
+_UNREADABLE = (OSError, SyntaxError, ValueError, LookupError, TypeError, struct.error)
 _METRES = {9001: 1.0, 9002: 0.3048, 9003: 1200 / 3937}  # of linear units, by EPSG code
 
 
@@ -24,15 +29,35 @@ def ground_sample_distance(path: Path) -> float | None:
         None for a file that does not say, or is no TIFF that can be read.
     """
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # reading the image itself speaks of what is odd in it
-            with Image.open(path, formats=("TIFF",)) as image:
-                tags = dict(image.getexif())
-        return _metres_per_row(tags)
-    except (OSError, SyntaxError, ValueError, LookupError, TypeError):
+        return _metres_per_row(_tags(path))
+    except _UNREADABLE:
         return None
-    except Image.DecompressionBombError:
-        return None
+
+
+def is_georeferenced(path: Path) -> bool:
+    """Whether a file is a TIFF that says where its pixels lie: by an affine transformation."""
+    try:
+        tags = _tags(path)
+    except _UNREADABLE:
+        return False
+    return 34264 in tags or (33550 in tags and 33922 in tags)
+
+
+def _tags(path: Path) -> dict[int, Any]:
+    """Tags of a TIFF's first image; its pixels may be of any number and kind.
+
+    Raises:
+        one of _UNREADABLE: not a TIFF that can be read.
+    """
+    with path.open("rb") as stream, warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # reading the image itself speaks of what is odd in it
+        header = stream.read(8)
+        if header[:4] not in (b"II*\0", b"MM\0*"):
+            header += stream.read(8)  # a BigTIFF, or no TIFF
+        directory = TiffImagePlugin.ImageFileDirectory_v2(header)
+        stream.seek(directory.next)
+        directory.load(stream)
+        return dict(directory)
 
 
 def _metres_per_row(tags: dict[int, tuple[float, ...]]) -> float | None:
@@ -52,9 +77,9 @@ def _metres_per_row(tags: dict[int, tuple[float, ...]]) -> float | None:
     }
     metres: float | None = None
     if keys.get(1024) == 2 and keys.get(2054, 9102) == 9102:  # geographic, in degrees
-        metres = math.radians(step) * _EARTH
+        metres = math.radians(step) * EARTH
     elif keys.get(1024) == 1 and keys.get(3076) in _METRES:  # projected
         metres = step * _METRES[keys[3076]]
         if keys.get(3072) == 3857:
-            metres /= math.cosh(northing / _EARTH)
+            metres /= math.cosh(northing / EARTH)
     return metres if metres and math.isfinite(metres) else None

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,16 +13,8 @@ from segclip_deploy.artifacts import InputSpec
 from segclip_deploy.errors import BadArtifact, BadInput
 from segclip_deploy.runtime.backends.base import Backend
 from segclip_deploy.runtime.frame import Frame, prepare
-from segclip_deploy.runtime.windows import (
-    LOGIT_STRIDE,
-    Window,
-    blend_logits,
-    cover,
-    default_overlap,
-    join_centres,
-    labels_of,
-    margin_of,
-)
+from segclip_deploy.runtime.strips import Blend, Centres, Read, Rows, Tally, infer_windows
+from segclip_deploy.runtime.windows import LOGIT_STRIDE, Window, cover, default_overlap
 from segclip_deploy.vocabulary import Vocabulary
 
 __all__ = ["LabelMap", "Segmenter", "StageTimes"]
@@ -131,69 +123,89 @@ class Segmenter:
         overlap = self.overlap if overlap is None else overlap
         _check_overlap(overlap, min(self.spec.height, self.spec.width))
         height, width = frame.pixels.shape[:2]
-        pixels = prepare(frame, *self._padded(height, width))
-        windows = cover(pixels.shape[:2], (self.spec.height, self.spec.width), (overlap, overlap))
+        shape = self.padded(height, width)
+        pixels = prepare(frame, *shape)
+        cells = (shape[0] // LOGIT_STRIDE, shape[1] // LOGIT_STRIDE)
+        whole = {"labels": np.empty(shape, np.uint8), "margin": np.empty(cells, np.uint8)}
+        tally = Tally()
         prepared = time.perf_counter()
-        results, inferring = self._infer(pixels, windows)
-        joined = time.perf_counter()
-        labels, margin = self._restore(pixels.shape[:2], windows, results, overlap)
-        labels = labels[:height, :width]
-        if margin is not None:
-            margin = margin[: -(-height // LOGIT_STRIDE), : -(-width // LOGIT_STRIDE)]
-        restored = time.perf_counter()
-        copying = joined - prepared - inferring
-        times = StageTimes(
-            prepare=1e3 * (prepared - started + copying),
-            infer=1e3 * inferring,
-            restore=1e3 * (restored - joined),
-        )
-        return LabelMap(labels, len(windows), times, margin)
 
-    def _padded(self, height: int, width: int) -> tuple[int, int]:
+        def read(w: Window) -> NDArray[np.uint8]:
+            return pixels[w.top : w.top + w.height, w.left : w.left + w.width]
+
+        for rows in self.rows(shape, read, overlap=overlap, margin=self.measures, tally=tally):
+            whole[rows.output][rows.top : rows.bottom] = rows.values
+        margin = whole["margin"][: -(-height // LOGIT_STRIDE), : -(-width // LOGIT_STRIDE)]
+        joining = time.perf_counter() - prepared - tally.cutting - tally.inferring
+        times = StageTimes(
+            prepare=1e3 * (prepared - started + tally.cutting),
+            infer=1e3 * tally.inferring,
+            restore=1e3 * joining,
+        )
+        labels = whole["labels"][:height, :width]
+        return LabelMap(labels, tally.windows, times, margin if self.measures else None)
+
+    def rows(
+        self,
+        shape: tuple[int, int],
+        read: Read,
+        *,
+        overlap: int | None = None,
+        margin: bool = False,
+        first: int = 0,
+        tally: Tally | None = None,
+    ) -> Iterator[Rows]:
+        """Label an image of any size from the top; what ``segment`` does, without holding the image.
+
+        The memory needed is that of a row of windows. Batches are filled across rows.
+
+        Args:
+            shape: (H, W) as ``padded`` gives it.
+            read: the pixels of a window.
+            overlap: in place of the Segmenter's own.
+            margin: whether to give margins, too.
+            first: the first row of labels that is wanted; there are no margins then.
+            tally: is added to.
+
+        Yields:
+            labels, and margins, of all rows from ``first``, each once and in order.
+
+        Raises:
+            ValueError: margins of a part.
+        """
+        if margin and first:
+            raise ValueError("margins are given of whole images")
+        overlap = self.overlap if overlap is None else overlap
+        size = (self.spec.height, self.spec.width)
+        windows = cover(shape, size, (overlap, overlap))
+        # Blended labels need the logits of one cell above; kept parts stand alone.
+        reach = [w.top + w.height + LOGIT_STRIDE if self.blends else w.keep[1] for w in windows]
+        start = next(index for index, bottom in enumerate(reach) if bottom > first)
+        joins: list[Centres | Blend]
+        if self.blends:
+            classes = next(o.shape[1] for o in self.backend.outputs if o.name == "logits")
+            joins = [Blend(windows[start:], classes, margin=margin)]
+        else:
+            joins = [Centres("labels", windows[start:])]
+            if margin:
+                height, width, h, w, shared = (n // LOGIT_STRIDE for n in (*shape, *size, overlap))
+                cells = cover((height, width), (h, w), (shared, shared))
+                joins.append(Centres("margin", cells[start:]))
+        least = self.spec.batches.start
+        for rows in infer_windows(
+            self.backend, self._batch, least, windows[start:], read, joins, tally or Tally()
+        ):
+            above = max(0, first - rows.top)  # computed on the way, from some of their windows only
+            if above < len(rows.values):
+                yield Rows(rows.output, rows.top + above, rows.values[above:])
+
+    def padded(self, height: int, width: int) -> tuple[int, int]:
         """The size to reflect a frame to: one window at least, on the logit grid where that counts."""
         grid = LOGIT_STRIDE if self.blends or self.measures else 1
         return (
             max(self.spec.height, -(-height // grid) * grid),
             max(self.spec.width, -(-width // grid) * grid),
         )
-
-    def _infer(
-        self, pixels: NDArray[np.uint8], windows: list[Window]
-    ) -> tuple[dict[str, list[NDArray[Any]]], float]:
-        """Per output of use, one result per window; and the seconds spent inside the engine."""
-        name = self.backend.inputs[0].name
-        wanted = ["logits"] if self.blends else ["labels", *["margin"] * self.measures]
-        results: dict[str, list[NDArray[Any]]] = {output: [] for output in wanted}
-        seconds = 0.0
-        for start in range(0, len(windows), self.spec.batch):
-            group = windows[start : start + self.spec.batch]
-            for slot, w in enumerate(group):
-                self._batch[slot] = pixels[w.top : w.top + w.height, w.left : w.left + w.width]
-            filled = self._batch[: max(len(group), self.spec.batches.start)]
-            before = time.perf_counter()
-            outputs = self.backend.infer({name: filled})
-            seconds += time.perf_counter() - before
-            for output, values in results.items():
-                values.extend(outputs[output][: len(group)].copy())
-        return results, seconds
-
-    def _restore(
-        self,
-        shape: tuple[int, int],
-        windows: list[Window],
-        results: dict[str, list[NDArray[Any]]],
-        overlap: int,
-    ) -> tuple[NDArray[np.uint8], NDArray[np.uint8] | None]:
-        if self.blends:
-            logits = blend_logits(shape, windows, results["logits"])
-            return labels_of(logits), margin_of(logits) if self.measures else None
-        labels = join_centres(shape, windows, results["labels"])
-        if not self.measures:
-            return labels, None
-        height, width = (side // LOGIT_STRIDE for side in shape)
-        window = (self.spec.height // LOGIT_STRIDE, self.spec.width // LOGIT_STRIDE)
-        cells = cover((height, width), window, (overlap // LOGIT_STRIDE,) * 2)
-        return labels, join_centres((height, width), cells, results["margin"])
 
 
 def _check_overlap(overlap: int, shorter: int) -> None:

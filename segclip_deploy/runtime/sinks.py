@@ -150,9 +150,13 @@ class FolderSink:
             **(facts or {}),
             "ms": {k: round(v, 3) for k, v in stage_ms(shot, result, written).items()},
         }
+        self.write_line(line)
+        return written
+
+    def write_line(self, line: Mapping[str, Any]) -> None:
+        """Add a line to ``areas.jsonl``, and to its copy."""
         for file in self._lines:
             file.write(json.dumps(line, allow_nan=False))
-        return written
 
     def _labels_image(self, labels: NDArray[np.uint8]) -> Image.Image:
         image = Image.fromarray(labels)

@@ -1,4 +1,4 @@
-"""Windows over an image larger than the model's input: where they lie, and how they join."""
+"""Windows over an image larger than the model's input: where they lie; and what logits say."""
 
 from __future__ import annotations
 
@@ -12,12 +12,11 @@ from PIL import Image
 __all__ = [
     "LOGIT_STRIDE",
     "Window",
-    "blend_logits",
     "cover",
     "default_overlap",
-    "join_centres",
     "labels_of",
     "margin_of",
+    "triangle",
 ]
 
 LOGIT_STRIDE = 4
@@ -67,43 +66,6 @@ def cover(
     ]
 
 
-def blend_logits(
-    shape: tuple[int, int], windows: list[Window], logits: list[NDArray[np.float32]]
-) -> NDArray[np.float32]:
-    """Average overlapping logits, each weighted by its distance from its window's border.
-
-    Args:
-        shape: (H, W) of the image, multiples of ``LOGIT_STRIDE``, as are the windows' places.
-        logits: (K, h/4, w/4) of each window.
-
-    Returns:
-        (K, H/4, W/4).
-    """
-    height, width = (side // LOGIT_STRIDE for side in shape)
-    total = np.zeros((logits[0].shape[0], height, width), dtype=np.float32)
-    weight = np.zeros((height, width), dtype=np.float32)
-    for window, values in zip(windows, logits, strict=True):
-        _, h, w = values.shape
-        ramp = np.outer(_triangle(h), _triangle(w))
-        top, left = window.top // LOGIT_STRIDE, window.left // LOGIT_STRIDE
-        total[:, top : top + h, left : left + w] += values * ramp
-        weight[top : top + h, left : left + w] += ramp
-    return total / weight
-
-
-def join_centres(
-    shape: tuple[int, int], windows: list[Window], parts: list[NDArray[np.uint8]]
-) -> NDArray[np.uint8]:
-    """Put together what each window keeps of its part (h, w) → ``shape``."""
-    whole = np.empty(shape, dtype=np.uint8)
-    for window, part in zip(windows, parts, strict=True):
-        top, bottom, left, right = window.keep
-        whole[top:bottom, left:right] = part[
-            top - window.top : bottom - window.top, left - window.left : right - window.left
-        ]
-    return whole
-
-
 def margin_of(logits: NDArray[np.float32]) -> NDArray[np.uint8]:
     """How clear each decision is: the best class's probability less the second's, times 255.
 
@@ -133,6 +95,12 @@ def labels_of(logits: NDArray[np.float32]) -> NDArray[np.uint8]:
     return labels
 
 
+def triangle(length: int) -> NDArray[np.float32]:
+    """Weights that fall linearly from the middle to the border and never reach zero."""
+    distance = np.minimum(np.arange(length), np.arange(length)[::-1]) + 0.5
+    return (distance / distance.max()).astype(np.float32)
+
+
 def _spans(length: int, size: int, overlap: int) -> list[tuple[int, tuple[int, int]]]:
     """(start, kept interval) of windows of ``size`` along an axis of ``length``."""
     if not 0 <= overlap < size <= length:
@@ -144,9 +112,3 @@ def _spans(length: int, size: int, overlap: int) -> list[tuple[int, tuple[int, i
         edges.append((before + size + after) // 2)
     edges.append(length)
     return [(start, (edges[i], edges[i + 1])) for i, start in enumerate(starts)]
-
-
-def _triangle(length: int) -> NDArray[np.float32]:
-    """Weights that fall linearly from the middle to the border and never reach zero."""
-    distance = np.minimum(np.arange(length), np.arange(length)[::-1]) + 0.5
-    return (distance / distance.max()).astype(np.float32)

@@ -1,0 +1,211 @@
+"""The part of ``run`` that takes georeferenced TIFFs."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from segclip_deploy.cli.common import progress_bar
+
+if TYPE_CHECKING:
+    from rich.progress import Progress, TaskID
+
+    from segclip_deploy.runtime.raster.segment import RasterResult
+    from segclip_deploy.runtime.raster.source import Raster
+    from segclip_deploy.runtime.run import Outcome
+    from segclip_deploy.runtime.segmenter import Segmenter
+    from segclip_deploy.runtime.sinks import FolderSink
+
+__all__ = ["raster_options", "run_rasters", "split_rasters"]
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def _bands(_context: object, _option: object, text: str | None) -> tuple[int, ...] | None:
+    if text is None:
+        return None
+    numbers = text.split(",")
+    if len(numbers) != 3 or not all(n.isdecimal() and int(n) for n in numbers):
+        raise click.BadParameter(f"{text!r} is no three bands like 1,2,3 (from 1)")
+    return tuple(map(int, numbers))
+
+
+def _scale(_context: object, _option: object, text: str | None) -> tuple[float, float] | None:
+    if text is None:
+        return None
+    try:
+        low, high = map(float, text.split(","))
+    except ValueError:
+        low = high = math.nan
+    if not (math.isfinite(low) and math.isfinite(high) and low < high):
+        raise click.BadParameter(f"{text!r} is no scale like 0,3000 (LOW,HIGH)")
+    return low, high
+
+
+_OPTIONS = (
+    click.option("--bands", callback=_bands, help="Of GeoTIFFs: red, green and blue, e.g. 4,3,2."),
+    click.option(
+        "--scale",
+        callback=_scale,
+        metavar="LOW,HIGH",
+        help="Of GeoTIFFs of more than 8 bits: the values that become 0 and 255.",
+    ),
+    click.option(
+        "--keep-scale",
+        is_flag=True,
+        help="Of GeoTIFFs: do not resample to the model's ground sample distance.",
+    ),
+    click.option("--polygons", is_flag=True, help="Of GeoTIFFs: write NAME.geojson, too."),
+    click.option(
+        "--seam-score",
+        is_flag=True,
+        help="Of GeoTIFFs: label twice, and say how well windows join.",
+    ),
+)
+
+
+def raster_options(command: F) -> F:
+    """The options that only georeferenced TIFFs have."""
+    for option in reversed(_OPTIONS):
+        command = option(command)
+    return command
+
+
+def split_rasters(
+    paths: Sequence[Path], options: Mapping[str, Any]
+) -> tuple[list[Path], list[Path]]:
+    """(images, georeferenced TIFFs) among the sources.
+
+    Raises:
+        UsageError: options for rasters, and there is none.
+    """
+    from segclip_deploy.runtime.geotiff import is_georeferenced
+
+    rasters = [path for path in paths if is_georeferenced(path)]
+    given = [f"--{name.replace('_', '-')}" for name, value in options.items() if value]
+    if given and not rasters:
+        raise click.UsageError(f"{given[0]} is for georeferenced TIFFs, and there is none")
+    return [path for path in paths if path not in rasters], rasters
+
+
+def run_rasters(
+    segmenter: Segmenter,
+    engine: Path,
+    paths: Sequence[Path],
+    sink: FolderSink,
+    options: Mapping[str, Any],
+) -> tuple[list[dict[str, Any]], list[Outcome]]:
+    """Segment rasters one by one: their lines of areas.jsonl, and the bad ones."""
+    from segclip_deploy.errors import BadInput
+    from segclip_deploy.runtime.run import Outcome
+
+    lines: list[dict[str, Any]] = []
+    failures: list[Outcome] = []
+    if not paths:
+        return lines, failures
+    digest = _engine_sha256(engine)
+    with progress_bar("rows") as bar:
+        for path in paths:
+            task = bar.add_task(path.name, total=None)
+            try:
+                line = _run_raster(segmenter, digest, path, sink.folder, bar, task, options)
+            except BadInput as error:
+                failures.append(Outcome(str(path), error=error))
+                bar.console.print(f"error: {error}", markup=False, soft_wrap=True)
+            else:
+                sink.write_line(line)
+                lines.append(line)
+            bar.remove_task(task)
+    return lines, failures
+
+
+def _engine_sha256(engine: Path) -> str:
+    """Of its record, which names the model's hash, and with which settings it runs."""
+    from segclip_deploy.artifacts import RECORD_FILE, sha256_file
+    from segclip_deploy.runtime.engine import sidecar
+
+    return sha256_file(engine / RECORD_FILE if engine.is_dir() else sidecar(engine))
+
+
+def _run_raster(
+    segmenter: Segmenter,
+    engine_sha256: str,
+    path: Path,
+    folder: Path,
+    bar: Progress,
+    task: TaskID,
+    options: Mapping[str, Any],
+) -> dict[str, Any]:
+    from segclip_deploy.runtime.raster.polygons import check_polygons, write_polygons
+    from segclip_deploy.runtime.raster.seams import seam_score
+    from segclip_deploy.runtime.raster.segment import segment_raster, settings_digest
+    from segclip_deploy.runtime.raster.source import Reading, describe_raster
+
+    def tell(text: str) -> None:
+        bar.console.print(f"{path}: {text}", markup=False, soft_wrap=True)
+
+    def report(what: str, done: int, total: int) -> None:
+        bar.update(task, description=f"{path.name}: {what}", completed=done, total=total)
+
+    vocabulary = segmenter.vocabulary
+    reading = Reading(options["bands"], options["scale"], options["keep_scale"])
+    raster = describe_raster(path, reading, vocabulary.ground_sample_distance_m)
+    for note in raster.notes:
+        tell(note)
+    if options["polygons"]:
+        check_polygons(raster)
+    out = folder / f"{path.stem}.tif"
+    digest = settings_digest(segmenter, raster, engine_sha256)
+    try:
+        result = segment_raster(segmenter, raster, out, digest=digest, report=report)
+    except (OSError, KeyboardInterrupt):
+        tell("what is finished is kept, the same command goes on from there")
+        raise
+    if result.kept:
+        tell(
+            f"{result.kept} of {raster.grid.own[0]} rows were there already, from the same settings"
+        )
+    polygons = out.with_suffix(".geojson")
+    count = write_polygons(out, vocabulary, polygons) if options["polygons"] else None
+    if count is None:
+        polygons.unlink(missing_ok=True)  # of an earlier run
+    seams = seam_score(segmenter, raster, out, report=report) if options["seam_score"] else None
+    line = _line(raster, result)
+    line["polygons"] = None if count is None else polygons.name
+    line["seams"] = seams and {"share": seams.share, "pixels": seams.pixels}
+    height, width = raster.grid.own
+    tell(
+        f"{out.name}, {width}×{height} in {result.windows} windows, {result.seconds:.1f} s"
+        + (f", {count} polygons" if count is not None else "")
+        + (f", {_seams(seams.share)}" if seams else "")
+    )
+    return line
+
+
+def _line(raster: Raster, result: RasterResult) -> dict[str, Any]:
+    return {
+        "image": str(raster.path),
+        "labels": result.labels.name,
+        "margin": None,
+        "areas": result.areas,
+        "windows": result.windows,
+        "size": list(raster.grid.own),
+        "model_size": list(raster.grid.model),
+        "crs": raster.crs and raster.crs.to_string(),
+        "pixel_m": raster.metres and [round(side, 6) for side in raster.metres],
+        "bands": list(raster.bands),
+        "scale": raster.scale and list(raster.scale),
+        "rows_kept": result.kept,
+        "seconds": round(result.seconds, 3),
+        "inferring": round(result.inferring, 3),
+    }
+
+
+def _seams(share: float | None) -> str:
+    if share is None:
+        return "one window, no seams"
+    return f"seam score {share:.4f} (labels that differ along window borders)"

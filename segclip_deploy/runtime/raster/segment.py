@@ -1,0 +1,162 @@
+"""The verb: a raster through a segmenter to a label map of the same grid."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from segclip_deploy.errors import BadInput
+from segclip_deploy.runtime.raster.cog import digest_of, write_cog
+from segclip_deploy.runtime.raster.ground import AreaCount, row_areas
+from segclip_deploy.runtime.raster.partial import Partial
+from segclip_deploy.runtime.raster.rows import RowReader
+from segclip_deploy.runtime.raster.source import Raster, opened
+from segclip_deploy.runtime.segmenter import Segmenter
+from segclip_deploy.runtime.strips import Tally
+from segclip_deploy.vocabulary import IGNORE_INDEX
+
+__all__ = ["RasterResult", "read_labels", "segment_raster", "settings_digest"]
+
+_SCHEMA = 1  # of what decides the labels: raise it when the same settings give others
+_BLOCK = 512  # rows of a COG's tile
+
+Report = Callable[[str, int, int], None]
+
+
+@dataclass(frozen=True)
+class RasterResult:
+    """What became of a raster.
+
+    Attributes:
+        labels: the Cloud-Optimized GeoTIFF.
+        areas: pixels, share and m² by class.
+        windows: how many were inferred this time.
+        kept: rows that were finished before.
+        seconds: of this time, writing included.
+        inferring: seconds of them inside the engine.
+    """
+
+    labels: Path
+    areas: dict[str, dict[str, Any]]
+    windows: int
+    kept: int
+    seconds: float
+    inferring: float
+
+
+def settings_digest(segmenter: Segmenter, raster: Raster, engine_sha256: str) -> str:
+    """SHA-256 of all that decides the labels: engine, classes, raster (its size and time), settings."""
+    stat = raster.path.stat()
+    deciding = {
+        "schema": _SCHEMA,
+        "engine": engine_sha256,
+        "vocabulary": segmenter.vocabulary.to_json(),
+        "overlap": segmenter.overlap,
+        "raster": [stat.st_size, stat.st_mtime_ns, *raster.grid.own],
+        "grid": raster.grid.model,
+        "bands": raster.bands,
+        "scale": raster.scale,
+    }
+    return hashlib.sha256(json.dumps(deciding, sort_keys=True).encode()).hexdigest()
+
+
+def segment_raster(
+    segmenter: Segmenter,
+    raster: Raster,
+    out: Path,
+    *,
+    digest: str,
+    report: Report = lambda _what, _done, _total: None,
+) -> RasterResult:
+    """Label a raster of any size; ``out`` appears when it is whole.
+
+    Reading, inference and writing overlap; what is held is two rows of windows. An interrupted
+    call leaves its finished rows beside ``out``, and one with the same digest goes on from there;
+    an ``out`` of the same digest is left as it is.
+
+    Args:
+        segmenter: its vocabulary gives colours and names.
+        raster: what to label.
+        out: NAME.tif, in a folder that exists.
+        digest: from ``settings_digest``.
+        report: called with what is done, rows done and rows in all.
+
+    Raises:
+        BadInput: the raster is damaged, or there is no room; nothing is left behind.
+        OSError: something could not be written; the finished rows are kept.
+    """
+    started = time.perf_counter()
+    height, width = raster.grid.own
+    areas = AreaCount(
+        segmenter.vocabulary.names, row_areas(raster.crs, raster.transform, height, width)
+    )
+    tally = Tally()
+    if out.exists() and digest_of(out) == digest:
+        kept = height
+        with opened(out) as dataset:
+            for top in range(0, height, _BLOCK):
+                areas.add(top, read_labels(dataset, top, min(top + _BLOCK, height)))
+    else:
+        with Partial(out, raster.grid.own, digest) as partial:
+            kept = partial.rows
+            for top in range(0, kept, _BLOCK):
+                areas.add(top, partial.read(top, min(top + _BLOCK, kept)))
+            if kept < height:
+                try:
+                    _label(segmenter, raster, partial, areas, tally, report)
+                except BadInput:
+                    partial.remove()
+                    raise
+            report("writing", height, height)
+            write_cog(partial.labels, raster, segmenter.vocabulary, out, digest=digest)
+            partial.remove()
+    seconds = time.perf_counter() - started
+    return RasterResult(out, areas.to_json(), tally.windows, kept, seconds, tally.inferring)
+
+
+def read_labels(dataset: Any, top: int, bottom: int) -> NDArray[np.uint8]:
+    """Rows (bottom − top, W) of a label map that rasterio has open."""
+    return dataset.read(1, window=((top, bottom), (0, dataset.width)))
+
+
+def _label(
+    segmenter: Segmenter,
+    raster: Raster,
+    partial: Partial,
+    areas: AreaCount,
+    tally: Tally,
+    report: Report,
+) -> None:
+    """Label what is not finished, a strip being written while the next is made."""
+    grid, kept = raster.grid, partial.rows
+    shape = segmenter.padded(*grid.model)
+    first = int(grid.rows[kept])
+
+    def write(labels: NDArray[np.uint8], valid: NDArray[np.bool_]) -> None:
+        labels = np.where(valid, labels, np.uint8(IGNORE_INDEX))
+        areas.add(partial.rows, labels)
+        partial.append(labels)
+
+    with RowReader(raster, shape) as reader, ThreadPoolExecutor(1) as pool:
+        written: Future[None] | None = None
+        for rows in segmenter.rows(shape, reader, first=first, tally=tally):
+            top, bottom = grid.own_rows(rows.top, rows.bottom)
+            if bottom <= kept:
+                continue
+            labels = grid.to_own(rows.values, rows.top)[max(0, kept - top) :]
+            valid = reader.take_valid(max(top, kept), bottom)
+            if written is not None:
+                written.result()
+            written = pool.submit(write, labels, valid)
+            report("labelling", bottom, grid.own[0])
+        if written is not None:
+            written.result()
