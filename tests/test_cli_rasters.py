@@ -38,7 +38,7 @@ def test_rasters_images_and_bad_ones_of_a_folder_are_told_apart(
     result = call("run", tiny_bundle, sources, "-o", out, "--json", *options)
     assert result.exit_code == 1
     report = json.loads(result.stdout)
-    assert (report["done"], len(report["failed"])) == (2, 1)
+    assert (report["done"], len(report["rasters"]), len(report["failed"])) == (1, 1, 1)
     assert report["failed"][0]["image"] == str(sources / "deep.tif")
     assert "--scale LOW,HIGH" in report["failed"][0]["error"]
     assert {p.name for p in out.iterdir()} == {
