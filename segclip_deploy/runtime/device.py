@@ -19,6 +19,7 @@ __all__ = [
     "Cpu",
     "Gpu",
     "Jetson",
+    "cache_folder",
     "command_output",
     "find_cpu",
     "find_gpu",
@@ -154,6 +155,12 @@ def find_jetson(root: Path = _ROOT) -> Jetson | None:
     board = _read(root / "proc/device-tree/model")
     jetpack = command_output("dpkg-query", "-W", "-f", "${Version}", "nvidia-jetpack")
     return Jetson(board.rstrip("\0\n") if board else None, f"{found[1]}.{found[2]}", jetpack)
+
+
+def cache_folder() -> Path:
+    """Where this user's caches of ours lie (XDG Base Directory Specification); it may not exist."""
+    base = Path(os.environ.get("XDG_CACHE_HOME", ""))
+    return (base if base.is_absolute() else Path.home() / ".cache") / "segclip-deploy"
 
 
 def usable_cores() -> int:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -14,6 +13,7 @@ from typing import Any
 
 from segclip_deploy.artifacts import replace_file
 from segclip_deploy.errors import BadArtifact, StaleArtifact
+from segclip_deploy.runtime.device import cache_folder
 from segclip_deploy.runtime.tensorrt.library import complaints
 
 __all__ = ["TimingCache", "default_path"]
@@ -21,10 +21,8 @@ __all__ = ["TimingCache", "default_path"]
 
 def default_path(key: Mapping[str, str | None]) -> Path:
     """Where the cache of a GPU, driver and version lies, below the user's cache directory."""
-    base = Path(os.environ.get("XDG_CACHE_HOME", ""))
-    home = base if base.is_absolute() else Path.home() / ".cache"
     name = re.sub(r"[^\w.-]+", "-", " ".join(str(value) for value in key.values()))
-    return home / "segclip-deploy" / f"{name}.timing"
+    return cache_folder() / f"{name}.timing"
 
 
 @dataclass(frozen=True)
