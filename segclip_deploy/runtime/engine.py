@@ -175,6 +175,8 @@ def open_engine(path: str | Path, *, threads: int = 0) -> Opened:
         return Opened(backend, bundle.input, bundle.vocabulary, bundle.golden_path)
     engine = load_engine(path)
     settings = dict(engine.record["settings"])
+    if engine.target == "openvino":
+        settings["sha256"] = engine.record["engine_sha256"]  # load_engine has checked it
     if engine.target in MODULES:
         if threads:
             raise BadInput(f"an engine for {engine.target} has none", where="--threads")

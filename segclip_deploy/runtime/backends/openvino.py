@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,8 @@ from numpy.typing import NDArray
 from segclip_deploy._optional import require
 from segclip_deploy.errors import BadArtifact
 from segclip_deploy.runtime.backends.base import TensorSpec, checked
+from segclip_deploy.runtime.compile_cache import CompileCache
+from segclip_deploy.runtime.device import find_cpu
 
 __all__ = ["OpenVinoBackend", "precisions"]
 
@@ -24,6 +27,8 @@ class OpenVinoBackend:
         threads: 0 lets OpenVINO choose.
         precision: of what the file leaves in floating point: ``"f32"`` or ``"bf16"``.
         batches: what to take where the file leaves the batch open.
+        sha256: of the file, checked by whoever gives it; with it, what OpenVINO compiles is kept
+            in the compile cache and found there the next time. None compiles every time.
 
     Raises:
         BadArtifact: OpenVINO refuses the file, or the processor has no such precision.
@@ -37,6 +42,7 @@ class OpenVinoBackend:
         threads: int = 0,
         precision: str = "f32",
         batches: range = range(1, 2),
+        sha256: str | None = None,
     ) -> None:
         ov = require("openvino", why="an OpenVINO engine")
         if precision != "f32" and precision not in precisions():
@@ -46,14 +52,7 @@ class OpenVinoBackend:
         if threads:
             config["INFERENCE_NUM_THREADS"] = str(threads)
         try:
-            core = ov.Core()
-            graph = core.read_model(str(model))
-            if graph.is_dynamic():
-                limits = ov.Dimension(batches.start, batches.stop - 1)
-                graph.reshape(
-                    {port: [limits, *list(port.partial_shape)[1:]] for port in graph.inputs}
-                )
-            compiled = core.compile_model(graph, "CPU", config)
+            compiled = _compile(ov, model, config, batches, sha256)
         except RuntimeError as error:
             raise BadArtifact(f"OpenVINO refuses it ({error})", where=model) from error
         self.name = f"OpenVINO {ov.__version__.split('-')[0]} CPU {precision}"
@@ -92,6 +91,34 @@ def precisions() -> tuple[str, ...]:
     ov = require("openvino", why="an OpenVINO engine")
     offered = ov.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
     return ("f32", "bf16") if "BF16" in offered else ("f32",)
+
+
+def _compile(
+    ov: Any, model: Path, config: dict[str, str], batches: range, sha256: str | None
+) -> Any:
+    """The compiled model, from the compile cache where it is there."""
+    core = ov.Core()
+    cache = sha256 and CompileCache.of(
+        "openvino",
+        {
+            "model": sha256,
+            "openvino": ov.__version__,
+            "config": config,
+            "batches": [batches.start, batches.stop],
+            "cpu": find_cpu().to_json(),
+        },
+    )
+    if cache and (stored := cache.read()):
+        with suppress(RuntimeError):  # OpenVINO refuses it: compile
+            return core.import_model(stored, "CPU", config)
+    graph = core.read_model(str(model))
+    if graph.is_dynamic():
+        limits = ov.Dimension(batches.start, batches.stop - 1)
+        graph.reshape({port: [limits, *list(port.partial_shape)[1:]] for port in graph.inputs})
+    compiled = core.compile_model(graph, "CPU", config)
+    if cache:
+        cache.write(compiled.export_model().getvalue())
+    return compiled
 
 
 def _spec(port: Any) -> TensorSpec:
