@@ -151,11 +151,12 @@ def _print(found: Profile) -> None:
     )
     click.echo(", ".join(told))
     if record["cold_start_ms"]:
-        starts = record["cold_start_ms"]
-        click.echo(
-            f"first label map of a new process: {median(starts):.0f} ms, median of {len(starts)} "
-            f"(first {starts[0]:.0f})"
-        )
+        for name, starts in record["cold_start_ms"].items():
+            how = ", compile cache empty" if name == "compiled" else ""
+            click.echo(
+                f"first label map of a new process{how}: {median(starts):.0f} ms, "
+                f"median of {len(starts)} (first {starts[0]:.0f})"
+            )
     _print_layers(found)
 
 

@@ -117,7 +117,15 @@ def profile_engine(
             report("looking into the layers", 0, 0)
             layers = _layers(subject, backend, golden.tiles[0])
         report("starting new processes", 0, 0)
-        starts = cold_starts(path, paths[0], threads=threads) if cold else None
+        starts = (
+            {
+                name: cold_starts(path, paths[0], threads=threads, cached=cached)
+                for name, cached in (("cached", True), ("compiled", False))
+                if cached or subject.target == "openvino"
+            }
+            if cold
+            else None
+        )
     seconds = sum(taken.total) / 1e3
     joules = power.joules(seconds)
     record = {
