@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from segclip_deploy.runtime import windows
 from segclip_deploy.runtime.backends.onnxruntime import OnnxRuntimeBackend
 from segclip_deploy.runtime.device import Gpu
 from segclip_deploy.runtime.tensorrt import builder
@@ -78,6 +79,10 @@ def install(monkeypatch: pytest.MonkeyPatch, model: Path, gpu: Gpu | None = ORIN
         "cuda.bindings.driver": _graphs(state),
     }.items():
         monkeypatch.setitem(sys.modules, name, module)
+    monkeypatch.setattr(
+        "segclip_deploy.runtime.backends.tensorrt.GpuDecoder",
+        lambda stream: SimpleNamespace(decode=windows.decode),
+    )
     add_profile = builder._add_profile
 
     def profiled(trt_builder: Any, network: Any, config: Any, batches: range) -> None:

@@ -11,9 +11,10 @@ import numpy as np
 import pytest
 
 from segclip_deploy.artifacts import load_bundle
-from segclip_deploy.errors import BadArtifact
+from segclip_deploy.errors import BadArtifact, MissingDependency
 from segclip_deploy.runtime.build import build_engine
-from segclip_deploy.runtime.engine import open_engine
+from segclip_deploy.runtime.engine import open_engine, open_segmenter
+from tests.fakes import random_frame
 from tests.stand_in import install
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (1, 64, 96, 3), dtype=np.uint8)
@@ -44,6 +45,34 @@ def test_every_way_to_launch_says_the_same(
     times = backend.stage_ms()
     assert list(times) == ["copy_in", "infer", "copy_out"]
     assert times["infer"] > times["copy_in"] >= 0
+
+
+def test_blended_logits_are_decoded_where_the_engine_runs_or_the_name_says_where(
+    tiny_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    install(monkeypatch, tiny_bundle / "model.onnx")
+    engine = build_engine(load_bundle(tiny_bundle), tmp_path / "e.engine")
+    frame = random_frame(150, 220)
+    with open_segmenter(tiny_bundle) as reference:
+        expected = reference.segment(frame).labels
+    with open_segmenter(engine.path) as flown:
+        decoded = []
+        decode = flown._decode
+        monkeypatch.setattr(
+            flown, "_decode", lambda *a, **k: (decoded.append(1), decode(*a, **k))[1]
+        )
+        np.testing.assert_array_equal(flown.segment(frame).labels, expected)
+        assert decoded
+        assert "NumPy" not in flown.backend.name
+
+    def absent(stream: object) -> None:
+        raise MissingDependency("labelling on the GPU needs nvcc")
+
+    monkeypatch.setattr("segclip_deploy.runtime.backends.tensorrt.GpuDecoder", absent)
+    with open_segmenter(engine.path) as flown:
+        told = "blended logits decoded by NumPy (labelling on the GPU needs nvcc)"
+        assert told in flown.backend.name
+        np.testing.assert_array_equal(flown.segment(frame).labels, expected)
 
 
 def test_what_the_gpu_refuses_is_one_line(

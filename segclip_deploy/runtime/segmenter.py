@@ -13,8 +13,8 @@ from segclip_deploy.artifacts import InputSpec
 from segclip_deploy.errors import BadArtifact, BadInput
 from segclip_deploy.runtime.backends.base import Backend
 from segclip_deploy.runtime.frame import Frame, prepare
-from segclip_deploy.runtime.strips import Blend, Centres, Read, Rows, Tally, infer_windows
-from segclip_deploy.runtime.windows import LOGIT_STRIDE, Window, cover, default_overlap
+from segclip_deploy.runtime.strips import Blend, Centres, Decode, Read, Rows, Tally, infer_windows
+from segclip_deploy.runtime.windows import LOGIT_STRIDE, Window, cover, decode, default_overlap
 from segclip_deploy.vocabulary import Vocabulary
 
 __all__ = ["LabelMap", "Segmenter", "StageTimes"]
@@ -105,6 +105,8 @@ class Segmenter:
         self.overlap = overlap
         self.blends = "logits" in outputs
         self.measures = "margin" in outputs
+        # A backend on a GPU decodes there; elsewhere NumPy does.
+        self._decode: Decode = getattr(backend, "decode", None) or decode
         self._batch = np.zeros(backend.inputs[0].shape, dtype=np.uint8)
 
     def __enter__(self) -> Segmenter:
@@ -184,7 +186,7 @@ class Segmenter:
         joins: list[Centres | Blend]
         if self.blends:
             classes = next(o.shape[1] for o in self.backend.outputs if o.name == "logits")
-            joins = [Blend(windows[start:], classes, margin=margin)]
+            joins = [Blend(windows[start:], classes, margin=margin, decode=self._decode)]
         else:
             joins = [Centres("labels", windows[start:])]
             if margin:

@@ -14,13 +14,15 @@ from segclip_deploy.runtime.backends.base import Backend
 from segclip_deploy.runtime.windows import (
     LOGIT_STRIDE,
     Window,
-    labels_of,
-    margin_of,
+    decode,
     triangle,
 )
 from segclip_deploy.vocabulary import IGNORE_INDEX
 
-__all__ = ["Blend", "Centres", "Read", "Rows", "Tally", "infer_windows"]
+__all__ = ["Blend", "Centres", "Decode", "Read", "Rows", "Tally", "infer_windows"]
+
+Decode = Callable[..., tuple[NDArray[np.uint8], NDArray[np.uint8] | None]]
+"""Logits (K, h, w) and ``margin=`` → labels (4h, 4w), and the margin (h, w) if asked for."""
 
 Read = Callable[[Window], NDArray[np.uint8] | None]
 """The pixels (h, w, 3) of a window, uint8 RGB; None where there is nothing to label."""
@@ -94,22 +96,25 @@ class Blend:
         windows: over the image, whole rows of them, row-major, on the grid of the logits.
         classes: K.
         margin: whether margins are wanted.
+        decode: logits → labels and margin, as ``windows.decode`` does.
     """
 
     output = "logits"
 
-    def __init__(self, windows: Sequence[Window], classes: int, *, margin: bool) -> None:
+    def __init__(
+        self, windows: Sequence[Window], classes: int, *, margin: bool, decode: Decode = decode
+    ) -> None:
         self._windows = windows
         self._margin = margin
+        self._decode = decode
         self._width = windows[-1].keep[3] // LOGIT_STRIDE
         h, w = (side // LOGIT_STRIDE for side in (windows[0].height, windows[0].width))
         self._ramp = np.outer(triangle(h), triangle(w))
         self._top = windows[0].top // LOGIT_STRIDE  # cell row that the sums begin at
         self._total = np.zeros((classes, 0, self._width), np.float32)
         self._weight = np.zeros((0, self._width), np.float32)
-        self._above = (
-            self._total
-        )  # finished logits that the next labels still need, at most two rows
+        # Finished logits that the next labels still need, at most two rows.
+        self._above = self._total
 
     def add(self, index: int, logits: NDArray[np.float32] | None) -> Iterator[Rows]:
         """Take the next window's logits (K, h/4, w/4); None adds nothing."""
@@ -140,18 +145,17 @@ class Blend:
         weight = self._weight[:count]
         # Where no window was read there is no weight, and nobody asks for the label.
         finished = self._total[:, :count] / (weight + (weight == 0))
-        if self._margin:
-            yield Rows("margin", self._top, margin_of(finished))
         context = self._above.shape[1]
         logits = np.concatenate([self._above, finished], axis=1)
+        labels, margin = self._decode(logits, margin=self._margin)
+        if margin is not None:
+            yield Rows("margin", self._top, margin[context:])
         first = self._top - context  # cell row of logits[:, 0]
-        skip = max(
-            0, context - 1
-        )  # rows of logits whose labels are out, or above what was asked for
+        skip = max(0, context - 1)  # their labels are out, or above what was asked for
         stop = logits.shape[1] - (0 if last else 1)
         if stop > skip:
-            labels = labels_of(logits)[skip * LOGIT_STRIDE : stop * LOGIT_STRIDE]
-            yield Rows("labels", (first + skip) * LOGIT_STRIDE, labels)
+            part = labels[skip * LOGIT_STRIDE : stop * LOGIT_STRIDE]
+            yield Rows("labels", (first + skip) * LOGIT_STRIDE, part)
         self._above = logits[:, -2:]
         self._top = end
         self._total = self._total[:, count:]

@@ -13,6 +13,7 @@ __all__ = [
     "LOGIT_STRIDE",
     "Window",
     "cover",
+    "decode",
     "default_overlap",
     "labels_of",
     "margin_of",
@@ -75,6 +76,13 @@ def margin_of(logits: NDArray[np.float32]) -> NDArray[np.uint8]:
     exponents = np.exp(logits - logits.max(0))
     second, best = np.partition(exponents, -2, axis=0)[-2:]
     return np.rint((best - second) / exponents.sum(0) * 255).astype(np.uint8)
+
+
+def decode(
+    logits: NDArray[np.float32], *, margin: bool
+) -> tuple[NDArray[np.uint8], NDArray[np.uint8] | None]:
+    """Logits (K, h, w) → ``labels_of`` them, and if asked for their ``margin_of``."""
+    return labels_of(logits), margin_of(logits) if margin else None
 
 
 def labels_of(logits: NDArray[np.float32]) -> NDArray[np.uint8]:

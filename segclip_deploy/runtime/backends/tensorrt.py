@@ -10,8 +10,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from segclip_deploy.errors import BadArtifact
+from segclip_deploy.errors import BadArtifact, MissingDependency
 from segclip_deploy.runtime.backends.base import TensorSpec, checked
+from segclip_deploy.runtime.kernels.decoder import GpuDecoder
+from segclip_deploy.runtime.strips import Decode
 from segclip_deploy.runtime.tensorrt.buffers import Buffer
 from segclip_deploy.runtime.tensorrt.launch import CannotRecord, record
 from segclip_deploy.runtime.tensorrt.library import (
@@ -82,7 +84,8 @@ class TensorRtBackend:
                 self._context.set_tensor_address(name, buffer.address)
             self._results = self._cut()
             self._launch, how = self._prepare_launch()
-        self.name += f", {how}" + ", zero-copy" * shared
+            self.decode, where = self._prepare_decode()
+        self.name += f", {how}" + ", zero-copy" * shared + where
 
     def infer(self, arrays: Mapping[str, NDArray[Any]]) -> Mapping[str, NDArray[Any]]:
         """Run once; the returned arrays are overwritten by the next call."""
@@ -154,7 +157,7 @@ class TensorRtBackend:
         with self._current():
             self._buffers.clear()
             self._results.clear()
-            del self._launch, self._marks
+            del self._launch, self._marks, self.decode
             del self._context, self._engine, self._runtime, self._stream
         del self._primary
 
@@ -183,6 +186,23 @@ class TensorRtBackend:
             return record(self._try_enqueue, self._stream.handle), "CUDA graph"
         except CannotRecord as reason:
             return self._enqueue, f"plain launches ({reason})"
+
+    def _prepare_decode(self) -> tuple[Decode | None, str]:
+        """What decodes blended logits, None for NumPy; and which, for people."""
+        if all(spec.name != "logits" for spec in self.outputs):
+            return None, ""
+        try:
+            decoder = GpuDecoder(self._stream)
+        except MissingDependency as error:
+            return None, f", blended logits decoded by NumPy ({error.what})"
+
+        def decode(
+            logits: NDArray[np.float32], *, margin: bool
+        ) -> tuple[NDArray[np.uint8], NDArray[np.uint8] | None]:
+            with self._current():
+                return decoder.decode(logits, margin=margin)
+
+        return decode, ""
 
     def _enqueue(self) -> None:
         if not self._try_enqueue():
