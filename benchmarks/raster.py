@@ -7,13 +7,14 @@ The raster: an example tile repeated, three bands of 8 bits, 512² tiles, DEFLAT
 round is a process of its own that labels it (reading, labels, overviews, Cloud-Optimized GeoTIFF, areas)
 between two times of the bare engine, on as many windows of the same image in full batches: the batch
 and the threads are the same. Throughput: windows per second of both, and their ratio; medians of
-the rounds. Memory: the most that was resident. Writes results/raster.json.
+the rounds, and the machine's load, which includes this one's. Memory: the most that was resident. Writes results/raster.json.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import resource
 import statistics
 import subprocess
@@ -158,8 +159,16 @@ def main() -> None:
     }
     results = ROOT / "benchmarks" / "results" / "raster.json"
     known = json.loads(results.read_text()) if results.exists() else {"rows": []}
-    row = {"size": size, "threads": arguments.threads, "rounds": len(rounds), **row}
-    same = ("size", "engine", "input", "threads")
+    model = Path(arguments.engine).name or "NumPy"
+    row = {
+        "size": size,
+        "model": model,
+        "threads": arguments.threads,
+        "rounds": len(rounds),
+        "load": round(os.getloadavg()[2], 1),
+        **row,
+    }
+    same = ("size", "model", "engine", "input", "threads")
     rows = [r for r in known["rows"] if any(r[key] != row[key] for key in same)]
     write_json(results, {"device": find_cpu().to_json(), "rows": [*rows, row]})
     print(json.dumps(row, indent=2))
