@@ -7,16 +7,20 @@ from typing import Any
 
 import numpy as np
 import onnx
+import onnx_ir as ir
 import pytest
 import torch
 
 from segclip_deploy.artifacts import InputSpec, load_bundle
 from segclip_deploy.calibration.calibrate import read_tensors
 from segclip_deploy.calibration.graph import load_model, observer, save_model
+from segclip_deploy.calibration.placement import place
 from segclip_deploy.calibration.plan import Precision, PrecisionPlan
+from segclip_deploy.calibration.qdq import write_qdq
 from segclip_deploy.calibration.quantize import sqnr, write_precision
 from segclip_deploy.calibration.ranges import METHODS, Histogram
 from segclip_deploy.calibration.rounding import round_as_fp16
+from segclip_deploy.calibration.smooth import find_norms, smooth_graph
 from segclip_deploy.calibration.table import CalibrationTable
 from segclip_deploy.errors import BadArtifact, BadInput, GateFailed, StaleArtifact
 from segclip_deploy.export import parity
@@ -164,6 +168,62 @@ def test_clip_encoders_take_precision(
     save_model(model, path)
     got = OnnxRuntimeBackend(path, literal=True).infer({"image": image})["logits"]
     assert sqnr(expected, got) > 25
+
+
+def test_a_vit_with_loud_channels_bears_int8_better_once_it_is_smoothed(
+    clip_export: tuple[TorchBackend, FoldedSegCLIP, Path], tmp_path: Path
+) -> None:
+    image = np.random.default_rng(1).integers(0, 256, (2, 64, 96, 3), dtype=np.uint8)
+    plain, smoothed = load_model(clip_export[-1]), load_model(clip_export[-1])
+    norms = find_norms(plain.graph)
+    if clip_export[1].encoder.channels[-1] != 768:  # RN50
+        assert norms == {}
+        return
+    assert len(norms) == 24  # two to a layer
+    rng, gains = np.random.default_rng(0), {}
+    for name in norms:  # trained ViTs have such channels, random ones have not
+        gains[name] = np.ones(768, np.float32)
+        gains[name][rng.choice(768, 6, replace=False)] = 30
+    for model in (plain, smoothed):
+        for node in model.graph:
+            if (gain := gains.get(node.outputs[0].name)) is not None:
+                value = ir.Value(
+                    name=f"{node.outputs[0].name}.loud",
+                    type=node.inputs[1].type,
+                    shape=node.inputs[1].shape,
+                    const_value=ir.tensor(gain),
+                )
+                model.graph.register_initializer(value)
+                node.replace_input_with(1, value)
+    loud = tmp_path / "loud.onnx"
+    save_model(plain, loud)
+    expected = logits_of(plain, image, loud)
+    seen = observer(load_model(loud), list(norms))(image)
+    peaks = {n: np.abs(values).max((0, 1)) for n, values in zip(norms, seen, strict=True)}
+    smooth_graph(smoothed.graph, peaks, 0.5)
+    path = tmp_path / "smoothed.onnx"
+    assert np.abs(logits_of(smoothed, image, path) - expected).max() <= 1e-4
+    noise = [sqnr(expected, in_int8(file, image, tmp_path)) for file in (loud, path)]
+    assert noise[1] > noise[0] + 6
+
+
+def logits_of(model: Any, image: Any, path: Path) -> Any:
+    save_model(model, path)
+    return OnnxRuntimeBackend(path, literal=True).infer({"image": image})["logits"].copy()
+
+
+def in_int8(path: Path, image: Any, folder: Path) -> Any:
+    """Logits with everything in INT8 that can be, and the ranges of these images."""
+    model = load_model(path)
+    names = read_tensors(model.graph)
+    ranges = {}
+    for name, values in zip(names, observer(load_model(path), names)(image), strict=True):
+        seen = Histogram()
+        seen.add(values)
+        ranges[name] = METHODS["minmax"](seen)
+    placement = place(model.graph, "tensorrt", lambda _: True)
+    write_qdq(model.graph, placement, ranges, "tensorrt")
+    return logits_of(model, image, folder / "int8.onnx")
 
 
 @pytest.mark.parametrize("bundle", ["tiny_bundle", "example_bundle"])

@@ -12,8 +12,11 @@ from click.testing import CliRunner
 from onnx import helper, numpy_helper
 
 from segclip_deploy.artifacts import load_bundle, sha256_file
+from segclip_deploy.calibration.graph import load_model, save_model
+from segclip_deploy.calibration.rounding import round_as_fp16
 from segclip_deploy.cli import main
 from segclip_deploy.errors import GateFailed
+from segclip_deploy.runtime.backends.onnxruntime import OnnxRuntimeBackend
 from segclip_deploy.runtime.build import build_engine
 from segclip_deploy.runtime.golden import Golden, load_golden
 from segclip_deploy.runtime.verify import Verification, check, verify
@@ -111,6 +114,36 @@ def test_a_quantized_bundle_that_says_something_else_fails(
     result = CliRunner().invoke(main, ["verify", str(bundle)])
     assert result.exit_code == 3, result.output
     assert "flight check failed at labels" in result.stderr
+
+
+def overflow_in_half(graph: onnx.GraphProto) -> None:
+    """Embeddings so long that FP16 does not hold them; the head takes cosines, so FP32 does not mind."""
+    (last,) = [node for node in graph.node if node.name == "decoder.4/Conv_2"]
+    constants = {i.name: numpy_helper.to_array(i) for i in graph.initializer}
+    largest = max(float(np.abs(constants[name]).max()) for name in last.input[1:])
+    for name in last.input[1:]:  # the constants themselves still fit FP16
+        set_constant(
+            graph, name, lambda old: (old.astype(float) * (60000 / largest)).astype(old.dtype)
+        )
+
+
+def test_an_overflow_in_fp16_fails_where_fp16_is_computed(
+    quantized: Callable[[str, str], Path], tmp_path: Path
+) -> None:
+    """A CPU computes FP16 in FP32 and cannot see it: hence the hash, and the check on the device."""
+    whole = quantized("tensorrt", "fp16")
+    forged = edited(whole, tmp_path / "bundle", overflow_in_half)
+    assert CliRunner().invoke(main, ["verify", str(forged)]).exit_code == 0
+    failed = {}
+    for name, path in (("whole", whole), ("forged", forged)):
+        bundle, rounded = load_bundle(path), tmp_path / f"{name}.onnx"
+        model = load_model(bundle.model_path)
+        assert round_as_fp16(model.graph) > 100
+        save_model(model, rounded)
+        backend = OnnxRuntimeBackend(rounded, literal=True)
+        found = verify(backend, load_golden(bundle.golden_path), bundle.vocabulary.names)
+        failed[name] = {one.name for one in found.checks if not one.passed}
+    assert failed == {"whole": set(), "forged": {"labels", "fp32"}}
 
 
 @pytest.mark.parametrize("kind", [(), *KINDS], ids="-".join)

@@ -13,7 +13,7 @@ from segclip_deploy.cli.doctor import doctor
 from segclip_deploy.cli.fly import run
 from segclip_deploy.cli.learn import import_, train
 from segclip_deploy.cli.look import inspect
-from segclip_deploy.cli.precision import calibrate, plan, quantize
+from segclip_deploy.cli.precision import calibrate, plan, quantize, smooth
 from segclip_deploy.cli.profile import compare, profile
 from segclip_deploy.cli.score import evaluate
 from segclip_deploy.cli.texts import revocab
@@ -34,6 +34,7 @@ for _command in (
     train,
     import_,
     export,
+    smooth,
     calibrate,
     plan,
     quantize,
