@@ -22,7 +22,7 @@ from typing import Any
 
 from segclip_deploy.runtime.blocks import block_of
 
-__all__ = ["blocks_of", "name_constants", "name_nodes", "trace_blocks"]
+__all__ = ["block_of_module", "blocks_of", "name_constants", "name_nodes", "trace_blocks"]
 
 _SCOPES = "pkg.torch.onnx.name_scopes"  # where torch.export says which module a node is from
 _NOWHERE = "_empty_nn_module_stack_from_metadata_hook"
@@ -46,6 +46,11 @@ _READ, _SCORE = "read", "score_map"
 _GUIDE, _ANSWER = "language_to_vision", "vision_to_language"
 # The constants that only one direction of a folded CFF level works with.
 _DIRECTIONS = {"mix": _GUIDE, "answer": _ANSWER, "answer_bias": _ANSWER}
+
+
+def block_of_module(path: str) -> str:
+    """The block that what a module of a SegCLIP computes belongs to."""
+    return _block(_module(path))
 
 
 def blocks_of(model: Any) -> dict[str, list[Any]]:
