@@ -7,13 +7,13 @@ squares, where eight bits lose more than time is won, and stays high.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
 import numpy as np
 
-__all__ = ["DIALECTS", "Dialect", "Placement", "place"]
+__all__ = ["DIALECTS", "Dialect", "Placement", "is_wide", "place"]
 
 Dialect = Literal["tensorrt", "cpu"]
 DIALECTS: tuple[Dialect, ...] = get_args(Dialect)
@@ -53,24 +53,25 @@ def place(graph: Any, dialect: Dialect, chosen: Callable[[str], bool]) -> Placem
     """
     reads: list[tuple[str, int]] = []
     weights: list[tuple[str, int, int]] = []
-    products: set[str] = set()
+    products: dict[str, int] = {}  # by when they are computed
     for node in graph:
         if not chosen(node.name):
             continue
         if (axis := _weight_axis(node)) is not None:
             reads.append((node.name, 0))
             weights.append((node.name, 1, axis))
-            products.add(node.name)
+            products[node.name] = len(products)
         elif node.op_type == "Add":
             producers = [_producer(value) for value in node.inputs]
-            if None in producers or not any(p in products for p in producers):
+            made = [p for p in producers if p in products]
+            if None in producers or not made:
                 continue
             if dialect == "cpu":
                 reads += [(node.name, 0), (node.name, 1)]
             else:
-                # What the convolution just computed goes on in its accumulator.
-                skip = 0 if producers[1] in products else 1
-                reads.append((node.name, skip))
+                # What the last of them just computed goes on in its accumulator.
+                last = max(made, key=products.__getitem__)
+                reads.append((node.name, 1 - producers.index(last)))
     return Placement(tuple(reads), tuple(weights))
 
 
@@ -83,21 +84,23 @@ def _weight_axis(node: Any) -> int | None:
         return None
     weight = constant.numpy()
     if node.op_type == "Conv":
-        axis, taps = 0, int(np.prod(weight.shape[1:]))
+        axis = 0
     elif weight.ndim != 2:
         return None
     else:
         transposed = node.op_type == "Gemm" and node.attributes.get_int("transB", 0)
         axis = 0 if transposed else 1
-        taps = weight.shape[1 - axis]
-    if min(weight.shape[axis], taps) < _MIN_CHANNELS and not _depthwise(node, weight):
+    depthwise = node.op_type == "Conv" and weight.shape[1] == 1
+    if not is_wide(weight.shape, axis, depthwise=depthwise):
         return None
     # Sums over channels are written as products with zeros and ones: structure, not weights.
     return None if np.isin(weight, (0, 1)).all() else axis
 
 
-def _depthwise(node: Any, weight: Any) -> bool:
-    return node.op_type == "Conv" and weight.shape[1] == 1 and weight.shape[0] >= _MIN_CHANNELS
+def is_wide(shape: Sequence[int], axis: int, *, depthwise: bool) -> bool:
+    """Whether a weight of this shape, its output channels along an axis, is worth INT8."""
+    taps = int(np.prod(shape)) // shape[axis]
+    return shape[axis] >= _MIN_CHANNELS and (depthwise or taps >= _MIN_CHANNELS)
 
 
 def _producer(value: Any) -> str | None:

@@ -12,9 +12,9 @@ from segclip_deploy._optional import require
 from segclip_deploy.calibration.placement import Dialect, Placement
 from segclip_deploy.calibration.table import Range
 
-__all__ = ["scale_of", "write_qdq"]
+__all__ = ["WEIGHT_LEVELS", "scale_of", "write_qdq"]
 
-_WEIGHT_LEVELS: Mapping[Dialect, int] = {"tensorrt": 127, "cpu": 63}
+WEIGHT_LEVELS: Mapping[Dialect, int] = {"tensorrt": 127, "cpu": 63}
 """To each side of zero. A CPU without VNNI adds two products U8·S8 in 16 bits, which overflow
 silently above 2·255·64; seven bits compute the same on every processor."""
 
@@ -105,7 +105,7 @@ def _levels(
 ) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
     """S8 levels and the scale of each output channel."""
     others = tuple(i for i in range(weight.ndim) if i != axis)
-    top = _WEIGHT_LEVELS[dialect]
+    top = WEIGHT_LEVELS[dialect]
     scale = _storable(np.abs(weight).max(axis=others, keepdims=True) / top, dialect)
     return np.clip(np.rint(weight / scale), -top, top).astype(np.int8), scale.ravel()
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import click
+from click.core import ParameterSource
 
 from segclip_deploy.cli.common import (
     PATH,
@@ -27,6 +29,9 @@ _text = click.option(
 _out = click.option(
     "-o", "--out", type=PATH, required=True, help="Checkpoint to write (.safetensors)."
 )
+
+
+_OF_NEW_MODELS = ("encoder", "imagenet", "width", "context_tokens", "bf16")
 
 
 @click.command()
@@ -56,15 +61,22 @@ _out = click.option(
     "--batch", type=click.IntRange(2), default=8, show_default=True, help="Crops per step."
 )
 @click.option("--bf16", is_flag=True, help="bfloat16 autocast: faster where the processor has it.")
-@click.option("--learning-rate", default=2e-3, show_default=True)
+@click.option(
+    "--learning-rate", type=float, help="Peak; 0.002 by default, with --qat 0.0001.", default=None
+)
 @click.option("--seed", default=0, show_default=True)
 @click.option(
     "--threads",
     type=click.IntRange(1),
     help="CPU threads; all by default. Part of what repeats a run.",
 )
+@click.option("--qat", is_flag=True, help="Fine-tune --from so that it bears the INT8 of --plan.")
+@click.option("--from", "source", type=PATH, help="FP32 checkpoint to fine-tune; with --qat.")
+@click.option("--plan", type=PATH, help="Which blocks are INT8 (.yaml); with --qat.")
 @json_option
+@click.pass_context
 def train(
+    context: click.Context,
     dataset: Path,
     vocabulary: str,
     text: str,
@@ -78,9 +90,12 @@ def train(
     crop: int,
     batch: int,
     bf16: bool,
-    learning_rate: float,
+    learning_rate: float | None,
     seed: int,
     threads: int | None,
+    qat: bool,
+    source: Path | None,
+    plan: Path | None,
     as_json: bool,
 ) -> None:
     """Train a SegCLIP on DATASET (images/, masks/, split.json).
@@ -89,6 +104,10 @@ def train(
     """
     if (time_budget is None) == (steps is None):
         raise click.UsageError("give either --time-budget or --steps")
+    if (source is not None, plan is not None) != (qat, qat):
+        raise click.UsageError("--qat takes --from CKPT and --plan PLAN, and they take --qat")
+    if qat and (fixed := _given(context, _OF_NEW_MODELS)):
+        raise click.UsageError(f"{fixed} belongs to new models; --from brings its own")
     from segclip_deploy._optional import require
     from segclip_deploy.dataset import open_dataset
     from segclip_deploy.vocabulary import load_vocabulary
@@ -99,30 +118,25 @@ def train(
     from segclip_deploy.model.spec import ModelSpec
     from segclip_deploy.model.text import load_text_bank
     from segclip_deploy.training.loop import Progress, TrainSettings
+    from segclip_deploy.training.qat import FINE_TUNING, fine_tune
     from segclip_deploy.training.train import train as run_training
 
     if threads:
         torch.set_num_threads(threads)
     words = load_vocabulary(vocabulary)
     bank = load_text_bank(text, words)
-    mean, std = encoder_normalisation(encoder)
-    spec = ModelSpec(
-        classes=len(words.classes),
-        text_width=bank.classes.shape[1],
-        encoder=encoder,
-        width=width,
-        mean=mean,
-        std=std,
-    )
+    data = open_dataset(dataset, words)
     settings = TrainSettings(
         steps=steps,
         time_budget_s=time_budget,
         crop=crop,
         batch=batch,
         bf16=bf16,
-        learning_rate=learning_rate,
         seed=seed,
+        **(FINE_TUNING if qat else {}),
     )
+    if learning_rate is not None:
+        settings = replace(settings, learning_rate=learning_rate)
     with progress_bar("%") as bar:
         task = bar.add_task("training", total=100)
 
@@ -136,21 +150,40 @@ def train(
                 best = f"best {now.best_miou:.4f}"
                 bar.console.print(f"step {now.step}: plan mIoU {now.plan_miou:.4f} ({best})")
 
-        run_training(
-            open_dataset(dataset, words),
-            bank,
-            spec,
-            settings,
-            out,
-            imagenet=imagenet,
-            context_tokens=context_tokens,
-            report=report,
-        )
+        if source and plan:
+            fine_tune(source, plan, data, bank, settings, out, report=report)
+        else:
+            mean, std = encoder_normalisation(encoder)
+            spec = ModelSpec(
+                classes=len(words.classes),
+                text_width=bank.classes.shape[1],
+                encoder=encoder,
+                width=width,
+                mean=mean,
+                std=std,
+            )
+            run_training(
+                data,
+                bank,
+                spec,
+                settings,
+                out,
+                imagenet=imagenet,
+                context_tokens=context_tokens,
+                report=report,
+            )
     record = load_checkpoint(out).training
     if as_json:
         print_json(record)
     else:
         click.echo(f"{out}: plan mIoU {record['plan']['miou']:.4f} at step {record['step']}")
+
+
+def _given(context: click.Context, names: tuple[str, ...]) -> str:
+    """The first of these options that is on the command line."""
+    source = context.get_parameter_source
+    given = (name for name in names if source(name) is not ParameterSource.DEFAULT)
+    return next((f"--{name.replace('_', '-')}" for name in given), "")
 
 
 @click.command("import")

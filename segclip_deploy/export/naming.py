@@ -20,7 +20,14 @@ from collections import Counter
 from collections.abc import Collection
 from typing import Any
 
-__all__ = ["block_of", "blocks_of", "name_constants", "name_nodes", "trace_blocks"]
+__all__ = [
+    "block_of",
+    "block_of_module",
+    "blocks_of",
+    "name_constants",
+    "name_nodes",
+    "trace_blocks",
+]
 
 _SCOPES = "pkg.torch.onnx.name_scopes"  # where torch.export says which module a node is from
 _NOWHERE = "_empty_nn_module_stack_from_metadata_hook"
@@ -49,6 +56,11 @@ _DIRECTIONS = {"mix": _GUIDE, "answer": _ANSWER, "answer_bias": _ANSWER}
 def block_of(node_name: str) -> str:
     """The block of a node called ``<block>/<operator>``; ``""`` for one called otherwise."""
     return node_name.partition("/")[0] if "/" in node_name else ""
+
+
+def block_of_module(path: str) -> str:
+    """The block that what a module of a SegCLIP computes belongs to."""
+    return _block(_module(path))
 
 
 def blocks_of(model: Any) -> dict[str, list[Any]]:

@@ -5,13 +5,13 @@ from __future__ import annotations
 import hashlib
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from segclip_deploy.accuracy import score
@@ -26,7 +26,7 @@ from segclip_deploy.model.text import TextBank
 from segclip_deploy.training.augment import CropSampler
 from segclip_deploy.training.losses import segmentation_loss
 
-__all__ = ["Progress", "TrainSettings", "Trainer", "one_cycle"]
+__all__ = ["Progress", "TrainSettings", "Trained", "Trainer", "one_cycle"]
 
 _WARM_UP = 0.1  # share of the run the learning rate rises for
 
@@ -109,6 +109,7 @@ class Trainer:
         dataset: with splits ``train`` and ``plan``; the best model on ``plan`` is kept.
         settings: how.
         out: the checkpoint to write.
+        lineage: what the run comes from; goes into the checkpoint's record.
 
     Raises:
         BadArtifact: ``OUT.resume`` is damaged.
@@ -124,7 +125,9 @@ class Trainer:
         dataset: Dataset,
         settings: TrainSettings,
         out: Path,
+        lineage: Mapping[str, Any] | None = None,
     ) -> None:
+        self.lineage = dict(lineage or {})
         self.settings, self.dataset, self.bank, self.out = settings, dataset, bank, out
         self.resume_path = out.with_name(out.name + ".resume")
         self.trained = Trained(model, text)
@@ -155,6 +158,7 @@ class Trainer:
             "text": hashlib.sha256(bank.classes.tobytes() + bank.texts.tobytes()).hexdigest(),
             "context": sum(p.numel() for p in text.parameters()),
             "splits": {name: list(dataset.names(name)) for name in ("train", "plan")},
+            **self.lineage,
         }
         if self.resume_path.exists():
             self._resume()
@@ -190,12 +194,9 @@ class Trainer:
         factor = one_cycle(self.fraction)
         for group in self.optimizer.param_groups:
             group["lr"] = group["peak"] * factor
-        self.trained.train()
-        model = self.trained.model
-        image = normalise(torch.from_numpy(images), model.spec.mean, model.spec.std)
-        with torch.autocast("cpu", torch.bfloat16, enabled=self.settings.bf16):
-            output = model.decode(image, self.trained.text(), self.texts)
-        loss = segmentation_loss(output, torch.from_numpy(truths).long())
+        spec = self.trained.model.spec
+        image = normalise(torch.from_numpy(images), spec.mean, spec.std)
+        loss = self._loss(image, torch.from_numpy(truths).long())
         if not torch.isfinite(loss):
             raise BadInput(
                 f"the loss is not finite at step {self.step}", fix="lower --learning-rate"
@@ -206,6 +207,13 @@ class Trainer:
         self.optimizer.step()
         self.average.update_parameters(self.trained)
         return loss.item()
+
+    def _loss(self, image: Tensor, truths: Tensor) -> Tensor:
+        """Of normalised images (B, 3, H, W) and truths (B, H, W)."""
+        self.trained.train()
+        with torch.autocast("cpu", torch.bfloat16, enabled=self.settings.bf16):
+            output = self.trained.model.decode(image, self.trained.text(), self.texts)
+        return segmentation_loss(output, truths)
 
     def _validate(self) -> float:
         """Score the averaged model on ``plan``; keep it if it is the best so far."""
@@ -231,6 +239,7 @@ class Trainer:
                 "seconds": round(self.elapsed, 1),
                 "plan": accuracy.to_json(),
                 "torch": torch.__version__,
+                **self.lineage,
             }
             save_checkpoint(
                 self.out,
