@@ -12,7 +12,7 @@ from segclip_deploy._optional import require
 from segclip_deploy.calibration.placement import Dialect, Placement
 from segclip_deploy.calibration.table import Range
 
-__all__ = ["WEIGHT_LEVELS", "scale_of", "write_qdq"]
+__all__ = ["WEIGHT_LEVELS", "scale_of", "storable", "write_qdq"]
 
 WEIGHT_LEVELS: Mapping[Dialect, int] = {"tensorrt": 127, "cpu": 63}
 """To each side of zero. A CPU without VNNI adds two products U8·S8 in 16 bits, which overflow
@@ -26,9 +26,9 @@ def scale_of(span: Range, dialect: Dialect) -> tuple[NDArray[np.float32], NDArra
     padding.
     """
     if dialect == "tensorrt":
-        return _storable(np.asarray(span.magnitude / 127), dialect), np.asarray(0, np.int8)
+        return storable(np.asarray(span.magnitude / 127), dialect), np.asarray(0, np.int8)
     low, high = min(span.low, 0.0), max(span.high, 0.0)
-    scale = _storable(np.asarray((high - low) / 255), dialect)
+    scale = storable(np.asarray((high - low) / 255), dialect)
     return scale, np.asarray(np.clip(np.rint(-low / scale), 0, 255), np.uint8)
 
 
@@ -106,11 +106,11 @@ def _levels(
     """S8 levels and the scale of each output channel."""
     others = tuple(i for i in range(weight.ndim) if i != axis)
     top = WEIGHT_LEVELS[dialect]
-    scale = _storable(np.abs(weight).max(axis=others, keepdims=True) / top, dialect)
+    scale = storable(np.abs(weight).max(axis=others, keepdims=True) / top, dialect)
     return np.clip(np.rint(weight / scale), -top, top).astype(np.int8), scale.ravel()
 
 
-def _storable(scale: NDArray[Any], dialect: Dialect) -> NDArray[np.float32]:
+def storable(scale: NDArray[Any], dialect: Dialect) -> NDArray[np.float32]:
     """Scales as they can be stored: beside FP16 they are FP16, none becomes zero or infinite."""
     stored = np.finfo(np.float16 if dialect == "tensorrt" else np.float32)
     return np.clip(scale, stored.tiny, stored.max).astype(stored.dtype).astype(np.float32)

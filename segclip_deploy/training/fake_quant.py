@@ -18,7 +18,7 @@ from torch.overrides import TorchFunctionMode
 
 from segclip_deploy.calibration.placement import Dialect, is_wide
 from segclip_deploy.calibration.plan import PrecisionPlan
-from segclip_deploy.calibration.qdq import WEIGHT_LEVELS, scale_of
+from segclip_deploy.calibration.qdq import WEIGHT_LEVELS, scale_of, storable
 from segclip_deploy.calibration.ranges import METHODS, Histogram
 from segclip_deploy.calibration.table import Range
 from segclip_deploy.export.naming import block_of_module
@@ -36,7 +36,6 @@ _SUMS = (
     Tensor.__iadd__,
 )
 _LEVELS: Mapping[Dialect, tuple[int, int]] = {"tensorrt": (-127, 127), "cpu": (0, 255)}
-_LEAST_SCALE = 2.0**-64
 
 
 def products_of(model: nn.Module) -> dict[str, str]:
@@ -174,9 +173,10 @@ class FakeQuant(_Placed):
 
     def _round_weight(self, values: Tensor) -> Tensor:
         top = WEIGHT_LEVELS[self.dialect]
-        scale = (values.detach().flatten(1).abs().amax(1) / top).clamp(min=_LEAST_SCALE)
-        zero = torch.zeros_like(scale, dtype=torch.int32)
-        return torch.fake_quantize_per_channel_affine(values, scale, zero, 0, -top, top)
+        scale = storable((values.detach().flatten(1).abs().amax(1) / top).numpy(), self.dialect)
+        scales = torch.from_numpy(scale)
+        zeros = torch.zeros_like(scales, dtype=torch.int32)
+        return torch.fake_quantize_per_channel_affine(values, scales, zeros, 0, -top, top)
 
 
 def _scalars(span: Range, dialect: Dialect) -> tuple[float, int]:
