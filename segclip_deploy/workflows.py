@@ -19,6 +19,7 @@ from segclip_deploy.calibration.quantize import quantize
 from segclip_deploy.calibration.search import Limits
 from segclip_deploy.calibration.selection import TileSet, select_tiles
 from segclip_deploy.calibration.sheet import contact_sheet
+from segclip_deploy.calibration.smooth import smooth
 from segclip_deploy.calibration.table import CalibrationTable
 from segclip_deploy.calibration.tiles import find_tiles
 from segclip_deploy.dataset import open_dataset
@@ -39,7 +40,7 @@ from segclip_deploy.runtime.tensorrt.library import MODULES
 from segclip_deploy.runtime.tensorrt.options import BuildOptions
 from segclip_deploy.runtime.tuning import median_ms
 
-__all__ = ["Report", "Wanted", "build_wanted", "calibrate_on"]
+__all__ = ["Report", "Wanted", "build_wanted", "calibrate_on", "smooth_on"]
 
 Report = Callable[[str, int, int], None]
 """Called with (what is going on, done, total)."""
@@ -91,6 +92,31 @@ def calibrate_on(
         contact_sheet(tiles, sheet, vocabulary=bundle.vocabulary)
     table = calibrate(bundle, tiles, out, method=method, report=_stage(report, "calibrating"))
     return table, tiles
+
+
+def smooth_on(
+    bundle: Bundle,
+    sources: Sequence[Path],
+    out: Path,
+    *,
+    alpha: float,
+    select: int,
+    exclude: Path | None = None,
+    report: Report = lambda _what, _done, _total: None,
+) -> Bundle:
+    """Find tiles, choose those that cover them all, and ``smooth`` by what channels reach on these.
+
+    Args:
+        sources, select, exclude, report: as for ``calibrate_on``.
+        bundle, out, alpha: as for ``smooth``.
+
+    Raises:
+        SegclipError: whatever finding tiles and smoothing raise.
+    """
+    check_fp32(bundle)  # before all images are read
+    pool = find_tiles(sources, bundle.input, exclude=exclude, report=_stage(report, "reading"))
+    tiles = select_tiles(pool, select)
+    return smooth(bundle, tiles, out, alpha=alpha, report=_stage(report, "looking"))
 
 
 def build_wanted(

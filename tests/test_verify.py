@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,11 +13,14 @@ from click.testing import CliRunner
 from onnx import helper, numpy_helper
 
 from segclip_deploy.artifacts import load_bundle, sha256_file
+from segclip_deploy.calibration.graph import load_model, save_model
+from segclip_deploy.calibration.rounding import round_as_fp16
 from segclip_deploy.cli import main
 from segclip_deploy.errors import GateFailed
 from segclip_deploy.runtime.build import build_engine
 from segclip_deploy.runtime.golden import Golden, load_golden
 from segclip_deploy.runtime.verify import Verification, check, verify
+from tests import helpers
 from tests.fakes import CLASSES, FakeBackend, classes_of, random_frame
 
 NAMES = tuple(f"class {k}" for k in range(CLASSES))
@@ -111,6 +115,67 @@ def test_a_quantized_bundle_that_says_something_else_fails(
     result = CliRunner().invoke(main, ["verify", str(bundle)])
     assert result.exit_code == 3, result.output
     assert "flight check failed at labels" in result.stderr
+
+
+def overflow_in_half(graph: onnx.GraphProto) -> None:
+    """Embeddings so long that FP16 does not hold them; the head takes cosines, so FP32 does not mind."""
+    (last,) = [node for node in graph.node if node.name == "decoder.4/Conv_2"]
+    constants = {i.name: numpy_helper.to_array(i) for i in graph.initializer}
+    factor = 60000 / max(np.abs(constants[name]).max() for name in last.input[1:])
+    for name in last.input[1:]:
+        set_constant(graph, name, lambda old: (old * factor).astype(old.dtype))
+
+
+def test_an_overflow_in_fp16_fails_where_fp16_is_computed(
+    quantized: Callable[[str, str], Path], tmp_path: Path
+) -> None:
+    """A CPU computes FP16 in FP32 and cannot see it: hence the hash, and the check on the device."""
+    whole = quantized("tensorrt", "fp16")
+    forged = edited(whole, tmp_path / "bundle", overflow_in_half)
+    assert CliRunner().invoke(main, ["verify", str(forged)]).exit_code == 0
+    for name, path, code in (("whole", whole, 0), ("forged", forged, 3)):
+        model = load_model(path / "model.onnx")
+        assert round_as_fp16(model.graph) > 100
+        save_model(model, tmp_path / "rounded.onnx")
+        gpu = helpers.edited(path, tmp_path / name, onnx.load(tmp_path / "rounded.onnx"))
+        result = CliRunner().invoke(main, ["verify", str(gpu.path)])
+        assert result.exit_code == code, result.output
+    assert "flight check failed at labels" in result.stderr
+    assert "as where values overflow" in " ".join(result.stderr.split())
+
+
+def test_logits_that_are_not_finite_are_named_before_the_labels_they_spoil() -> None:
+    class Overflowing(FakeBackend):
+        def infer(self, arrays: object) -> object:  # type: ignore[override]
+            logits = np.full((1, CLASSES, 16, 16), np.nan, np.float32)
+            return {"labels": np.zeros((1, 64, 64), np.uint8), "logits": logits}
+
+    backend = Overflowing(64, 64, logits=True)
+    with pytest.raises(
+        GateFailed, match=r"at finite: \d+ logits are not, as where values overflow"
+    ):
+        check(verify(backend, golden(), NAMES), where="here")
+
+
+def test_int8_is_allowed_what_rounding_its_fp16_tensors_moves_and_half_a_point() -> None:
+    def agreeing(wrong: int, precision: str, agreement: float | None) -> bool:
+        answer = golden()
+        literal = answer.labels.copy()
+        literal.reshape(-1)[:wrong] = (literal.reshape(-1)[:wrong] + 1) % CLASSES
+        own = replace(answer, literal=literal, precision=precision, agreement=agreement)
+        checks = verify(FakeBackend(64, 64), own, NAMES).checks
+        return next(one.passed for one in checks if one.name == "labels")
+
+    pixels = 3 * 64 * 64
+    assert agreeing(pixels // 101, "int8", None)
+    assert not agreeing(pixels // 99, "int8", None)
+    assert not agreeing(
+        pixels // 99, "int8", 1.0
+    )  # never stricter than 0.99, nor less without need
+    assert agreeing(pixels // 101, "int8", 1.0)
+    assert agreeing(int(0.0149 * pixels), "int8", 0.99)
+    assert not agreeing(int(0.0151 * pixels), "int8", 0.99)
+    assert not agreeing(int(0.0021 * pixels), "fp16", 0.99)
 
 
 @pytest.mark.parametrize("kind", [(), *KINDS], ids="-".join)

@@ -13,7 +13,7 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 
-__all__ = ["DIALECTS", "Dialect", "Placement", "is_wide", "place"]
+__all__ = ["DIALECTS", "Dialect", "Placement", "is_wide", "place", "weight_axis"]
 
 Dialect = Literal["tensorrt", "cpu"]
 DIALECTS: tuple[Dialect, ...] = get_args(Dialect)
@@ -57,7 +57,7 @@ def place(graph: Any, dialect: Dialect, chosen: Callable[[str], bool]) -> Placem
     for node in graph:
         if not chosen(node.name):
             continue
-        if (axis := _weight_axis(node)) is not None:
+        if (axis := weight_axis(node)) is not None:
             reads.append((node.name, 0))
             weights.append((node.name, 1, axis))
             products[node.name] = len(products)
@@ -75,7 +75,7 @@ def place(graph: Any, dialect: Dialect, chosen: Callable[[str], bool]) -> Placem
     return Placement(tuple(reads), tuple(weights))
 
 
-def _weight_axis(node: Any) -> int | None:
+def weight_axis(node: Any) -> int | None:
     """The output-channel axis of a node's trained weight; None where it has none worth INT8."""
     if node.op_type not in _PRODUCTS:
         return None

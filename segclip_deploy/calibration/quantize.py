@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib.metadata import version
+from math import prod
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -48,6 +49,7 @@ from segclip_deploy.runtime.verify import check, verify
 __all__ = ["Written", "quantize", "sqnr", "write_precision"]
 
 _TOOLS = ("onnx", "onnx_ir", "onnxruntime", "numpy")
+_LOOKED_AT = 2**29  # bytes of tensors that are kept to look at in one run
 
 
 @dataclass(frozen=True)
@@ -148,7 +150,12 @@ def quantize(
         labels, quality = _judge(path, bundle, golden, out)
         keep_outputs(model, bundle.outputs)
         save_model(model, path)
-        own = replace(golden, literal=labels, precision=precision)
+        own = replace(
+            golden,
+            literal=labels,
+            precision=precision,
+            agreement=quality["literal_agreement"],
+        )
         save_golden(temporary / GOLDEN_FILE, own)
         if plan.dialect == "cpu":
             flown = OnnxRuntimeBackend(path, batches=bundle.input.batches)
@@ -194,16 +201,44 @@ def _extremes(bundle: Bundle, tiles: NDArray[np.uint8]) -> dict[str, tuple[float
     """Largest magnitude of every float tensor of the FP32 graph, and the golden tile with it."""
     model = load_model(bundle.model_path)
     ir = require("onnx_ir", why="quantization")
+    batch = bundle.input.batches.start
     values = [v for n in model.graph for v in n.outputs if v.dtype == ir.DataType.FLOAT]
-    run = observer(model, [value.name for value in values])
+    found: dict[str, tuple[float, str]] = {}
+    for group in _groups(values, batch):
+        found |= _largest(model, [value.name for value in group], tiles, batch)
+    return found
+
+
+def _largest(
+    model: Any, names: Sequence[str], tiles: NDArray[np.uint8], batch: int
+) -> dict[str, tuple[float, str]]:
+    run = observer(model, names)
     found: dict[str, tuple[float, str]] = {}
     for index, tile in enumerate(tiles):
-        pixels = np.repeat(tile[None], bundle.input.batches.start, axis=0)
-        for value, array in zip(values, run(pixels), strict=True):
-            top = float(np.abs(array).max())
-            if not top <= found.get(value.name, (-1.0, ""))[0]:
-                found[value.name] = (top, f"golden tile {index}")
+        pixels = np.repeat(tile[None], batch, axis=0)
+        for name, array in zip(names, run(pixels), strict=True):
+            top = float(max(array.max(), -array.min()))  # of NaN these are NaN
+            if not top <= found.get(name, (-1.0, ""))[0]:
+                found[name] = (top, f"golden tile {index}")
     return found
+
+
+def _groups(values: Iterable[Any], batch: int) -> Iterator[list[Any]]:
+    """Float tensors in groups that are small enough to be looked at together.
+
+    All at once they are larger than what the model needs to run, as none can be freed.
+    """
+    group: list[Any] = []
+    size = 0
+    for value in values:
+        own = 4 * prod(side if isinstance(side, int) else batch for side in value.shape)
+        if group and size + own > _LOOKED_AT:
+            yield group
+            group, size = [], 0
+        group.append(value)
+        size += own
+    if group:
+        yield group
 
 
 def _judge(

@@ -12,7 +12,7 @@ from segclip_deploy.cli.doctor import doctor
 from segclip_deploy.cli.fly import evaluate, run
 from segclip_deploy.cli.learn import import_, train
 from segclip_deploy.cli.look import inspect
-from segclip_deploy.cli.precision import calibrate, plan, quantize
+from segclip_deploy.cli.precision import calibrate, plan, quantize, smooth
 from segclip_deploy.cli.texts import revocab
 
 __all__ = ["main"]
@@ -31,6 +31,7 @@ for _command in (
     train,
     import_,
     export,
+    smooth,
     calibrate,
     plan,
     quantize,

@@ -1,4 +1,4 @@
-"""``calibrate``, ``plan`` and ``quantize``: from an FP32 bundle to one with its precision written in."""
+"""From an FP32 bundle to one with its precision written in: smooth, calibrate, plan, quantize."""
 
 from __future__ import annotations
 
@@ -21,9 +21,16 @@ if TYPE_CHECKING:
     from segclip_deploy.calibration.placement import Dialect
     from segclip_deploy.calibration.plan import Precision
 
-__all__ = ["calibrate", "plan", "quantize"]
+__all__ = ["calibrate", "plan", "quantize", "smooth"]
 
 _METHODS = ("percentile", "entropy", "mse", "minmax")
+_tiles = click.option(
+    "--tiles",
+    type=PATH,
+    multiple=True,
+    required=True,
+    help="Images, folders, lists (.txt) or a dataset; may be repeated.",
+)
 _eval = click.option(
     "--eval", "dataset", type=PATH, help="Dataset that will judge; none of its tiles may be used."
 )
@@ -40,13 +47,7 @@ def _dialect(*, required: bool) -> Callable[[Any], Any]:
 
 @click.command()
 @click.argument("bundle", type=PATH)
-@click.option(
-    "--tiles",
-    type=PATH,
-    multiple=True,
-    required=True,
-    help="Images, folders, lists (.txt) or a dataset; may be repeated.",
-)
+@_tiles
 @click.option("-o", "--out", type=PATH, required=True, help="Table to write (.json).")
 @click.option("--method", type=click.Choice(_METHODS), default="percentile", show_default=True)
 @click.option("--select", default=256, show_default=True, help="How many tiles to choose.")
@@ -94,6 +95,54 @@ def calibrate(
         ],
     )
     click.echo(f"{out}: {len(table.ranges)} ranges, {method}")
+
+
+@click.command()
+@click.argument("bundle", type=PATH)
+@_tiles
+@click.option("-o", "--out", type=PATH, required=True, help="Bundle directory to write.")
+@click.option(
+    "--alpha",
+    type=float,
+    default=0.5,
+    show_default=True,
+    help="How much of the loudness moves into the weights, between 0 and 1.",
+)
+@click.option("--select", default=64, show_default=True, help="How many tiles to choose.")
+@_eval
+@json_option
+def smooth(
+    bundle: Path,
+    tiles: tuple[Path, ...],
+    out: Path,
+    alpha: float,
+    select: int,
+    dataset: Path | None,
+    as_json: bool,
+) -> None:
+    """Even out the loud channels of a ViT in BUNDLE (SmoothQuant), before it is calibrated.
+
+    The result is an FP32 bundle that computes the same; calibrate, plan and quantize that one.
+    """
+    from segclip_deploy.artifacts import load_bundle
+    from segclip_deploy.workflows import smooth_on
+
+    with stage_bar() as report:
+        made = smooth_on(
+            load_bundle(bundle),
+            tiles,
+            out,
+            alpha=alpha,
+            select=select,
+            exclude=dataset,
+            report=report,
+        )
+    if as_json:
+        print_json(made.record)
+        return
+    error = made.record["parity"][-1]["max_logit_error"]
+    norms = made.record["smoothing"]["norms"]
+    click.echo(f"{out}: {norms} LayerNorms smoothed, logits the same to {error:.1e}")
 
 
 @click.command()
