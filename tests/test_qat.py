@@ -168,7 +168,7 @@ def test_fine_tuning_brings_int8_nearer_to_its_teacher_and_leaves_an_ordinary_ch
     parent: Path, data: Path, tmp_path: Path, vocabulary: Vocabulary
 ) -> None:
     out = tmp_path / "t.safetensors"
-    losses = tune(parent, data, out, vocabulary, steps=30, learning_rate=1e-3)
+    losses = tune(parent, data, out, vocabulary, steps=20, learning_rate=2e-3)
     assert np.mean(losses[-5:]) < 0.8 * np.mean(losses[:5])
     before, after = load_checkpoint(parent), load_checkpoint(out)
     build_model(after)

@@ -16,9 +16,10 @@ import yaml
 from click.testing import CliRunner, Result
 
 from segclip_deploy.artifacts import load_bundle, sha256_file
+from segclip_deploy.calibration.extremes import _groups, find_extremes
 from segclip_deploy.calibration.graph import load_model
 from segclip_deploy.calibration.plan import PrecisionPlan, load_plan, save_plan, uniform_plan
-from segclip_deploy.calibration.quantize import _extremes, _groups, quantize, sqnr
+from segclip_deploy.calibration.quantize import quantize, sqnr
 from segclip_deploy.calibration.table import load_table
 from segclip_deploy.cli import main
 from segclip_deploy.errors import BadArtifact, BadInput, GateFailed, StaleArtifact
@@ -69,6 +70,7 @@ def test_the_example_keeps_its_labels_and_its_bundle_says_how_it_was_made(
     golden, original = load_golden(bundle.golden_path), load_golden(parent.golden_path)
     np.testing.assert_array_equal(golden.labels, original.labels)
     assert golden.precision == precision
+    assert golden.agreement == record["quality"]["literal_agreement"]
     assert golden.literal is not None
     flips = sum(record["quality"]["flips"].values())
     assert flips > 0
@@ -421,7 +423,7 @@ def test_any_batch_of_a_range_stays_open_and_is_verified(open_bundle: Path, tmp_
         result = call("verify", out, "--json")
         assert result.exit_code == 0, result.output
         names = [check["name"] for check in json.loads(result.stdout)["checks"]]
-        assert names == ["labels", "classes", "fp32", "batch", "finite", "repeats"]
+        assert names == ["finite", "labels", "classes", "fp32", "batch", "repeats"]
         backend = OnnxRuntimeBackend(bundle.model_path, batches=bundle.input.batches)
         assert backend.inputs[0].batches == range(1, 4)
         assert [o.dtype for o in backend.outputs] == [np.uint8, np.uint8, np.float32]
@@ -475,7 +477,7 @@ def test_fp16_that_would_overflow_is_seen_and_kept_fp32(
     assert record["quality"]["label_agreement"] >= 0.998
     assert "reaches" in record["islands"]["decoder.4/Conv_2"]
     # Were it not kept FP32, the rounding that a CPU does not do by itself would show it.
-    monkeypatch.setattr("segclip_deploy.calibration.quantize._extremes", lambda *_: {})
+    monkeypatch.setattr("segclip_deploy.calibration.quantize.find_extremes", lambda *_: {})
     with pytest.raises(GateFailed, match="logits are not finite on golden tile 0"):
         quantize(long, tmp_path / "p", plan=plan, table=None)
     assert {p.name for p in tmp_path.iterdir()} == {"b", "o"}
@@ -486,14 +488,14 @@ def test_extremes_are_the_same_however_many_tensors_are_looked_at_at_once(
 ) -> None:
     bundle = load_bundle(tiny_bundle)
     tiles = load_golden(bundle.golden_path).tiles
-    at_once = _extremes(bundle, tiles)
-    monkeypatch.setattr("segclip_deploy.calibration.quantize._LOOKED_AT", 2**20)
+    at_once = find_extremes(bundle, tiles)
+    monkeypatch.setattr("segclip_deploy.calibration.extremes._LOOKED_AT", 2**20)
     model = load_model(bundle.model_path)
     values = [v for n in model.graph for v in n.outputs if v.dtype == ir.DataType.FLOAT]
     groups = list(_groups(values, 1))
     assert 1 < len(groups) < len(values)
     assert [value for group in groups for value in group] == values
-    in_groups = _extremes(bundle, tiles)
+    in_groups = find_extremes(bundle, tiles)
     assert list(in_groups) == list(at_once) == [value.name for value in values]
     for name, (top, tile) in at_once.items():
         assert in_groups[name] == (pytest.approx(top, rel=1e-4, abs=1e-6), tile)

@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -121,29 +122,70 @@ def overflow_in_half(graph: onnx.GraphProto) -> None:
     (last,) = [node for node in graph.node if node.name == "decoder.4/Conv_2"]
     constants = {i.name: numpy_helper.to_array(i) for i in graph.initializer}
     largest = max(float(np.abs(constants[name]).max()) for name in last.input[1:])
-    for name in last.input[1:]:  # the constants themselves still fit FP16
-        set_constant(
-            graph, name, lambda old: (old.astype(float) * (60000 / largest)).astype(old.dtype)
-        )
+    factor = 2.0 ** np.floor(np.log2(60000 / largest))  # of two, so that no weight is rounded anew
+    for name in last.input[1:]:
+        set_constant(graph, name, lambda old: (old * factor).astype(old.dtype))
+        (constant,) = [i for i in graph.initializer if i.name == name]
+        assert np.isfinite(
+            numpy_helper.to_array(constant)
+        ).all()  # the weights fit, the sums do not
 
 
 def test_an_overflow_in_fp16_fails_where_fp16_is_computed(
     quantized: Callable[[str, str], Path], tmp_path: Path
 ) -> None:
-    """A CPU computes FP16 in FP32 and cannot see it: hence the hash, and the check on the device."""
+    """A graph that rounds stands for a GPU: a CPU computes FP16 in FP32, and need not see it."""
     whole = quantized("tensorrt", "fp16")
     forged = edited(whole, tmp_path / "bundle", overflow_in_half)
-    assert CliRunner().invoke(main, ["verify", str(forged)]).exit_code == 0
-    failed = {}
+    seen = CliRunner().invoke(main, ["verify", str(forged)])
+    assert seen.exit_code == 0, seen.output
+    found = {}
     for name, path in (("whole", whole), ("forged", forged)):
         bundle, rounded = load_bundle(path), tmp_path / f"{name}.onnx"
         model = load_model(bundle.model_path)
         assert round_as_fp16(model.graph) > 100
         save_model(model, rounded)
-        backend = OnnxRuntimeBackend(rounded, literal=True)
-        found = verify(backend, load_golden(bundle.golden_path), bundle.vocabulary.names)
-        failed[name] = {one.name for one in found.checks if not one.passed}
-    assert failed == {"whole": set(), "forged": {"labels", "fp32"}}
+        gpu = OnnxRuntimeBackend(rounded, literal=True)  # else it leaves the rounding out
+        found[name] = verify(gpu, load_golden(bundle.golden_path), bundle.vocabulary.names)
+    check(found["whole"], where=whole)
+    told = r"at labels: .* all that differ are of class 0, as where values overflow"
+    with pytest.raises(GateFailed, match=told) as raised:
+        check(found["forged"], where=forged)
+    assert raised.value.exit_code == 3
+
+
+def test_logits_that_are_not_finite_are_named_before_the_labels_they_spoil() -> None:
+    class Overflowing(FakeBackend):
+        def infer(self, arrays: object) -> object:  # type: ignore[override]
+            logits = np.full((1, CLASSES, 16, 16), np.nan, np.float32)
+            return {"labels": np.zeros((1, 64, 64), np.uint8), "logits": logits}
+
+    backend = Overflowing(64, 64, logits=True)
+    with pytest.raises(
+        GateFailed, match=r"at finite: \d+ logits are not, as where values overflow"
+    ):
+        check(verify(backend, golden(), NAMES), where="here")
+
+
+def test_int8_is_allowed_what_rounding_its_fp16_tensors_moves_and_half_a_point() -> None:
+    def agreeing(wrong: int, precision: str, agreement: float | None) -> bool:
+        answer = golden()
+        literal = answer.labels.copy()
+        literal.reshape(-1)[:wrong] = (literal.reshape(-1)[:wrong] + 1) % CLASSES
+        own = replace(answer, literal=literal, precision=precision, agreement=agreement)
+        checks = verify(FakeBackend(64, 64), own, NAMES).checks
+        return next(one.passed for one in checks if one.name == "labels")
+
+    pixels = 3 * 64 * 64
+    assert agreeing(pixels // 101, "int8", None)
+    assert not agreeing(pixels // 99, "int8", None)
+    assert not agreeing(
+        pixels // 99, "int8", 1.0
+    )  # never stricter than 0.99, nor less without need
+    assert agreeing(pixels // 101, "int8", 1.0)
+    assert agreeing(int(0.0149 * pixels), "int8", 0.99)
+    assert not agreeing(int(0.0151 * pixels), "int8", 0.99)
+    assert not agreeing(int(0.0021 * pixels), "fp16", 0.99)
 
 
 @pytest.mark.parametrize("kind", [(), *KINDS], ids="-".join)

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from importlib.metadata import version
-from math import prod
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -13,7 +12,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from segclip_deploy._optional import require
 from segclip_deploy.artifacts import (
     BUNDLE_FILES,
     GOLDEN_FILE,
@@ -25,12 +23,12 @@ from segclip_deploy.artifacts import (
     sha256_file,
     write_json,
 )
+from segclip_deploy.calibration.extremes import find_extremes
 from segclip_deploy.calibration.graph import (
     check_fp32,
     expose,
     keep_outputs,
     load_model,
-    observer,
     save_model,
 )
 from segclip_deploy.calibration.half import islands, overflow_islands, write_fp16
@@ -49,7 +47,6 @@ from segclip_deploy.runtime.verify import check, verify
 __all__ = ["Written", "quantize", "sqnr", "write_precision"]
 
 _TOOLS = ("onnx", "onnx_ir", "onnxruntime", "numpy")
-_LOOKED_AT = 2**29  # bytes of tensors that are kept to look at in one run
 
 
 @dataclass(frozen=True)
@@ -141,7 +138,7 @@ def quantize(
     if table:
         check_table(table, bundle)
     expose(model, "logits")
-    extremes = _extremes(bundle, golden.tiles) if plan.dialect == "tensorrt" else {}
+    extremes = find_extremes(bundle, golden.tiles) if plan.dialect == "tensorrt" else {}
     written = write_precision(model, plan, table, extremes)
     table = table if written.int8 else None
     with replace_directory(out, contents=BUNDLE_FILES) as temporary:
@@ -150,7 +147,12 @@ def quantize(
         labels, quality = _judge(path, bundle, golden, out)
         keep_outputs(model, bundle.outputs)
         save_model(model, path)
-        own = replace(golden, literal=labels, precision=precision)
+        own = replace(
+            golden,
+            literal=labels,
+            precision=precision,
+            agreement=quality["literal_agreement"],
+        )
         save_golden(temporary / GOLDEN_FILE, own)
         if plan.dialect == "cpu":
             flown = OnnxRuntimeBackend(path, batches=bundle.input.batches)
@@ -190,50 +192,6 @@ def _share(bundle: Bundle, int8: Collection[str]) -> float:
     """The share of multiply-accumulates that is INT8."""
     macs = count_nodes(bundle.model_path)
     return sum(macs[name] for name in int8) / sum(macs.values())
-
-
-def _extremes(bundle: Bundle, tiles: NDArray[np.uint8]) -> dict[str, tuple[float, str]]:
-    """Largest magnitude of every float tensor of the FP32 graph, and the golden tile with it."""
-    model = load_model(bundle.model_path)
-    ir = require("onnx_ir", why="quantization")
-    batch = bundle.input.batches.start
-    values = [v for n in model.graph for v in n.outputs if v.dtype == ir.DataType.FLOAT]
-    found: dict[str, tuple[float, str]] = {}
-    for group in _groups(values, batch):
-        found |= _largest(model, [value.name for value in group], tiles, batch)
-    return found
-
-
-def _largest(
-    model: Any, names: Sequence[str], tiles: NDArray[np.uint8], batch: int
-) -> dict[str, tuple[float, str]]:
-    run = observer(model, names)
-    found: dict[str, tuple[float, str]] = {}
-    for index, tile in enumerate(tiles):
-        pixels = np.repeat(tile[None], batch, axis=0)
-        for name, array in zip(names, run(pixels), strict=True):
-            top = float(max(array.max(), -array.min()))  # of NaN these are NaN
-            if not top <= found.get(name, (-1.0, ""))[0]:
-                found[name] = (top, f"golden tile {index}")
-    return found
-
-
-def _groups(values: Iterable[Any], batch: int) -> Iterator[list[Any]]:
-    """Float tensors in groups that are small enough to be looked at together.
-
-    All at once they are larger than what the model needs to run, as none can be freed.
-    """
-    group: list[Any] = []
-    size = 0
-    for value in values:
-        own = 4 * prod(side if isinstance(side, int) else batch for side in value.shape)
-        if group and size + own > _LOOKED_AT:
-            yield group
-            group, size = [], 0
-        group.append(value)
-        size += own
-    if group:
-        yield group
 
 
 def _judge(

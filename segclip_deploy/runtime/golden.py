@@ -25,6 +25,8 @@ class Golden:
         literal: (N, H, W) uint8, what a quantized model says where ONNX Runtime executes it
             literally; None in FP32.
         precision: the lowest in the model: fp32, fp16 or int8.
+        agreement: share of ``literal`` that stays where all FP16 tensors are rounded, which the
+            literal execution leaves out; 1 without FP16, None in FP32.
     """
 
     tiles: NDArray[np.uint8]
@@ -32,6 +34,7 @@ class Golden:
     logits: NDArray[np.float32]
     literal: NDArray[np.uint8] | None = None
     precision: str = "fp32"
+    agreement: float | None = None
 
 
 def save_golden(path: Path, golden: Golden) -> None:
@@ -50,6 +53,13 @@ def load_golden(path: Path) -> Golden:
     try:
         with np.load(path, allow_pickle=False) as stored:
             arrays = dict(stored)
-            return Golden(**arrays | {"precision": str(arrays["precision"])})
+            measured = arrays.get("agreement")
+            return Golden(
+                **arrays
+                | {
+                    "precision": str(arrays["precision"]),
+                    "agreement": None if measured is None else float(measured),
+                }
+            )
     except Exception as error:  # NumPy and zipfile raise many types on damaged files
         raise BadArtifact(f"not readable as golden tiles ({error})", where=path) from error

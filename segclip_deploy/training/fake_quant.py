@@ -39,10 +39,16 @@ _LEVELS: Mapping[Dialect, tuple[int, int]] = {"tensorrt": (-127, 127), "cpu": (0
 
 
 def products_of(model: nn.Module) -> dict[str, str]:
-    """Module path → block of every product that can be INT8 and keeps its own weight."""
+    """Module path → block of every product that can be INT8 and keeps its own weight.
+
+    What ``nn.MultiheadAttention`` projects is not among them: it runs as one fused operator.
+    """
+    fused = {id(m.out_proj) for m in model.modules() if isinstance(m, nn.MultiheadAttention)}
     found = {}
     for path, module in model.named_modules():
-        if not isinstance(module, (nn.Conv2d, nn.Linear)) or not path.startswith(_PLAIN):
+        if not isinstance(module, (nn.Conv2d, nn.Linear)) or id(module) in fused:
+            continue
+        if not path.startswith(_PLAIN):
             continue
         shape, groups = module.weight.shape, getattr(module, "groups", 1)
         if is_wide(shape, 0, depthwise=groups == shape[0] and shape[1] == 1):
@@ -147,6 +153,8 @@ def observe(
     with torch.inference_mode(), observer:
         for one in inputs:
             run(one)
+    if unseen := set(observer.paths.values()) - set(observer.turns):
+        raise AssertionError(f"{sorted(unseen)} never ran as a product: it would not be rounded")
     return {name: METHODS["percentile"](seen) for name, seen in observer.seen.items()}
 
 
