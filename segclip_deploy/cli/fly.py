@@ -205,7 +205,7 @@ def _fly(
     """Run to the end; what is bad is told and put into ``failed``."""
     from segclip_deploy.runtime.stream.exif import scale_warning
 
-    task = bar.add_task("segmenting", total=total)
+    task = bar.add_task("segmenting", total=total, visible=total != 0)
     warning = None
     for outcome in flight:
         if outcome.error is not None:
@@ -220,7 +220,8 @@ def _fly(
 
 def _print_report(report: dict[str, Any], deadline_ms: float | None, *, err: bool) -> None:
     if report["rasters"]:
-        click.echo(f"{report['out']}: {len(report['rasters'])} rasters", err=err)
+        count = len(report["rasters"])
+        click.echo(f"{report['out']}: {count} raster{'s' * (count != 1)}", err=err)
     deadline, stages = report["deadline"], report["ms"]
     counts = {
         "bad": report["bad"],
