@@ -94,7 +94,7 @@ def test_a_bad_file_among_good_ones_is_listed_and_the_others_done(
         (
             [
                 "train",
-                "{tmp}",
+                "{example}/..",
                 "--vocabulary",
                 "dubai",
                 "--text",
