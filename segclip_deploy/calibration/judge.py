@@ -89,6 +89,9 @@ class Judge:
         self.dataset, self.split, self.tiles = dataset, split, tiles
         self._state = state
         self._known = read_json(state) if state.is_file() else {}
+        # What was measured under other rules of placing Q/DQ says nothing of these.
+        placed = place(load_model(bundle.model_path).graph, plan.dialect, lambda _: True)
+        self._rules = hashlib.sha256(repr(placed).encode()).hexdigest()
         self._fp32: Accuracy | None = None
         self._answers: Any = None
 
@@ -130,7 +133,8 @@ class Judge:
         tiles = (
             hashlib.sha256(self.tiles.tobytes()).hexdigest() if kind == "glance" else self._images()
         )
-        parts = [kind, self.table.to_json()["digest"], self.plan.dialect, tiles, blocks]
+        table = self.table.to_json()["digest"]
+        parts = [kind, table, self.plan.dialect, self._rules, tiles, blocks]
         return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
     def _images(self) -> list[str]:
