@@ -14,8 +14,9 @@ from __future__ import annotations
 import argparse
 import os
 import platform
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +47,7 @@ from segclip_deploy.runtime.tuning import WARM_UP, median_ms
 ROOT = Path(__file__).resolve().parents[1]
 OUT = ROOT / "out" / "benchmarks" / "precision"
 TILES, THREADS, ROUNDS = 64, 2, 30
+MODELOPT = ("max", "entropy")
 
 
 @dataclass(frozen=True)
@@ -103,12 +105,14 @@ def ours(bundle: Bundle, table: CalibrationTable, data: Dataset, out: Path) -> l
     return rows
 
 
-def modelopt(bundle: Bundle, pixels: NDArray[np.uint8], out: Path) -> list[Row]:
-    """Its INT8 defaults, both calibrators."""
+def modelopt(
+    bundle: Bundle, pixels: NDArray[np.uint8], out: Path, methods: Sequence[str] = MODELOPT
+) -> list[Row]:
+    """Its INT8 defaults, by calibrator."""
     from modelopt.onnx.quantization import quantize as run
 
     rows = []
-    for method in ("max", "entropy"):
+    for method in methods:
         path = out / f"modelopt-{method}.onnx"
         if not path.exists():
             run(
@@ -229,7 +233,9 @@ def measure(
     return list(results.values())
 
 
-def run(checkpoint: Path, size: int, root: Path) -> list[dict[str, Any]]:
+def run(
+    checkpoint: Path, size: int, root: Path, calibrators: Sequence[str]
+) -> list[dict[str, Any]]:
     """All rows of a checkpoint at an input size."""
     out = OUT / f"{checkpoint.stem}-{size}"
     if not (out / "fp32").is_dir():
@@ -244,7 +250,7 @@ def run(checkpoint: Path, size: int, root: Path) -> list[dict[str, Any]]:
     rows = [Row("FP32, folded", bundle.model_path, "OpenVINO")]
     rows += ours(bundle, load_table(table), data, out)
     tools: list[Callable[[Bundle, NDArray[np.uint8], Path], list[Row]]] = [
-        modelopt,
+        partial(modelopt, methods=calibrators),
         onnxruntime_static,
         nncf,
     ]
@@ -253,8 +259,9 @@ def run(checkpoint: Path, size: int, root: Path) -> list[dict[str, Any]]:
         try:
             rows += tool(bundle, pixels, out)
         except ValueError as error:  # a tool that cannot take this graph is a result, too
-            failed.append({"name": tool.__name__, "failed": str(error)[:200]})
-            print(f"{tool.__name__}: {error}"[:200], flush=True)
+            name = getattr(tool, "__name__", "modelopt")
+            failed.append({"name": name, "failed": str(error)[:200]})
+            print(f"{name}: {error}"[:200], flush=True)
     results = measure(bundle, rows, data, pixels[0]) + failed
     return [{"checkpoint": checkpoint.stem, "size": size, **result} for result in results]
 
@@ -270,11 +277,21 @@ def main() -> None:
         default=[ROOT / "examples/dubai/model.safetensors"],
     )
     parser.add_argument("--sizes", type=int, nargs="+", default=[512, 1024])
+    parser.add_argument(
+        "--result", type=Path, default=ROOT / "benchmarks/results/precision.json", help="To write."
+    )
+    parser.add_argument(
+        "--modelopt",
+        nargs="+",
+        choices=MODELOPT,
+        default=MODELOPT,
+        help="Its calibrators; entropy once took over an hour.",
+    )
     arguments = parser.parse_args()
     rows = []
     for checkpoint in arguments.checkpoints:
         for size in arguments.sizes:
-            rows += run(checkpoint, size, arguments.data)
+            rows += run(checkpoint, size, arguments.data, arguments.modelopt)
             conditions = {
                 "processor": platform.processor() or platform.machine(),
                 "threads": THREADS,
@@ -285,7 +302,7 @@ def main() -> None:
                 "python": platform.python_version(),
             }
             write_json(
-                ROOT / "benchmarks/results/precision.json",
+                arguments.result,
                 {"conditions": conditions, "rows": rows},
             )
     for row in rows:
