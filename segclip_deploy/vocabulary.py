@@ -13,10 +13,20 @@ from numpy.typing import NDArray
 
 from segclip_deploy.errors import BadInput
 
-__all__ = ["IGNORE_INDEX", "ClassEntry", "Vocabulary", "load_vocabulary", "shipped_vocabularies"]
+__all__ = [
+    "IGNORE_INDEX",
+    "UNLABELLED",
+    "ClassEntry",
+    "Vocabulary",
+    "load_vocabulary",
+    "shipped_vocabularies",
+]
 
 IGNORE_INDEX = 255
 """Class index of pixels which no score counts, whatever value the mask file gives them."""
+
+UNLABELLED = "unlabelled"
+"""What areas call the pixels of a label map that are ``IGNORE_INDEX``."""
 
 
 @dataclass(frozen=True)

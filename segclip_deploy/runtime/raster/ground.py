@@ -9,12 +9,9 @@ from numpy.typing import NDArray
 
 from segclip_deploy._optional import require
 from segclip_deploy.runtime.geotiff import EARTH
-from segclip_deploy.vocabulary import IGNORE_INDEX
+from segclip_deploy.vocabulary import IGNORE_INDEX, UNLABELLED
 
-__all__ = ["UNLABELLED", "AreaCount", "pixel_metres", "row_areas"]
-
-UNLABELLED = "unlabelled"
-"""The entry of pixels without a class."""
+__all__ = ["AreaCount", "pixel_metres", "row_areas"]
 
 _ECCENTRICITY_2 = 0.00669437999014  # of the ellipsoid of WGS 84
 _SAMPLES = 257  # rows whose size is computed; between them it is interpolated
