@@ -17,6 +17,7 @@ from segclip_deploy.runtime.backends.base import Backend
 from segclip_deploy.runtime.backends.onnxruntime import OnnxRuntimeBackend
 from segclip_deploy.runtime.backends.openvino import OpenVinoBackend
 from segclip_deploy.runtime.build import build_engine
+from segclip_deploy.runtime.frame import read_frame
 from segclip_deploy.runtime.golden import load_golden
 from segclip_deploy.runtime.profile import measure
 from segclip_deploy.runtime.profile.cold import cold_starts
@@ -83,7 +84,7 @@ def test_warm_up_lasts_until_two_medians_agree(
     times: list[float], frames: int, stable: bool, image: Path
 ) -> None:
     clock = Clock(times)
-    found = warm_up(clock, [image])  # type: ignore[arg-type]
+    found = warm_up(clock, [read_frame(image)])  # type: ignore[arg-type]
     assert (found.frames, found.stable, clock.taken) == (frames, stable, frames)
 
 

@@ -84,7 +84,7 @@ def test_the_fastest_provider_that_passes_is_taken(
 
     monkeypatch.setitem(TARGETS, "onnxruntime", Target(".ort.onnx", open_backend))
     monkeypatch.setattr(build_module, "providers", lambda: ("cpu", "cuda"))
-    monkeypatch.setattr(build_module, "_has_gpu", lambda: True)
+    monkeypatch.setattr(build_module, "has_gpu", lambda: True)
     record = build_engine(load_bundle(tiny_bundle), tmp_path / "e.ort.onnx").record
     times = record["build"]["search"]["median_ms"]
     assert min(times, key=times.__getitem__) == "provider=cuda"

@@ -38,7 +38,7 @@ from segclip_deploy.calibration.qdq import write_qdq
 from segclip_deploy.calibration.rounding import round_as_fp16
 from segclip_deploy.calibration.table import CalibrationTable, check_table
 from segclip_deploy.errors import BadInput, GateFailed
-from segclip_deploy.export.blocks import count_nodes
+from segclip_deploy.export.blocks import find_products
 from segclip_deploy.export.parity import answers_of
 from segclip_deploy.runtime.backends.onnxruntime import OnnxRuntimeBackend
 from segclip_deploy.runtime.golden import Golden, load_golden, save_golden
@@ -190,7 +190,7 @@ def quantize(
 
 def _share(bundle: Bundle, int8: Collection[str]) -> float:
     """The share of multiply-accumulates that is INT8."""
-    macs = count_nodes(bundle.model_path)
+    macs = {product.name: product.macs for product in find_products(bundle.model_path)}
     return sum(macs[name] for name in int8) / sum(macs.values())
 
 

@@ -16,7 +16,7 @@ from segclip_deploy.calibration.measures import DESCRIPTORS, Measures, correlati
 from segclip_deploy.dataset import find_image, read_splits
 from segclip_deploy.errors import BadInput
 from segclip_deploy.runtime.frame import list_images, prepare, read_frame
-from segclip_deploy.runtime.geotiff import ground_sample_distance
+from segclip_deploy.runtime.geotiff import ONE_SCALE, ground_sample_distance
 
 __all__ = ["MIN_TILES", "Tile", "TilePool", "cut_tiles", "find_tiles", "stream_tiles"]
 
@@ -36,9 +36,6 @@ Noise that was enlarged passes: twice has 0.50, thrice 0.67."""
 _FLAT = 10.0
 """Levels: an image with no more luma contrast in any tile is not called noise. On calm water there may
 be little but the sensor's; uniform random pixels have 49."""
-
-_SCALES = 1.5
-"""Largest ratio of ground sample distances in one pool."""
 
 
 @dataclass(frozen=True)
@@ -251,10 +248,10 @@ def _check_scales(paths: list[Path]) -> None:
     if not known:
         return
     (low, fine), (high, coarse) = min(known), max(known)
-    if high > _SCALES * low:
+    if high > ONE_SCALE * low:
         raise BadInput(
             f"{high:.3g} m per pixel, and {fine} has {low:.3g}: {high / low:.1f} times apart, "
-            f"at most {_SCALES} is one scale",
+            f"at most {ONE_SCALE} is one scale",
             where=coarse,
             fix="resample one of them, e.g. gdalwarp -tr, to what the model flies at",
         )

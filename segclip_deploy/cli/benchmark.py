@@ -7,23 +7,19 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from segclip_deploy.cli.common import PATH, json_option, print_json, print_table, stage_bar
+from segclip_deploy.cli.common import (
+    PATH,
+    class_iou,
+    json_option,
+    print_json,
+    print_table,
+    stage_bar,
+)
 
 if TYPE_CHECKING:
     from segclip_deploy.evaluation.row import Row
 
 __all__ = ["benchmark"]
-
-
-def _class_iou(_: click.Context, __: click.Parameter, pairs: tuple[str, ...]) -> dict[str, float]:
-    found = {}
-    for pair in pairs:
-        name, _equals, value = pair.partition("=")
-        try:
-            found[name] = float(value)
-        except ValueError as error:
-            raise click.BadParameter(f"{pair!r} is not like building=0.5") from error
-    return found
 
 
 @click.command()
@@ -73,7 +69,7 @@ def _class_iou(_: click.Context, __: click.Parameter, pairs: tuple[str, ...]) ->
 @click.option("--max-latency-ms", type=float, help="A frame, at --percentile.")
 @click.option("--percentile", type=click.FloatRange(1, 100), default=99.0, show_default=True)
 @click.option("--max-miou-drop", type=float, help="Points of mIoU against FP32.")
-@click.option("--min-class-iou", multiple=True, callback=_class_iou, metavar="NAME=IOU")
+@click.option("--min-class-iou", multiple=True, metavar="CLASS=IOU")
 @click.option("--max-joules", type=float, help="A frame.")
 @click.option("--bound", "boards", metavar="orin-nano,…", help="Lower bounds for these boards.")
 @click.option("--altitude", type=float, help="Mission: metres above ground.")
@@ -111,7 +107,7 @@ def benchmark(
             latency_ms=options["max_latency_ms"],
             percentile=options["percentile"],
             miou_drop=None if drop is None else drop / 100,
-            class_iou=options["min_class_iou"],
+            class_iou=dict(map(class_iou, options["min_class_iou"])),
             joules=options["max_joules"],
         ),
         **{

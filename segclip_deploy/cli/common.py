@@ -23,6 +23,7 @@ __all__ = [
     "PATH",
     "ErrorGroup",
     "batches",
+    "class_iou",
     "console",
     "duration",
     "json_option",
@@ -93,6 +94,15 @@ def duration(text: str) -> float:
     if not match or not float(match[1]):
         raise click.BadParameter(f"{text!r} is no time like 90s, 20m or 2h")
     return float(match[1]) * {"s": 1, "m": 60, "h": 3600}[match[2]]
+
+
+def class_iou(rule: str) -> tuple[str, float]:
+    """Parse ``building=0.5``, as of ``--min-class-iou``, to name and IoU."""
+    name, _equals, least = rule.partition("=")
+    try:
+        return name, float(least)
+    except ValueError as error:
+        raise click.UsageError(f"--min-class-iou {rule} is not CLASS=IOU") from error
 
 
 def storage(text: str) -> int:

@@ -10,6 +10,7 @@ import click
 
 from segclip_deploy.cli.common import (
     PATH,
+    class_iou,
     console,
     json_option,
     print_json,
@@ -178,16 +179,11 @@ def quantize(
 
 
 def _floors(rules: tuple[str, ...], names: tuple[str, ...]) -> dict[str, float]:
-    floors = {}
-    for rule in rules:
-        name, _, least = rule.partition("=")
+    floors = [class_iou(rule) for rule in rules]
+    for rule, (name, _) in zip(rules, floors, strict=True):
         if name not in names:
             raise click.UsageError(f"--min-class-iou {rule}: the classes are {', '.join(names)}")
-        try:
-            floors[name] = float(least)
-        except ValueError as error:
-            raise click.UsageError(f"--min-class-iou {rule} is not CLASS=IOU") from error
-    return floors
+    return dict(floors)
 
 
 def _ms(value: float | None) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Mapping
 from pathlib import Path
 from statistics import median
@@ -128,9 +127,8 @@ def _print(found: Profile) -> None:
             "all, one after another": record["total"],
         }.items()
     ]
-    device = conditions["board"] or conditions["gpu"] or conditions["cpu"]
     print_table(
-        f"{conditions['engine']} on {device}, {len(found.samples.total)} frames of "
+        f"{conditions['engine']} on {found.device}, {len(found.samples.total)} frames of "
         f"{', '.join(conditions['frames'])}, window {conditions['batch']}",
         ["ms", *_RANKS],
         rows,
@@ -164,14 +162,11 @@ def _print_layers(found: Profile) -> None:
     if not found.layers:
         click.echo("the engine does not tell its layers")
         return
-    blocks: dict[str, float] = defaultdict(float)
-    for layer in found.layers:
-        blocks[layer.block] += layer.ms
+    from segclip_deploy.runtime.profile.layers import sum_blocks
+
+    blocks = sum_blocks(found.layers)
     total = sum(blocks.values())
-    rows = [
-        [name, f"{ms:.2f}", f"{ms / total:.1%}"]
-        for name, ms in sorted(blocks.items(), key=lambda pair: -pair[1])
-    ]
+    rows = [[name, f"{ms:.2f}", f"{ms / total:.1%}"] for name, ms in blocks.items()]
     print_table("by block, one inference", ["block", "ms", "share"], rows)
     slowest = [[layer.name, f"{layer.ms:.2f}"] for layer in found.layers[:10]]
     print_table("slowest layers", ["layer", "ms"], slowest)

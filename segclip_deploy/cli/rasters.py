@@ -85,11 +85,14 @@ def split_rasters(
     """
     from segclip_deploy.runtime.geotiff import is_georeferenced
 
-    rasters = [path for path in paths if is_georeferenced(path)]
+    frames: list[Path] = []
+    rasters: list[Path] = []
+    for path in paths:
+        (rasters if is_georeferenced(path) else frames).append(path)
     given = [f"--{name.replace('_', '-')}" for name, value in options.items() if value]
     if given and not rasters:
         raise click.UsageError(f"{given[0]} is for georeferenced TIFFs, and there is none")
-    return [path for path in paths if path not in rasters], rasters
+    return frames, rasters
 
 
 def run_rasters(

@@ -20,7 +20,7 @@ from segclip_deploy.evaluation.measure import (
     measure_latency,
 )
 from segclip_deploy.evaluation.row import Row
-from segclip_deploy.evaluation.workshop import Workshop, digest_of, files_digest
+from segclip_deploy.evaluation.workshop import Workshop, digest_of
 from segclip_deploy.runtime.engine import Engine
 from segclip_deploy.runtime.windows import default_overlap
 from segclip_deploy.workflows import Report
@@ -91,14 +91,15 @@ def run_sweep(grid: Grid, workshop: Workshop, *, split: str, samples: int, repor
             engines[point] = workshop.engine(point)
         except GateFailed as error:
             failures.append(Failure(point.name, str(error)))
-    data_digest = files_digest(workshop.dataset)
     accuracies: dict[Point, Accuracy] = {}
     for index, (point, engine) in enumerate(engines.items()):
         report(f"scoring {point.name}", index, len(engines))
-        key = digest_of(workshop.recipe(point), point.overlap, point.threads, split, data_digest)
+        key = digest_of(
+            workshop.recipe(point), point.overlap, point.threads, split, workshop.data_digest
+        )
         path = workshop.root / "accuracy" / f"{key}.json"
         accuracies[point] = measure_accuracy(path, point, engine, workshop.dataset, split)
-    latencies = _latencies(engines, workshop, split, samples, data_digest, report)
+    latencies = _latencies(engines, workshop, split, samples, report)
     references = {point: _reference(point, list(engines)) for point in engines}
     rows = tuple(
         _row(point, engine, accuracies[point], accuracies[references[point]], latencies[point])
@@ -117,7 +118,6 @@ def _latencies(
     workshop: Workshop,
     split: str,
     samples: int,
-    data_digest: str,
     report: Report,
 ) -> dict[Point, Latency]:
     if not engines:
@@ -128,7 +128,7 @@ def _latencies(
     files = {
         workshop.root
         / "latency"
-        / f"{digest_of(workshop.recipe(p), p.overlap, p.threads, names, data_digest)}.json": p
+        / f"{digest_of(workshop.recipe(p), p.overlap, p.threads, names, workshop.data_digest)}.json": p
         for p in engines
     }
     found = measure_latency(

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Literal
 
 from segclip_deploy.calibration.placement import Dialect
-from segclip_deploy.errors import BadInput, MissingDependency
-from segclip_deploy.runtime.device import find_gpu
+from segclip_deploy.errors import BadInput
+from segclip_deploy.runtime.device import has_gpu
 from segclip_deploy.runtime.tensorrt.library import MODULES
 
 __all__ = ["Grid", "Point", "Wanted", "dialect_of", "points", "targets_here"]
@@ -126,11 +126,8 @@ def targets_here() -> list[str]:
         BadInput: nothing can.
     """
     found = [name for name in ("openvino", "onnxruntime") if importlib.util.find_spec(name)]
-    try:
-        find_gpu(why="a TensorRT engine")
+    if has_gpu():
         found += [name for name, module in MODULES.items() if importlib.util.find_spec(module)]
-    except MissingDependency:
-        pass
     if not found:
         raise BadInput("no engine runs here", fix="segclip-deploy doctor")
     return found

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -13,7 +12,7 @@ from segclip_deploy import __version__
 from segclip_deploy.artifacts import load_bundle
 from segclip_deploy.calibration.graph import check_fp32
 from segclip_deploy.dataset import open_dataset
-from segclip_deploy.errors import BadInput, MissingDependency
+from segclip_deploy.errors import BadInput
 from segclip_deploy.evaluation.benchmark import Sweep, run_sweep
 from segclip_deploy.evaluation.bound import bound, find_boards
 from segclip_deploy.evaluation.grid import Grid, Wanted, points, targets_here
@@ -23,7 +22,7 @@ from segclip_deploy.evaluation.recommend import Limits, Recommendation, recommen
 from segclip_deploy.evaluation.report import Extras, write_report
 from segclip_deploy.evaluation.workshop import SENSITIVITY_FILE, Workshop
 from segclip_deploy.export.blocks import find_products
-from segclip_deploy.runtime.device import find_cpu, find_gpu
+from segclip_deploy.runtime.profile.conditions import device_conditions, load_average
 from segclip_deploy.workflows import Report
 
 __all__ = ["Ask", "benchmark_bundles", "prepare_sweep"]
@@ -137,17 +136,13 @@ def _mission(ask: Ask) -> Mission | None:
 
 
 def _conditions(ask: Ask, grid: Grid, names: Sequence[str], dataset: Any) -> dict[str, Any]:
-    cpu = find_cpu()
-    try:
-        gpu: str | None = find_gpu(why="a report").gpu
-    except MissingDependency:
-        gpu = None
+    device = device_conditions()
     sizes = {dataset.read(name).frame.pixels.shape[:2] for name in names[:FRAMES]}
     return {
         "made": time.strftime("%Y-%m-%d %H:%M"),
-        "processor": f"{cpu.cpu}, {cpu.cores} cores ({' '.join(cpu.flags)})",
-        "gpu": gpu,
-        "load": round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None,
+        "processor": f"{device['cpu']}, {device['cores']} cores ({' '.join(device['flags'])})",
+        "gpu": device["gpu"],
+        "load": load_average(),
         "dataset": str(ask.dataset),
         "split": ask.split,
         "images": len(names),

@@ -26,7 +26,7 @@ from segclip_deploy.runtime.device import find_cpu
 from segclip_deploy.runtime.engine import TARGETS, Engine, load_engine
 from segclip_deploy.workflows import Report, calibrate_on
 
-__all__ = ["SENSITIVITY_FILE", "Workshop", "digest_of", "files_digest"]
+__all__ = ["SENSITIVITY_FILE", "Workshop", "digest_of"]
 
 SENSITIVITY_FILE = "sensitivity.png"
 
@@ -37,13 +37,6 @@ def digest_of(*parts: Any) -> str:
     """A name for what is made of ``parts`` (JSON), by this version of the product."""
     text = json.dumps([__version__, *parts], sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
-
-
-def files_digest(folder: Path) -> str:
-    """Digest of the names and contents of all files below a folder, or of one file."""
-    files = sorted(p for p in folder.rglob("*") if p.is_file()) if folder.is_dir() else [folder]
-    seen = [(str(p.relative_to(folder)), sha256_file(p)) for p in files]
-    return digest_of(seen)
 
 
 @dataclass(frozen=True)
@@ -110,7 +103,7 @@ class Workshop:
         if self.calib is None:
             raise BadInput("INT8 needs real tiles", where=point.name, fix="--calib DIR")
         key = digest_of(
-            self._bundle_digest(point), point.method, self._calib_digest, self._data_digest
+            self._bundle_digest(point), point.method, self._calib_digest, self.data_digest
         )
         path = self.root / "tables" / f"{key}.json"
         if not path.is_file():
@@ -156,7 +149,7 @@ class Workshop:
         if point.precision != "fp32":
             parts.append(dialect_of(point.target))
         if point.method:
-            parts += [point.method, self._calib_digest, self._data_digest]
+            parts += [point.method, self._calib_digest, self.data_digest]
         return digest_of(*parts)
 
     def _bundle_digest(self, point: Point) -> str:
@@ -164,8 +157,16 @@ class Workshop:
 
     @cached_property
     def _calib_digest(self) -> str:
-        return files_digest(self.calib) if self.calib else ""
+        return _files_digest(self.calib) if self.calib else ""
 
     @cached_property
-    def _data_digest(self) -> str:
-        return files_digest(self.dataset)
+    def data_digest(self) -> str:
+        """Of all files of the dataset."""
+        return _files_digest(self.dataset)
+
+
+def _files_digest(folder: Path) -> str:
+    """Digest of the names and contents of all files below a folder, or of one file."""
+    files = sorted(p for p in folder.rglob("*") if p.is_file()) if folder.is_dir() else [folder]
+    seen = [(str(p.relative_to(folder)), sha256_file(p)) for p in files]
+    return digest_of(seen)

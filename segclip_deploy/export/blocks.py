@@ -11,7 +11,7 @@ from segclip_deploy._optional import require
 from segclip_deploy.errors import BadArtifact
 from segclip_deploy.export.naming import blocks_of
 
-__all__ = ["BlockCost", "Product", "count_blocks", "count_nodes", "find_products"]
+__all__ = ["BlockCost", "Product", "count_blocks", "find_products"]
 
 
 @dataclass(frozen=True)
@@ -52,16 +52,6 @@ def count_blocks(path: Path) -> list[BlockCost]:
         parameters = sum(prod(shapes[name]) for name in read)
         costs.append(BlockCost(block, parameters, macs // batch, "fp32"))
     return costs
-
-
-def count_nodes(path: Path) -> dict[str, int]:
-    """Multiply-accumulates of every node of a float32 ONNX file, for one image.
-
-    Raises:
-        BadArtifact: a convolution or product whose shape cannot be inferred.
-    """
-    model, shapes, batch = _shapes(path)
-    return {node.name: _macs(node, shapes, path) // batch for node in model.graph.node}
 
 
 @dataclass(frozen=True)

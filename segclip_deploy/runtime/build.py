@@ -12,11 +12,11 @@ from typing import Any
 
 from segclip_deploy import __version__
 from segclip_deploy.artifacts import RECORD_FILE, Bundle, replace_file, sha256_file
-from segclip_deploy.errors import BadArtifact, MissingDependency
+from segclip_deploy.errors import BadArtifact
 from segclip_deploy.runtime.backends.base import Backend
 from segclip_deploy.runtime.backends.onnxruntime import providers
 from segclip_deploy.runtime.backends.openvino import precisions
-from segclip_deploy.runtime.device import find_cpu, find_gpu
+from segclip_deploy.runtime.device import find_cpu, has_gpu
 from segclip_deploy.runtime.engine import (
     ENGINE_SCHEMA,
     TARGETS,
@@ -137,7 +137,7 @@ def _take_model(target: str, bundle: Bundle, file: Path) -> dict[str, Any]:
         offered = ("f32",) if bundle.precision == "fp32" else precisions()
         candidates = [{**c, "precision": p} for p in offered for c in candidates]
     else:
-        candidates += [{"provider": name} for name in providers() if name != "cpu" and _has_gpu()]
+        candidates += [{"provider": name} for name in providers() if name != "cpu" and has_gpu()]
     open_backend = partial(TARGETS[target].open, bundle.model_path, batches=bundle.input.batches)
     tile = load_golden(bundle.golden_path).tiles[0]
     ranked, search = rank_settings(open_backend, candidates, tile)
@@ -159,11 +159,3 @@ def _take_model(target: str, bundle: Bundle, file: Path) -> dict[str, Any]:
         "verified": verification.to_json(),
         "not_verified": None,
     }
-
-
-def _has_gpu() -> bool:
-    try:
-        find_gpu(why="a provider")
-    except MissingDependency:
-        return False
-    return True

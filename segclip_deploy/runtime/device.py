@@ -24,6 +24,7 @@ __all__ = [
     "find_cpu",
     "find_gpu",
     "find_jetson",
+    "has_gpu",
     "usable_cores",
 ]
 
@@ -144,6 +145,15 @@ def find_gpu(*, why: str, driver: Any = None, root: Path = _ROOT) -> Gpu:
         cuda=f"{version.value // 1000}.{version.value % 1000 // 10}",
         memory=memory.value,
     )
+
+
+def has_gpu() -> bool:
+    """Whether ``find_gpu`` finds one."""
+    try:
+        find_gpu(why="this")
+    except MissingDependency:
+        return False
+    return True
 
 
 def find_jetson(root: Path = _ROOT) -> Jetson | None:

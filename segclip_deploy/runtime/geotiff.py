@@ -10,10 +10,13 @@ from typing import Any
 
 from PIL import TiffImagePlugin
 
-__all__ = ["EARTH", "ground_sample_distance", "is_georeferenced"]
+__all__ = ["EARTH", "ONE_SCALE", "ground_sample_distance", "is_georeferenced"]
 
 EARTH = 6378137.0
 """Metres, equatorial radius of WGS 84."""
+
+ONE_SCALE = 1.5
+"""Largest ratio of ground sample distances that are taken for one."""
 
 _UNREADABLE = (OSError, SyntaxError, ValueError, LookupError, TypeError, struct.error)
 _METRES = {9001: 1.0, 9002: 0.3048, 9003: 1200 / 3937}  # of linear units, by EPSG code

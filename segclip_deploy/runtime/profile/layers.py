@@ -24,6 +24,7 @@ __all__ = [
     "layer_medians",
     "onnxruntime_layers",
     "openvino_layers",
+    "sum_blocks",
 ]
 
 _WARM_UP = 5
@@ -155,6 +156,12 @@ def block_medians(runs: Runs, blocks: Iterable[str]) -> dict[str, float]:
         name: float(median(run.get(name, 0.0) for run in sums))
         for name in dict.fromkeys(name for run in sums for name in run)
     }
+
+
+def sum_blocks(layers: Iterable[LayerTime]) -> dict[str, float]:
+    """Milliseconds by block, the slowest first."""
+    total = _summed((layer.block, layer.ms) for layer in layers)
+    return dict(sorted(total.items(), key=lambda pair: -pair[1]))
 
 
 def _summed(pairs: Iterable[tuple[str, float]]) -> dict[str, float]:

@@ -12,7 +12,7 @@ from statistics import median
 import numpy as np
 
 from segclip_deploy.runtime.backends.tensorrt import TensorRtBackend
-from segclip_deploy.runtime.frame import read_frame
+from segclip_deploy.runtime.frame import Frame, read_frame
 from segclip_deploy.runtime.segmenter import Segmenter
 from segclip_deploy.runtime.sinks import FolderSink, stage_ms
 from segclip_deploy.runtime.stream.exif import Capture
@@ -84,12 +84,12 @@ def statistics(values: Sequence[float]) -> Statistics:
     return Statistics(p50, p90, p95, p99, top, round(jitter, 4), len(values))
 
 
-def warm_up(segmenter: Segmenter, paths: Sequence[Path]) -> WarmUp:
+def warm_up(segmenter: Segmenter, frames: Sequence[Frame]) -> WarmUp:
     """Segment frames until two medians in a row agree."""
     before = None
-    frames = cycle([read_frame(path) for path in paths])
+    turn = cycle(frames)
     for done in count(_WINDOW, _WINDOW):
-        now = median(segmenter.segment(next(frames)).times.total for _ in range(_WINDOW))
+        now = median(segmenter.segment(next(turn)).times.total for _ in range(_WINDOW))
         stable = before is not None and abs(now - before) <= _STABLE * before
         if stable or done >= _MOST:
             return WarmUp(done, stable)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +9,7 @@ import numpy as np
 
 from segclip_deploy._optional import require
 from segclip_deploy.artifacts import replace_file
+from segclip_deploy.runtime.profile.layers import sum_blocks
 from segclip_deploy.runtime.profile.measure import STAGES
 from segclip_deploy.runtime.profile.profile import Profile
 
@@ -45,10 +45,9 @@ def draw_profile(profile: Profile, path: Path) -> None:
     for axes in parts.values():
         axes.spines[["top", "right"]].set_visible(False)
     conditions = profile.record["conditions"]
-    device = conditions["board"] or conditions["gpu"] or conditions["cpu"]
     frames = ", ".join(conditions["frames"])
     figure.suptitle(
-        f"{Path(conditions['path']).name}: {conditions['engine']} on {device}\n"
+        f"{Path(conditions['path']).name}: {conditions['engine']} on {profile.device}\n"
         f"frames {frames}, {len(profile.samples.total)} samples after "
         f"{conditions['warm_up']['frames']} of warm-up, threads {conditions['threads']}, "
         f"load {conditions['load']['before']} to {conditions['load']['after']}",
@@ -70,11 +69,9 @@ def _stages(axes: Any, profile: Profile) -> None:
 
 
 def _blocks(axes: Any, profile: Profile) -> None:
-    blocks: dict[str, float] = defaultdict(float)
-    for layer in profile.layers:
-        blocks[layer.block] += layer.ms
+    blocks = sum_blocks(profile.layers)
     total = sum(blocks.values()) or 1.0
-    ordered = sorted(blocks.items(), key=lambda pair: pair[1])[-14:]
+    ordered = list(blocks.items())[:14][::-1]  # the slowest on top
     axes.barh([name for name, _ in ordered], [ms for _, ms in ordered], color="#4c6ef5")
     for index, (_, ms) in enumerate(ordered):
         axes.text(ms, index, f" {ms / total:.0%}", va="center", fontsize=7)

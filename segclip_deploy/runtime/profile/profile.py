@@ -54,6 +54,12 @@ class Profile:
     power: PowerLog
     layers: tuple[LayerTime, ...]
 
+    @property
+    def device(self) -> str:
+        """What it ran on, for people."""
+        conditions = self.record["conditions"]
+        return str(conditions["board"] or conditions["gpu"] or conditions["cpu"])
+
     def to_json(self) -> dict[str, Any]:
         """The record with its samples and layers."""
         return {
@@ -99,9 +105,11 @@ def profile_engine(
         paths = [image for source in images for image in list_images(source)]
         paths = paths or _golden_tiles(golden, Path(folder))
         with open_segmenter(path, overlap=overlap, threads=threads) as segmenter:
-            shapes = sorted({read_frame(image).pixels.shape[:2] for image in paths})
+            frames = [read_frame(image) for image in paths]
+            shapes = sorted({frame.pixels.shape[:2] for frame in frames})
             report("warming up", 0, 0)
-            warm = warm_up(segmenter, paths)
+            warm = warm_up(segmenter, frames)
+            del frames  # what flies holds one at a time
 
             def going(done: int, elapsed: float) -> bool:
                 if soak_s:

@@ -12,6 +12,7 @@ from typing import Any
 
 from PIL import Image
 
+from segclip_deploy.runtime.geotiff import ONE_SCALE
 from segclip_deploy.vocabulary import Vocabulary
 
 __all__ = ["Capture", "Position", "read_capture", "scale_warning"]
@@ -21,7 +22,6 @@ _TIME, _FRACTION, _ZONE = 0x9003, 0x9291, 0x9011  # DateTimeOriginal, SubSec…,
 _WIDTH, _HEIGHT, _FOCAL_35 = 0xA002, 0xA003, 0xA405
 _DIAGONAL_35 = math.hypot(36, 24)  # mm
 _NADIR = 10.0  # degrees from straight down within which a pixel has one size
-_SCALES = 1.5  # the ratio of two scales that calibration calls one
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ def read_capture(path: Path) -> Capture:
 def scale_warning(capture: Capture, vocabulary: Vocabulary) -> str | None:
     """Say so where a frame's pixels are of another size than those of the vocabulary's dataset."""
     here, there = capture.ground_sample_distance_m, vocabulary.ground_sample_distance_m
-    if here is None or there is None or max(here / there, there / here) <= _SCALES:
+    if here is None or there is None or max(here / there, there / here) <= ONE_SCALE:
         return None
     return (
         f"a pixel is about {here:.2g} m on the ground by altitude and focal length, and "
