@@ -2,7 +2,7 @@
 
     python benchmarks/dubai.py ../shared/data/dubai [--seeds 0 1] [--ablation-seeds 0] [--steps 1200]
 
-Prints the table of examples/dubai/README.md and writes it to results/dubai.json. Runs that
+Prints the table of examples/dubai/README.md . Runs that
 are finished (their checkpoints are in out/benchmarks/dubai) are not repeated, a run that was
 killed goes on.
 """
@@ -10,15 +10,15 @@ killed goes on.
 from __future__ import annotations
 
 import argparse
-import platform
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import torch
+from record import ROOT, record
 
 from segclip_deploy.accuracy import Accuracy, score
-from segclip_deploy.artifacts import InputSpec, write_json
+from segclip_deploy.artifacts import InputSpec
 from segclip_deploy.dataset import Dataset, open_dataset
 from segclip_deploy.export.torch_backend import open_checkpoint
 from segclip_deploy.model.spec import ModelSpec
@@ -27,7 +27,6 @@ from segclip_deploy.training.loop import TrainSettings
 from segclip_deploy.training.train import train
 from segclip_deploy.vocabulary import load_vocabulary
 
-ROOT = Path(__file__).resolve().parents[1]
 RUNS = ROOT / "out" / "benchmarks" / "dubai"
 SPLITS = ("val", "val_cross_tile")
 
@@ -90,15 +89,15 @@ def main() -> None:
             mious = ", ".join(f"{confusions[s].miou:.4f}" for s in SPLITS)
             print(f"{name}, {seed}, {mious} -", np.round(confusions["val"].iou, 3), flush=True)
             rows.append({"model": name, "seed": seed} | {s: a.to_json() for s, a in result.items()})
-    conditions = {
-        "steps": arguments.steps,
-        "window": 512,
-        "overlap": 128,
-        "torch": torch.__version__,
-        "threads": 1,
-        "python": platform.python_version(),
-    }
-    write_json(ROOT / "benchmarks/results/dubai.json", {"conditions": conditions, "rows": rows})
+    record(
+        "dubai",
+        rows,
+        steps=arguments.steps,
+        window=512,
+        overlap=128,
+        torch=torch.__version__,
+        threads=1,
+    )
 
 
 if __name__ == "__main__":

@@ -4,13 +4,12 @@
 
 Both graphs run alternately in one process, after five warm-up runs. A ratio is the median of
 plain / folded, pair by pair, with a 95 % bootstrap interval of that median. Weights are random:
-time does not depend on them. Writes results/fold.json.
+time does not depend on them.
 """
 
 from __future__ import annotations
 
 import argparse
-import platform
 import tempfile
 import time
 from collections.abc import Callable
@@ -20,9 +19,10 @@ from typing import Any
 
 import numpy as np
 import torch
+from record import record
 from torch import Tensor, nn
 
-from segclip_deploy.artifacts import InputSpec, write_json
+from segclip_deploy.artifacts import InputSpec
 from segclip_deploy.export.algebra import Weights, fold_fusion
 from segclip_deploy.export.fold import fold
 from segclip_deploy.export.folded import FoldedFusion, arrays_of
@@ -36,7 +36,6 @@ from segclip_deploy.runtime.backends.base import Backend
 from segclip_deploy.runtime.backends.onnxruntime import OnnxRuntimeBackend
 from segclip_deploy.runtime.backends.openvino import OpenVinoBackend, precisions
 
-ROOT = Path(__file__).resolve().parents[1]
 CLASSES, TEXTS, THREADS, WARM_UP = 5, 5, 2, 5
 ENGINES: dict[str, Callable[..., Backend]] = {
     "ONNX Runtime": OnnxRuntimeBackend,
@@ -161,25 +160,15 @@ def main() -> None:
                         f"[{low:.3f}, {high:.3f}]",
                         flush=True,
                     )
-    conditions = {
-        "processor": _processor(),
-        "threads": THREADS,
-        "warm_up": WARM_UP,
-        "runs": arguments.runs,
-        "classes": CLASSES,
-        "torch": torch.__version__,
-    }
-    write_json(ROOT / "benchmarks/results/fold.json", {"conditions": conditions, "rows": results})
-
-
-def _processor() -> str:
-    """Model and the vector extensions that decide, from the kernel."""
-    text = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
-    fields = dict(line.split(":", 1) for line in text.split("\n\n")[0].splitlines() if ":" in line)
-    fields = {key.strip(): value.strip() for key, value in fields.items()}
-    wanted = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_bf16")
-    found = [flag for flag in wanted if flag in fields.get("flags", "").split()]
-    return f"{fields.get('model name', platform.processor())} ({', '.join(found)})"
+    record(
+        "fold",
+        results,
+        threads=THREADS,
+        warm_up=WARM_UP,
+        runs=arguments.runs,
+        classes=CLASSES,
+        torch=torch.__version__,
+    )
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@
 
 Runs the tests marked `gpu`; exports the example and quantizes it to FP16, and with tiles to
 calibrate on to INT8; builds each for TensorRT and TensorRT-RTX, where installed; verifies, evaluates
-on the shipped tiles and profiles every engine. Writes results/GPU.json. A test that was skipped is listed as not run, with its
+on the shipped tiles and profiles every engine. Writes results/GPU/gpu_check.json. A test that was skipped is listed as not run, with its
 reason, and anything that failed makes the exit code 1.
 """
 
@@ -18,15 +18,14 @@ import subprocess
 import sys
 import tempfile
 import xml.etree.ElementTree as ET
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from segclip_deploy.artifacts import write_json
+from record import ROOT, record
+
 from segclip_deploy.errors import SegclipError
 from segclip_deploy.runtime.device import find_gpu, find_jetson
 
-ROOT = Path(__file__).resolve().parents[1]
 EXAMPLE = ROOT / "examples" / "dubai"
 SUFFIXES = {"tensorrt": ".engine", "tensorrt_rtx": ".rtx"}
 
@@ -116,9 +115,8 @@ def main() -> int:
         tests = run_tests(Path(name))
         rows = measure_engines(Path(name), arguments.tiles)
     label = jetson.board if jetson and jetson.board else gpu.gpu
-    path = ROOT / "benchmarks/results" / (re.sub(r"[^\w.-]+", "-", label).lower() + ".json")
-    device = {**asdict(gpu), "jetson": asdict(jetson) if jetson else None}
-    write_json(path, {"device": device, "tests": tests, "engines": rows})
+    device = re.sub(r"[^\w.-]+", "-", label).lower()
+    path = record("gpu_check", rows, device=device, tests=tests)
     passed = sum(one["outcome"] == "passed" for one in tests)
     skipped = [one for one in tests if one["outcome"] == "skipped"]
     bad = failures(tests, rows)

@@ -1,20 +1,18 @@
 """Ours against the defaults of modelopt, ONNX Runtime and NNCF: mIoU and latency of the same files.
 
-    pip install nvidia-modelopt requests onnx_graphsurgeon onnxconverter-common polygraphy lief cppimport nncf
     python benchmarks/precision.py ../shared/data/dubai [--checkpoints A B] [--sizes 512 1024]
 
-Calibrates on the train split, plans on `plan`, reads `val` once for each row. All tools get the
-same tiles. Latency in OpenVINO: all files of a size in turn in one process, medians. What is
-written for TensorRT is scored where ONNX Runtime executes it literally, and has no latency here.
-Writes results/precision.json; files are kept in out/benchmarks/precision.
+Needs what tools.py says. Calibrates on the train split, plans on `plan`, reads `val` once for each
+row. All tools get the same tiles. Latency in OpenVINO: all files of a size in turn in one process,
+medians; what a file leaves in floating point runs in BF16 where the processor has it, but for the
+FP32 that all is compared with. What is written for TensorRT is scored where ONNX Runtime executes it
+literally, and has no latency here. Files are kept in out/benchmarks/precision.
 """
 
 from __future__ import annotations
 
 import argparse
-import os
-import platform
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -22,9 +20,11 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from record import ROOT, record
+from tools import modelopt, nncf, quantize_static
 
 from segclip_deploy.accuracy import Accuracy, miou_drop, score
-from segclip_deploy.artifacts import Bundle, InputSpec, load_bundle, write_json
+from segclip_deploy.artifacts import Bundle, InputSpec, load_bundle
 from segclip_deploy.calibration.calibrate import calibrate
 from segclip_deploy.calibration.graph import load_model, save_model
 from segclip_deploy.calibration.plan import PrecisionPlan, load_plan, uniform_plan
@@ -40,12 +40,12 @@ from segclip_deploy.errors import GateFailed, SegclipError
 from segclip_deploy.export.export import export_bundle
 from segclip_deploy.runtime.backends.base import Backend
 from segclip_deploy.runtime.backends.onnxruntime import OnnxRuntimeBackend
-from segclip_deploy.runtime.backends.openvino import OpenVinoBackend
+from segclip_deploy.runtime.backends.openvino import OpenVinoBackend, precisions
 from segclip_deploy.runtime.segmenter import Segmenter
 from segclip_deploy.runtime.tuning import WARM_UP, median_ms
 
-ROOT = Path(__file__).resolve().parents[1]
 OUT = ROOT / "out" / "benchmarks" / "precision"
+OPENVINO, LITERAL = "OpenVINO", "ONNX Runtime, literally"
 TILES, THREADS, ROUNDS = 64, 2, 30
 MODELOPT = ("max", "entropy")
 
@@ -57,17 +57,20 @@ class Row:
     Attributes:
         name: for the table.
         model: the ONNX file.
-        target: "OpenVINO" or "ONNX Runtime, literally".
+        target: ``OPENVINO`` or ``LITERAL``.
+        precision: of what the file leaves in floating point, in OpenVINO; None: the lowest there is.
     """
 
     name: str
     model: Path
     target: str
+    precision: str | None = None
 
     def open(self) -> Backend:
         """Load the file."""
-        if self.target == "OpenVINO":
-            return OpenVinoBackend(self.model, threads=THREADS)
+        if self.target == OPENVINO:
+            precision = self.precision or precisions()[-1]
+            return OpenVinoBackend(self.model, threads=THREADS, precision=precision)
         model = load_model(self.model)
         rounded = self.model.with_suffix(".rounded.onnx")
         if not round_as_fp16(model.graph):
@@ -82,7 +85,7 @@ def ours(bundle: Bundle, table: CalibrationTable, data: Dataset, out: Path) -> l
     """Uniform precisions and plans, both dialects."""
     graph = load_model(bundle.model_path).graph
     rows = []
-    for dialect, target in (("cpu", "OpenVINO"), ("tensorrt", "ONNX Runtime, literally")):
+    for dialect, target in (("cpu", OPENVINO), ("tensorrt", LITERAL)):
         plans: dict[str, PrecisionPlan] = {
             f"ours, {dialect}, int8": uniform_plan(bundle, graph, dialect, "int8")
         }
@@ -105,95 +108,28 @@ def ours(bundle: Bundle, table: CalibrationTable, data: Dataset, out: Path) -> l
     return rows
 
 
-def modelopt(
-    bundle: Bundle, pixels: NDArray[np.uint8], out: Path, methods: Sequence[str] = MODELOPT
-) -> list[Row]:
-    """Its INT8 defaults, by calibrator."""
-    from modelopt.onnx.quantization import quantize as run
-
-    rows = []
-    for method in methods:
-        path = out / f"modelopt-{method}.onnx"
-        if not path.exists():
-            run(
-                str(bundle.model_path),
-                quantize_mode="int8",
-                calibration_data={"image": pixels},
-                calibration_method=method,
-                calibration_eps=["cpu"],
-                high_precision_dtype="fp32",
-                output_path=str(path),
-            )
-        rows.append(Row(f"modelopt, {method}", path, "ONNX Runtime, literally"))
-    return rows
-
-
-def onnxruntime_static(bundle: Bundle, pixels: NDArray[np.uint8], out: Path) -> list[Row]:
-    """quantize_static in U8 for OpenVINO, and in S8 as TensorRT reads it."""
-    from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType
-    from onnxruntime.quantization import quantize_static as run
-    from onnxruntime.quantization.shape_inference import quant_pre_process
-
-    class Reader(CalibrationDataReader):  # type: ignore[misc]
-        def __init__(self) -> None:
-            self.left = iter(pixels)
-
-        def get_next(self) -> dict[str, Any] | None:
-            tile = next(self.left, None)
-            return None if tile is None else {"image": tile[None]}
-
-    symmetric = {
-        "ActivationSymmetric": True,
-        "WeightSymmetric": True,
-        "AddQDQPairToWeight": True,
-        "QuantizeBias": False,
-    }
-    variants: dict[str, tuple[dict[str, Any], str]] = {
-        # Of all operators OpenVINO refuses the file; these are what it fuses.
-        "u8": (
-            {
-                "activation_type": QuantType.QUInt8,
-                "op_types_to_quantize": ["Conv", "Clip", "Relu", "Add"],
-            },
-            "OpenVINO",
+def theirs(
+    bundle: Bundle, pixels: NDArray[np.uint8], out: Path, calibrators: Sequence[str]
+) -> tuple[list[Row], list[dict[str, Any]]]:
+    """The other tools' defaults on the folded model, and which of them could not."""
+    jobs = [
+        *(
+            (f"modelopt, {m}", f"modelopt-{m}.onnx", LITERAL, partial(modelopt, method=m))
+            for m in calibrators
         ),
-        "s8": (
-            {"activation_type": QuantType.QInt8, "extra_options": symmetric},
-            "ONNX Runtime, literally",
-        ),
-    }
-    rows = []
-    inferred = out / "inferred.onnx"
-    quant_pre_process(str(bundle.model_path), str(inferred), skip_symbolic_shape=True)
-    for name, (options, target) in variants.items():
-        path = out / f"quantize_static-{name}.onnx"
-        if not path.exists():
-            run(
-                str(inferred),
-                str(path),
-                Reader(),
-                quant_format=QuantFormat.QDQ,
-                weight_type=QuantType.QInt8,
-                per_channel=True,
-                **options,
-            )
-        rows.append(Row(f"quantize_static, {name}", path, target))
-    return rows
-
-
-def nncf(bundle: Bundle, pixels: NDArray[np.uint8], out: Path) -> list[Row]:
-    """Its post-training defaults, on the OpenVINO model."""
-    import nncf as tool
-    import openvino as ov
-
-    path = out / "nncf.xml"
-    if not path.exists():
-        model = ov.Core().read_model(str(bundle.model_path))
-        tiles = tool.Dataset([tile[None] for tile in pixels])
-        ov.save_model(
-            tool.quantize(model, tiles, subset_size=len(pixels)), str(path), compress_to_fp16=False
-        )
-    return [Row("NNCF", path, "OpenVINO")]
+        ("quantize_static, u8", "static-u8.onnx", OPENVINO, partial(quantize_static, options="u8")),
+        ("quantize_static, s8", "static-s8.onnx", LITERAL, partial(quantize_static, options="s8")),
+        ("NNCF", "nncf.xml", OPENVINO, nncf),
+    ]
+    rows, failed = [], []
+    for name, file, target, run in jobs:
+        try:
+            run(bundle.model_path, pixels, out / file)
+            rows.append(Row(name, out / file, target))
+        except ValueError as error:  # a tool that cannot take this graph is a result, too
+            failed.append({"name": name, "failed": str(error)[:200]})
+            print(f"{name}: {error}"[:200], flush=True)
+    return rows, failed
 
 
 def chosen(bundle: Bundle, data: Path) -> TileSet:
@@ -214,7 +150,7 @@ def measure(
             backend = row.open()
             with Segmenter(backend, bundle.input, bundle.vocabulary) as segmenter:
                 accuracy[row.name] = score(segmenter, data.samples("val"))
-            if row.target == "OpenVINO":
+            if row.target == OPENVINO:
                 opened[row.name] = row.open()
         except SegclipError as error:
             results[row.name]["failed"] = str(error)[:200]
@@ -247,22 +183,12 @@ def run(
     table = out / "table.json"
     if not table.exists():
         calibrate(bundle, tiles, table, method="percentile")
-    rows = [Row("FP32, folded", bundle.model_path, "OpenVINO")]
+    rows = [Row("FP32, folded", bundle.model_path, OPENVINO, "f32")]
+    if precisions()[-1] != "f32":
+        rows.append(Row("FP32, folded, run in BF16", bundle.model_path, OPENVINO))
     rows += ours(bundle, load_table(table), data, out)
-    tools: list[Callable[[Bundle, NDArray[np.uint8], Path], list[Row]]] = [
-        partial(modelopt, methods=calibrators),
-        onnxruntime_static,
-        nncf,
-    ]
-    failed = []
-    for tool in tools:
-        try:
-            rows += tool(bundle, pixels, out)
-        except ValueError as error:  # a tool that cannot take this graph is a result, too
-            name = getattr(tool, "__name__", "modelopt")
-            failed.append({"name": name, "failed": str(error)[:200]})
-            print(f"{name}: {error}"[:200], flush=True)
-    results = measure(bundle, rows, data, pixels[0]) + failed
+    others, failed = theirs(bundle, pixels, out, calibrators)
+    results = measure(bundle, rows + others, data, pixels[0]) + failed
     return [{"checkpoint": checkpoint.stem, "size": size, **result} for result in results]
 
 
@@ -278,9 +204,6 @@ def main() -> None:
     )
     parser.add_argument("--sizes", type=int, nargs="+", default=[512, 1024])
     parser.add_argument(
-        "--result", type=Path, default=ROOT / "benchmarks/results/precision.json", help="To write."
-    )
-    parser.add_argument(
         "--modelopt",
         nargs="+",
         choices=MODELOPT,
@@ -292,19 +215,8 @@ def main() -> None:
     for checkpoint in arguments.checkpoints:
         for size in arguments.sizes:
             rows += run(checkpoint, size, arguments.data, arguments.modelopt)
-            conditions = {
-                "processor": platform.processor() or platform.machine(),
-                "threads": THREADS,
-                "tiles": TILES,
-                "rounds": ROUNDS,
-                "warm_up": WARM_UP,
-                "load_average": os.getloadavg(),
-                "python": platform.python_version(),
-            }
-            write_json(
-                arguments.result,
-                {"conditions": conditions, "rows": rows},
-            )
+            conditions = {"threads": THREADS, "tiles": TILES, "rounds": ROUNDS, "warm_up": WARM_UP}
+            record("precision", rows, **conditions)
     for row in rows:
         print(row)
 

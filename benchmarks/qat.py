@@ -4,14 +4,12 @@
 
 Fine-tunes the example model for uniform INT8, then takes it and its parent through export,
 calibrate (the tiles of precision.py) and quantize alike. Needs what precision.py has left in
-out/benchmarks/precision. `val` is read once for each row. Writes results/qat.json.
+out/benchmarks/precision. `val` is read once for each row.
 """
 
 from __future__ import annotations
 
 import argparse
-import os
-import platform
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -19,9 +17,10 @@ from typing import Any
 import torch
 from precision import OUT as PRECISION
 from precision import TILES, Row, chosen
+from record import ROOT, record
 
 from segclip_deploy.accuracy import Accuracy, miou_drop, score
-from segclip_deploy.artifacts import Bundle, InputSpec, load_bundle, write_json
+from segclip_deploy.artifacts import Bundle, InputSpec, load_bundle
 from segclip_deploy.calibration.calibrate import calibrate
 from segclip_deploy.calibration.graph import load_model
 from segclip_deploy.calibration.plan import save_plan, uniform_plan
@@ -34,7 +33,6 @@ from segclip_deploy.runtime.segmenter import Segmenter
 from segclip_deploy.training.loop import TrainSettings
 from segclip_deploy.training.qat import FINE_TUNING, fine_tune
 
-ROOT = Path(__file__).resolve().parents[1]
 PARENT = ROOT / "examples/dubai/model.safetensors"
 OUT = ROOT / "out" / "benchmarks" / "qat"
 TARGETS = {"tensorrt": "ONNX Runtime, literally", "cpu": "OpenVINO"}
@@ -66,7 +64,7 @@ def exported(checkpoint: Path, root: Path) -> tuple[Bundle, CalibrationTable]:
 def rows_of(kind: str, bundle: Bundle, table: CalibrationTable) -> list[Row]:
     """FP32 and uniform INT8 in both dialects."""
     graph = load_model(bundle.model_path).graph
-    rows = [Row(f"{kind}, fp32", bundle.model_path, "OpenVINO")]
+    rows = [Row(f"{kind}, fp32", bundle.model_path, "OpenVINO", "f32")]
     for dialect, target in TARGETS.items():
         plan = uniform_plan(bundle, graph, dialect, "int8")
         made = quantize(bundle, OUT / f"{kind}-{dialect}", plan=plan, table=table)
@@ -100,17 +98,15 @@ def main() -> None:
         bounds = f"[{100 * drop.low:+.2f}, {100 * drop.high:+.2f}]"
         print(f"| {row.name} | {miou:.4f} | {100 * drop.value:+.2f} {bounds} |", flush=True)
     training = load_checkpoint(checkpoint).training
-    conditions = {
-        "processor": platform.processor() or platform.machine(),
-        "size": 512,
-        "tiles": TILES,
-        "steps": training["settings"]["steps"],
-        "kept_at_step": training["step"],
-        "training_seconds": training["seconds"],
-        "settings": training["settings"],
-        "load_average": os.getloadavg(),
-    }
-    write_json(ROOT / "benchmarks/results/qat.json", {"conditions": conditions, "rows": results})
+    record(
+        "qat",
+        results,
+        size=512,
+        tiles=TILES,
+        kept_at_step=training["step"],
+        training_seconds=training["seconds"],
+        settings=training["settings"],
+    )
 
 
 if __name__ == "__main__":

@@ -7,14 +7,13 @@ The raster: an example tile repeated, three bands of 8 bits, 512² tiles, DEFLAT
 round is a process of its own that labels it (reading, labels, overviews, Cloud-Optimized GeoTIFF, areas)
 between two times of the bare engine, on as many windows of the same image in full batches: the batch
 and the threads are the same. Throughput: windows per second of both, and their ratio; medians of
-the rounds, and the machine's load, which includes this one's. Memory: the most that was resident. Writes results/raster.json.
+the rounds, and the machine's load, which includes this one's. Memory: the most that was resident.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import os
 import resource
 import statistics
 import subprocess
@@ -29,17 +28,17 @@ import numpy as np
 import rasterio
 from numpy.typing import NDArray
 from PIL import Image
+from record import ROOT, record, record_path
 
-from segclip_deploy.artifacts import InputSpec, write_json
+from segclip_deploy.artifacts import InputSpec
 from segclip_deploy.runtime.backends.base import TensorSpec
-from segclip_deploy.runtime.device import find_cpu
 from segclip_deploy.runtime.engine import open_segmenter
+from segclip_deploy.runtime.profile.conditions import load_average
 from segclip_deploy.runtime.raster.segment import segment_raster, settings_digest
 from segclip_deploy.runtime.raster.source import Reading, describe_raster
 from segclip_deploy.runtime.segmenter import Segmenter
 from segclip_deploy.vocabulary import load_vocabulary
 
-ROOT = Path(__file__).resolve().parents[1]
 TILE = ROOT / "examples" / "dubai" / "images" / "tile8_part3.jpg"
 BARE = 40  # batches of one time of the bare engine, at most as many as the raster has
 
@@ -157,7 +156,7 @@ def main() -> None:
         key: statistics.median(r[key] for r in rounds) if isinstance(value, int | float) else value
         for key, value in rounds[0].items()
     }
-    results = ROOT / "benchmarks" / "results" / "raster.json"
+    results = record_path("raster")
     known = json.loads(results.read_text()) if results.exists() else {"rows": []}
     model = Path(arguments.engine).name or "NumPy"
     row = {
@@ -165,12 +164,12 @@ def main() -> None:
         "model": model,
         "threads": arguments.threads,
         "rounds": len(rounds),
-        "load": round(os.getloadavg()[2], 1),
+        "load": load_average(),
         **row,
     }
     same = ("size", "model", "engine", "input", "threads")
     rows = [r for r in known["rows"] if any(r[key] != row[key] for key in same)]
-    write_json(results, {"device": find_cpu().to_json(), "rows": [*rows, row]})
+    record("raster", [*rows, row])
     print(json.dumps(row, indent=2))
 
 

@@ -12,7 +12,7 @@ Exports the example at 512² and 1024², builds both for OpenVINO, then runs:
    GeoTIFF, in turns. GeoDeep gets the same graph with its own ends: NCHW float in, scores out. It
    also filters its mask with a median of 5, which cannot be turned off.
 
-Writes results/runtime.json beside those of the scripts.
+Every script writes its own figures.
 """
 
 from __future__ import annotations
@@ -31,18 +31,16 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper
 from PIL import Image
+from record import ROOT, record
 
-from segclip_deploy.artifacts import InputSpec, load_bundle, write_json
+from segclip_deploy.artifacts import InputSpec, load_bundle
 from segclip_deploy.export.export import export_bundle
 from segclip_deploy.runtime.build import build_engine
-from segclip_deploy.runtime.device import find_cpu
 from segclip_deploy.runtime.engine import open_segmenter
 from segclip_deploy.runtime.profile.cold import cold_starts
-from segclip_deploy.runtime.profile.conditions import load_average
 from segclip_deploy.runtime.raster.segment import segment_raster
 from segclip_deploy.runtime.raster.source import Reading, describe_raster
 
-ROOT = Path(__file__).resolve().parents[1]
 EXAMPLE = ROOT / "examples" / "dubai"
 SIDE, THREADS, ROUNDS = 512, 2, 5
 OVERLAP = 0.25  # of a window, in both
@@ -159,13 +157,11 @@ def main() -> None:
             raster = folder / "made.tif"
             write_raster(raster, 3000)
         result = {
-            "device": find_cpu().to_json(),
             "threads": THREADS,
-            "load": load_average(),
             "cold_start_ms": {how: {"median": median(v), "all": v} for how, v in starts.items()},
             "geodeep": against_geodeep(folder / f"dubai-{SIDE}", raster, folder),
         }
-    write_json(ROOT / "benchmarks/results/runtime.json", result)
+    record("runtime", [result])
     print(json.dumps(result, indent=2))
 
 

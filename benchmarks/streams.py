@@ -6,14 +6,12 @@ ENGINE takes 1024×1024. The images' centres are cut to that size, so that a fra
 Each round runs the same frames through the engine alone and through ``run`` in three ways, in an
 order that is turned from round to round, all in one process. Costs are the medians over the rounds of
 each way's wall time divided by the bare time of its round; CPU time, of all threads, likewise: what
-is written beside the inference costs no wall time where a core is idle. Writes results/streams.json.
+is written beside the inference costs no wall time where a core is idle.
 """
 
 from __future__ import annotations
 
 import argparse
-import os
-import platform
 import tempfile
 import time
 from collections.abc import Callable
@@ -23,8 +21,8 @@ from typing import Any
 
 import numpy as np
 from PIL import Image
+from record import record
 
-from segclip_deploy.artifacts import write_json
 from segclip_deploy.runtime.engine import open_segmenter
 from segclip_deploy.runtime.frame import read_frame
 from segclip_deploy.runtime.run import Run
@@ -32,7 +30,6 @@ from segclip_deploy.runtime.segmenter import Segmenter
 from segclip_deploy.runtime.sinks import FolderSink
 from segclip_deploy.runtime.stream.sources import FileSource
 
-RESULT = Path(__file__).parent / "results" / "streams.json"
 SIDE = 1024
 
 
@@ -122,8 +119,6 @@ def main() -> None:
                         cpu[name].append(time.process_time() - before[1])
         backend = segmenter.backend.name
     result = {
-        "machine": {"cpu": platform.processor() or platform.machine(), "cores": os.cpu_count()},
-        "load_at_end": os.getloadavg()[0],
         "engine": backend,
         "frames_per_round": given.frames,
         "rounds": given.rounds,
@@ -133,7 +128,7 @@ def main() -> None:
         "wall_cost": costs(wall),
         "cpu_cost": costs(cpu),
     }
-    write_json(RESULT, result)
+    record("streams", [result])
     print(f"{'bare':20} {result['ms_per_frame']['bare']:8.1f} ms a frame")
     for name, cost in result["wall_cost"].items():
         print(

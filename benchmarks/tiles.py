@@ -7,7 +7,7 @@ example, and records least and greatest value of every tensor after a Conv, Clip
 or Gemm. The reach of a selection, per tensor: the width of its range over that of the whole pool.
 Twice: on the pool as it is, and on a pool where one kind of ground prevails, as when a UAV hovers: the
 30 tiles richest in a class 20 times more, their descriptors jittered by 0.05 standard deviations.
-Random selections: the mean of 200. Writes results/tiles.json.
+Random selections: the mean of 200.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ import numpy as np
 import onnx
 import onnxruntime
 from numpy.typing import NDArray
+from record import ROOT, record
 
-from segclip_deploy.artifacts import InputSpec, load_bundle, write_json
+from segclip_deploy.artifacts import InputSpec, load_bundle
 from segclip_deploy.calibration.selection import choose_rows, standardised
 from segclip_deploy.calibration.tiles import TilePool, find_tiles, stream_tiles
 from segclip_deploy.export.export import export_bundle
 
-ROOT = Path(__file__).resolve().parents[1]
 SPEC = InputSpec(512, 512)
 OPERATORS = {"Conv", "Clip", "Relu", "Add", "MatMul", "Gemm"}
 DRAWS = 200
@@ -113,14 +113,15 @@ def main() -> None:
                 {k: v.round(3).tolist() if isinstance(v, np.ndarray) else v for k, v in row.items()}
             )
             print(results[-1])
-    conditions = {
-        "dataset": arguments.dataset.name,
-        "tiles": len(pool.tiles),
-        "tensors": low.shape[1],
-        "figures": "median and 5th percentile over tensors",
-        "onnxruntime": onnxruntime.__version__,
-    }
-    write_json(ROOT / "benchmarks/results/tiles.json", {"conditions": conditions, "rows": results})
+    record(
+        "tiles",
+        results,
+        dataset=arguments.dataset.name,
+        tiles=len(pool.tiles),
+        tensors=low.shape[1],
+        figures="median and 5th percentile over tensors",
+        onnxruntime=onnxruntime.__version__,
+    )
 
 
 if __name__ == "__main__":

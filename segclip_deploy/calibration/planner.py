@@ -24,7 +24,7 @@ from segclip_deploy.calibration.table import CalibrationTable
 from segclip_deploy.calibration.tiles import cut_tiles
 from segclip_deploy.dataset import Dataset, find_image
 from segclip_deploy.errors import BadInput, GateFailed
-from segclip_deploy.runtime.backends.openvino import OpenVinoBackend
+from segclip_deploy.runtime.backends.openvino import OpenVinoBackend, precisions
 from segclip_deploy.runtime.profile.layers import block_medians, openvino_layers
 from segclip_deploy.runtime.tuning import WARM_UP, median_ms
 
@@ -70,7 +70,8 @@ def make_plan(
         dialect: whom the plan is for.
         split: of the dataset.
         limits: of accuracy.
-        max_latency_ms: median of one batch in OpenVINO here; for ``cpu`` only.
+        max_latency_ms: median of one batch in OpenVINO here, with BF16 beside INT8 where the
+            processor has it, as it flies; for ``cpu`` only.
         state: where what was measured lies; by default ``<out>.state.json``.
         report: called with (what, done, total).
 
@@ -118,9 +119,10 @@ def worth(plan: PrecisionPlan) -> str:
     if latency is None:
         return f"{cost}; how fast it is, only the device can tell"
     gain = latency["speed_up"]
+    beside = "" if latency["beside"] == "f32" else f", {latency['beside'].upper()} beside it,"
     if gain < _WORTH:
-        return f"INT8 is {gain:.2f}× for {cost}: not worth it, fly FP32"
-    return f"INT8 is {gain:.2f}× for {cost}"
+        return f"INT8{beside} is {gain:.2f}× for {cost}: not worth it, fly FP32"
+    return f"INT8{beside} is {gain:.2f}× for {cost}"
 
 
 def _judging_tiles(
@@ -146,28 +148,32 @@ def _judging_tiles(
 def _times(
     bundle: Bundle, plan: PrecisionPlan, table: CalibrationTable, tile: NDArray[np.uint8]
 ) -> tuple[Mapping[str, float], Mapping[str, float]]:
+    """Of each block without INT8 and with it, beside what it would fly beside."""
     with TemporaryDirectory() as folder:
         int8 = quantize(bundle, Path(folder) / "int8", plan=plan, table=table)
-        blocks = list(plan.blocks)
-        return (
-            block_medians(openvino_layers(bundle.model_path, tile), blocks),
-            block_medians(openvino_layers(int8.model_path, tile), blocks),
+        high, low = (
+            openvino_layers(b.model_path, tile, precision=precisions()[-1]) for b in (bundle, int8)
         )
+        return block_medians(high, plan.blocks), block_medians(low, plan.blocks)
 
 
 def _latency(
     bundle: Bundle, plan: PrecisionPlan, table: CalibrationTable, tile: NDArray[np.uint8]
 ) -> dict[str, Any]:
+    """Of the FP32 bundle and of the plan's, each as it would fly."""
+    beside = precisions()[-1]
     with TemporaryDirectory() as folder:
         mixed = quantize(bundle, Path(folder) / "plan", plan=plan, table=table)
         backends: Sequence[OpenVinoBackend] = [
-            OpenVinoBackend(b.model_path, batches=b.input.batches) for b in (bundle, mixed)
+            OpenVinoBackend(b.model_path, batches=b.input.batches, precision=precision)
+            for b, precision in ((bundle, "f32"), (mixed, beside))
         ]
         high, low = median_ms(backends, tile, rounds=_ROUNDS)
         for backend in backends:
             backend.close()
     return {
-        "engine": backends[0].name,
+        "engine": backends[1].name,
+        "beside": beside,
         "fp32_ms": high,
         "plan_ms": low,
         "speed_up": high / low,
