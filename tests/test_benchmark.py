@@ -12,6 +12,7 @@ import pytest
 from PIL import Image
 
 from segclip_deploy.evaluation import measure, workshop
+from segclip_deploy.runtime.profile import power
 from segclip_deploy.vocabulary import Vocabulary
 from tests.conftest import EXAMPLE
 from tests.helpers import call
@@ -118,6 +119,21 @@ def test_what_fails_its_check_is_shown_and_never_flies(
     result = call(*sweep(tmp_path / "r", "--precision", "fp32", "--max-latency-ms", 1e-6))
     assert result.exit_code == 3
     assert "none fits; nearest is" in result.stdout
+
+
+def test_energy_is_metered_where_there_is_a_sensor(
+    sweep: Callable[..., list[object]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module in (measure, power):
+        monkeypatch.setattr(module, "find_wattmeter", lambda _: ("a rail of 7 W", lambda: 7.0))
+    monkeypatch.setattr(measure, "_ENERGY_SECONDS", 0.3)
+    result = call(*sweep(tmp_path, "--precision", "fp32", "--max-joules", 1e-6))
+    assert result.exit_code == 3
+    assert "energy" in result.stdout
+    (row,) = json.loads((tmp_path / "results.json").read_text())["rows"]
+    # At constant power, energy is time, but for what else ran here in one of the two.
+    assert 0.1 < row["joules"] / (7 * np.median(row["frame_ms"]) / 1e3) < 10
+    assert "J a frame" in (tmp_path / "report.html").read_text()
 
 
 def test_what_cannot_be_swept_is_refused_before_anything_is_made(

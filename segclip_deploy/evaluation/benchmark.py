@@ -17,6 +17,7 @@ from segclip_deploy.evaluation.measure import (
     FRAMES,
     Latency,
     measure_accuracy,
+    measure_energy,
     measure_latency,
 )
 from segclip_deploy.evaluation.row import Row
@@ -99,10 +100,17 @@ def run_sweep(grid: Grid, workshop: Workshop, *, split: str, samples: int, repor
         )
         path = workshop.root / "accuracy" / f"{key}.json"
         accuracies[point] = measure_accuracy(path, point, engine, workshop.dataset, split)
-    latencies = _latencies(engines, workshop, split, samples, report)
+    latencies, joules = _costs(engines, workshop, split, samples, report)
     references = {point: _reference(point, list(engines)) for point in engines}
     rows = tuple(
-        _row(point, engine, accuracies[point], accuracies[references[point]], latencies[point])
+        _row(
+            point,
+            engine,
+            accuracies[point],
+            accuracies[references[point]],
+            latencies[point],
+            joules[point],
+        )
         for point, engine in engines.items()
     )
     return Sweep(
@@ -113,31 +121,38 @@ def run_sweep(grid: Grid, workshop: Workshop, *, split: str, samples: int, repor
     )
 
 
-def _latencies(
+def _costs(
     engines: Mapping[Point, Engine],
     workshop: Workshop,
     split: str,
     samples: int,
     report: Report,
-) -> dict[Point, Latency]:
+) -> tuple[dict[Point, Latency], dict[Point, float | None]]:
+    """Latency and joules a frame of every point, on the same frames."""
     if not engines:
-        return {}
+        return {}, {}
     data = open_dataset(workshop.dataset, next(iter(engines.values())).vocabulary)
     names = data.names(split)[:FRAMES]
     frames = [data.read(name).frame for name in names]
-    files = {
-        workshop.root
-        / "latency"
-        / f"{digest_of(workshop.recipe(p), p.overlap, p.threads, names, workshop.data_digest)}.json": p
-        for p in engines
+    keys = {
+        point: digest_of(
+            workshop.recipe(point), point.overlap, point.threads, names, workshop.data_digest
+        )
+        for point in engines
     }
-    found = measure_latency(
-        {path: (point, engines[point]) for path, point in files.items()},
-        frames,
-        samples,
-        lambda done, rounds: report("timing, in turns", done, rounds),
+
+    def files(kind: str) -> dict[Path, tuple[Point, Engine]]:
+        folder = workshop.root / kind
+        return {folder / f"{keys[p]}.json": (p, engine) for p, engine in engines.items()}
+
+    timed = measure_latency(
+        files("latency"), frames, samples, lambda *done: report("timing, in turns", *done)
     )
-    return {files[path]: latency for path, latency in found.items()}
+    spent = measure_energy(files("energy"), frames, lambda *done: report("metering", *done))
+    return (
+        dict(zip(engines, timed.values(), strict=True)),
+        dict(zip(engines, spent.values(), strict=True)),
+    )
 
 
 def _reference(point: Point, measured: Sequence[Point]) -> Point:
@@ -155,7 +170,12 @@ def _reference(point: Point, measured: Sequence[Point]) -> Point:
 
 
 def _row(
-    point: Point, engine: Engine, accuracy: Accuracy, reference: Accuracy, latency: Latency
+    point: Point,
+    engine: Engine,
+    accuracy: Accuracy,
+    reference: Accuracy,
+    latency: Latency,
+    joules: float | None,
 ) -> Row:
     scores = accuracy.to_json()
     settings = engine.record["settings"]
@@ -177,6 +197,7 @@ def _row(
         windows=float(np.mean(latency.windows)),
         stages={name: round(median(values), 4) for name, values in latency.stages.items()},
         backend=latency.backend,
+        joules=joules,
     )
 
 

@@ -1,4 +1,4 @@
-"""Accuracy and latency of the points of a sweep, kept on disk as they come."""
+"""Accuracy, latency and energy of the points of a sweep, kept on disk as they come."""
 
 from __future__ import annotations
 
@@ -18,15 +18,26 @@ from segclip_deploy.evaluation.grid import Point
 from segclip_deploy.metrics import BoundaryTally, Confusion
 from segclip_deploy.runtime.engine import Engine, open_segmenter
 from segclip_deploy.runtime.frame import Frame
+from segclip_deploy.runtime.profile.power import PowerMeter, find_wattmeter
 from segclip_deploy.runtime.segmenter import LabelMap, Segmenter
 
-__all__ = ["FRAMES", "WARM_UP", "Latency", "measure_accuracy", "measure_latency"]
+__all__ = [
+    "FRAMES",
+    "WARM_UP",
+    "Latency",
+    "measure_accuracy",
+    "measure_energy",
+    "measure_latency",
+]
 
 FRAMES = 3
 """Frames of the evaluation set that latency is measured on, the same for every point."""
 
 WARM_UP = 2
 """Rounds over all points and frames that do not count, in every process."""
+
+_ENERGY_SECONDS = 5.0
+"""How long a point runs alone under the wattmeter: sensors are too slow for single frames."""
 
 
 @dataclass(frozen=True)
@@ -118,6 +129,48 @@ def measure_latency(
                     write_json(path, asdict(latency))
                 progress(done + turn + 1, rounds)
     return known
+
+
+def measure_energy(
+    engines: Mapping[Path, tuple[Point, Engine]],
+    frames: Sequence[Frame],
+    progress: Callable[[int, int], None],
+    *,
+    root: Path = Path("/"),
+) -> dict[Path, float | None]:
+    """Joules a frame of each point, at the mean power while it runs alone; None without a sensor.
+
+    Args:
+        engines: by the file that keeps the figure.
+        frames: as for latency.
+        progress: called with (points done, points).
+        root: of the file system that sensors are looked for in.
+    """
+    if find_wattmeter(root)[0] is None:
+        return dict.fromkeys(engines)
+    found: dict[Path, float | None] = {}
+    for index, (path, (point, engine)) in enumerate(engines.items()):
+        if not path.is_file():
+            progress(index, len(engines))
+            with open_segmenter(
+                engine.path, overlap=point.overlap, threads=point.threads
+            ) as segmenter:
+                path.parent.mkdir(parents=True, exist_ok=True)
+                write_json(path, {"joules": _joules(segmenter, frames, root)})
+        found[path] = read_json(path)["joules"]
+    return found
+
+
+def _joules(segmenter: Segmenter, frames: Sequence[Frame], root: Path) -> float | None:
+    _once(segmenter, frames)  # warms up
+    count = 0
+    with PowerMeter(root=root) as meter:
+        started = time.perf_counter()
+        while (elapsed := time.perf_counter() - started) < _ENERGY_SECONDS:
+            _once(segmenter, frames)
+            count += len(frames)
+    joules = meter.log().joules(elapsed)
+    return joules and joules / count
 
 
 def _once(segmenter: Segmenter, frames: Sequence[Frame]) -> tuple[list[float], list[LabelMap]]:
