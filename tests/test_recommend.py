@@ -94,10 +94,6 @@ def test_the_front_is_what_no_other_beats(pairs: list[tuple[int, int]]) -> None:
     assert front == {(r.percentile(50), r.miou) for r in rows if not beaten(r)}
 
 
-def test_a_row_comes_back_from_json() -> None:
-    assert Row.from_json(FAST.to_json()) == FAST
-
-
 def test_a_mission_is_that_of_the_published_example() -> None:
     """20 megapixels at 2.7 cm, 70/70, 10 m/s: a photo in some 3 s."""
     found = demand(Mission(SENSORS["dji-p4p"], 100, 10), (1024, 1024), 0)

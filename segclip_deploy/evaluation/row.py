@@ -72,11 +72,6 @@ class Row:
         """As JSON."""
         return asdict(self)
 
-    @staticmethod
-    def from_json(data: Mapping[str, Any]) -> Row:
-        """Of ``to_json``'s result."""
-        return Row(**{**data, "drop": Drop(**data["drop"]), "window": tuple(data["window"])})
-
 
 def pareto_front(rows: Sequence[Row], rank: float) -> list[Row]:
     """Rows that no other beats in both mIoU and latency, the fastest first."""
