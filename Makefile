@@ -1,5 +1,6 @@
 # `make demo`  runs the main job on the shipped example and says where to look.
 # `make test`  lints, type-checks and tests.
+# `make benchmark`  measures the example against what else could fly; its tables are those of the README.
 # `make gpu-check`  on a machine with an NVIDIA GPU: what `make test` has to skip, measured.
 # All make their own .venv first; it is made anew only when pyproject.toml changes.
 
@@ -7,7 +8,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test gpu-check clean
+.PHONY: demo test benchmark gpu-check clean
 .DELETE_ON_ERROR:
 
 # ---- environments: the demo needs less than the tests
@@ -23,6 +24,10 @@ $(VENV)/test.stamp: pyproject.toml | $(BIN)/python
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[train,openvino,report,geo,video,dev]'
 	@touch $@ $(VENV)/demo.stamp
 
+$(VENV)/benchmark.stamp: $(VENV)/test.stamp benchmarks/requirements.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r benchmarks/requirements.txt
+	@touch $@
+
 # ---- the jobs
 
 demo: $(VENV)/demo.stamp
@@ -37,6 +42,11 @@ test: $(VENV)/test.stamp
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/pytest
+
+DATA ?= ../shared/data/dubai
+
+benchmark: $(VENV)/benchmark.stamp
+	$(BIN)/python benchmarks/peers.py $(DATA)
 
 # On a Jetson: make gpu-check GPU_EXTRAS=jetson VENV=~/segclip (docs/jetson.md)
 GPU_EXTRAS ?= tensorrt,rtx

@@ -2,7 +2,7 @@
 
     python benchmarks/precision.py ../shared/data/dubai [--checkpoints A B] [--sizes 512 1024]
 
-Needs what tools.py says. Calibrates on the train split, plans on `plan`, reads `val` once for each
+Needs requirements.txt. Calibrates on the train split, plans on `plan`, reads `val` once for each
 row. All tools get the same tiles. Latency in OpenVINO: all files of a size in turn in one process,
 medians; what a file leaves in floating point runs in BF16 where the processor has it, but for the
 FP32 that all is compared with. What is written for TensorRT is scored where ONNX Runtime executes it

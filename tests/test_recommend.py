@@ -126,12 +126,12 @@ def test_a_bound_is_the_slower_of_arithmetic_and_memory() -> None:
     board = BOARDS["agx-orin"]
     macs = Product("a", macs=10**10, weights=10, read=(10,), written=10)
     bytes_ = Product("b", macs=1, weights=10**9, read=(10,), written=10)
-    found = bound([macs, bytes_], "agx-orin", "fp16")
+    found = bound("net", [macs, bytes_], "agx-orin", "fp16")
     arithmetic = 2e10 / (board.fp16 * 1e12)
     transfer = 2e9 / (board.bandwidth * 1e9)
     assert found.ms == pytest.approx(1e3 * (arithmetic + transfer))
     assert found.by_memory == pytest.approx(transfer / (arithmetic + transfer))
     cached = Product("c", macs=0, weights=0, read=(4 * 10**6,), written=0)  # 8 MB stay in the cache
-    assert bound([cached], "agx-orin", "fp16").ms == 0
+    assert bound("net", [cached], "agx-orin", "fp16").ms == 0
     with pytest.raises(BadInput, match="none of orin-nano"):
         find_boards("orin-nano,nano")

@@ -51,12 +51,14 @@ class Bound:
     """No engine of this network can be faster on this board.
 
     Attributes:
+        bundle: the network's name.
         board: a key of ``BOARDS``.
         precision: of all products.
         ms: milliseconds a window, at least.
         by_memory: share of that time which memory, not arithmetic, sets.
     """
 
+    bundle: str
     board: str
     precision: str
     ms: float
@@ -80,7 +82,7 @@ def find_boards(text: str) -> list[str]:
     return names
 
 
-def bound(products: Sequence[Product], name: str, precision: str) -> Bound:
+def bound(bundle: str, products: Sequence[Product], name: str, precision: str) -> Bound:
     """The roofline of each product, summed: max(2 · MACs / peak, bytes / bandwidth).
 
     Roofline: Williams, Waterman & Patterson, CACM 52(4), 2009. Weights come from memory, and so
@@ -95,4 +97,4 @@ def bound(products: Sequence[Product], name: str, precision: str) -> Bound:
         arithmetic, transfer = 2 * product.macs / peak, moved / (board.bandwidth * 1e9)
         total += max(arithmetic, transfer)
         memory += transfer if transfer > arithmetic else 0.0
-    return Bound(name, precision, 1e3 * total, memory / total if total else 0.0)
+    return Bound(bundle, name, precision, 1e3 * total, memory / total if total else 0.0)

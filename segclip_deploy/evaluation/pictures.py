@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageDraw
+from PIL import Image, ImageDraw, ImageFont
 
 from segclip_deploy._optional import require
 from segclip_deploy.evaluation.bound import BOARDS, Bound
@@ -16,19 +16,14 @@ from segclip_deploy.evaluation.row import Row, pareto_front
 from segclip_deploy.runtime.sinks import overlay
 from segclip_deploy.vocabulary import Vocabulary
 
-__all__ = ["class_changes", "latencies", "panel", "stage_bars", "tradeoff"]
+__all__ = ["class_changes", "latencies", "lower_bounds", "panel", "stage_bars", "tradeoff"]
 
 _COLOURS = {"fp32": "#4c6ef5", "fp16": "#12b886", "int8": "#e8590c", "planned": "#ae3ec9"}
 _STAGES = {"prepare": "#74c0fc", "infer": "#4c6ef5", "restore": "#ffa94d"}
 
 
-def tradeoff(
-    rows: Sequence[Row], rank: float, *, best: Row | None, bounds: Sequence[Bound] = ()
-) -> bytes:
-    """MIoU over latency: size is the file's, colour the precision, the line the Pareto front.
-
-    Lower bounds stand apart, hatched, without an accuracy: they were not measured.
-    """
+def tradeoff(rows: Sequence[Row], rank: float, *, best: Row | None) -> bytes:
+    """MIoU over latency: size is the file's, colour the precision, the line the Pareto front."""
     figure, axes = _figure(9, 5)
     for kind, colour in _COLOURS.items():
         mine = [row for row in rows if row.precision.split()[0] == kind]
@@ -65,18 +60,26 @@ def tradeoff(
     if best is not None:
         place = (best.percentile(rank), best.miou)
         axes.scatter(*place, s=260, facecolors="none", edgecolors="#212529", label="recommended")
-    for one in bounds:
-        title = f"{BOARDS[one.board].title}, {one.precision}: ≥ {one.ms:.2f} ms a window (a bound)"
-        axes.axvline(one.ms, color="#adb5bd", linestyle=":", linewidth=1)
-        axes.text(
-            one.ms, 0.02, title, rotation=90, fontsize=6, color="#868e96", va="bottom", ha="right",
-            transform=axes.get_xaxis_transform(),
-        )  # fmt: skip
     axes.set_xscale("log")
     axes.set_xlabel(f"p{rank:g} latency of a frame, ms (bars: 95 % bounds)")
     axes.set_ylabel("mIoU")
     axes.grid(alpha=0.25, which="both")
-    axes.legend(fontsize=8, loc="lower right")
+    figure.legend(fontsize=8, loc="outside upper right", ncols=6, frameon=False)
+    return _png(figure)
+
+
+def lower_bounds(bounds: Sequence[Bound]) -> bytes:
+    """Milliseconds that no engine can go below, hatched and grey: nothing of it was measured."""
+    names = [f"{BOARDS[b.board].title}, {b.precision}, {b.bundle}" for b in bounds]
+    figure, axes = _figure(9, 0.9 + 0.26 * len(bounds))
+    axes.barh(names, [b.ms for b in bounds], facecolor="#f1f3f5", edgecolor="#adb5bd", hatch="///")
+    for index, one in enumerate(bounds):
+        told = f"  ≥ {one.ms:.2f}"
+        axes.text(one.ms, index, told, va="center", fontsize=8, color="#868e96", style="italic")
+    axes.invert_yaxis()
+    axes.margins(x=0.12)
+    axes.tick_params(axis="y", labelsize=8)
+    axes.set_xlabel("ms a window, a lower bound: computed, not measured")
     return _png(figure)
 
 
@@ -139,7 +142,7 @@ def panel(
     labels: NDArray[np.uint8],
     vocabulary: Vocabulary,
     titles: Sequence[str],
-    side: int = 260,
+    side: int = 340,
 ) -> bytes:
     """Image, truth, FP32, the other, and where these two disagree, side by side."""
     palette = np.vstack([vocabulary.palette, np.zeros((256 - len(vocabulary.palette), 3))])
@@ -149,13 +152,14 @@ def panel(
     differs[reference != labels] = (255, 60, 60)
     pictures = [pixels, palette[truth], palette[reference], palette[labels], differs]
     height = max(1, round(side * pixels.shape[0] / pixels.shape[1]))
-    sheet = Image.new("RGB", (5 * (side + 6), height + 18), "white")
+    font = ImageFont.load_default(size=16)
+    sheet = Image.new("RGB", (5 * (side + 6), height + 24), "white")
     draw = ImageDraw.Draw(sheet)
     for index, (picture, title) in enumerate(zip(pictures, titles, strict=True)):
         left = index * (side + 6)
-        draw.text((left + 2, 2), title, fill="black")
+        draw.text((left + 2, 2), title, fill="black", font=font)
         kind = Image.Resampling.LANCZOS if index in (0, 4) else Image.Resampling.NEAREST
-        sheet.paste(Image.fromarray(picture).resize((side, height), kind), (left, 18))
+        sheet.paste(Image.fromarray(picture).resize((side, height), kind), (left, 24))
     buffer = BytesIO()
     sheet.save(buffer, format="PNG", optimize=True)
     return buffer.getvalue()

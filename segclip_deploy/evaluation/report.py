@@ -22,6 +22,7 @@ from segclip_deploy.evaluation.mission import Demand, Mission, demand
 from segclip_deploy.evaluation.pictures import (
     class_changes,
     latencies,
+    lower_bounds,
     panel,
     stage_bars,
     tradeoff,
@@ -29,6 +30,7 @@ from segclip_deploy.evaluation.pictures import (
 from segclip_deploy.evaluation.recommend import Recommendation
 from segclip_deploy.evaluation.row import Row
 from segclip_deploy.runtime.engine import open_segmenter
+from segclip_deploy.runtime.segmenter import Segmenter
 
 __all__ = ["REPORT_SCHEMA", "Extras", "write_report"]
 
@@ -80,11 +82,13 @@ def write_report(
     by_name = {row.name: row for row in rows}
     references = {name: by_name[other] for name, other in sweep.references.items()}
     pictures = {
-        "tradeoff": tradeoff(rows, rank, best=advice.row, bounds=extras.bounds),
+        "tradeoff": tradeoff(rows, rank, best=advice.row),
         "stages": stage_bars(rows),
         "latencies": latencies(rows, rank),
         "classes": class_changes(rows, references),
     }
+    if extras.bounds:
+        pictures["bounds"] = lower_bounds(extras.bounds)
     for name, data in pictures.items():
         with replace_file(out / f"{name}.png") as temporary:
             temporary.write_bytes(data)
@@ -206,14 +210,15 @@ def _worst(
     reference = references[row.name]
     found = []
     with (
-        open_segmenter(sweep.engines[row.name], overlap=row.overlap) as segmenter,
-        open_segmenter(sweep.engines[reference.name], overlap=row.overlap) as other,
+        _open(sweep, row) as segmenter,
+        _open(sweep, reference) as other,
     ):
         for sample in dataset.samples(split):
             labels, before = (s.segment(sample.frame).labels for s in (segmenter, other))
             found.append((float(np.mean(labels != before)), sample, before, labels))
             found = sorted(found, key=lambda one: -one[0])[:_WORST]
-    titles = ("image", "truth", reference.precision.upper(), row.precision.upper(), "disagreement")
+    precision = row.precision.split()[0]
+    titles = ("image", "truth", reference.precision, precision, "where these two differ")
     return [
         {
             "name": sample.name,
@@ -226,6 +231,11 @@ def _worst(
         }
         for share, sample, before, labels in found
     ]
+
+
+def _open(sweep: Sweep, row: Row) -> Segmenter:
+    """As it was measured."""
+    return open_segmenter(sweep.engines[row.name], overlap=row.overlap, threads=row.threads)
 
 
 def _typical(row: Row) -> float:

@@ -115,7 +115,7 @@ def benchmark_bundles(
     for path in ask.bundles if ask.boards else ():
         products = find_products(load_bundle(path).model_path)
         for name in find_boards(ask.boards or ""):
-            bounds += [bound(products, name, precision) for precision in ("fp16", "int8")]
+            bounds += [bound(path.name, products, name, p) for p in ("fp16", "int8")]
     plans = sorted((workshop.root / "plans").glob(f"*/{SENSITIVITY_FILE}"))
     page = write_report(
         ask.out,
