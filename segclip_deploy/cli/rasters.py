@@ -14,11 +14,12 @@ from segclip_deploy.cli.common import progress_bar
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
 
+    from segclip_deploy.runtime.raster.source import Reading
     from segclip_deploy.runtime.run import Outcome
     from segclip_deploy.runtime.segmenter import Segmenter
     from segclip_deploy.runtime.sinks import FolderSink
 
-__all__ = ["raster_options", "reading_options", "run_rasters", "split_rasters"]
+__all__ = ["raster_options", "reading_of", "reading_options", "run_rasters", "split_rasters"]
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -73,6 +74,13 @@ def reading_options(command: F) -> F:
     for option in reversed(_READING):
         command = option(command)
     return command
+
+
+def reading_of(options: Mapping[str, Any]) -> Reading:
+    """What ``reading_options`` say."""
+    from segclip_deploy.runtime.raster.source import Reading
+
+    return Reading(options["bands"], options["scale"], options["keep_scale"])
 
 
 def raster_options(command: F) -> F:
@@ -150,7 +158,7 @@ def _run_raster(
         segment_raster,
         settings_digest,
     )
-    from segclip_deploy.runtime.raster.source import Reading, describe_raster
+    from segclip_deploy.runtime.raster.source import describe_raster
 
     def tell(text: str) -> None:
         bar.console.print(f"{path}: {text}", markup=False, soft_wrap=True)
@@ -159,8 +167,7 @@ def _run_raster(
         bar.update(task, description=f"{path.name}: {what}", completed=done, total=total)
 
     vocabulary = segmenter.vocabulary
-    reading = Reading(options["bands"], options["scale"], options["keep_scale"])
-    raster = describe_raster(path, reading, vocabulary.ground_sample_distance_m)
+    raster = describe_raster(path, reading_of(options), vocabulary.ground_sample_distance_m)
     for note in raster.notes:
         tell(note)
     if options["polygons"]:
