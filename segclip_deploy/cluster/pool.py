@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from queue import Empty, SimpleQueue
 from typing import Any
 
 from segclip_deploy._optional import require
@@ -21,6 +22,9 @@ RETRIES = 2
 
 _WAIT = 30
 """Seconds a scheduler and the first worker have to answer."""
+
+_PATIENCE = 5
+"""Seconds without news after which workers are looked after."""
 
 _WHY = "a cluster of workers"
 
@@ -55,10 +59,16 @@ class Pool:
     Args:
         client: of Dask.
         resources: what a worker must have, and each job takes of it while it runs.
+        revive: is called when nothing happens for a while, to bring back workers that are gone.
     """
 
-    def __init__(self, client: Any, resources: Mapping[str, float]) -> None:
-        self._client, self._resources = client, dict(resources)
+    def __init__(
+        self,
+        client: Any,
+        resources: Mapping[str, float],
+        revive: Callable[[], None] = lambda: None,
+    ) -> None:
+        self._client, self._resources, self._revive = client, dict(resources), revive
 
     def workers(self) -> dict[str, Any]:
         """What the scheduler says of each worker that has the resources, by address."""
@@ -77,6 +87,7 @@ class Pool:
         Raises:
             BadInput: one does not; or has not this package.
         """
+        self._client.wait_for_workers(1)
         found = self._client.run(
             missing_path, paths, workers=list(self.workers()), on_error="return"
         )
@@ -118,35 +129,43 @@ class Pool:
 
     def _flow(self, jobs: deque[Job], suspects: deque[Job] | None) -> Iterator[tuple[Job, Any]]:
         distributed = require("distributed", why=_WHY)
-        ended = distributed.as_completed()
-        running: dict[str, Job] = {}
-        while jobs or running:
-            width = 2 * max(1, sum(self._client.nthreads().values()))
-            while jobs and len(running) < width:
-                job = jobs.popleft()
-                future = self._client.submit(
-                    job.function,
-                    *job.arguments,
-                    pure=False,  # a name of its own, never an answer of before
-                    retries=RETRIES,
-                    resources=self._resources,
-                )
-                running[future.key] = job
-                ended.add(future)
-            future = next(ended)
-            job = running.pop(future.key)
-            try:
-                answer = future.result()
-            except distributed.CancelledError as error:
-                raise ConnectionError("the scheduler is gone") from error
-            except distributed.KilledWorker as error:
-                if suspects is not None:
-                    suspects.append(job)
+        ended: SimpleQueue[Any] = SimpleQueue()  # of futures
+        running: dict[Any, Job] = {}
+        try:
+            while jobs or running:
+                width = 2 * max(1, sum(self._client.nthreads().values()))
+                while jobs and len(running) < width:
+                    job = jobs.popleft()
+                    future = self._client.submit(
+                        job.function,
+                        *job.arguments,
+                        pure=False,  # a name of its own, never an answer of before
+                        retries=RETRIES,
+                        resources=self._resources,
+                    )
+                    running[future] = job
+                    future.add_done_callback(ended.put)
+                try:
+                    future = ended.get(timeout=_PATIENCE)
+                except Empty:
+                    self._revive()
                     continue
-                answer = Failed(error)
-            except Exception as error:  # whatever it was: it is reported, and the rest is done
-                answer = Failed(error)
-            yield job, answer
+                job = running.pop(future)
+                try:
+                    answer = future.result()
+                except distributed.CancelledError as error:
+                    raise ConnectionError("the scheduler is gone") from error
+                except distributed.KilledWorker as error:
+                    if suspects is not None:
+                        suspects.append(job)
+                        continue
+                    answer = Failed(error)
+                except Exception as error:  # whatever it was: it is reported, and the rest is done
+                    answer = Failed(error)
+                yield job, answer
+        finally:
+            for future in running:
+                future.cancel()
 
 
 @contextmanager
@@ -161,10 +180,12 @@ def local_pool(workers: int) -> Iterator[Pool]:
             threads_per_worker=1,
             processes=True,
             memory_limit=0,  # of engines Dask knows nothing: the machine's memory is the limit
-            dashboard_address=None,
+            dashboard_address="127.0.0.1:0",
         )
         stack.enter_context(cluster)
-        yield Pool(stack.enter_context(distributed.Client(cluster)), {})
+        client = stack.enter_context(distributed.Client(cluster))
+        # Dask starts a worker anew that dies, but not one that dies while it starts.
+        yield Pool(client, {}, lambda: cluster.scale(workers))
 
 
 @contextmanager
