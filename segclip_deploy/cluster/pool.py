@@ -26,6 +26,12 @@ _WAIT = 30
 _PATIENCE = 5
 """Seconds without news after which workers are looked after."""
 
+_SETTINGS = {
+    "distributed.scheduler.allowed-failures": RETRIES,
+    # Ctrl-C reaches every process of the terminal; this one tells its workers itself.
+    "distributed.worker.preload": ["import signal; signal.signal(signal.SIGINT, signal.SIG_IGN)"],
+}
+
 _WHY = "a cluster of workers"
 
 
@@ -174,7 +180,7 @@ def local_pool(workers: int) -> Iterator[Pool]:
     distributed = require("distributed", why=_WHY)
     dask = require("dask", why=_WHY)
     with ExitStack() as stack:
-        stack.enter_context(dask.config.set({"distributed.scheduler.allowed-failures": RETRIES}))
+        stack.enter_context(dask.config.set(_SETTINGS))
         cluster = distributed.LocalCluster(
             n_workers=workers,
             threads_per_worker=1,
