@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import time
 import traceback
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
@@ -75,6 +77,7 @@ class Pool:
         revive: Callable[[], None] = lambda: None,
     ) -> None:
         self._client, self._resources, self._revive = client, dict(resources), revive
+        self._asked, self._threads = -math.inf, 0
 
     def workers(self) -> dict[str, Any]:
         """What the scheduler says of each worker that has the resources, by address."""
@@ -139,8 +142,7 @@ class Pool:
         running: dict[Any, Job] = {}
         try:
             while jobs or running:
-                width = 2 * max(1, sum(self._client.nthreads().values()))
-                while jobs and len(running) < width:
+                while jobs and len(running) < self._width():
                     job = jobs.popleft()
                     future = self._client.submit(
                         job.function,
@@ -172,6 +174,13 @@ class Pool:
         finally:
             for future in running:
                 future.cancel()
+
+    def _width(self) -> int:
+        """How many jobs may wait or run; asked of the scheduler now and then, workers come and go."""
+        now = time.monotonic()
+        if now - self._asked > _PATIENCE:
+            self._asked, self._threads = now, sum(self._client.nthreads().values())
+        return 2 * max(1, self._threads)
 
 
 @contextmanager
