@@ -204,7 +204,7 @@ def test_a_block_that_keeps_failing_is_reported_and_the_rest_is_done(
     assert [result.source for result in good] == [rasters[2]]
     assert {(f.source, f.doing) for f in failures} == {(bad, "label")}
     told = failures[0].to_json()
-    assert "damaged or unreadable" in told["error"]
+    assert told["error"].startswith(f"{bad}: damaged or unreadable (")
     assert "in label_rows" in told["traceback"]
     assert not (out / "bad.tif").exists()
     shelf = out / ".segclip-deploy.bad.tif.blocks"

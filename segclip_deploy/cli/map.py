@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -117,7 +118,7 @@ def map_(
         "seconds": round(time.perf_counter() - started, 3),
         "windows": sum(line["windows"] for line in lines),
         "rasters": lines,
-        "failed": [{"image": str(f.source), "error": str(f.failed.error)} for f in failed],
+        "failed": [{"image": str(f.source), "error": str(f.failed)} for f in failed],
     }
     if as_json:
         print_json(report)
@@ -164,13 +165,15 @@ def _map(
     folders = {path.parent for path in (*given, *targets.values())}
     pool.check_sees((order.engine, *sorted(folders)))
     with _progress() as (tell, report):
-        tell(f"{len(pool.workers())} workers, engine threads each: {order.threads or 'its choice'}")
+        tell(
+            f"workers: {len(pool.workers())}, engine threads of each: {order.threads or 'its choice'}"
+        )
         try:
             for result in map_rasters(pool, order, targets, report=report):
                 source = given[result.source]
                 if isinstance(result, Failure):
-                    failed.append(result)
-                    tell(f"error: {result.failed.error}")
+                    failed.append(replace(result, source=source))
+                    tell(f"error: {result.failed}")
                     continue
                 lines.append({**result.line, "image": str(source)})
                 sink.write_line(lines[-1])

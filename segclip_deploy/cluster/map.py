@@ -55,7 +55,7 @@ class Failure:
             "image": str(self.source),
             "doing": self.doing,
             "rows": self.rows and list(self.rows),
-            "error": str(self.failed.error),
+            "error": str(self.failed),
             "traceback": self.failed.trace,
         }
 

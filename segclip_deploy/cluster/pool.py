@@ -12,10 +12,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import Any
+from uuid import uuid4
 
 from segclip_deploy._optional import require
 from segclip_deploy.cluster.work import missing_path
-from segclip_deploy.errors import BadInput
+from segclip_deploy.errors import BadInput, SegclipError
 
 __all__ = ["RETRIES", "Failed", "Job", "Pool", "local_pool", "scheduler_pool"]
 
@@ -28,10 +29,17 @@ _WAIT = 30
 _PATIENCE = 5
 """Seconds without news after which workers are looked after."""
 
+_PRELOAD = """
+import logging, signal
+# Ctrl-C reaches every process of the terminal: the one that started this worker will end it.
+signal.signal(signal.SIGINT, signal.SIG_IGN)
+# It tells what fails, too.
+logging.getLogger("distributed.worker").setLevel(logging.CRITICAL)
+"""
+
 _SETTINGS = {
     "distributed.scheduler.allowed-failures": RETRIES,
-    # Ctrl-C reaches every process of the terminal; this one tells its workers itself.
-    "distributed.worker.preload": ["import signal; signal.signal(signal.SIGINT, signal.SIG_IGN)"],
+    "distributed.worker.preload": [_PRELOAD],
 }
 
 _WHY = "a cluster of workers"
@@ -45,20 +53,20 @@ class Job:
     arguments: tuple[Any, ...]
 
 
-@dataclass(frozen=True)
-class Failed:
+class Failed(Exception):
     """What became of a job that failed as often as it was tried.
 
     Attributes:
-        error: that of the last time.
+        error: that of the last time; one of this package's is what it was, any other its text.
+        trace: its traceback, on the worker.
     """
 
-    error: Exception
+    def __init__(self, error: Exception, trace: str) -> None:
+        super().__init__(error, trace)
+        self.error, self.trace = error, trace
 
-    @property
-    def trace(self) -> str:
-        """The traceback of the last time, with the worker's part."""
-        return "".join(traceback.format_exception(self.error))
+    def __str__(self) -> str:
+        return str(self.error)
 
 
 class Pool:
@@ -83,7 +91,7 @@ class Pool:
         """What the scheduler says of each worker that has the resources, by address."""
         return {
             address: worker
-            for address, worker in self._client.scheduler_info()["workers"].items()
+            for address, worker in self._client.scheduler_info(n_workers=-1)["workers"].items()
             if all(
                 worker["resources"].get(name, 0) >= amount
                 for name, amount in self._resources.items()
@@ -145,9 +153,10 @@ class Pool:
                 while jobs and len(running) < self._width():
                     job = jobs.popleft()
                     future = self._client.submit(
-                        job.function,
-                        *job.arguments,
-                        pure=False,  # a name of its own, never an answer of before
+                        _attempt,
+                        job,
+                        # Never the answer of another call.
+                        key=f"{job.function.__name__}-{uuid4().hex}",
                         retries=RETRIES,
                         resources=self._resources,
                     )
@@ -163,13 +172,15 @@ class Pool:
                     answer = future.result()
                 except distributed.CancelledError as error:
                     raise ConnectionError("the scheduler is gone") from error
+                except Failed as failed:
+                    answer = failed
                 except distributed.KilledWorker as error:
                     if suspects is not None:
                         suspects.append(job)
                         continue
-                    answer = Failed(error)
-                except Exception as error:  # whatever it was: it is reported, and the rest is done
-                    answer = Failed(error)
+                    answer = Failed(error, str(error))
+                except Exception as error:  # it never ran, or its answer did not arrive
+                    answer = Failed(error, traceback.format_exc())
                 yield job, answer
         finally:
             for future in running:
@@ -181,6 +192,18 @@ class Pool:
         if now - self._asked > _PATIENCE:
             self._asked, self._threads = now, sum(self._client.nthreads().values())
         return 2 * max(1, self._threads)
+
+
+def _attempt(job: Job) -> Any:
+    """Do a job on a worker. What it raises must reach the client, and GDAL's errors cannot travel."""
+    try:
+        return job.function(*job.arguments)
+    except SegclipError as error:
+        plain: Exception = type(error)(error.what, where=error.where, fix=error.fix)
+        trace = traceback.format_exc()
+    except Exception as error:
+        plain, trace = RuntimeError(f"{type(error).__name__}: {error}"), traceback.format_exc()
+    raise Failed(plain, trace)
 
 
 @contextmanager

@@ -109,7 +109,9 @@ def survey(order: Order, source: Path, out: Path) -> Plan:
         BadArtifact: the engine does not open here.
     """
     if not is_georeferenced(source):
-        raise BadInput("is no georeferenced TIFF", where=source, fix="segclip-deploy run")
+        raise BadInput(
+            "is no georeferenced TIFF", where=source, fix="segclip-deploy run takes other images"
+        )
     with _segmenter(order) as segmenter:
         raster, digest = _described(order, segmenter, source)
         blocks = cut_blocks(segmenter, raster.grid)
