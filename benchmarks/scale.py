@@ -1,8 +1,8 @@
 """What labelling a raster over workers costs beside one process, and what many blocks cost the scheduler.
 
-    python benchmarks/scale.py ENGINE [--size 4000] [--rounds 5] [--blocks 100000]
+    python benchmarks/scale.py ENGINE [--size 12000x2000] [--rounds 5] [--blocks 100000]
 
-Throughput: one raster (that of raster.py) by ``segment_raster`` in this process, by one worker and by two,
+Throughput: one raster (an example tile repeated, as of raster.py; height first) by ``segment_raster`` in this process, by one worker and by two,
 in turns, each engine with one thread; workers are started, and have opened the engine, before. Windows
 per second are those that one process infers over the seconds until the Cloud-Optimized GeoTIFF and its
 areas are there; medians of the rounds, and of the ratios within a round. Scheduler: so many jobs of a
@@ -31,6 +31,7 @@ import distributed
 from raster import write_raster
 
 from segclip_deploy.artifacts import write_json
+from segclip_deploy.cli.common import size as parse_size
 from segclip_deploy.cluster.blocks import cut_blocks
 from segclip_deploy.cluster.map import Mapped, map_rasters
 from segclip_deploy.cluster.pool import Job, Pool, local_pool, scheduler_pool
@@ -64,13 +65,13 @@ def together(pool: Pool, order: Order, source: Path, out: Path) -> tuple[int, fl
     return result.line["windows"], time.perf_counter() - started
 
 
-def throughput(engine: Path, size: int, rounds: int) -> dict[str, Any]:
+def throughput(engine: Path, size: tuple[int, int], rounds: int) -> dict[str, Any]:
     order = Order(engine, engine_sha256(engine), Reading(), threads=1)
     with tempfile.TemporaryDirectory() as name, ExitStack() as stack:
         folder = Path(name)
         source, small = folder / "raster.tif", folder / "small.tif"
-        write_raster(source, size)
-        write_raster(small, 1024)
+        write_raster(source, *size)
+        write_raster(small, 1024, 1024)
         segmenter = stack.enter_context(open_segmenter(engine, threads=1))
         pools, starts = {}, {}
         for count in (1, 2):
@@ -88,7 +89,7 @@ def throughput(engine: Path, size: int, rounds: int) -> dict[str, Any]:
                 taken[count].append(together(pool, order, source, out))
                 assert out.read_bytes() == (folder / f"{number}-0.tif").read_bytes()
             print({count: times[-1] for count, times in taken.items()}, file=sys.stderr)
-        blocks = len(cut_blocks(segmenter, Grid((size, size), (size, size))))
+        blocks = len(cut_blocks(segmenter, Grid(size, size)))
         many = len(cut_blocks(segmenter, Grid((SIDE, SIDE), (SIDE, SIDE))))
         window = (segmenter.spec.height, segmenter.spec.width)
         windows = taken[0][0][0]
@@ -96,7 +97,7 @@ def throughput(engine: Path, size: int, rounds: int) -> dict[str, Any]:
             "engine": segmenter.backend.name,
             "input": segmenter.spec.sides,
             "blended": segmenter.blends,
-            "size": [size, size],
+            "size": list(size),
             "rounds": rounds,
             "windows": windows,
             "blocks": blocks,
@@ -211,7 +212,7 @@ def extrapolated(measured: dict[str, Any], scheduler: dict[str, Any]) -> dict[st
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("engine", type=Path)
-    parser.add_argument("--size", type=int, default=4000)
+    parser.add_argument("--size", type=parse_size, default=(12_000, 2000))
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--blocks", type=int, default=100_000)
     arguments = parser.parse_args()
