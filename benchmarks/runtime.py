@@ -157,7 +157,7 @@ def main() -> None:
             from raster import write_raster
 
             raster = folder / "made.tif"
-            write_raster(raster, 3000)
+            write_raster(raster, 3000, 3000)
         result = {
             "device": find_cpu().to_json(),
             "threads": THREADS,
