@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from segclip_deploy.artifacts import write_json
 from segclip_deploy.cli.common import (
     PATH,
     json_option,
@@ -105,10 +104,8 @@ def map_(
     order = Order(engine.absolute(), engine_sha256(engine), how, overlap, threads)
     paths = find_files(map(Path, sources), out)
     started = time.perf_counter()
-    with (
-        FolderSink(out, vocabulary) as sink,
-        _pool(scheduler, workers or 1, resources) as pool,
-    ):
+    sink = FolderSink(out, vocabulary)
+    with _pool(scheduler, workers or 1, resources) as pool, sink:
         count = len(pool.workers())
         lines, failed = _map(pool, order, paths, sink)
     report = {
@@ -207,6 +204,8 @@ def _progress() -> Iterator[tuple[Callable[[str], None], Callable[[str, int, int
 
 
 def _write_failures(path: Path, failed: Sequence[Failure]) -> None:
+    from segclip_deploy.artifacts import write_json
+
     if failed:
         write_json(path, {"failed": [failure.to_json() for failure in failed]})
     else:
