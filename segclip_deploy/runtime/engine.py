@@ -10,11 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from segclip_deploy.artifacts import (
+    RECORD_FILE,
     InputSpec,
     check_file,
     check_schema,
     load_bundle,
     read_json,
+    sha256_file,
 )
 from segclip_deploy.errors import BadArtifact, BadInput, SegclipError, StaleArtifact
 from segclip_deploy.runtime.backends.base import Backend
@@ -35,6 +37,7 @@ __all__ = [
     "Engine",
     "Opened",
     "check_device",
+    "engine_sha256",
     "golden_path",
     "load_engine",
     "move_engine",
@@ -208,6 +211,11 @@ def check_device(engine: Engine) -> None:
         raise StaleArtifact(
             "; ".join(found), where=engine.path, fix=rebuild_command(engine.record, engine.path)
         )
+
+
+def engine_sha256(path: Path) -> str:
+    """Of an engine's or bundle's record, which names the model's hash, and the settings it runs with."""
+    return sha256_file(path / RECORD_FILE if path.is_dir() else sidecar(path))
 
 
 def rebuild_command(record: Mapping[str, Any], path: Path) -> str:

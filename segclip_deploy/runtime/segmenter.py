@@ -155,6 +155,7 @@ class Segmenter:
         overlap: int | None = None,
         margin: bool = False,
         first: int = 0,
+        stop: int | None = None,
         tally: Tally | None = None,
     ) -> Iterator[Rows]:
         """Label an image of any size from the top; what ``segment`` does, without holding the image.
@@ -167,39 +168,59 @@ class Segmenter:
             overlap: in place of the Segmenter's own.
             margin: whether to give margins, too.
             first: the first row of labels that is wanted; there are no margins then.
+            stop: the row after the last that is wanted, or all; there are no margins then.
             tally: is added to.
 
         Yields:
-            labels, and margins, of all rows from ``first``, each once and in order.
+            labels, and margins, of all rows that are wanted, each once and in order.
 
         Raises:
             ValueError: margins of a part.
         """
-        if margin and first:
+        if margin and (first or stop is not None):
             raise ValueError("margins are given of whole images")
+        stop = shape[0] if stop is None else stop
         overlap = self.overlap if overlap is None else overlap
         size = (self.spec.height, self.spec.width)
-        windows = cover(shape, size, (overlap, overlap))
-        # Blended labels need the logits of one cell above; kept parts stand alone.
-        reach = [w.top + w.height + LOGIT_STRIDE if self.blends else w.keep[1] for w in windows]
-        start = next(index for index, bottom in enumerate(reach) if bottom > first)
+        windows = [
+            window
+            for window in cover(shape, size, (overlap, overlap))
+            if self._reach(window)[0] < stop and self._reach(window)[1] > first
+        ]
         joins: list[Centres | Blend]
         if self.blends:
             classes = next(o.shape[1] for o in self.backend.outputs if o.name == "logits")
-            joins = [Blend(windows[start:], classes, margin=margin, decode=self._decode)]
+            joins = [Blend(windows, classes, margin=margin, decode=self._decode)]
         else:
-            joins = [Centres("labels", windows[start:])]
+            joins = [Centres("labels", windows)]
             if margin:
                 height, width, h, w, shared = (n // LOGIT_STRIDE for n in (*shape, *size, overlap))
                 cells = cover((height, width), (h, w), (shared, shared))
-                joins.append(Centres("margin", cells[start:]))
+                joins.append(Centres("margin", cells))
         least = self.spec.batches.start
         for rows in infer_windows(
-            self.backend, self._batch, least, windows[start:], read, joins, tally or Tally()
+            self.backend, self._batch, least, windows, read, joins, tally or Tally()
         ):
-            above = max(0, first - rows.top)  # computed on the way, from some of their windows only
-            if above < len(rows.values):
-                yield Rows(rows.output, rows.top + above, rows.values[above:])
+            # Others were computed on the way, from some of their windows only.
+            wanted = rows.values[max(0, first - rows.top) : max(0, stop - rows.top)]
+            if len(wanted):
+                yield Rows(rows.output, max(first, rows.top), wanted)
+
+    def cuts(self, shape: tuple[int, int]) -> list[int]:
+        """Where an image (H, W) is best cut into parts: a row of labels for every row of windows.
+
+        From each on, ``rows`` needs that row of windows and those below it, none above.
+        """
+        size = (self.spec.height, self.spec.width)
+        reached = [self._reach(w)[1] for w in cover(shape, size, (self.overlap,) * 2) if not w.left]
+        return [0, *(row for row in reached if row < shape[0])]
+
+    def _reach(self, window: Window) -> tuple[int, int]:
+        """The rows of labels (from, to) that a window has a part in."""
+        if not self.blends:
+            return window.keep[:2]
+        # A blended label needs the logits of one cell above and below.
+        return window.top - LOGIT_STRIDE, window.top + window.height + LOGIT_STRIDE
 
     def padded(self, height: int, width: int) -> tuple[int, int]:
         """The size to reflect a frame to: one window at least, on the logit grid where that counts."""

@@ -24,7 +24,15 @@ from segclip_deploy.runtime.segmenter import Segmenter
 from segclip_deploy.runtime.strips import Tally
 from segclip_deploy.vocabulary import IGNORE_INDEX
 
-__all__ = ["RasterResult", "read_labels", "segment_raster", "settings_digest"]
+__all__ = [
+    "RasterResult",
+    "count_areas",
+    "describe_result",
+    "label_rows",
+    "read_labels",
+    "segment_raster",
+    "settings_digest",
+]
 
 _SCHEMA = 1  # of what decides the labels: raise it when the same settings give others
 _BLOCK = 512  # rows of a COG's tile
@@ -95,24 +103,24 @@ def segment_raster(
         OSError: something could not be written; the finished rows are kept.
     """
     started = time.perf_counter()
-    height, width = raster.grid.own
-    areas = AreaCount(
-        segmenter.vocabulary.names, row_areas(raster.crs, raster.transform, height, width)
-    )
+    height, names = raster.grid.own[0], segmenter.vocabulary.names
     tally = Tally()
     if out.exists() and digest_of(out) == digest:
-        kept = height
-        with opened(out) as dataset:
-            for top in range(0, height, _BLOCK):
-                areas.add(top, read_labels(dataset, top, min(top + _BLOCK, height)))
+        kept, areas = height, count_areas(out, raster, names)
     else:
+        areas = _no_areas(raster, names)
         with Partial(out, raster.grid.own, digest) as partial:
             kept = partial.rows
             for top in range(0, kept, _BLOCK):
                 areas.add(top, partial.read(top, min(top + _BLOCK, kept)))
+
+            def write(labels: NDArray[np.uint8]) -> None:
+                areas.add(partial.rows, labels)
+                partial.append(labels)
+
             if kept < height:
                 try:
-                    _label(segmenter, raster, partial, areas, tally, report)
+                    label_rows(segmenter, raster, kept, height, write, tally=tally, report=report)
                 except BadInput:
                     partial.remove()
                     raise
@@ -123,40 +131,83 @@ def segment_raster(
     return RasterResult(out, areas.to_json(), tally.windows, kept, seconds, tally.inferring)
 
 
+def count_areas(labels: Path, raster: Raster, names: tuple[str, ...]) -> AreaCount:
+    """Count the areas of a label map that is written; the same whenever it is done."""
+    areas, height = _no_areas(raster, names), raster.grid.own[0]
+    with opened(labels) as dataset:
+        for top in range(0, height, _BLOCK):
+            areas.add(top, read_labels(dataset, top, min(top + _BLOCK, height)))
+    return areas
+
+
+def describe_result(raster: Raster, result: RasterResult) -> dict[str, Any]:
+    """The line of a raster in ``areas.jsonl``."""
+    return {
+        "image": str(raster.path),
+        "labels": result.labels.name,
+        "margin": None,
+        "areas": result.areas,
+        "windows": result.windows,
+        "size": list(raster.grid.own),
+        "model_size": list(raster.grid.model),
+        "crs": raster.crs and raster.crs.to_string(),
+        "pixel_m": raster.metres and [round(side, 6) for side in raster.metres],
+        "bands": list(raster.bands),
+        "scale": raster.scale and list(raster.scale),
+        "rows_kept": result.kept,
+        "seconds": round(result.seconds, 3),
+        "inferring": round(result.inferring, 3),
+    }
+
+
 def read_labels(dataset: Any, top: int, bottom: int) -> NDArray[np.uint8]:
     """Rows (bottom − top, W) of a label map that rasterio has open."""
     return dataset.read(1, window=((top, bottom), (0, dataset.width)))
 
 
-def _label(
+def label_rows(
     segmenter: Segmenter,
     raster: Raster,
-    partial: Partial,
-    areas: AreaCount,
+    top: int,
+    bottom: int,
+    write: Callable[[NDArray[np.uint8]], None],
+    *,
     tally: Tally,
-    report: Report,
+    report: Report = lambda _what, _done, _total: None,
 ) -> None:
-    """Label what is not finished, a strip being written while the next is made."""
-    grid, kept = raster.grid, partial.rows
-    shape = segmenter.padded(*grid.model)
-    first = int(grid.rows[kept])
+    """Label the raster's rows ``top`` to ``bottom``: the same, whatever else is labelled with them.
 
-    def write(labels: NDArray[np.uint8], valid: NDArray[np.bool_]) -> None:
-        labels = np.where(valid, labels, np.uint8(IGNORE_INDEX))
-        areas.add(partial.rows, labels)
-        partial.append(labels)
+    Args:
+        write: is given them (h, W), in order, in a thread, while the next are made.
+        tally: is added to.
+        report: called with what is done, rows done and rows in all.
+
+    Raises:
+        BadInput: the raster is damaged.
+    """
+    grid = raster.grid
+    shape = segmenter.padded(*grid.model)
+    first, stop = int(grid.rows[top]), int(grid.rows[bottom - 1]) + 1
+
+    def mask(labels: NDArray[np.uint8], valid: NDArray[np.bool_]) -> None:
+        write(np.where(valid, labels, np.uint8(IGNORE_INDEX)))
 
     with RowReader(raster, shape) as reader, ThreadPoolExecutor(1) as pool:
         written: Future[None] | None = None
-        for rows in segmenter.rows(shape, reader, first=first, tally=tally):
-            top, bottom = grid.own_rows(rows.top, rows.bottom)
-            if bottom <= kept:
+        for rows in segmenter.rows(shape, reader, first=first, stop=stop, tally=tally):
+            own_top, own_bottom = grid.own_rows(rows.top, rows.bottom)
+            begin, end = max(top, own_top), min(bottom, own_bottom)
+            if begin >= end:
                 continue
-            labels = grid.to_own(rows.values, rows.top)[max(0, kept - top) :]
-            valid = reader.take_valid(max(top, kept), bottom)
+            labels = grid.to_own(rows.values, rows.top)[begin - own_top : end - own_top]
+            valid = reader.take_valid(begin, end)
             if written is not None:
                 written.result()
-            written = pool.submit(write, labels, valid)
-            report("labelling", bottom, grid.own[0])
+            written = pool.submit(mask, labels, valid)
+            report("labelling", end, grid.own[0])
         if written is not None:
             written.result()
+
+
+def _no_areas(raster: Raster, names: tuple[str, ...]) -> AreaCount:
+    return AreaCount(names, row_areas(raster.crs, raster.transform, *raster.grid.own))

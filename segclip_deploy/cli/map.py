@@ -1,0 +1,212 @@
+"""``map``: many rasters, or huge ones, on several workers."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from segclip_deploy.cli.common import (
+    PATH,
+    json_option,
+    overlap_option,
+    print_json,
+    progress_bar,
+)
+from segclip_deploy.cli.rasters import reading_of, reading_options
+from segclip_deploy.errors import SegclipError
+
+if TYPE_CHECKING:
+    from segclip_deploy.cluster.map import Failure
+    from segclip_deploy.cluster.pool import Pool
+    from segclip_deploy.cluster.work import Order
+    from segclip_deploy.runtime.sinks import FolderSink
+    from segclip_deploy.vocabulary import Vocabulary
+
+__all__ = ["map_"]
+
+FAILURES_FILE = "map-failures.json"
+
+
+def _resources(_context: object, _option: object, texts: tuple[str, ...]) -> dict[str, float]:
+    found = {}
+    for text in texts:
+        name, _equals, amount = text.partition("=")
+        try:
+            found[name] = float(amount)
+        except ValueError:
+            raise click.BadParameter(f"{text!r} is no resource like gpu=1") from None
+    return found
+
+
+@click.command("map")
+@click.argument("sources", nargs=-1, required=True)
+@click.option("--engine", type=PATH, required=True, help="An engine or a bundle.")
+@click.option("-o", "--out", type=PATH, required=True, help="Folder to write.")
+@click.option("--workers", type=click.IntRange(1), help="Processes on this machine; 1 by default.")
+@click.option("--scheduler", metavar="ADDRESS", help="Of Dask, in their place: tcp://host:port.")
+@click.option(
+    "--require",
+    "resources",
+    metavar="NAME=AMOUNT",
+    multiple=True,
+    callback=_resources,
+    help="Only workers that have it, e.g. gpu=1; each block takes so much while it runs.",
+)
+@click.option(
+    "--threads",
+    type=click.IntRange(0),
+    help="Of each worker's engine; by default the cores over --workers, with --scheduler 0: its choice.",
+)
+@overlap_option
+@reading_options
+@json_option
+def map_(
+    sources: tuple[str, ...],
+    engine: Path,
+    out: Path,
+    workers: int | None,
+    scheduler: str | None,
+    resources: dict[str, float],
+    threads: int | None,
+    overlap: int | None,
+    as_json: bool,
+    **reading: Any,
+) -> None:
+    """Segment georeferenced TIFFs, SOURCES or in folders, on the workers of a Dask cluster.
+
+    Writes what ``run`` writes of them, the same bytes: NAME.tif, a Cloud-Optimized GeoTIFF, and
+    areas.jsonl. Interrupted or in part failed, the same command goes on from there. What failed is
+    listed, with tracebacks in map-failures.json, the rest is done, and the exit code is 1.
+    """
+    from segclip_deploy.cluster.work import Order
+    from segclip_deploy.runtime.device import usable_cores
+    from segclip_deploy.runtime.engine import engine_sha256
+    from segclip_deploy.runtime.run import find_files
+    from segclip_deploy.runtime.sinks import FolderSink
+
+    if scheduler and workers:
+        raise click.UsageError("--workers are started here, those of --scheduler are there already")
+    if resources and not scheduler:
+        raise click.UsageError(
+            "--require is for --scheduler: workers of this machine are all alike"
+        )
+    vocabulary, on_gpu = _describe(engine)
+    if threads is None:
+        threads = 0 if scheduler or on_gpu else max(1, usable_cores() // (workers or 1))
+    how = reading_of(reading)
+    order = Order(engine.absolute(), engine_sha256(engine), how, overlap, threads)
+    paths = find_files(map(Path, sources), out)
+    started = time.perf_counter()
+    sink = FolderSink(out, vocabulary)
+    with _pool(scheduler, workers or 1, resources) as pool, sink:
+        count = len(pool.workers())
+        lines, failed = _map(pool, order, paths, sink)
+    report = {
+        "out": str(out),
+        "workers": count,
+        "threads": threads,
+        "seconds": round(time.perf_counter() - started, 3),
+        "windows": sum(line["windows"] for line in lines),
+        "rasters": lines,
+        "failed": [{"image": str(f.source), "error": str(f.failed)} for f in failed],
+    }
+    if as_json:
+        print_json(report)
+    else:
+        told = f"; {len(failed)} failures, see {out / FAILURES_FILE}" if failed else ""
+        click.echo(
+            f"{out}: {len(lines)} of {len(paths)} rasters in {report['windows']} windows, "
+            f"{report['seconds']:.1f} s by {count} worker{'s' * (count != 1)}{told}"
+        )
+    if failed:
+        click.get_current_context().exit(1)
+
+
+def _describe(engine: Path) -> tuple[Vocabulary, bool]:
+    """An engine's classes, and whether it runs on a GPU; without opening it, which may not work here."""
+    from segclip_deploy.artifacts import load_bundle
+    from segclip_deploy.runtime.engine import load_engine
+    from segclip_deploy.runtime.tensorrt.library import MODULES
+
+    if engine.is_dir():
+        return load_bundle(engine).vocabulary, False
+    loaded = load_engine(engine)
+    return loaded.vocabulary, loaded.target in MODULES
+
+
+def _pool(
+    scheduler: str | None, workers: int, resources: dict[str, float]
+) -> AbstractContextManager[Pool]:
+    from segclip_deploy.cluster.pool import local_pool, scheduler_pool
+
+    return scheduler_pool(scheduler, resources) if scheduler else local_pool(workers)
+
+
+def _map(
+    pool: Pool, order: Order, paths: Sequence[Path], sink: FolderSink
+) -> tuple[list[dict[str, Any]], list[Failure]]:
+    """The lines of the rasters that are finished, and what failed."""
+    from segclip_deploy.cluster.map import Failure, map_rasters
+
+    lines: list[dict[str, Any]] = []
+    failed: list[Failure] = []
+    given = {path.absolute(): path for path in paths}
+    targets = {path: sink.folder.absolute() / f"{path.stem}.tif" for path in given}
+    folders = {path.parent for path in (*given, *targets.values())}
+    pool.check_sees((order.engine, *sorted(folders)))
+    with _progress() as (tell, report):
+        tell(
+            f"workers: {len(pool.workers())}, engine threads of each: {order.threads or 'its choice'}"
+        )
+        try:
+            for result in map_rasters(pool, order, targets, report=report):
+                source = given[result.source]
+                if isinstance(result, Failure):
+                    failed.append(replace(result, source=source))
+                    tell(f"error: {result.failed}")
+                    continue
+                lines.append({**result.line, "image": str(source)})
+                sink.write_line(lines[-1])
+                for note in result.notes:
+                    tell(f"{source}: {note}")
+                tell(f"{source}: {result.line['labels']}, {result.line['windows']} windows")
+        except (SegclipError, OSError, KeyboardInterrupt):
+            tell("what is finished is kept, the same command goes on from there")
+            raise
+        finally:
+            _write_failures(sink.folder / FAILURES_FILE, failed)
+    return lines, failed
+
+
+@contextmanager
+def _progress() -> Iterator[tuple[Callable[[str], None], Callable[[str, int, int], None]]]:
+    """A function that tells a line, and one that moves a bar with a rate."""
+    began: dict[str, float] = {}
+    with progress_bar("") as bar:
+        task = bar.add_task("surveying", total=None)
+
+        def report(what: str, done: int, total: int) -> None:
+            if what not in began:
+                began[what] = time.perf_counter()
+                bar.reset(task)
+            passed = time.perf_counter() - began[what]
+            rate = f", {(done - 1) / passed:.3g} per second" if done > 1 else ""
+            bar.update(task, description=what + rate, completed=done, total=total)
+
+        yield partial(bar.console.print, markup=False, soft_wrap=True), report
+
+
+def _write_failures(path: Path, failed: Sequence[Failure]) -> None:
+    from segclip_deploy.artifacts import write_json
+
+    if failed:
+        write_json(path, {"failed": [failure.to_json() for failure in failed]})
+    else:
+        path.unlink(missing_ok=True)

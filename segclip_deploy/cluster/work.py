@@ -1,0 +1,221 @@
+"""What a worker does: look at a raster, label a block of it, put its blocks together."""
+
+from __future__ import annotations
+
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from segclip_deploy import __version__
+from segclip_deploy.cluster.blocks import Block, Shelf, cut_blocks
+from segclip_deploy.errors import BadInput, SegclipError, StaleArtifact
+from segclip_deploy.runtime.engine import engine_sha256, open_segmenter
+from segclip_deploy.runtime.geotiff import is_georeferenced
+from segclip_deploy.runtime.raster.cog import digest_of, write_cog
+from segclip_deploy.runtime.raster.segment import (
+    RasterResult,
+    count_areas,
+    describe_result,
+    label_rows,
+    settings_digest,
+)
+from segclip_deploy.runtime.raster.source import Raster, Reading, describe_raster
+from segclip_deploy.runtime.segmenter import Segmenter
+from segclip_deploy.runtime.strips import Tally
+
+__all__ = ["Labelled", "Order", "Plan", "finish", "label", "missing_path", "survey"]
+
+
+@dataclass(frozen=True)
+class Order:
+    """What is the same for all rasters of a call.
+
+    Attributes:
+        engine: an engine or bundle, on storage that the workers see, as all paths are.
+        sha256: from ``engine_sha256``.
+        reading: what the user says of rasters.
+        overlap: pixels windows share; None: the Segmenter's choice.
+        threads: of an engine; 0: its own choice.
+        version: of this package.
+    """
+
+    engine: Path
+    sha256: str
+    reading: Reading
+    overlap: int | None = None
+    threads: int = 0
+    version: str = __version__
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is to be done about a raster.
+
+    Attributes:
+        source: the raster.
+        out: NAME.tif.
+        digest: of all that decides its labels.
+        size: (H, W).
+        blocks: all of them, from the top.
+        missing: those that are not there yet; none where ``out`` is.
+        notes: what the user should know of the raster, a line each.
+    """
+
+    source: Path
+    out: Path
+    digest: str
+    size: tuple[int, int]
+    blocks: tuple[Block, ...]
+    missing: tuple[Block, ...]
+    notes: tuple[str, ...]
+
+    @property
+    def shelf(self) -> Shelf:
+        """Where its blocks are."""
+        return Shelf(self.out, self.digest, self.size[1])
+
+
+@dataclass(frozen=True)
+class Labelled:
+    """What a block took: windows inferred, seconds, and seconds of them inside the engine."""
+
+    windows: int = 0
+    seconds: float = 0.0
+    inferring: float = 0.0
+
+    def __add__(self, other: Labelled) -> Labelled:
+        return Labelled(
+            self.windows + other.windows,
+            self.seconds + other.seconds,
+            self.inferring + other.inferring,
+        )
+
+
+def missing_path(paths: tuple[Path, ...]) -> str | None:
+    """The first of some paths that this worker does not see."""
+    return next((str(path) for path in paths if not path.exists()), None)
+
+
+def survey(order: Order, source: Path, out: Path) -> Plan:
+    """Read a raster's header, and see what of its labels is there already.
+
+    Raises:
+        BadInput: it cannot be read, or not be labelled.
+        BadArtifact: the engine does not open here.
+    """
+    if not is_georeferenced(source):
+        raise BadInput(
+            "is no georeferenced TIFF", where=source, fix="segclip-deploy run takes other images"
+        )
+    with _segmenter(order) as segmenter:
+        raster, digest = _described(order, segmenter, source)
+        blocks = cut_blocks(segmenter, raster.grid)
+    shelf = Shelf(out, digest, raster.grid.own[1])
+    done = out.exists() and digest_of(out) == digest
+    if not done:
+        shelf.sweep(blocks)
+    missing = () if done else tuple(block for block in blocks if not shelf.has(block))
+    return Plan(source, out, digest, raster.grid.own, blocks, missing, raster.notes)
+
+
+def label(order: Order, plan: Plan, block: Block) -> Labelled:
+    """Label a block and put it on the shelf.
+
+    Raises:
+        BadInput: the raster is damaged, or not the one that was surveyed.
+        OSError: the labels could not be written.
+    """
+    started = time.perf_counter()
+    tally = Tally()
+    with _segmenter(order) as segmenter:
+        raster = _unchanged(order, segmenter, plan)
+        with plan.shelf.put(block) as write:
+            label_rows(segmenter, raster, *block, write, tally=tally)
+    return Labelled(tally.windows, time.perf_counter() - started, tally.inferring)
+
+
+def finish(order: Order, plan: Plan, labelled: Labelled) -> dict[str, Any]:
+    """Put a raster's blocks together to its Cloud-Optimized GeoTIFF, unless that is there already.
+
+    Args:
+        order: of the call.
+        plan: of the raster.
+        labelled: what its blocks took, all together.
+
+    Returns:
+        its line of ``areas.jsonl``.
+
+    Raises:
+        BadInput: the raster is not the one that was surveyed.
+        OSError: the file could not be written.
+    """
+    started = time.perf_counter()
+    with _segmenter(order) as segmenter:
+        raster, vocabulary = _unchanged(order, segmenter, plan), segmenter.vocabulary
+    out, shelf = plan.out, plan.shelf
+    if not out.exists() or digest_of(out) != plan.digest:
+        shelf.join(
+            plan.blocks,
+            lambda labels: write_cog(labels, raster, vocabulary, out, digest=plan.digest),
+        )
+    areas = count_areas(out, raster, vocabulary.names)
+    shelf.clear()
+    result = RasterResult(
+        out,
+        areas.to_json(),
+        labelled.windows,
+        plan.size[0] - sum(bottom - top for top, bottom in plan.missing),
+        labelled.seconds + time.perf_counter() - started,
+        labelled.inferring,
+    )
+    return describe_result(raster, result)
+
+
+def _described(order: Order, segmenter: Segmenter, source: Path) -> tuple[Raster, str]:
+    raster = describe_raster(source, order.reading, segmenter.vocabulary.ground_sample_distance_m)
+    return raster, settings_digest(segmenter, raster, order.sha256)
+
+
+def _unchanged(order: Order, segmenter: Segmenter, plan: Plan) -> Raster:
+    raster, digest = _described(order, segmenter, plan.source)
+    if digest != plan.digest:
+        raise BadInput("was changed while it was labelled", where=plan.source, fix="run map again")
+    return raster
+
+
+_lock = threading.Lock()  # an engine labels one image at a time, however many threads a worker has
+_held: list[tuple[Order, Segmenter]] = []
+
+
+@contextmanager
+def _segmenter(order: Order) -> Iterator[Segmenter]:
+    """The engine, opened at the first call, kept for the next, closed when another is asked for."""
+    with _lock:
+        if not _held or _held[0][0] != order:
+            while _held:
+                _held.pop()[1].backend.close()
+            _held.append((order, _opened(order)))
+        yield _held[0][1]
+
+
+def _opened(order: Order) -> Segmenter:
+    here = f"{order.engine} on {socket.gethostname()}"
+    if order.version != __version__:
+        raise StaleArtifact(
+            f"segclip-deploy is {__version__}, and {order.version} where map was called",
+            where=socket.gethostname(),
+            fix=f"pip install segclip-deploy=={order.version}",
+        )
+    if not order.engine.exists():
+        raise StaleArtifact("is not there", where=here, fix="put it where all workers see it")
+    try:
+        if engine_sha256(order.engine) != order.sha256:
+            raise StaleArtifact("is another engine than where map was called", where=here)
+        return open_segmenter(order.engine, overlap=order.overlap, threads=order.threads)
+    except SegclipError as error:
+        raise type(error)(error.what, where=here, fix=error.fix) from error
