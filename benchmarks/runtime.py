@@ -40,6 +40,7 @@ from segclip_deploy.runtime.engine import open_segmenter
 from segclip_deploy.runtime.profile.cold import cold_starts
 from segclip_deploy.runtime.raster.segment import segment_raster
 from segclip_deploy.runtime.raster.source import Reading, describe_raster
+from segclip_deploy.runtime.windows import LOGIT_STRIDE
 
 EXAMPLE = ROOT / "examples" / "dubai"
 SIDE, THREADS, ROUNDS = 512, 2, 5
@@ -49,7 +50,6 @@ OVERLAP = 0.25  # of a window, in both
 def for_geodeep(model: Path, out: Path) -> None:
     """The same graph between GeoDeep's ends: RGB (1, 3, H, W) in 0–1 in, scores (1, K, H, W) out."""
     graph = onnx.shape_inference.infer_shapes(onnx.load(model)).graph
-    argmax = next(node for node in graph.node if node.op_type == "ArgMax")
     (height, width) = (d.dim_value for d in graph.input[0].type.tensor_type.shape.dim[1:3])
     nodes = [
         helper.make_node("Mul", ["rgb", "levels"], ["scaled"]),
@@ -57,16 +57,15 @@ def for_geodeep(model: Path, out: Path) -> None:
         helper.make_node("Transpose", ["rounded"], ["last"], perm=[0, 2, 3, 1]),
         helper.make_node("Cast", ["last"], [graph.input[0].name], to=TensorProto.UINT8),
         *graph.node,
+        helper.make_node("Resize", ["logits", "", "by"], ["scores"], mode="linear"),
     ]
     image = helper.make_tensor_value_info("rgb", TensorProto.FLOAT, [1, 3, height, width])
-    classes = next(o for o in graph.value_info if o.name == argmax.input[0])
-    scores = helper.make_tensor_value_info(
-        argmax.input[0],
-        TensorProto.FLOAT,
-        [d.dim_value for d in classes.type.tensor_type.shape.dim],
-    )
+    logits = next(o for o in graph.value_info if o.name == "logits").type.tensor_type
+    sides = [1, logits.shape.dim[1].dim_value, height, width]
+    scores = helper.make_tensor_value_info("scores", TensorProto.FLOAT, sides)
+    by = helper.make_tensor("by", TensorProto.FLOAT, [4], [1.0, 1.0, LOGIT_STRIDE, LOGIT_STRIDE])
     levels = helper.make_tensor("levels", TensorProto.FLOAT, [], [255.0])
-    made = helper.make_graph(nodes, "geodeep", [image], [scores], [*graph.initializer, levels])
+    made = helper.make_graph(nodes, "geodeep", [image], [scores], [*graph.initializer, levels, by])
     whole = helper.make_model(made, opset_imports=onnx.load(model).opset_import, ir_version=9)
     for key, value in {
         "model_type": json.dumps("Segmentor"),

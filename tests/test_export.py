@@ -26,7 +26,7 @@ from segclip_deploy.errors import BadArtifact, BadInput, GateFailed, StaleArtifa
 from segclip_deploy.export import parity
 from segclip_deploy.export.export import export_bundle
 from segclip_deploy.export.fold import FoldedSegCLIP, fold
-from segclip_deploy.export.graph import ConstantText, DeployGraph, normalise
+from segclip_deploy.export.graph import ConstantText, DeployGraph, ExportGraph, normalise
 from segclip_deploy.export.onnx import OPSET, drop_output, write_onnx
 from segclip_deploy.export.text_weights import text_constants
 from segclip_deploy.export.torch_backend import TorchBackend
@@ -56,6 +56,19 @@ def test_normalisation_is_the_usual_one() -> None:
     expected = (pixels.numpy() / 255.0 - mean) / std
     got = normalise(pixels, mean, std).permute(0, 2, 3, 1).numpy()
     np.testing.assert_allclose(got, expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("shape", [(1, 5, 16, 24), (3, 2, 1, 1), (2, 19, 7, 3), (1, 1, 4, 4)])
+def test_labels_by_phases_are_those_of_upsampling(shape: tuple[int, ...]) -> None:
+    torch.manual_seed(0)
+    logits, other = 30 * torch.randn(shape), (torch.nn.Identity(), (0.5,) * 3, (0.5,) * 3)
+    expected = DeployGraph(*other, logits=False).label(logits)
+    got = ExportGraph(*other, logits=False).label(logits)
+    full = torch.nn.functional.interpolate(logits, scale_factor=4, mode="bilinear")
+    best = full.topk(min(2, shape[1]), dim=1).values
+    tied = (best[:, 0] - best[:, -1]) < 1e-4 if shape[1] > 1 else torch.zeros_like(got, dtype=bool)
+    assert torch.equal(got[~tied], expected[~tied])
+    assert tied.float().mean() < 0.01
 
 
 def test_the_graph_keeps_its_contract(tiny_bundle: Path) -> None:
@@ -109,7 +122,7 @@ def clip_export(
     model, bank = SegCLIP(spec).eval(), random_bank(1)
     size, path = InputSpec(64, 96, batch=2), tmp_path_factory.mktemp("clip") / "model.onnx"
     folded = fold(model, bank, 32, 32)  # with few pixels, so that both forms of a level occur
-    graph = DeployGraph(folded, spec.mean, spec.std, logits=True)
+    graph = ExportGraph(folded, spec.mean, spec.std, logits=True)
     write_onnx(graph.eval(), size, path, text=text_constants(folded.text, bank))
     plain = DeployGraph(ConstantText(model, bank), spec.mean, spec.std, logits=True)
     return TorchBackend(plain, size, 5), folded, path

@@ -39,7 +39,7 @@ def insert(graph: onnx.GraphProto, tensor: str, order: list[int], axis: int) -> 
 
 def swap_classes(graph: onnx.GraphProto) -> None:
     (argmax,) = [n for n in graph.node if n.op_type == "ArgMax"]
-    insert(graph, argmax.input[0], [1, 0, 2, 3, 4], axis=1)
+    insert(graph, argmax.input[0], [1, 0, 2, 3, 4], axis=1)  # (B, K, 16 h, w)
     moved = graph.node[0]
     del graph.node[0]
     graph.node.insert([n.op_type for n in graph.node].index("ArgMax"), moved)

@@ -13,6 +13,8 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 
+from segclip_deploy.runtime.blocks import block_of
+
 __all__ = ["DIALECTS", "Dialect", "Placement", "is_wide", "place", "weight_axis"]
 
 Dialect = Literal["tensorrt", "cpu"]
@@ -77,7 +79,7 @@ def place(graph: Any, dialect: Dialect, chosen: Callable[[str], bool]) -> Placem
 
 def weight_axis(node: Any) -> int | None:
     """The output-channel axis of a node's trained weight; None where it has none worth INT8."""
-    if node.op_type not in _PRODUCTS:
+    if node.op_type not in _PRODUCTS or block_of(node.name) == "graph":  # no weights of the network
         return None
     constant, variable = node.inputs[1].const_value, node.inputs[0]
     if constant is None or variable.const_value is not None:

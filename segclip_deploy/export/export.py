@@ -26,7 +26,7 @@ from segclip_deploy.artifacts import (
 from segclip_deploy.errors import BadInput
 from segclip_deploy.export.blocks import count_blocks
 from segclip_deploy.export.fold import fold_network
-from segclip_deploy.export.graph import ConstantText, DeployGraph
+from segclip_deploy.export.graph import ConstantText, DeployGraph, ExportGraph
 from segclip_deploy.export.onnx import OPSET, drop_output, write_onnx
 from segclip_deploy.export.parity import answers_of, check_parity, measure_parity
 from segclip_deploy.export.text_weights import save_text_weights, text_constants
@@ -90,7 +90,7 @@ def export_bundle(
     network = load_weights(load_factory(model)(checkpoint.spec), checkpoint)
     mean, std = checkpoint.spec.mean, checkpoint.spec.std
     folded_network, table, text = fold_network(network, checkpoint.bank, spec)
-    folded = DeployGraph(folded_network, mean, std, logits=True, margin=margin).eval()
+    folded = ExportGraph(folded_network, mean, std, logits=True, margin=margin).eval()
     plain = DeployGraph(
         ConstantText(network, checkpoint.bank), mean, std, logits=True, margin=margin
     )

@@ -10,7 +10,7 @@ from segclip_deploy.errors import BadInput
 from segclip_deploy.model.text import TextBank
 from segclip_deploy.runtime.windows import LOGIT_STRIDE
 
-__all__ = ["ConstantText", "DeployGraph", "margin", "normalise"]
+__all__ = ["ConstantText", "DeployGraph", "ExportGraph", "margin", "normalise"]
 
 
 def normalise(pixels: Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -> Tensor:
@@ -34,6 +34,21 @@ def margin(logits: Tensor) -> Tensor:
     best = logits.softmax(1).topk(2, dim=1).values
     # By way of float: TensorRT makes uint8 from floating point only.
     return ((best[:, 0] - best[:, 1]) * 255).round().to(torch.uint8)
+
+
+def _phase_weights() -> Tensor:
+    """What each of the pixels of a logit cell takes from the cell and its neighbours, (16, 1, 3, 3).
+
+    Bilinear interpolation, half-pixel: pixel p of 4 lies (p + ½) / 4 − ½ cells from the cell's
+    centre, and takes from each cell 1 less its distance. All are multiples of 1/64, exact in BF16.
+    """
+    place = (torch.arange(LOGIT_STRIDE) + 0.5) / LOGIT_STRIDE - 0.5
+    distance = place[:, None] - torch.arange(-1.0, 2.0)
+    along = (1 - distance.abs()).clamp(min=0)  # (4 pixels, 3 cells)
+    return torch.einsum("yi,xj->yxij", along, along).reshape(-1, 1, 3, 3)
+
+
+_PHASES = _phase_weights()
 
 
 class ConstantText(nn.Module):
@@ -89,12 +104,31 @@ class DeployGraph(nn.Module):
     def forward(self, image: Tensor) -> tuple[Tensor, ...]:
         """Run the network with its pre- and post-processing."""
         logits = self.network(normalise(image, self.mean, self.std))
-        full = F.interpolate(
-            logits, scale_factor=LOGIT_STRIDE, mode="bilinear", align_corners=False
-        )
         # By way of float: TensorRT makes uint8 from floating point only.
-        labels = full.argmax(1).float().to(torch.uint8)
-        made = {"labels": labels, "logits": logits}
+        made = {"labels": self.label(logits).to(torch.uint8), "logits": logits}
         if self.margin:
             made["margin"] = margin(logits)
         return tuple(made[name] for name in self.output_names)
+
+    def label(self, logits: Tensor) -> Tensor:
+        """Logits (B, K, h, w) → labels (B, 4h, 4w), float: upsample, then take the best."""
+        full = F.interpolate(
+            logits, scale_factor=LOGIT_STRIDE, mode="bilinear", align_corners=False
+        )
+        return full.argmax(1).float()
+
+
+class ExportGraph(DeployGraph):
+    """The same labels for less: the form that is exported.
+
+    Upsampling by 4 is a 3 × 3 convolution that makes the 16 pixels of each cell as channels. The best
+    class is found there, and only labels are spread out, not the scores of K classes.
+    """
+
+    def label(self, logits: Tensor) -> Tensor:
+        """Logits (B, K, h, w) → labels (B, 4h, 4w), float."""
+        batch, classes, height, width = logits.shape
+        padded = F.pad(logits, (1, 1, 1, 1), mode="replicate")
+        scores = F.conv2d(padded, _PHASES.repeat(classes, 1, 1, 1), groups=classes)
+        best = scores.reshape(batch, classes, -1, width).argmax(1).float()
+        return F.pixel_shuffle(best.reshape(batch, -1, height, width), LOGIT_STRIDE).squeeze(1)

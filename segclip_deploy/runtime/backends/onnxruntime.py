@@ -51,6 +51,9 @@ class OnnxRuntimeBackend:
         options = ort.SessionOptions()
         options.intra_op_num_threads = threads
         options.log_severity_level = 3
+        # Its threads would spin for some 50 ms after a run, and take the cores from whatever cuts the
+        # next window; between the layers of a run they still do.
+        options.add_session_config_entry("session.force_spinning_stop", "1")
         if literal:
             options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
         title, settings = _PROVIDERS[provider]
