@@ -2,20 +2,18 @@
 
     python benchmarks/scale.py ENGINE [--size 12000x2000] [--rounds 5] [--blocks 100000]
 
-Throughput: one raster (an example tile repeated, as of raster.py; height first) by ``segment_raster`` in this process, by one worker and by two,
-in turns, each engine with one thread; workers are started, and have opened the engine, before. Windows
+Throughput: one raster (an example tile repeated, as of raster.py; height first) by ``segment_raster`` in
+this process, by one worker and by two, in turns, each engine with one thread; workers are started, and have opened the engine, before. Windows
 per second are those that one process infers over the seconds until the Cloud-Optimized GeoTIFF and its
 areas are there; medians of the rounds, and of the ratios within a round. Scheduler: so many jobs of a
 block's size without a body, through the bounded queue that ``map`` uses and, for comparison, submitted
-all at once; a scheduler of its own each time, one worker. The load includes this script's. Writes
-results/scale.json.
+all at once; a scheduler of its own each time, one worker. The load includes this script's.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import os
 import statistics
 import subprocess
 import sys
@@ -29,14 +27,13 @@ from typing import Any
 
 import distributed
 from raster import write_raster
+from record import record
 
-from segclip_deploy.artifacts import write_json
 from segclip_deploy.cli.common import size as parse_size
 from segclip_deploy.cluster.blocks import cut_blocks
 from segclip_deploy.cluster.map import Mapped, map_rasters
 from segclip_deploy.cluster.pool import Job, Pool, local_pool, scheduler_pool
 from segclip_deploy.cluster.work import Order, Plan, survey
-from segclip_deploy.runtime.device import find_cpu
 from segclip_deploy.runtime.engine import engine_sha256, open_segmenter
 from segclip_deploy.runtime.raster.grid import Grid
 from segclip_deploy.runtime.raster.segment import segment_raster, settings_digest
@@ -44,7 +41,6 @@ from segclip_deploy.runtime.raster.source import Reading, describe_raster
 from segclip_deploy.runtime.segmenter import Segmenter
 from segclip_deploy.runtime.windows import cover
 
-ROOT = Path(__file__).resolve().parents[1]
 MANY, SIDE = 1000, 20_000  # rasters, and pixels along each of their sides
 
 
@@ -222,16 +218,17 @@ def main() -> None:
         "all_at_once": scheduling(arguments.blocks, bounded=False),
     }
     result = {
-        "device": find_cpu().to_json(),
-        "distributed": distributed.__version__,
-        "load": round(os.getloadavg()[2], 1),
-        "model": arguments.engine.name,
-        "engine_threads": 1,
         "throughput": measured,
         "scheduler": scheduler,
         "extrapolation": extrapolated(measured, scheduler["bounded"]),
     }
-    write_json(ROOT / "benchmarks" / "results" / "scale.json", result)
+    record(
+        "scale",
+        [result],
+        distributed=distributed.__version__,
+        model=arguments.engine.name,
+        engine_threads=1,
+    )
     print(json.dumps(result, indent=2))
 
 
