@@ -67,7 +67,7 @@ def test_a_sweep_that_was_killed_goes_on_to_the_same_accuracy(
 
     monkeypatch.setattr(measure, "_once", die)
     result = call(*sweep(killed, *options))
-    assert result.exit_code == 1
+    assert result.exit_code == 130
     assert "interrupted" in result.stderr
     assert not (killed / "results.json").exists()
     monkeypatch.setattr(measure, "_once", once)

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from onnx import helper, numpy_helper
 
 from segclip_deploy.errors import BadArtifact, StaleArtifact
-from segclip_deploy.runtime.onnx_names import initializer_names, makers
+from segclip_deploy.onnx_file import initializer_names, makers
 from segclip_deploy.runtime.tensorrt.compatibility import differences
 from segclip_deploy.runtime.tensorrt.layers import by_block, engine_layers
 from segclip_deploy.runtime.tensorrt.timing_cache import TimingCache, default_path
