@@ -82,6 +82,12 @@ def watch(process: subprocess.Popen[bytes], seconds: float) -> np.ndarray:
     return np.array(rows)
 
 
+def five_minutes(rows: np.ndarray) -> list[float]:
+    """Median resident MB of every five minutes, the warm-up first."""
+    parts = [rows[rows[:, 0] // 300 == n, 1] for n in range(int(rows[-1, 0] // 300) + 1)]
+    return [round(float(np.median(part)), 2) for part in parts]
+
+
 def judge(rows: np.ndarray, warm_up: float) -> dict[str, Any]:
     """What the rule says of the samples after the warm-up."""
     seconds, memory, threads, files = rows[rows[:, 0] >= warm_up].T
@@ -94,6 +100,7 @@ def judge(rows: np.ndarray, warm_up: float) -> dict[str, Any]:
             "mean": round(float(memory.mean()), 1),
             "min": round(float(memory.min()), 1),
             "max": round(float(memory.max()), 1),
+            "five_minutes": five_minutes(rows),
             "slope_per_hour": round(slope, 2),
             "allowed_per_hour": MAX_MB_PER_HOUR,
         },

@@ -388,7 +388,7 @@ def _swap_in(temporary: Path, path: Path) -> None:
         path.replace(old)
         temporary.replace(path)
     except BaseException:
-        if old.exists():
+        if old.exists() and not path.exists():
             old.replace(path)
         raise
     finally:
