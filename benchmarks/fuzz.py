@@ -83,7 +83,7 @@ def strange(tree: Any, choose: Callable[[int], int]) -> Any:
         if new == len(STRANGE):
             del at[last]
         else:
-            at[last] = STRANGE[new]
+            at[last] = copy.deepcopy(STRANGE[new])
     return tree
 
 
@@ -401,7 +401,10 @@ def main() -> None:
     for name in given.only:
         command = [sys.executable, __file__, "--child", name, "--seconds", str(seconds)]
         done = subprocess.run(
-            [*command, "--found", str(given.found)], capture_output=True, text=True, check=False
+            ["timeout", "-k", "5", str(seconds + 180), *command, "--found", str(given.found)],
+            capture_output=True,
+            text=True,
+            check=False,
         )
         count = re.search(r"stat::number_of_executed_units:\s*(\d+)", done.stderr)
         tried[name] = int(count[1]) if count else 0
