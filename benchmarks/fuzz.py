@@ -7,7 +7,7 @@ Each reader has a process of its own, and an equal share of the time. Half of th
 they come; the other half are edits of a good file, made by the fuzzer's choice: a value of a record
 replaced by one of another kind, an array by one of another shape. Anything but a ``SegclipError``
 is a crash: it is written down once for each place it comes from, with its input, and the search goes on. A
-process that takes more than 2 GB, or 30 s over an input, has failed. Writes results/fuzz.json.
+process that takes more than 2 GB, or 300 s over an input, has failed. Writes results/fuzz.json.
 """
 
 from __future__ import annotations
@@ -367,7 +367,7 @@ def child(name: str, seconds: int, found: Path) -> None:
 
     # Python's own line goes first: libFuzzer reads the rest.
     arguments = [sys.argv[0], str(corpus), f"-max_total_time={seconds}", "-rss_limit_mb=2048",
-                 "-timeout=30", "-max_len=4096", "-print_final_stats=1", f"-artifact_prefix={found}/"]  # fmt: skip
+                 "-timeout=300", "-max_len=4096", "-print_final_stats=1", f"-artifact_prefix={found}/"]  # fmt: skip
     atheris.Setup(arguments, once)
     atheris.Fuzz()
 

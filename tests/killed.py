@@ -65,6 +65,9 @@ def killed_at(step: int, number: int) -> None:
 
 def main() -> None:
     number, stride, arguments = signal.Signals[sys.argv[1]], int(sys.argv[2]), sys.argv[3:]
+    signal.signal(
+        signal.SIGINT, signal.default_int_handler
+    )  # ignored, where a script runs this behind itself
     for module in ("rich.console", "rich.progress", "rich.table", *MODULES[arguments[0]]):
         importlib.import_module(module)
     for step in range(1, MOST, stride):

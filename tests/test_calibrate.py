@@ -92,7 +92,7 @@ def later(data: dict[str, Any]) -> None:
     ("edit", "error", "said"),
     [
         (widen, StaleArtifact, "edited since it was measured; segclip-deploy calibrate"),
-        (to_nan, StaleArtifact, "edited since"),
+        (to_nan, BadArtifact, "NaN is not a number that JSON has"),
         (other_digest, StaleArtifact, "edited since"),
         (other_tile, StaleArtifact, "edited since"),
         (huge, BadArtifact, "not a calibration table"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,9 @@ from segclip_deploy.runtime.golden import Golden, load_golden, save_golden
 from segclip_deploy.runtime.raster.grid import Grid
 from segclip_deploy.vocabulary import load_vocabulary
 
-NAMES = st.text(st.characters(codec="utf-8", categories=["L", "N", "P", "S"]), min_size=1, max_size=12)
+NAMES = st.text(
+    st.characters(codec="utf-8", categories=["L", "N", "P", "S"]), min_size=1, max_size=12
+)
 FINITE = st.floats(allow_nan=False, allow_infinity=False)
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers(-(2**53), 2**53) | FINITE | NAMES,
@@ -36,11 +39,15 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @settings(deadline=None, max_examples=50)
 @given(
-    blocks=st.dictionaries(NAMES, st.sampled_from(["int8", "fp16", "fp32"]), min_size=1, max_size=5),
+    blocks=st.dictionaries(
+        NAMES, st.sampled_from(["int8", "fp16", "fp32"]), min_size=1, max_size=5
+    ),
     bundle=NAMES,
     evidence=DETAILS,
 )
-def test_a_plan(folder: Path, blocks: dict[str, Any], bundle: str, evidence: dict[str, Any]) -> None:
+def test_a_plan(
+    folder: Path, blocks: dict[str, Any], bundle: str, evidence: dict[str, Any]
+) -> None:
     plan = PrecisionPlan("tensorrt", bundle, blocks, evidence)
     save_plan(folder / "p.yaml", plan)
     assert load_plan(folder / "p.yaml") == plan
@@ -115,7 +122,7 @@ def test_strips_of_the_models_rows_give_each_of_the_rasters_rows_once(
 ) -> None:
     grid = Grid((own, 8), (model, 8))
     edges = sorted({0, model, *(min(cut, model) for cut in cuts)})
-    strips = [grid.own_rows(top, bottom) for top, bottom in zip(edges, edges[1:], strict=False)]
+    strips = [grid.own_rows(top, bottom) for top, bottom in pairwise(edges)]
     assert [row for start, stop in strips for row in range(start, stop)] == list(range(own))
     middle = (np.arange(own) + 0.5) * model / own
     np.testing.assert_allclose(grid.rows + 0.5, middle, atol=0.5 + 1e-9)
