@@ -4,30 +4,41 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import shutil
 import tempfile
+import zipfile
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from segclip_deploy.errors import BadArtifact, BadInput, StaleArtifact
+from segclip_deploy.onnx_file import check_self_contained
 from segclip_deploy.vocabulary import Vocabulary
 
 __all__ = [
     "BUNDLE_SCHEMA",
+    "UNREADABLE",
     "Bundle",
     "InputSpec",
     "check_file",
     "check_schema",
     "describe_shape",
     "load_bundle",
+    "locked",
+    "parse_json",
     "read_json",
+    "read_npz",
     "replace_directory",
     "replace_file",
     "sha256_file",
+    "temporary_file",
     "write_json",
 ]
 
@@ -38,6 +49,12 @@ TEXT_FILE = "text.safetensors"
 RECORD_FILE = "bundle.json"
 BUNDLE_FILES = (MODEL_FILE, GOLDEN_FILE, TEXT_FILE, RECORD_FILE)
 _TEMPORARY = ".segclip-deploy."  # prefix of whatever is not finished yet
+
+_MOST_UNPACKED = 2 << 30
+"""Bytes of all arrays of an ``.npz``. Golden tiles of 2048² with 15 classes take 0.3 GB."""
+
+UNREADABLE = (LookupError, TypeError, ValueError, AttributeError, OverflowError, RecursionError)
+"""What taking apart parsed JSON or YAML raises where its values are of other kinds than expected."""
 
 
 def sha256_file(path: Path) -> str:
@@ -50,18 +67,50 @@ def sha256_file(path: Path) -> str:
 
 
 @contextmanager
-def replace_file(path: Path) -> Iterator[Path]:
-    """Yield a temporary path beside ``path``; rename it over ``path`` only if the body succeeds."""
+def temporary_file(path: Path) -> Iterator[Path]:
+    """Yield a temporary file beside ``path``; what has not been moved away is removed."""
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=_TEMPORARY, suffix=path.suffix)
     os.close(handle)
     temporary = Path(name)
     try:
         yield temporary
-        temporary.chmod(0o666 & ~_umask())
-        temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def replace_file(path: Path) -> Iterator[Path]:
+    """Yield a temporary path beside ``path``; rename it over ``path`` only if the body succeeds."""
+    with temporary_file(path) as temporary:
+        yield temporary
+        temporary.chmod(0o666 & ~_umask())
+        temporary.replace(path)
+
+
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Hold the lock of a path: other processes that ask for it wait, and a dead one holds none."""
+    try:
+        import fcntl
+    except ImportError:  # Windows, where nothing is renamed over a file that another one has open
+        yield
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lock = path.with_name(f"{_TEMPORARY}{path.name}.lock")
+    while True:
+        with lock.open("w") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            try:
+                if not os.path.samestat(os.fstat(file.fileno()), lock.stat()):
+                    continue
+            except FileNotFoundError:  # who held it has removed it
+                continue
+            try:
+                yield
+            finally:
+                lock.unlink(missing_ok=True)
+            return
 
 
 @contextmanager
@@ -88,7 +137,8 @@ def replace_directory(path: Path, *, contents: Collection[str]) -> Iterator[Path
     try:
         yield temporary
         temporary.chmod(0o777 & ~_umask())
-        _swap_in(temporary, path)
+        with locked(path):
+            _swap_in(temporary, path)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 
@@ -106,12 +156,42 @@ def read_json(path: Path) -> dict[str, Any]:
         BadArtifact: the file cannot be read, or holds no JSON object.
     """
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
     except (OSError, ValueError) as error:
         raise BadArtifact(f"not readable as JSON ({error})", where=path) from error
+    return parse_json(text, where=path)
+
+
+def parse_json(text: str, *, where: object) -> dict[str, Any]:
+    """Parse a JSON object, all of whose numbers are finite.
+
+    Raises:
+        BadArtifact: it is none.
+    """
+    try:
+        data = json.loads(text, parse_float=_finite, parse_constant=_finite)
+    except (ValueError, RecursionError) as error:
+        raise BadArtifact(f"not readable as JSON ({error})", where=where) from error
     if not isinstance(data, dict):
-        raise BadArtifact("not a JSON object", where=path)
+        raise BadArtifact("not a JSON object", where=where)
     return data
+
+
+def read_npz(path: Path) -> dict[str, NDArray[Any]]:
+    """Read the arrays of an ``.npz``, never a pickle.
+
+    Raises:
+        BadArtifact: it cannot be read, or would unpack to more than 2 GiB.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:  # which unpacks no more than is stated here
+            size = sum(member.file_size for member in archive.infolist())
+        if size > _MOST_UNPACKED:
+            raise ValueError(f"its arrays take {size / 2**30:.0f} GiB")
+        with np.load(path, allow_pickle=False) as stored:
+            return {name: stored[name] for name in stored.files}
+    except Exception as error:  # NumPy and zipfile raise many types on damaged files
+        raise BadArtifact(f"not readable as .npz ({error})", where=path) from error
 
 
 def check_schema(record: Mapping[str, Any], known: int, *, where: object) -> None:
@@ -120,6 +200,7 @@ def check_schema(record: Mapping[str, Any], known: int, *, where: object) -> Non
     Raises:
         BadArtifact: the record is of a newer schema.
         KeyError: it names none.
+        TypeError: one that is no number.
     """
     if record["schema"] > known:
         raise BadArtifact(
@@ -161,7 +242,7 @@ class InputSpec:
         min_batch: the fewest images per inference; None: always ``batch``.
 
     Raises:
-        BadInput: a range of batches without any, or one below 1.
+        BadInput: a range of batches without any, or one below 1; sides that are no sizes.
     """
 
     height: int
@@ -170,6 +251,9 @@ class InputSpec:
     min_batch: int | None = None
 
     def __post_init__(self) -> None:
+        sizes = (self.height, self.width, self.batch)
+        if not all(isinstance(n, int) and n <= 0xFFFF for n in sizes) or min(sizes[:2]) < 1:
+            raise BadInput(f"an input of {self.height!r}×{self.width!r} cannot be")
         if not self.batches or self.batches.start < 1:
             raise BadInput(f"batches from {self.batches.start} to {self.batch} cannot be")
 
@@ -234,7 +318,7 @@ def load_bundle(path: str | Path) -> Bundle:
     """Read a bundle and check that its files are those its record speaks of.
 
     Raises:
-        BadArtifact: not a bundle, or of a newer schema.
+        BadArtifact: not a bundle, of a newer schema, or one with parts outside its directory.
         StaleArtifact: a file was changed after the record was written.
     """
     path = Path(path)
@@ -258,15 +342,39 @@ def load_bundle(path: str | Path) -> Bundle:
             files=dict(record["files"]),
             record=record,
         )
-    except (KeyError, TypeError, BadInput) as error:
+    except (*UNREADABLE, BadInput) as error:
         raise BadArtifact(
             f"not a valid {RECORD_FILE} ({error!r})",
             where=path,
             fix=remedy,
         ) from error
     for name in dict.fromkeys((MODEL_FILE, GOLDEN_FILE, *bundle.files)):
+        _check_place(path, name)
         check_file(path / name, bundle.files.get(name), path / RECORD_FILE, fix=remedy)
+    check_self_contained(bundle.model_path)
     return bundle
+
+
+def _check_place(bundle: Path, name: str) -> None:
+    """Accept a file of a bundle that lies in it: neither its name nor a link leads out.
+
+    Raises:
+        BadArtifact: one leads out.
+    """
+    real = Path(os.path.realpath(bundle / name))
+    if name not in BUNDLE_FILES or real.parent != Path(os.path.realpath(bundle)):
+        raise BadArtifact(
+            f"its file {name!r} is none of a bundle, or lies outside it",
+            where=bundle,
+            fix="copy the bundle's files into one directory",
+        )
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    if not math.isfinite(value):
+        raise ValueError(f"{text} is not a number that JSON has")
+    return value
 
 
 def _swap_in(temporary: Path, path: Path) -> None:
@@ -280,7 +388,7 @@ def _swap_in(temporary: Path, path: Path) -> None:
         path.replace(old)
         temporary.replace(path)
     except BaseException:
-        if old.exists():
+        if old.exists() and not path.exists():
             old.replace(path)
         raise
     finally:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import glob
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -124,8 +123,7 @@ def find_image(folder: Path, name: str) -> Path:
     Raises:
         BadInput: there is none, or more than one.
     """
-    candidates = folder.glob(f"{glob.escape(name)}.*")
-    found = [p for p in candidates if p.stem == name and p.suffix.lower() in IMAGE_SUFFIXES]
+    found = [p for p in folder.iterdir() if p.stem == name and p.suffix.lower() in IMAGE_SUFFIXES]
     if len(found) != 1:
         raise BadInput(f"{len(found)} images named {name}, one was expected", where=folder)
     return found[0]

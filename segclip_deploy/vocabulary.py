@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from importlib import resources
@@ -118,9 +119,9 @@ class Vocabulary:
             gsd = data["ground_sample_distance_m"]
             ignore = data["ignore_value"]
             vocabulary = cls(
-                name=str(data["name"]),
-                title=str(data["title"]),
-                source=str(data["source"]),
+                name=_text(data["name"]),
+                title=_text(data["title"]),
+                source=_text(data["source"]),
                 ground_sample_distance_m=None if gsd is None else float(gsd),
                 ignore_value=None if ignore is None else int(ignore),
                 templates=_strings(data, "templates"),
@@ -128,7 +129,7 @@ class Vocabulary:
             )
         except KeyError as error:
             raise BadInput(f"key {error} is missing", where=where) from error
-        except (TypeError, ValueError) as error:
+        except (LookupError, TypeError, ValueError, AttributeError, OverflowError) as error:
             raise BadInput(f"not a vocabulary ({error})", where=where) from error
         _check(vocabulary, where)
         return vocabulary
@@ -162,7 +163,7 @@ def load_vocabulary(name_or_path: str | Path) -> Vocabulary:
             ) from error
     try:
         data = yaml.safe_load(text)
-    except (yaml.YAMLError, ValueError) as error:  # ValueError: an impossible date
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: an impossible date
         raise BadInput(f"not YAML ({error})", where=name_or_path) from error
     return Vocabulary.from_mapping(data, where=name_or_path)
 
@@ -171,7 +172,7 @@ def _class_entry(item: Mapping[str, Any]) -> ClassEntry:
     _check_keys(item, ClassEntry)
     red, green, blue = (int(c) for c in item["colour"])
     return ClassEntry(
-        name=str(item["name"]),
+        name=_text(item["name"]),
         mask_value=int(item["mask_value"]),
         colour=(red, green, blue),
         descriptions=_strings(item, "descriptions"),
@@ -185,10 +186,23 @@ def _check_keys(data: Mapping[str, Any], noun: type) -> None:
         raise ValueError(f"unknown key {unknown[0]!r}")
 
 
+def _is_length(metres: float | None) -> bool:
+    return metres is None or (math.isfinite(metres) and metres > 0)
+
+
 def _strings(data: Mapping[str, Any], key: str) -> tuple[str, ...]:
     if isinstance(data[key], str):
         raise TypeError(f"{key} is one string, not a list")
-    return tuple(str(value) for value in data[key])
+    return tuple(_text(value) for value in data[key])
+
+
+def _text(value: Any) -> str:
+    """A scalar as text; a few lines of YAML aliases can stand for any amount of nested lists."""
+    if isinstance(value, (list, dict, set)):
+        raise TypeError(f"a {type(value).__name__} where text should be")
+    text = str(value)
+    text.encode()  # half of a surrogate pair could never be printed
+    return text
 
 
 def _check(vocabulary: Vocabulary, where: object) -> None:
@@ -198,6 +212,13 @@ def _check(vocabulary: Vocabulary, where: object) -> None:
         values.append(vocabulary.ignore_value)
     problems = {
         "fewer than two classes": len(classes) < 2,
+        "more than 255 classes": len(classes) > IGNORE_INDEX,
+        "a class name that cannot be printed": not all(
+            name and name.isprintable() for name in (vocabulary.name, *vocabulary.names)
+        ),
+        "a ground sample distance that is no length": not _is_length(
+            vocabulary.ground_sample_distance_m
+        ),
         "class names repeat": len(set(vocabulary.names)) < len(classes),
         "mask values repeat": len(set(values)) < len(values),
         "mask values outside 0-255": any(not 0 <= v <= 255 for v in values),

@@ -142,6 +142,7 @@ except KeyboardInterrupt:
 """
 
 
+@pytest.mark.faults
 def test_ctrl_c_cancels_a_build_and_leaves_nothing(example_bundle: Path, tmp_path: Path) -> None:
     """In a process of its own, as a terminal has it: TensorRT-RTX 1.7.1, cancelled in one that had
     run many other libraries before, has crashed it."""
@@ -179,6 +180,7 @@ def no_file_larger_than(size: int) -> Iterator[None]:
 
 
 @pytest.mark.parametrize("name", ["e.rtx", "e.ort.onnx"])
+@pytest.mark.faults
 def test_a_write_that_fails_half_way_is_one_line_and_leaves_the_old_engine(
     name: str, tiny_bundle: Path, tmp_path: Path
 ) -> None:

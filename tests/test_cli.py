@@ -60,6 +60,7 @@ def test_inspect_tells_what_each_artefact_is(
     assert call("inspect", tmp_path / "nothing").exit_code == 1
 
 
+@pytest.mark.faults
 def test_a_bad_file_among_good_ones_is_listed_and_the_others_done(
     tiny_bundle: Path, tmp_path: Path
 ) -> None:
@@ -129,6 +130,7 @@ def test_mistakes_end_in_one_line_that_says_what_to_do(
     assert {p.name for p in tmp_path.iterdir()} == {"pickle.pth"}
 
 
+@pytest.mark.faults
 def test_a_full_disk_is_one_line_and_leaves_nothing(
     tiny_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

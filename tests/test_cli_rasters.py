@@ -94,6 +94,7 @@ def test_results_are_not_written_among_the_rasters(tiny_bundle: Path, sources: P
     assert "the results would lie among the images" in result.stderr
 
 
+@pytest.mark.faults
 def test_a_full_disk_ends_the_command_with_one_line_and_what_is_done_is_kept(
     tiny_bundle: Path, sources: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -98,6 +98,7 @@ def test_an_edited_model_is_not_served_from_the_cache(
 
 
 @pytest.mark.parametrize("damage", ["empty", "cut", "other bytes", "zeros at the end", "not ours"])
+@pytest.mark.faults
 def test_a_damaged_entry_is_compiled_anew(
     damage: str, tiny_bundle: Path, folder: Path, calls: list[str]
 ) -> None:
@@ -134,6 +135,7 @@ for turn in itertools.count():
 """
 
 
+@pytest.mark.faults
 def test_a_process_killed_while_writing_leaves_an_entry_that_is_whole(tmp_path: Path) -> None:
     cache = CompileCache(tmp_path / "one.compiled")
     cache.write(b"before")
@@ -161,6 +163,7 @@ def test_the_last_used_are_kept(folder: Path) -> None:
     assert [e.read() is None for e in entries[:4]] == [False, True, True, False]
 
 
+@pytest.mark.faults
 def test_a_folder_that_cannot_be_written_stops_nothing(
     tiny_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -55,6 +55,7 @@ def test_renames_and_left_over_keys(tiny_checkpoint: Path, tmp_path: Path) -> No
     assert set(load_checkpoint(out).weights) == set(source)
 
 
+@pytest.mark.faults
 def test_files_that_hold_no_plain_weights_are_refused(
     tiny_checkpoint: Path, tmp_path: Path
 ) -> None:

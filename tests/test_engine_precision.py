@@ -18,10 +18,10 @@ from segclip_deploy.calibration.quantize import quantize
 from segclip_deploy.calibration.ranges import METHODS, Histogram
 from segclip_deploy.calibration.table import CalibrationTable
 from segclip_deploy.errors import BadArtifact
+from segclip_deploy.onnx_file import initializer_names
 from segclip_deploy.runtime.blocks import block_of
 from segclip_deploy.runtime.build import build_engine
 from segclip_deploy.runtime.golden import load_golden
-from segclip_deploy.runtime.onnx_names import initializer_names
 from segclip_deploy.runtime.tensorrt import builder
 from segclip_deploy.runtime.tensorrt.builder import build_plan
 from segclip_deploy.runtime.tensorrt.library import logger_of

@@ -305,6 +305,7 @@ def test_export_refuses_odd_sizes_and_missing_tiles(tiny_checkpoint: Path, tmp_p
 
 
 @pytest.mark.parametrize("name", ["e.ov.onnx", "e.ort.onnx"])
+@pytest.mark.faults
 def test_an_engine_knows_its_bundle_and_notices_edits(
     tiny_bundle: Path, tmp_path: Path, name: str
 ) -> None:

@@ -66,6 +66,7 @@ def png_16_bit(channels: int) -> bytes:
     ],
     ids=lambda value: value if isinstance(value, str) else "bytes",
 )
+@pytest.mark.faults
 def test_a_bad_image_is_refused_by_name_and_reason(
     tmp_path: Path, name: str, content: bytes, says: str
 ) -> None:
@@ -106,6 +107,7 @@ def test_an_exif_orientation_is_not_applied(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("side", [11, 30], ids=["Pillow only warns", "Pillow refuses"])
+@pytest.mark.faults
 def test_a_header_that_promises_too_many_pixels_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, side: int
 ) -> None:
@@ -132,6 +134,7 @@ def test_a_mask_is_read_as_indices_whatever_its_palette(tmp_path: Path) -> None:
     [(encoded("RGB"), "RGB"), (png_16_bit(1), "16-bit"), (b"", "empty")],
     ids=["RGB", "16-bit", "empty"],
 )
+@pytest.mark.faults
 def test_a_mask_that_is_not_one_8_bit_channel_is_refused(
     tmp_path: Path, content: bytes, says: str
 ) -> None:

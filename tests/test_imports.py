@@ -20,7 +20,7 @@ PACKAGE = Path(segclip_deploy.__file__).parent
 
 ORDER = (
     ("errors", "_optional"),
-    ("artifacts", "vocabulary", "metrics"),
+    ("artifacts", "vocabulary", "metrics", "onnx_file"),
     ("runtime",),
     ("cluster",),
     ("dataset",),

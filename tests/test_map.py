@@ -118,6 +118,7 @@ def test_blocks_tile_a_raster_and_are_of_a_bounded_height(
     assert all(0 < bottom - top <= 13 * 48 / scale + 64 / scale for top, bottom in blocks)
 
 
+@pytest.mark.faults
 def test_a_block_is_there_when_it_is_whole(tmp_path: Path) -> None:
     shelf = Shelf(tmp_path / "a.tif", "digest", 10)
     with suppress(KeyError), shelf.put((0, 2)) as write:
@@ -157,6 +158,7 @@ def test_the_bytes_are_those_of_one_process_and_a_second_call_does_nothing(
         assert line["areas"] == by_name[result.source]["areas"]
 
 
+@pytest.mark.faults
 def test_workers_that_are_killed_change_no_byte(
     pool: Pool, engine: Path, rasters: list[Path], tmp_path: Path
 ) -> None:
@@ -174,6 +176,7 @@ def test_workers_that_are_killed_change_no_byte(
     assert written(tmp_path / "out") == expected
 
 
+@pytest.mark.faults
 def test_an_interrupted_call_goes_on_with_the_blocks_that_are_there(
     pool: Pool, tiny_bundle: Path, tmp_path: Path
 ) -> None:
@@ -190,6 +193,7 @@ def test_an_interrupted_call_goes_on_with_the_blocks_that_are_there(
     assert written(out) == in_one_process(tiny_bundle, [source], tmp_path / "once")
 
 
+@pytest.mark.faults
 def test_a_block_that_keeps_failing_is_reported_and_the_rest_is_done(
     pool: Pool, tiny_bundle: Path, rasters: list[Path], tmp_path: Path
 ) -> None:
@@ -211,6 +215,7 @@ def test_a_block_that_keeps_failing_is_reported_and_the_rest_is_done(
     assert len(list(shelf.iterdir())) >= 1  # of its other blocks
 
 
+@pytest.mark.faults
 def test_a_job_that_kills_its_workers_takes_no_other_with_it(pool: Pool) -> None:
     good = [Job(abs, (-number,)) for number in range(6)]
     answers = list(pool.do(deque([*good[:3], Job(os._exit, (1,)), *good[3:]])))
@@ -219,6 +224,7 @@ def test_a_job_that_kills_its_workers_takes_no_other_with_it(pool: Pool) -> None
     assert "died while running it" in str(failed.error)
 
 
+@pytest.mark.faults
 def test_workers_that_cannot_work_end_the_call(
     pool: Pool, tiny_bundle: Path, rasters: list[Path], tmp_path: Path
 ) -> None:

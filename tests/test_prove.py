@@ -155,6 +155,7 @@ def test_a_timing_cache_is_kept_reused_and_reported(
 # ---- an engine meets another machine
 
 
+@pytest.mark.faults
 def test_an_engine_built_elsewhere_is_refused_with_what_differs_and_the_command(
     tiny_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -176,6 +177,7 @@ def test_an_engine_built_elsewhere_is_refused_with_what_differs_and_the_command(
     assert command in call("run", path, EXAMPLE / "images", "-o", tmp_path / "o").stderr
 
 
+@pytest.mark.faults
 def test_a_truncated_engine_and_a_foreign_sidecar_are_refused_with_the_command(
     tiny_bundle: Path, tmp_path: Path
 ) -> None:
@@ -216,6 +218,7 @@ def test_a_plan_the_library_refuses_is_named_with_the_command(
 # ---- refit
 
 
+@pytest.mark.faults
 def test_what_cannot_be_refitted_is_refused_with_the_command(
     tiny_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -70,6 +70,7 @@ def test_however_often_interrupted_the_bytes_are_the_same(
     assert not partial_of(out).exists()
 
 
+@pytest.mark.faults
 def test_a_killed_process_goes_on_to_the_same_bytes(tmp_path: Path) -> None:
     source = write_raster(tmp_path / "a.tif", noise(400, 300))
     out, once = tmp_path / "out.tif", tmp_path / "once.tif"
@@ -125,6 +126,7 @@ def test_finished_rows_of_other_settings_are_not_used(tmp_path: Path, change: st
     assert (labels_in(out) == labels_in(tmp_path / "once.tif")).all()
 
 
+@pytest.mark.faults
 def test_a_damaged_record_of_finished_rows_is_not_believed(tmp_path: Path) -> None:
     source, out = write_raster(tmp_path / "a.tif", noise(400, 300)), tmp_path / "out.tif"
     for damage in ("{", '{"rows": 100}', '{"rows": "x", "digest": "y"}'):
@@ -137,6 +139,7 @@ def test_a_damaged_record_of_finished_rows_is_not_believed(tmp_path: Path) -> No
     assert label(source, out, segmenter(Stopped(10**6))).kept == 0
 
 
+@pytest.mark.faults
 def test_too_little_room_is_seen_before_anything_is_done(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -149,6 +152,7 @@ def test_too_little_room_is_seen_before_anything_is_done(
     assert {p.name for p in tmp_path.iterdir()} == {"a.tif"}
 
 
+@pytest.mark.faults
 def test_a_disk_that_fills_up_is_named_and_finished_rows_are_kept(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

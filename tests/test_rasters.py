@@ -211,6 +211,7 @@ def test_values_of_other_kinds_are_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("profile", [{}, {"compress": "deflate"}, {"tiled": True}])
+@pytest.mark.faults
 def test_a_truncated_file_is_refused_and_leaves_nothing(
     tmp_path: Path, profile: dict[str, Any]
 ) -> None:

@@ -90,6 +90,7 @@ def test_a_second_run_writes_into_the_folder_of_the_first(tmp_path: Path) -> Non
     assert [line["labels"] for line in areas(out)] == ["a.png", "b.png"]
 
 
+@pytest.mark.faults
 def test_a_folder_of_other_files_is_refused_and_left_untouched(tmp_path: Path) -> None:
     out = write_images(tmp_path / "out", "a.png")
     before = (out / "a.png").read_bytes()
@@ -110,6 +111,7 @@ def test_a_file_for_an_output_folder_is_refused(tmp_path: Path) -> None:
     "names",
     [("one/a.png", "one/a.jpg"), ("one/a.png", "two/a.png"), ("one/a.png", "one/a.overlay.png")],
 )
+@pytest.mark.faults
 def test_images_whose_results_would_collide_are_refused(
     tmp_path: Path, names: tuple[str, str]
 ) -> None:

@@ -83,6 +83,7 @@ def test_colours_survive_a_video(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "left"), [("a.mp4", 0.9), ("front.mp4", 0.9), ("a.mkv", 0.6), ("a.mkv", 0.05)]
 )
+@pytest.mark.faults
 def test_a_video_that_was_cut_off_is_reported_and_the_next_is_read(
     tmp_path: Path, name: str, left: float
 ) -> None:
@@ -177,6 +178,7 @@ def no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("no_waiting")
+@pytest.mark.faults
 def test_a_camera_that_vanishes_and_returns_goes_on() -> None:
     said: list[str] = []
     camera = Camera(2, None, None, 3, None)
@@ -211,6 +213,7 @@ def test_a_stop_ends_the_wait_for_a_camera() -> None:
     assert len(said) == 1
 
 
+@pytest.mark.faults
 def test_a_real_stream_over_the_network_dies_and_returns(no_waiting: None) -> None:
     """MPEG-TS over TCP, read by FFmpeg, served twice."""
     data = BytesIO()

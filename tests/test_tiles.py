@@ -139,6 +139,7 @@ def noise(path: Path) -> None:
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
+@pytest.mark.faults
 def test_one_bad_image_among_good_ones_is_refused_by_name(
     tmp_path: Path, name: str, write: Callable[[Path], None], says: str
 ) -> None:
@@ -252,6 +253,7 @@ def test_each_image_is_decoded_once_for_all_its_tiles(
 
 
 @pytest.mark.parametrize("size", [(32, 48), (16, 48)], ids=["other pixels", "smaller"])
+@pytest.mark.faults
 def test_an_image_that_changed_since_is_refused(tmp_path: Path, size: tuple[int, int]) -> None:
     pool = find_tiles([write_pictures(tmp_path)], SPEC)
     picture(77, *size).save(tmp_path / "05.png")

@@ -189,6 +189,7 @@ def test_int8_is_allowed_what_rounding_its_fp16_tensors_moves_and_half_a_point()
 
 
 @pytest.mark.parametrize("kind", [(), *KINDS], ids="-".join)
+@pytest.mark.faults
 def test_an_edited_bundle_fails_and_the_untouched_one_passes(
     kind: tuple[str, ...],
     example_bundle: Path,

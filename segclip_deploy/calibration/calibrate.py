@@ -11,14 +11,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from segclip_deploy.artifacts import RECORD_FILE, Bundle, replace_file, sha256_file
+from segclip_deploy.artifacts import RECORD_FILE, Bundle, read_npz, replace_file, sha256_file
 from segclip_deploy.calibration.graph import check_fp32, load_model, observer
 from segclip_deploy.calibration.placement import DIALECTS, place
 from segclip_deploy.calibration.ranges import METHODS, Histogram
 from segclip_deploy.calibration.selection import TileSet
 from segclip_deploy.calibration.table import CalibrationTable, save_table
 from segclip_deploy.calibration.tiles import Tile
-from segclip_deploy.errors import BadInput
+from segclip_deploy.errors import BadArtifact, BadInput
 
 __all__ = ["calibrate", "read_tensors"]
 
@@ -138,9 +138,8 @@ def _resume(
 ) -> tuple[int, dict[str, Histogram], list[NDArray[np.float64]]]:
     """Tiles done, histograms and band moments; from the start where there is no state of this run."""
     try:
-        with np.load(state, allow_pickle=False) as stored:
-            arrays = dict(stored)
-    except Exception:  # NumPy and zipfile raise many types on absent and damaged files
+        arrays = read_npz(state)
+    except BadArtifact:  # absent or damaged
         arrays = {"identity": np.array("")}
     if str(arrays["identity"]) != identity:
         return 0, {name: Histogram() for name in names}, []

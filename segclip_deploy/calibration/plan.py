@@ -9,13 +9,21 @@ from typing import Any, Literal, cast, get_args
 
 import yaml
 
-from segclip_deploy.artifacts import RECORD_FILE, Bundle, replace_file, sha256_file
+from segclip_deploy.artifacts import (
+    RECORD_FILE,
+    UNREADABLE,
+    Bundle,
+    check_schema,
+    replace_file,
+    sha256_file,
+)
 from segclip_deploy.calibration.placement import DIALECTS, Dialect, place
 from segclip_deploy.errors import BadArtifact, BadInput, StaleArtifact
 from segclip_deploy.runtime.blocks import block_of
 
 __all__ = ["Precision", "PrecisionPlan", "check_plan", "load_plan", "save_plan", "uniform_plan"]
 
+PLAN_SCHEMA = 1
 Precision = Literal["int8", "fp16", "fp32"]
 HIGH: Mapping[Dialect, Precision] = {"tensorrt": "fp16", "cpu": "fp32"}
 """What runs beside INT8. A CPU has no FP16; where it has BF16, OpenVINO takes that at load."""
@@ -81,6 +89,7 @@ def uniform_plan(
 def save_plan(path: Path, plan: PrecisionPlan) -> None:
     """Write as YAML, atomically."""
     data = {
+        "schema": PLAN_SCHEMA,
         "dialect": plan.dialect,
         "bundle": plan.bundle,
         "blocks": dict(plan.blocks),
@@ -99,20 +108,21 @@ def load_plan(path: Path) -> PrecisionPlan:
     """Read a plan.
 
     Raises:
-        BadArtifact: not a plan, or one with an unknown dialect or precision.
+        BadArtifact: not a plan, of a newer schema, or one with an unknown dialect or precision.
     """
     try:
         data = yaml.safe_load(path.read_text(encoding="utf-8"))
+        check_schema({"schema": data.get("schema", 1)}, PLAN_SCHEMA, where=path)
         plan = PrecisionPlan(
             data["dialect"],
             data["bundle"],
             {str(name): precision for name, precision in data["blocks"].items()},
             data.get("evidence") or {},
         )
-    except (OSError, yaml.YAMLError, KeyError, TypeError, ValueError, AttributeError) as error:
+        if plan.dialect not in DIALECTS:
+            raise ValueError(f"dialect {plan.dialect!r} is not {' or '.join(DIALECTS)}")
+    except (OSError, yaml.YAMLError, *UNREADABLE) as error:
         raise BadArtifact(f"not a precision plan ({error!r})", where=path) from error
-    if plan.dialect not in DIALECTS:
-        raise BadArtifact(f"dialect {plan.dialect!r} is not {' or '.join(DIALECTS)}", where=path)
     known = [p for p in get_args(Precision) if plan.dialect != "cpu" or p != "fp16"]
     for block, precision in plan.blocks.items():
         if precision not in known:

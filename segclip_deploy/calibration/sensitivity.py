@@ -12,6 +12,7 @@ import numpy as np
 from segclip_deploy._optional import require
 from segclip_deploy.artifacts import replace_file
 from segclip_deploy.calibration.judge import Glance, Judge, Verdict
+from segclip_deploy.runtime.figure import save_png
 
 __all__ = ["BlockEffect", "heat_map", "sensitivity"]
 
@@ -98,7 +99,7 @@ def heat_map(effects: Sequence[BlockEffect], path: Path, *, title: str) -> None:
         ("mIoU lost\nalone (pt)", [_points(e.only_exact) for e in effects], "{:+.2f}"),
         ("mIoU still lost\nif spared (pt)", [_points(e.spared_exact) for e in effects], "{:+.2f}"),
     )
-    figure = Figure(figsize=(9, 1.6 + 0.32 * len(effects)), layout="constrained")
+    figure = Figure(figsize=(9, 1.6 + 0.32 * len(effects)), dpi=130, layout="constrained")
     grid = figure.subplots(1, len(columns), sharey=True)
     for axes, (name, values, form) in zip(np.atleast_1d(grid), columns, strict=True):
         column = np.array(values, dtype=float)[:, None]
@@ -121,7 +122,7 @@ def heat_map(effects: Sequence[BlockEffect], path: Path, *, title: str) -> None:
                 )
     figure.suptitle(title, fontsize=10)
     with replace_file(path) as temporary:
-        figure.savefig(temporary, format="png", dpi=130)
+        save_png(figure, temporary)
 
 
 def _gain(effects: Sequence[BlockEffect]) -> list[float]:

@@ -12,6 +12,7 @@ from typing import Any
 
 from segclip_deploy.artifacts import (
     RECORD_FILE,
+    UNREADABLE,
     Bundle,
     check_schema,
     read_json,
@@ -94,7 +95,7 @@ def load_table(path: Path) -> CalibrationTable:
             coverage=data["coverage"],
         )
         whole = all(math.isfinite(v) for r in table.ranges.values() for v in vars(r).values())
-    except (KeyError, TypeError, AttributeError, OverflowError) as error:
+    except UNREADABLE as error:
         raise BadArtifact(f"not a calibration table ({error!r})", where=path, fix=remedy) from error
     if digest != _digest(data) or not whole:
         raise StaleArtifact("edited since it was measured", where=path, fix=remedy)

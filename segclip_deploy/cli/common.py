@@ -32,6 +32,7 @@ __all__ = [
     "print_json",
     "print_table",
     "progress_bar",
+    "say_it_runs",
     "size",
     "stage_bar",
     "stop_at_signals",
@@ -42,7 +43,8 @@ __all__ = [
 PATH = click.Path(path_type=Path)
 
 model_option = click.option(
-    "--model", help="Your own network: package.module:function (docs/own-network.md)."
+    "--model",
+    help="Your own network: package.module:function. Its code is run (docs/own-network.md).",
 )
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON on stdout.")
 overlap_option = click.option(
@@ -63,7 +65,7 @@ class ErrorGroup(click.Group):
         except SegclipError as error:
             message, code = str(error), error.exit_code
         except KeyboardInterrupt:
-            message, code = "interrupted; nothing half-written was left behind", 1
+            message, code = "interrupted; nothing half-written was left behind", 130
         except OSError as error:  # disk full, no permission
             where = f"{error.filename}: " if error.filename else ""
             message, code = f"{where}{error.strerror or error}", 1
@@ -135,6 +137,12 @@ def stop_at_signals() -> Iterator[Event]:
         restore()
 
 
+def say_it_runs(model: str | None) -> None:
+    """Say on stderr that the code ``--model`` names is about to be run."""
+    if model is not None:
+        click.echo(f"--model {model}: this code is run, with all rights of yours", err=True)
+
+
 def console() -> Console:
     """A console on stderr."""
     from rich.console import Console
@@ -154,7 +162,7 @@ def progress_bar(unit: str) -> Progress:
     )
 
     return Progress(
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         MofNCompleteColumn(),
         TextColumn(unit),
@@ -200,4 +208,4 @@ def print_table(
     for row in rows:
         table.add_row(*row)
     click.echo(title, err=err)
-    Console(highlight=False, stderr=err).print(table)
+    Console(highlight=False, markup=False, stderr=err).print(table)

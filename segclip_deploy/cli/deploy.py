@@ -13,6 +13,7 @@ from segclip_deploy.cli.common import (
     model_option,
     print_json,
     print_table,
+    say_it_runs,
 )
 from segclip_deploy.cli.common import batches as parse_batches
 from segclip_deploy.cli.common import size as parse_size
@@ -61,6 +62,7 @@ def export(
     require("torch", why="export")
     from segclip_deploy.export.export import export_bundle
 
+    say_it_runs(model)
     with console().status("exporting"):
         bundle = export_bundle(
             checkpoint,

@@ -16,6 +16,7 @@ from segclip_deploy.cli.common import (
     model_option,
     print_json,
     progress_bar,
+    say_it_runs,
 )
 
 __all__ = ["import_", "train"]
@@ -228,6 +229,7 @@ def import_(
     from segclip_deploy.model.text import load_text_bank
     from segclip_deploy.vocabulary import load_vocabulary
 
+    say_it_runs(model)
     words = load_vocabulary(vocabulary)
     report = import_weights(
         weights,

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import gc
+import shlex
 import time
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from segclip_deploy.accuracy import Accuracy, score
-from segclip_deploy.artifacts import read_json, write_json
+from segclip_deploy.artifacts import UNREADABLE, read_json, write_json
 from segclip_deploy.dataset import open_dataset
+from segclip_deploy.errors import BadArtifact
 from segclip_deploy.evaluation.grid import Point
 from segclip_deploy.metrics import BoundaryTally, Confusion
 from segclip_deploy.runtime.engine import Engine, open_segmenter
@@ -25,6 +29,8 @@ __all__ = [
     "FRAMES",
     "WARM_UP",
     "Latency",
+    "load_accuracy",
+    "load_latency",
     "measure_accuracy",
     "measure_energy",
     "measure_latency",
@@ -70,7 +76,6 @@ def measure_accuracy(
     path: Path, point: Point, engine: Engine, dataset: Path, split: str
 ) -> Accuracy:
     """Score an engine on a split, or take what was measured before from ``path``."""
-    names = engine.vocabulary.names
     if not path.is_file():
         data = open_dataset(dataset, engine.vocabulary)
         # Threads sum in another order, and a value at the edge of a level falls to the next.
@@ -83,12 +88,28 @@ def measure_accuracy(
             "boundary": [accuracy.boundary.intersection.tolist(), accuracy.boundary.union.tolist()],
         }
         write_json(path, record)
-    record = read_json(path)
-    by_image = tuple(Confusion(np.array(c, np.int64), names) for c in record["counts"])
-    inner, union = (np.array(counts, np.int64) for counts in record["boundary"])
-    boundary = BoundaryTally(inner, union, names)
+    return load_accuracy(path, engine.vocabulary.names)
+
+
+def load_accuracy(path: Path, names: tuple[str, ...]) -> Accuracy:
+    """What ``measure_accuracy`` kept.
+
+    Args:
+        names: of the classes, by index.
+
+    Raises:
+        BadArtifact: damaged.
+    """
+    with _state(path) as record:
+        shape = (len(names), len(names))
+        counts = [_counts(one, shape) for one in record["counts"]]
+        inner, union = (_counts(one, shape[:1]) for one in record["boundary"])
+        images = tuple(str(name) for name in record["images"])
+        if not len(images) == len(counts) > 0:
+            raise ValueError(f"{len(counts)} scores of {len(images)} images")
+    by_image = tuple(Confusion(one, names) for one in counts)
     pooled = sum(by_image, Confusion.empty(names))
-    return Accuracy(pooled, boundary, tuple(record["images"]), by_image)
+    return Accuracy(pooled, BoundaryTally(inner, union, names), images, by_image)
 
 
 def measure_latency(
@@ -108,7 +129,7 @@ def measure_latency(
         progress: called with (rounds done, rounds).
     """
     rounds = -(-samples // len(frames))
-    known = {path: _load(path) for path in engines}
+    known = {path: load_latency(path) if path.is_file() else Latency() for path in engines}
     if all(len(one.frame_ms) >= rounds * len(frames) for one in known.values()):
         return known
     with ExitStack() as stack:
@@ -145,6 +166,9 @@ def measure_energy(
         frames: as for latency.
         progress: called with (points done, points).
         root: of the file system that sensors are looked for in.
+
+    Raises:
+        BadArtifact: a file that was kept is damaged.
     """
     if find_wattmeter(root)[0] is None:
         return dict.fromkeys(engines)
@@ -157,7 +181,9 @@ def measure_energy(
             ) as segmenter:
                 path.parent.mkdir(parents=True, exist_ok=True)
                 write_json(path, {"joules": _joules(segmenter, frames, root)})
-        found[path] = read_json(path)["joules"]
+        with _state(path) as record:
+            joules = record["joules"]
+            found[path] = None if joules is None else float(joules)
     return found
 
 
@@ -184,9 +210,39 @@ def _once(segmenter: Segmenter, frames: Sequence[Frame]) -> tuple[list[float], l
     return elapsed, results
 
 
-def _load(path: Path) -> Latency:
-    if not path.is_file():
-        return Latency()
-    record = read_json(path)
-    stages = {name: tuple(values) for name, values in record["stages"].items()}
-    return Latency(tuple(record["frame_ms"]), stages, tuple(record["windows"]), record["backend"])
+def load_latency(path: Path) -> Latency:
+    """What ``measure_latency`` kept.
+
+    Raises:
+        BadArtifact: damaged.
+    """
+    with _state(path) as record:
+        return Latency(
+            _times(record["frame_ms"]),
+            {str(name): _times(values) for name, values in record["stages"].items()},
+            tuple(int(count) for count in record["windows"]),
+            str(record["backend"]),
+        )
+
+
+@contextmanager
+def _state(path: Path) -> Iterator[dict[str, Any]]:
+    """A file that an earlier sweep has left; what goes wrong in reading it says how to go on."""
+    remedy = f"rm {shlex.quote(str(path))}, and the same command measures it again"
+    try:
+        yield read_json(path)
+    except BadArtifact as error:
+        raise BadArtifact(error.what, where=path, fix=remedy) from error
+    except UNREADABLE as error:
+        raise BadArtifact(f"damaged ({error!r})", where=path, fix=remedy) from error
+
+
+def _counts(values: Any, shape: tuple[int, ...]) -> NDArray[np.int64]:
+    counts = np.array(values, np.int64)
+    if counts.shape != shape or counts.min() < 0:
+        raise ValueError(f"counts of shape {counts.shape}, not {shape}, or negative")
+    return counts
+
+
+def _times(values: Iterable[Any]) -> tuple[float, ...]:
+    return tuple(float(value) for value in values)

@@ -13,6 +13,7 @@ from PIL import Image, ImageDraw, ImageFont
 from segclip_deploy._optional import require
 from segclip_deploy.evaluation.bound import BOARDS, Bound
 from segclip_deploy.evaluation.row import Row, pareto_front
+from segclip_deploy.runtime.figure import save_png
 from segclip_deploy.runtime.sinks import overlay
 from segclip_deploy.vocabulary import Vocabulary
 
@@ -181,5 +182,5 @@ def _figure(width: float, height: float) -> tuple[Any, Any]:
 
 def _png(figure: Any) -> bytes:
     buffer = BytesIO()
-    figure.savefig(buffer, format="png")
+    save_png(figure, buffer)
     return buffer.getvalue()

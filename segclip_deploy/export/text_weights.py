@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segclip_deploy._optional import require
-from segclip_deploy.artifacts import check_schema, replace_file
+from segclip_deploy.artifacts import UNREADABLE, check_schema, replace_file
 from segclip_deploy.errors import BadArtifact
 from segclip_deploy.export.algebra import (
     Array,
@@ -126,7 +126,7 @@ def load_text_weights(path: Path) -> TextWeights:
                 blocks=dict(record["blocks"]),
                 bounded=frozenset(record["bounded"]),
             )
-    except (safetensors.SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
+    except (safetensors.SafetensorError, OSError, *UNREADABLE) as error:
         raise BadArtifact(f"not readable as text weights ({error!r})", where=path) from error
 
 

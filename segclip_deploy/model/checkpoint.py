@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from segclip_deploy._optional import require
-from segclip_deploy.artifacts import check_schema, replace_file
+from segclip_deploy.artifacts import UNREADABLE, check_schema, parse_json, replace_file
 from segclip_deploy.errors import BadArtifact, BadInput
 from segclip_deploy.model.segclip import SegCLIP
 from segclip_deploy.model.spec import ModelSpec
@@ -82,6 +82,12 @@ class Checkpoint:
     training: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        if (
+            self.examples.ndim != 4
+            or self.examples.shape[3] != 3
+            or self.examples.dtype != np.uint8
+        ):
+            raise BadInput(f"its example tiles are {self.examples.dtype} {self.examples.shape}")
         counts = {
             "its vocabulary": len(self.vocabulary.classes),
             "its text bank": len(self.bank.classes),
@@ -153,7 +159,7 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
             examples=examples,
             training=record["training"],
         )
-    except (KeyError, TypeError) as error:
+    except UNREADABLE as error:
         raise BadArtifact(f"its record is incomplete ({error!r})", where=path) from error
     except BadInput as error:
         raise BadArtifact(error.what, where=path) from error
@@ -192,7 +198,7 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
         with safetensors.safe_open(path, framework="pt") as stored:
             metadata = stored.metadata() or {}
             tensors = {key: stored.get_tensor(key) for key in stored.keys()}
-        record = json.loads(metadata[_KEY])
+        text = metadata[_KEY]
     except (safetensors.SafetensorError, OSError) as error:
         raise BadArtifact(
             f"not a safetensors file ({error})",
@@ -200,8 +206,9 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
             fix="a PyTorch file is read by: segclip-deploy import FILE.pth --spec SPEC --text BANK "
             "-o FILE.safetensors",
         ) from error
-    except (KeyError, ValueError) as error:
+    except UNREADABLE as error:
         raise BadArtifact("a safetensors file, but not of this product", where=path) from error
+    record = parse_json(text, where=path)
     for name, tensor in tensors.items():
         if tensor.is_floating_point():
             tensors[name] = tensor.float()

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from segclip_deploy.artifacts import UNREADABLE
 from segclip_deploy.errors import BadInput
 
 __all__ = ["ModelSpec", "load_spec"]
@@ -39,13 +40,16 @@ class ModelSpec:
 
     def __post_init__(self) -> None:
         problems = {
-            "classes below 2": self.classes < 2,
+            "classes outside 2–255": not 2 <= self.classes <= 255,
+            "width outside 1–8192": not 1 <= self.width <= 8192,
+            "text_width outside 1–8192": not 1 <= self.text_width <= 8192,
             "width is no multiple of heads": self.heads < 1 or self.width % self.heads != 0,
             "cff_strides outside 8, 16, 32": not set(self.cff_strides) <= {8, 16, 32},
             "encoder is neither timm:NAME nor open_clip:NAME": not self.encoder.startswith(
                 ("timm:", "open_clip:")
             ),
-            "std not positive": min(self.std) <= 0,
+            "mean and std are not three numbers each": not len(self.mean) == len(self.std) == 3,
+            "std not positive": not min(self.std, default=0) > 0,
         }
         found = [problem for problem, present in problems.items() if present]
         if found:
@@ -67,7 +71,7 @@ class ModelSpec:
                 k: tuple(v) if isinstance(v, list) else v for k, v in data.items()
             }
             return cls(**values)
-        except TypeError as error:
+        except UNREADABLE as error:
             raise BadInput(f"not a valid model spec ({error})") from error
 
 
@@ -81,7 +85,7 @@ def load_spec(path: Path) -> ModelSpec:
 
     try:
         data = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
         raise BadInput(f"not a readable spec ({error})", where=path) from error
     if not isinstance(data, Mapping):
         raise BadInput("not a mapping of names to values", where=path)

@@ -11,11 +11,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segclip_deploy._optional import require
-from segclip_deploy.artifacts import replace_file
-from segclip_deploy.errors import BadInput
+from segclip_deploy.artifacts import check_schema, read_npz, replace_file
+from segclip_deploy.errors import BadInput, SegclipError
 from segclip_deploy.vocabulary import Vocabulary
 
 __all__ = ["TextBank", "encode_vocabulary", "load_text_bank", "open_clip_encoder", "save_text_bank"]
+
+BANK_SCHEMA = 1
 
 TextEncoder = Callable[[Sequence[str]], NDArray[np.float32]]
 """Sentences → (N, D_t) embeddings, of any length."""
@@ -37,7 +39,8 @@ class TextBank:
 
     def __post_init__(self) -> None:
         classes, texts = self.classes, self.texts
-        if classes.ndim != 2 or texts.ndim != 3 or texts[:, 0].shape != classes.shape:
+        same = texts.ndim == 3 and texts.shape[::2] == classes.shape and texts.size
+        if classes.ndim != 2 or not same:
             raise BadInput(
                 f"text bank has classes {classes.shape} and texts {texts.shape}, "
                 "not (K, D) and (K, M, D)"
@@ -122,10 +125,13 @@ def load_text_bank(source: str, vocabulary: Vocabulary) -> TextBank:
             where=source,
             fix="a text bank holds classes (K, D) and texts (K, M, D); see docs/text-banks.md",
         )
-    classes, texts = (arrays[k].astype(np.float32) for k in ("classes", "texts"))
-    if classes.ndim != 2 or len(classes) != len(vocabulary.classes):
+    try:
+        classes, texts = (arrays[k].astype(np.float32) for k in ("classes", "texts"))
+    except (TypeError, ValueError) as error:
+        raise BadInput(f"its arrays are no numbers ({error})", where=source) from error
+    if not classes.shape[:1] == texts.shape[:1] == (len(vocabulary.classes),):
         raise BadInput(
-            f"text bank has {len(classes)} classes, vocabulary {vocabulary.name!r} "
+            f"text bank has classes {classes.shape} and texts {texts.shape}, vocabulary {vocabulary.name!r} "
             f"has {len(vocabulary.classes)}",
             where=source,
             fix="use the bank and the vocabulary that belong together",
@@ -141,7 +147,8 @@ def save_text_bank(path: Path, bank: TextBank) -> None:
     numpy_io = require("safetensors.numpy", why="writing a text bank")
     arrays = {"classes": bank.classes.astype(np.float16), "texts": bank.texts.astype(np.float16)}
     with replace_file(path) as temporary:
-        numpy_io.save_file(arrays, temporary, metadata={"encoder": bank.encoder})
+        metadata = {"schema": str(BANK_SCHEMA), "encoder": bank.encoder}
+        numpy_io.save_file(arrays, temporary, metadata=metadata)
 
 
 def unit_rows(x: NDArray[Any]) -> NDArray[np.float32]:
@@ -162,16 +169,17 @@ def unit_rows(x: NDArray[Any]) -> NDArray[np.float32]:
 def _read_arrays(path: Path) -> tuple[dict[str, NDArray[Any]], str]:
     try:
         if path.suffix == ".npz":
-            with np.load(path, allow_pickle=False) as stored:
-                arrays = {key: stored[key] for key in stored.files}
+            arrays = read_npz(path)
             return arrays, str(arrays.pop("encoder", "unknown"))
         if path.suffix == ".safetensors":
             safetensors = require("safetensors", why="reading a text bank")
             with safetensors.safe_open(path, framework="numpy") as stored:
+                metadata = stored.metadata() or {}  # a bank from elsewhere may have none
+                check_schema({"schema": int(metadata.get("schema", 1))}, BANK_SCHEMA, where=path)
                 arrays = {key: stored.get_tensor(key) for key in stored.keys()}
-                return arrays, (stored.metadata() or {}).get("encoder", "unknown")
-    except MemoryError:
-        raise
+                return arrays, metadata.get("encoder", "unknown")
+    except SegclipError as error:
+        raise BadInput(error.what, where=path, fix=error.fix) from error
     except Exception as error:  # the readers raise many types on damaged files
         raise BadInput(f"not a readable text bank ({error})", where=path) from error
     raise BadInput("a text bank is .npz, .safetensors or open_clip:MODEL@WEIGHTS", where=path)

@@ -11,7 +11,14 @@ from pathlib import Path
 from typing import Any
 
 from segclip_deploy import __version__
-from segclip_deploy.artifacts import RECORD_FILE, Bundle, replace_file, sha256_file
+from segclip_deploy.artifacts import (
+    RECORD_FILE,
+    Bundle,
+    locked,
+    replace_file,
+    sha256_file,
+    temporary_file,
+)
 from segclip_deploy.errors import BadArtifact
 from segclip_deploy.runtime.backends.base import Backend
 from segclip_deploy.runtime.backends.onnxruntime import providers
@@ -67,7 +74,7 @@ def build_engine(
     target = target_of(out)
     check_options(target, options)
     check_dialect(target, bundle)
-    with replace_file(out) as file:
+    with temporary_file(out) as file:
         if target in MODULES:
             facts = make_plan(target, bundle, file, options, prove, progress)
         else:
@@ -96,11 +103,13 @@ def check_dialect(target: str, bundle: Bundle) -> None:
 def write_engine(
     out: Path, file: Path, target: str, bundle: Bundle, facts: Mapping[str, Any]
 ) -> None:
-    """Write what lies beside an engine: its golden tiles, and its sidecar.
+    """Put an engine in its place, with its golden tiles and its sidecar.
+
+    Two processes may build the same engine: each puts all three there, one after the other.
 
     Args:
         out: the engine's place.
-        file: the engine, about to be moved there.
+        file: the engine, in the same directory; it is moved.
         target: a key of ``TARGETS``.
         bundle: what it was made of.
         facts: what the sidecar holds besides hashes and the bundle's record.
@@ -117,7 +126,13 @@ def write_engine(
         **facts,
         "bundle": dict(bundle.record),
     }
-    with replace_file(sidecar(out)) as written, replace_file(golden_path(out)) as tiles:
+    with (
+        locked(out),
+        replace_file(out) as engine,
+        replace_file(sidecar(out)) as written,
+        replace_file(golden_path(out)) as tiles,
+    ):
+        file.replace(engine)
         shutil.copyfile(bundle.golden_path, tiles)
         written.write_text(json.dumps(record, indent=2, allow_nan=False) + "\n", encoding="utf-8")
 

@@ -68,6 +68,8 @@ class CompileCache:
             with replace_file(self.path) as temporary, temporary.open("wb") as file:
                 file.write(hashlib.sha256(compiled).digest())
                 file.write(compiled)
-            kept = sorted(self.path.parent.iterdir(), key=lambda entry: entry.stat().st_mtime)
-            for old in kept[:-_KEPT]:
+            # The new one stays, whatever the clock was when the others were used.
+            others = [entry for entry in self.path.parent.iterdir() if entry != self.path]
+            others.sort(key=lambda entry: entry.stat().st_mtime)
+            for old in others[: 1 - _KEPT]:
                 old.unlink(missing_ok=True)

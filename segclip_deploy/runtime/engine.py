@@ -11,6 +11,7 @@ from typing import Any
 
 from segclip_deploy.artifacts import (
     RECORD_FILE,
+    UNREADABLE,
     InputSpec,
     check_file,
     check_schema,
@@ -19,6 +20,7 @@ from segclip_deploy.artifacts import (
     sha256_file,
 )
 from segclip_deploy.errors import BadArtifact, BadInput, SegclipError, StaleArtifact
+from segclip_deploy.onnx_file import check_self_contained
 from segclip_deploy.runtime.backends.base import Backend
 from segclip_deploy.runtime.backends.onnxruntime import OnnxRuntimeBackend
 from segclip_deploy.runtime.backends.openvino import OpenVinoBackend
@@ -110,7 +112,7 @@ def load_engine(path: Path) -> Engine:
     """Read an engine's sidecar and check that the file is the one it speaks of.
 
     Raises:
-        BadArtifact: no sidecar, or not a valid one.
+        BadArtifact: no sidecar, or not a valid one; or a model with parts in other files.
         StaleArtifact: the file was changed after it was built.
     """
     remedy = rebuild_command({}, path)
@@ -129,17 +131,19 @@ def load_engine(path: Path) -> Engine:
             vocabulary=Vocabulary.from_mapping(record["bundle"]["vocabulary"], where=sidecar(path)),
             record=record,
         )
-        missing = {"arguments", "device", "settings"} - record.keys()
-        if missing:
-            raise KeyError(min(missing))
         if engine.target not in TARGETS:
             raise BadArtifact(f"unknown target {engine.target!r}", where=path, fix=remedy)
+        for key, kind in (("arguments", list), ("device", dict), ("settings", dict)):
+            if not isinstance(record[key], kind):
+                raise TypeError(f"its {key} are of another kind")
         check_file(path, record["engine_sha256"], sidecar(path), fix=remedy)
         check_file(golden_path(path), record["golden_sha256"], sidecar(path), fix=remedy)
-    except (KeyError, TypeError, BadInput) as error:
+    except (*UNREADABLE, BadInput) as error:
         raise BadArtifact(
             f"not a valid sidecar ({error!r})", where=sidecar(path), fix=remedy
         ) from error
+    if path.suffix == ".onnx":
+        check_self_contained(path)
     return engine
 
 
@@ -193,6 +197,12 @@ def open_engine(path: str | Path, *, threads: int = 0) -> Opened:
     except BadArtifact as error:
         remedy = error.fix or rebuild_command(engine.record, path)
         raise BadArtifact(error.what, where=path, fix=remedy) from error
+    except (TypeError, LookupError) as error:
+        raise BadArtifact(
+            f"its settings are not those of {engine.target} ({error!r})",
+            where=sidecar(path),
+            fix=rebuild_command(engine.record, path),
+        ) from error
     return Opened(backend, engine.input, engine.vocabulary, golden_path(path))
 
 

@@ -109,7 +109,8 @@ def prepare(frame: Frame, height: int, width: int) -> NDArray[np.uint8]:
     return np.ascontiguousarray(pixels)
 
 
-_FORMATS = ("BMP", "JPEG", "PNG", "TIFF", "WEBP")
+FORMATS = ("BMP", "JPEG", "PNG", "TIFF", "WEBP")
+"""What is opened at all: Pillow knows formats that start other programs, or call for one's fonts."""
 
 _KINDS = {
     "1": "a 1-bit image",
@@ -129,12 +130,14 @@ _KINDS = {
 def _open(path: Path) -> tuple[Image.Image, str]:
     """A decoded image, and what kind it is."""
     try:
-        if path.stat().st_size == 0:
+        if path.stat().st_size == 0 and path.is_file():
             raise BadInput("the file is empty (0 bytes)", where=path)
+        if not path.is_file():  # a pipe would be waited for
+            raise BadInput("a folder or device, and no file", where=path)
         with warnings.catch_warnings():
             # A header that promises too many pixels is refused, not warned about.
             warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(path, formats=_FORMATS) as image:
+            with Image.open(path, formats=FORMATS) as image:
                 kind = _kind(image)
                 image.load()
                 return image, kind
@@ -144,7 +147,9 @@ def _open(path: Path) -> tuple[Image.Image, str]:
         raise BadInput(
             f"over {Image.MAX_IMAGE_PIXELS} pixels", where=path, fix="cut it into tiles"
         ) from error
-    except (OSError, SyntaxError, ValueError, EOFError) as error:
+    except BadInput:
+        raise
+    except Exception as error:  # Pillow's decoders raise many types on damaged files
         raise BadInput(f"damaged or unreadable ({error})", where=path) from error
 
 

@@ -52,6 +52,8 @@ def _tags(path: Path) -> dict[int, Any]:
     Raises:
         one of _UNREADABLE: not a TIFF that can be read.
     """
+    if not path.is_file():  # a pipe would be waited for
+        raise OSError("no file")
     with path.open("rb") as stream, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # reading the image itself speaks of what is odd in it
         header = stream.read(8)

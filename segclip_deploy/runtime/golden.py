@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from segclip_deploy.artifacts import replace_file
+from segclip_deploy.artifacts import UNREADABLE, read_npz, replace_file
 from segclip_deploy.errors import BadArtifact
 
 __all__ = ["Golden", "load_golden", "save_golden"]
@@ -27,6 +28,9 @@ class Golden:
         precision: the lowest in the model: fp32, fp16 or int8.
         agreement: share of ``literal`` that stays where all FP16 tensors are rounded, which the
             literal execution leaves out; 1 without FP16, None in FP32.
+
+    Raises:
+        ValueError: arrays that do not go together.
     """
 
     tiles: NDArray[np.uint8]
@@ -35,6 +39,20 @@ class Golden:
     literal: NDArray[np.uint8] | None = None
     precision: str = "fp32"
     agreement: float | None = None
+
+    def __post_init__(self) -> None:
+        tiles, shape = self.tiles, self.tiles.shape[:3]
+        expected = {
+            "tiles": tiles.ndim == 4 and tiles.shape[3] == 3 and tiles.dtype == np.uint8,
+            "labels": self.labels.shape == shape and self.labels.dtype == np.uint8,
+            "logits": self.logits.ndim == 4 and self.logits.dtype == np.float32,
+            "literal": self.literal is None
+            or (self.literal.shape == shape and self.literal.dtype == np.uint8),
+            "precision": self.precision in ("fp32", "fp16", "int8"),
+        }
+        wrong = [name for name, right in expected.items() if not right]
+        if wrong or not tiles.size:
+            raise ValueError(f"{wrong[0] if wrong else 'tiles'} cannot be those of golden tiles")
 
 
 def save_golden(path: Path, golden: Golden) -> None:
@@ -48,18 +66,15 @@ def load_golden(path: Path) -> Golden:
     """Read golden tiles.
 
     Raises:
-        BadArtifact: missing or damaged.
+        BadArtifact: missing, damaged, or arrays of other shapes or kinds.
     """
+    arrays = read_npz(path)
     try:
-        with np.load(path, allow_pickle=False) as stored:
-            arrays = dict(stored)
-            measured = arrays.get("agreement")
-            return Golden(
-                **arrays
-                | {
-                    "precision": str(arrays["precision"]),
-                    "agreement": None if measured is None else float(measured),
-                }
-            )
-    except Exception as error:  # NumPy and zipfile raise many types on damaged files
-        raise BadArtifact(f"not readable as golden tiles ({error})", where=path) from error
+        measured = arrays.get("agreement")
+        scalars: dict[str, Any] = {
+            "precision": str(arrays["precision"]),
+            "agreement": None if measured is None else float(measured),
+        }
+        return Golden(**arrays | scalars)
+    except UNREADABLE as error:
+        raise BadArtifact(f"not golden tiles ({error})", where=path) from error

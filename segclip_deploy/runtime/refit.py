@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from segclip_deploy.artifacts import Bundle, replace_file
+from segclip_deploy.artifacts import Bundle, temporary_file
 from segclip_deploy.errors import BadArtifact, BadInput
 from segclip_deploy.runtime.build import prove, write_engine
 from segclip_deploy.runtime.engine import Engine, check_device, load_engine, rebuild_command
@@ -52,7 +52,7 @@ def refit_engine(engine: Engine, bundle: Bundle) -> Engine:
         plan = refit_plan(load_library(engine.target), engine.path, bundle.model_path)
     except BadArtifact as error:
         raise BadArtifact(error.what, where=engine.path, fix=remedy) from error
-    with replace_file(engine.path) as file:
+    with temporary_file(engine.path) as file:
         file.write_bytes(plan)
         flown = fly(file, engine.target, bundle, prove, settings)
         check(flown.verification, where=engine.path)

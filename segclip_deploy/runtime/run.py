@@ -167,11 +167,13 @@ def find_files(sources: Iterable[Path], out: Path) -> list[Path]:
         BadInput: a source without images, ``out`` itself, or two whose results would have
             one name.
     """
+    sources = list(sources)
+    for source in sources:
+        if not source.exists():
+            raise BadInput("no such file or folder", where=source)
     found = [path for s in sources for path in ([s] if is_video(s) else list_images(s))]
     seen: dict[str, Path] = {}
     for path in found:
-        if not path.exists():
-            raise BadInput("no such file or folder", where=path)
         if path.parent.resolve() == out.resolve() and not is_video(path):
             raise BadInput(
                 "the results would lie among the images", where=out, fix="choose another -o"

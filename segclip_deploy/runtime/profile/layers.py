@@ -14,8 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segclip_deploy._optional import require
+from segclip_deploy.onnx_file import makers
 from segclip_deploy.runtime.blocks import block_of
-from segclip_deploy.runtime.onnx_names import makers
 
 __all__ = [
     "LayerTime",

@@ -9,6 +9,7 @@ import numpy as np
 
 from segclip_deploy._optional import require
 from segclip_deploy.artifacts import replace_file
+from segclip_deploy.runtime.figure import save_png
 from segclip_deploy.runtime.profile.layers import sum_blocks
 from segclip_deploy.runtime.profile.measure import STAGES
 from segclip_deploy.runtime.profile.profile import Profile
@@ -54,7 +55,7 @@ def draw_profile(profile: Profile, path: Path) -> None:
         fontsize=10,
     )
     with replace_file(path) as temporary:
-        figure.savefig(temporary, format="png")
+        save_png(figure, temporary)
 
 
 def _stages(axes: Any, profile: Profile) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 
 from PIL import Image
 
+from segclip_deploy.runtime.frame import FORMATS
 from segclip_deploy.runtime.geotiff import ONE_SCALE
 from segclip_deploy.vocabulary import Vocabulary
 
@@ -58,14 +59,12 @@ def read_capture(path: Path) -> Capture:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # reading the pixels speaks of what is odd in it
-            with Image.open(path) as image:
+            with Image.open(path, formats=FORMATS) as image:
                 exif = image.getexif()
                 taken, place = exif.get_ifd(_EXIF), exif.get_ifd(_GPS)
                 size, xmp = image.size, _xmp(image)
         return Capture(_time(taken), _position(place), _ground_sample_distance(size, taken, xmp))
-    except (OSError, SyntaxError, ValueError, LookupError, TypeError, ArithmeticError):
-        return Capture()
-    except Image.DecompressionBombError:
+    except Exception:  # EXIF is whatever the camera wrote, and Pillow raises many types on it
         return Capture()
 
 

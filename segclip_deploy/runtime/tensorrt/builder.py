@@ -12,7 +12,7 @@ from types import ModuleType
 from typing import Any
 
 from segclip_deploy.errors import BadArtifact, BadInput
-from segclip_deploy.runtime.onnx_names import initializer_names
+from segclip_deploy.onnx_file import initializer_names
 from segclip_deploy.runtime.tensorrt.layers import network_types
 from segclip_deploy.runtime.tensorrt.library import complaints, library_name, logger_of
 from segclip_deploy.runtime.tensorrt.options import BuildOptions

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from segclip_deploy.artifacts import replace_file
+from segclip_deploy.artifacts import locked, replace_file
 from segclip_deploy.errors import BadArtifact, StaleArtifact
 from segclip_deploy.runtime.device import cache_folder
 from segclip_deploy.runtime.tensorrt.library import complaints
@@ -88,7 +87,7 @@ class TimingCache:
         """
         cache = config.get_timing_cache()
         after = _entries(cache)
-        with _locked(self.path):
+        with locked(self.path):
             meanwhile = self.read()
             if meanwhile:
                 cache.combine(config.create_timing_cache(meanwhile), False)
@@ -101,14 +100,3 @@ class TimingCache:
 
 def _entries(cache: Any) -> int | None:
     return len(cache.queryKeys()) if hasattr(cache, "queryKeys") else None
-
-
-@contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    """Hold the lock beside a file: other processes' builds wait."""
-    import fcntl  # POSIX; TensorRT proper is built here for Linux and Jetson
-
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.with_name(path.name + ".lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
