@@ -154,11 +154,12 @@ def targets(folder: Path) -> dict[str, Target]:
     import torch
     from PIL import Image
 
-    from segclip_deploy.artifacts import BUNDLE_SCHEMA, load_bundle, sha256_file
+    from segclip_deploy.artifacts import BUNDLE_SCHEMA, load_bundle
     from segclip_deploy.calibration.plan import PrecisionPlan, load_plan, save_plan
     from segclip_deploy.calibration.table import CalibrationTable, Range, load_table, save_table
     from segclip_deploy.dataset import read_splits
     from segclip_deploy.evaluation.measure import load_accuracy, load_latency
+    from segclip_deploy.files import sha256_file
     from segclip_deploy.model.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
     from segclip_deploy.model.spec import ModelSpec, load_spec
     from segclip_deploy.model.text import TextBank, load_text_bank, save_text_bank, unit_rows

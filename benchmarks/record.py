@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from segclip_deploy.artifacts import write_json
+from segclip_deploy.files import write_json
 from segclip_deploy.runtime.device import find_cpu
 from segclip_deploy.runtime.profile.conditions import device_conditions, load_average
 

@@ -32,7 +32,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from segclip_deploy.artifacts import InputSpec, write_json
+from segclip_deploy.artifacts import InputSpec
+from segclip_deploy.files import write_json
 from segclip_deploy.runtime.device import find_cpu
 from segclip_deploy.runtime.engine import open_segmenter
 from segclip_deploy.runtime.frame import list_images, prepare, read_frame

@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from segclip_deploy.artifacts import read_json
 from segclip_deploy.errors import BadArtifact, BadInput
+from segclip_deploy.files import read_json
 from segclip_deploy.runtime.frame import IMAGE_SUFFIXES, Frame, list_images, read_frame, read_mask
 from segclip_deploy.vocabulary import Vocabulary
 

@@ -14,7 +14,7 @@ import pytest
 from click.testing import CliRunner, Result
 from PIL import Image
 
-from segclip_deploy.artifacts import InputSpec, load_bundle, sha256_file
+from segclip_deploy.artifacts import InputSpec, load_bundle
 from segclip_deploy.calibration import calibrate as module
 from segclip_deploy.calibration.calibrate import calibrate, read_tensors
 from segclip_deploy.calibration.graph import load_model, observer
@@ -30,6 +30,7 @@ from segclip_deploy.calibration.table import (
 from segclip_deploy.calibration.tiles import find_tiles
 from segclip_deploy.cli import main
 from segclip_deploy.errors import BadArtifact, BadInput, StaleArtifact
+from segclip_deploy.files import sha256_file
 from tests.conftest import EXAMPLE
 from tests.test_tiles import write_dataset
 from tests.test_verify import edited, set_constant

@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from segclip_deploy.artifacts import sha256_file
 from segclip_deploy.errors import StaleArtifact
+from segclip_deploy.files import sha256_file
 from segclip_deploy.runtime.backends.openvino import OpenVinoBackend
 from segclip_deploy.runtime.compile_cache import _KEPT, CompileCache
 from segclip_deploy.runtime.engine import load_engine, open_engine

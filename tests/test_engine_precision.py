@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from segclip_deploy.artifacts import RECORD_FILE, Bundle, load_bundle, sha256_file
+from segclip_deploy.artifacts import RECORD_FILE, Bundle, load_bundle
 from segclip_deploy.calibration.calibrate import read_tensors
 from segclip_deploy.calibration.graph import load_model, observer
 from segclip_deploy.calibration.placement import place
@@ -18,6 +18,7 @@ from segclip_deploy.calibration.quantize import quantize
 from segclip_deploy.calibration.ranges import METHODS, Histogram
 from segclip_deploy.calibration.table import CalibrationTable
 from segclip_deploy.errors import BadArtifact
+from segclip_deploy.files import sha256_file
 from segclip_deploy.onnx_file import initializer_names
 from segclip_deploy.runtime.blocks import block_of
 from segclip_deploy.runtime.build import build_engine

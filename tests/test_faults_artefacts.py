@@ -14,11 +14,13 @@ import yaml
 from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
-from segclip_deploy.artifacts import load_bundle, read_json, read_npz, sha256_file
+from segclip_deploy import files
+from segclip_deploy.artifacts import load_bundle
 from segclip_deploy.calibration.plan import PrecisionPlan, load_plan, save_plan
 from segclip_deploy.calibration.table import load_table
 from segclip_deploy.errors import BadArtifact, BadInput, SegclipError, StaleArtifact
 from segclip_deploy.evaluation.measure import load_accuracy, load_latency
+from segclip_deploy.files import read_json, read_npz, sha256_file
 from segclip_deploy.model.checkpoint import load_checkpoint
 from segclip_deploy.model.spec import ModelSpec, load_spec
 from segclip_deploy.model.text import load_text_bank, save_text_bank
@@ -227,17 +229,13 @@ def test_golden_tiles_of_other_shapes_are_refused(
         load_golden(tmp_path / "g.npz")
 
 
-def test_arrays_that_unpack_to_more_than_fits_are_refused_unread(tmp_path: Path) -> None:
+def test_arrays_that_unpack_to_more_than_fits_are_refused_unread(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     np.savez_compressed(tmp_path / "a.npz", a=np.zeros(3 << 20, np.uint8))
-    from segclip_deploy import artifacts
-
-    whole = artifacts._MOST_UNPACKED
-    artifacts._MOST_UNPACKED = 2 << 20
-    try:
-        with pytest.raises(BadArtifact, match="its arrays take"):
-            read_npz(tmp_path / "a.npz")
-    finally:
-        artifacts._MOST_UNPACKED = whole
+    monkeypatch.setattr(files, "_MOST_UNPACKED", 2 << 20)
+    with pytest.raises(BadArtifact, match="its arrays take"):
+        read_npz(tmp_path / "a.npz")
 
 
 @pytest.mark.parametrize(

@@ -14,8 +14,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from segclip_deploy.artifacts import load_bundle, locked
+from segclip_deploy.artifacts import load_bundle
 from segclip_deploy.calibration.table import load_table
+from segclip_deploy.files import locked
 from segclip_deploy.runtime.compile_cache import CompileCache
 from segclip_deploy.runtime.engine import load_engine
 from tests.conftest import EXAMPLE

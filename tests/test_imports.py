@@ -19,7 +19,7 @@ from segclip_deploy.errors import MissingDependency
 PACKAGE = Path(segclip_deploy.__file__).parent
 
 ORDER = (
-    ("errors", "_optional"),
+    ("errors", "_optional", "files"),
     ("artifacts", "vocabulary", "metrics", "onnx_file"),
     ("runtime",),
     ("cluster",),

@@ -10,8 +10,9 @@ import onnx
 import pytest
 from onnx import numpy_helper
 
-from segclip_deploy.artifacts import load_bundle, sha256_file
+from segclip_deploy.artifacts import load_bundle
 from segclip_deploy.errors import BadArtifact, BadInput, GateFailed, StaleArtifact
+from segclip_deploy.files import sha256_file
 from segclip_deploy.runtime.backends.tensorrt import TensorRtBackend
 from segclip_deploy.runtime.build import build_engine
 from segclip_deploy.runtime.engine import (

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from segclip_deploy.artifacts import load_bundle, sha256_file
+from segclip_deploy.artifacts import load_bundle
 from segclip_deploy.calibration.graph import load_model, save_model
 from segclip_deploy.calibration.placement import DIALECTS, Dialect, place
 from segclip_deploy.calibration.plan import PrecisionPlan, save_plan, uniform_plan
@@ -23,6 +23,7 @@ from segclip_deploy.calibration.tiles import find_tiles
 from segclip_deploy.dataset import open_dataset
 from segclip_deploy.export.graph import normalise
 from segclip_deploy.export.parity import answers_of
+from segclip_deploy.files import sha256_file
 from segclip_deploy.model.checkpoint import build_model, load_checkpoint
 from segclip_deploy.model.segclip import SegCLIP
 from segclip_deploy.model.text import save_text_bank

@@ -15,7 +15,7 @@ import pytest
 import yaml
 from click.testing import CliRunner, Result
 
-from segclip_deploy.artifacts import load_bundle, sha256_file
+from segclip_deploy.artifacts import load_bundle
 from segclip_deploy.calibration.extremes import _groups, find_extremes
 from segclip_deploy.calibration.graph import load_model
 from segclip_deploy.calibration.plan import PrecisionPlan, load_plan, save_plan, uniform_plan
@@ -23,6 +23,7 @@ from segclip_deploy.calibration.quantize import quantize, sqnr
 from segclip_deploy.calibration.table import load_table
 from segclip_deploy.cli import main
 from segclip_deploy.errors import BadArtifact, BadInput, GateFailed, StaleArtifact
+from segclip_deploy.files import sha256_file
 from segclip_deploy.runtime.backends.onnxruntime import OnnxRuntimeBackend
 from segclip_deploy.runtime.blocks import block_of
 from segclip_deploy.runtime.golden import load_golden

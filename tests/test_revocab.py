@@ -17,7 +17,7 @@ import pytest
 from click.testing import CliRunner
 from numpy.typing import NDArray
 
-from segclip_deploy.artifacts import TEXT_FILE, Bundle, load_bundle, sha256_file
+from segclip_deploy.artifacts import TEXT_FILE, Bundle, load_bundle
 from segclip_deploy.cli import main
 from segclip_deploy.errors import BadArtifact, BadInput, SegclipError
 from segclip_deploy.export.onnx import drop_output
@@ -27,6 +27,7 @@ from segclip_deploy.export.text_weights import (
     save_text_weights,
     text_constants,
 )
+from segclip_deploy.files import sha256_file
 from segclip_deploy.model.checkpoint import load_checkpoint
 from segclip_deploy.model.text import TextBank, save_text_bank
 from segclip_deploy.runtime.backends.base import Backend

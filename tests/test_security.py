@@ -15,8 +15,9 @@ import numpy as np
 import onnx
 import pytest
 
-from segclip_deploy.artifacts import load_bundle, sha256_file
+from segclip_deploy.artifacts import load_bundle
 from segclip_deploy.errors import BadArtifact, BadInput
+from segclip_deploy.files import sha256_file
 from segclip_deploy.model.text import load_text_bank
 from segclip_deploy.onnx_file import check_self_contained
 from segclip_deploy.runtime.build import build_engine

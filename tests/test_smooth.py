@@ -14,7 +14,7 @@ import pytest
 from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
-from segclip_deploy.artifacts import load_bundle, sha256_file
+from segclip_deploy.artifacts import load_bundle
 from segclip_deploy.calibration.graph import load_model, observer, save_model
 from segclip_deploy.calibration.placement import place
 from segclip_deploy.calibration.qdq import write_qdq
@@ -22,6 +22,7 @@ from segclip_deploy.calibration.quantize import sqnr
 from segclip_deploy.calibration.ranges import METHODS, Histogram
 from segclip_deploy.calibration.smooth import find_norms, smooth_graph
 from segclip_deploy.export.parity import answers_of
+from segclip_deploy.files import sha256_file
 from segclip_deploy.runtime.backends.onnxruntime import OnnxRuntimeBackend
 from segclip_deploy.runtime.golden import load_golden, save_golden
 from tests.conftest import EXAMPLE

@@ -12,11 +12,12 @@ import pytest
 from click.testing import CliRunner
 from onnx import helper, numpy_helper
 
-from segclip_deploy.artifacts import load_bundle, sha256_file
+from segclip_deploy.artifacts import load_bundle
 from segclip_deploy.calibration.graph import load_model, save_model
 from segclip_deploy.calibration.rounding import round_as_fp16
 from segclip_deploy.cli import main
 from segclip_deploy.errors import GateFailed
+from segclip_deploy.files import sha256_file
 from segclip_deploy.runtime.backends.onnxruntime import OnnxRuntimeBackend
 from segclip_deploy.runtime.build import build_engine
 from segclip_deploy.runtime.golden import Golden, load_golden

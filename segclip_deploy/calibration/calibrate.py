@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from segclip_deploy.artifacts import RECORD_FILE, Bundle, read_npz, replace_file, sha256_file
+from segclip_deploy.artifacts import RECORD_FILE, Bundle
 from segclip_deploy.calibration.graph import check_fp32, load_model, observer
 from segclip_deploy.calibration.placement import DIALECTS, place
 from segclip_deploy.calibration.ranges import METHODS, Histogram
@@ -19,6 +19,7 @@ from segclip_deploy.calibration.selection import TileSet
 from segclip_deploy.calibration.table import CalibrationTable, save_table
 from segclip_deploy.calibration.tiles import Tile
 from segclip_deploy.errors import BadArtifact, BadInput
+from segclip_deploy.files import read_npz, replace_file, sha256_file
 
 __all__ = ["calibrate", "read_tensors"]
 

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segclip_deploy.accuracy import Accuracy, Drop, miou_drop, score
-from segclip_deploy.artifacts import Bundle, read_json, write_json
+from segclip_deploy.artifacts import Bundle
 from segclip_deploy.calibration.graph import expose, load_model, save_model
 from segclip_deploy.calibration.placement import place
 from segclip_deploy.calibration.plan import PrecisionPlan
@@ -23,6 +23,7 @@ from segclip_deploy.calibration.quantize import sqnr
 from segclip_deploy.calibration.table import CalibrationTable
 from segclip_deploy.dataset import Dataset
 from segclip_deploy.export.parity import answers_of
+from segclip_deploy.files import read_json, write_json
 from segclip_deploy.runtime.backends.onnxruntime import OnnxRuntimeBackend
 from segclip_deploy.runtime.device import find_cpu
 from segclip_deploy.runtime.segmenter import Segmenter

@@ -9,16 +9,10 @@ from typing import Any, Literal, cast, get_args
 
 import yaml
 
-from segclip_deploy.artifacts import (
-    RECORD_FILE,
-    UNREADABLE,
-    Bundle,
-    check_schema,
-    replace_file,
-    sha256_file,
-)
+from segclip_deploy.artifacts import RECORD_FILE, Bundle, check_schema
 from segclip_deploy.calibration.placement import DIALECTS, Dialect, place
 from segclip_deploy.errors import BadArtifact, BadInput, StaleArtifact
+from segclip_deploy.files import UNREADABLE, replace_file, sha256_file
 from segclip_deploy.runtime.blocks import block_of
 
 __all__ = ["Precision", "PrecisionPlan", "check_plan", "load_plan", "save_plan", "uniform_plan"]

@@ -19,9 +19,6 @@ from segclip_deploy.artifacts import (
     RECORD_FILE,
     Bundle,
     load_bundle,
-    replace_directory,
-    sha256_file,
-    write_json,
 )
 from segclip_deploy.calibration.extremes import find_extremes
 from segclip_deploy.calibration.graph import (
@@ -40,6 +37,7 @@ from segclip_deploy.calibration.table import CalibrationTable, check_table
 from segclip_deploy.errors import BadInput, GateFailed
 from segclip_deploy.export.blocks import find_products
 from segclip_deploy.export.parity import answers_of
+from segclip_deploy.files import replace_directory, sha256_file, write_json
 from segclip_deploy.runtime.backends.onnxruntime import OnnxRuntimeBackend
 from segclip_deploy.runtime.golden import Golden, load_golden, save_golden
 from segclip_deploy.runtime.verify import check, verify

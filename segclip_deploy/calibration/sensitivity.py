@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 
 from segclip_deploy._optional import require
-from segclip_deploy.artifacts import replace_file
 from segclip_deploy.calibration.judge import Glance, Judge, Verdict
+from segclip_deploy.files import replace_file
 from segclip_deploy.runtime.figure import save_png
 
 __all__ = ["BlockEffect", "heat_map", "sensitivity"]

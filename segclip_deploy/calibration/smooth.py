@@ -17,16 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segclip_deploy._optional import require
-from segclip_deploy.artifacts import (
-    BUNDLE_FILES,
-    MODEL_FILE,
-    RECORD_FILE,
-    Bundle,
-    load_bundle,
-    replace_directory,
-    sha256_file,
-    write_json,
-)
+from segclip_deploy.artifacts import BUNDLE_FILES, MODEL_FILE, RECORD_FILE, Bundle, load_bundle
 from segclip_deploy.calibration.graph import (
     check_fp32,
     expose,
@@ -39,6 +30,7 @@ from segclip_deploy.calibration.placement import weight_axis
 from segclip_deploy.calibration.selection import TileSet
 from segclip_deploy.errors import BadInput
 from segclip_deploy.export.parity import check_parity, measure_parity
+from segclip_deploy.files import replace_directory, sha256_file, write_json
 from segclip_deploy.runtime.backends.onnxruntime import OnnxRuntimeBackend
 from segclip_deploy.runtime.golden import load_golden
 

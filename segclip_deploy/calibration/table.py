@@ -10,16 +10,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from segclip_deploy.artifacts import (
-    RECORD_FILE,
-    UNREADABLE,
-    Bundle,
-    check_schema,
-    read_json,
-    sha256_file,
-    write_json,
-)
+from segclip_deploy.artifacts import RECORD_FILE, Bundle, check_schema
 from segclip_deploy.errors import BadArtifact, StaleArtifact
+from segclip_deploy.files import UNREADABLE, read_json, sha256_file, write_json
 
 __all__ = ["CalibrationTable", "Range", "check_table", "load_table", "save_table"]
 

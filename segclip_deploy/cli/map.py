@@ -204,7 +204,7 @@ def _progress() -> Iterator[tuple[Callable[[str], None], Callable[[str, int, int
 
 
 def _write_failures(path: Path, failed: Sequence[Failure]) -> None:
-    from segclip_deploy.artifacts import write_json
+    from segclip_deploy.files import write_json
 
     if failed:
         write_json(path, {"failed": [failure.to_json() for failure in failed]})

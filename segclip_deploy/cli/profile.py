@@ -60,7 +60,7 @@ def profile(
     as_json: bool,
 ) -> None:
     """Time ENGINE, an engine or a bundle, stage by stage and layer by layer, on this machine."""
-    from segclip_deploy.artifacts import write_json
+    from segclip_deploy.files import write_json
     from segclip_deploy.runtime.profile.picture import draw_profile
     from segclip_deploy.runtime.profile.profile import profile_engine
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from segclip_deploy.artifacts import replace_file
+from segclip_deploy.files import replace_file
 from segclip_deploy.runtime.raster.grid import Grid
 from segclip_deploy.runtime.segmenter import Segmenter
 

@@ -15,10 +15,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segclip_deploy.accuracy import Accuracy, score
-from segclip_deploy.artifacts import UNREADABLE, read_json, write_json
 from segclip_deploy.dataset import open_dataset
 from segclip_deploy.errors import BadArtifact
 from segclip_deploy.evaluation.grid import Point
+from segclip_deploy.files import UNREADABLE, read_json, write_json
 from segclip_deploy.metrics import BoundaryTally, Confusion
 from segclip_deploy.runtime.engine import Engine, open_segmenter
 from segclip_deploy.runtime.frame import Frame

@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 
 from segclip_deploy._optional import require
-from segclip_deploy.artifacts import replace_file, write_json
 from segclip_deploy.dataset import Dataset
 from segclip_deploy.evaluation.benchmark import Sweep
 from segclip_deploy.evaluation.bound import BOARDS, Bound
@@ -29,6 +28,7 @@ from segclip_deploy.evaluation.pictures import (
 )
 from segclip_deploy.evaluation.recommend import Recommendation
 from segclip_deploy.evaluation.row import Row
+from segclip_deploy.files import replace_file, write_json
 from segclip_deploy.runtime.engine import open_segmenter
 from segclip_deploy.runtime.segmenter import Segmenter
 

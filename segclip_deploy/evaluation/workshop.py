@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from segclip_deploy import __version__
-from segclip_deploy.artifacts import RECORD_FILE, Bundle, load_bundle, sha256_file
+from segclip_deploy.artifacts import RECORD_FILE, Bundle, load_bundle
 from segclip_deploy.calibration.graph import load_model
 from segclip_deploy.calibration.plan import load_plan, uniform_plan
 from segclip_deploy.calibration.planner import make_plan
@@ -21,6 +21,7 @@ from segclip_deploy.calibration.table import load_table
 from segclip_deploy.dataset import open_dataset
 from segclip_deploy.errors import BadInput
 from segclip_deploy.evaluation.grid import Point, dialect_of
+from segclip_deploy.files import sha256_file
 from segclip_deploy.runtime.build import build_engine
 from segclip_deploy.runtime.device import find_cpu
 from segclip_deploy.runtime.engine import TARGETS, Engine, load_engine

@@ -19,9 +19,6 @@ from segclip_deploy.artifacts import (
     Bundle,
     InputSpec,
     load_bundle,
-    replace_directory,
-    sha256_file,
-    write_json,
 )
 from segclip_deploy.errors import BadInput
 from segclip_deploy.export.blocks import count_blocks
@@ -31,6 +28,7 @@ from segclip_deploy.export.onnx import OPSET, drop_output, write_onnx
 from segclip_deploy.export.parity import answers_of, check_parity, measure_parity
 from segclip_deploy.export.text_weights import save_text_weights, text_constants
 from segclip_deploy.export.torch_backend import TorchBackend
+from segclip_deploy.files import replace_directory, sha256_file, write_json
 from segclip_deploy.model.checkpoint import load_checkpoint, load_weights
 from segclip_deploy.model.network import load_factory
 from segclip_deploy.runtime.backends.base import Backend

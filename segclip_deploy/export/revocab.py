@@ -20,9 +20,6 @@ from segclip_deploy.artifacts import (
     TEXT_FILE,
     Bundle,
     load_bundle,
-    replace_directory,
-    sha256_file,
-    write_json,
 )
 from segclip_deploy.errors import BadArtifact, BadInput, GateFailed
 from segclip_deploy.export.parity import answers_of
@@ -32,6 +29,7 @@ from segclip_deploy.export.text_weights import (
     load_text_weights,
     text_constants,
 )
+from segclip_deploy.files import replace_directory, sha256_file, write_json
 from segclip_deploy.model.text import TextBank
 from segclip_deploy.runtime.backends.onnxruntime import OnnxRuntimeBackend
 from segclip_deploy.runtime.golden import Golden, load_golden, save_golden

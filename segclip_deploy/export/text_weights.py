@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segclip_deploy._optional import require
-from segclip_deploy.artifacts import UNREADABLE, check_schema, replace_file
+from segclip_deploy.artifacts import check_schema
 from segclip_deploy.errors import BadArtifact
 from segclip_deploy.export.algebra import (
     Array,
@@ -24,6 +24,7 @@ from segclip_deploy.export.algebra import (
     plain_fusion,
     plain_refiner,
 )
+from segclip_deploy.files import UNREADABLE, replace_file
 from segclip_deploy.model.text import TextBank
 
 __all__ = [

@@ -11,15 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from segclip_deploy import __version__
-from segclip_deploy.artifacts import (
-    RECORD_FILE,
-    Bundle,
-    locked,
-    replace_file,
-    sha256_file,
-    temporary_file,
-)
+from segclip_deploy.artifacts import RECORD_FILE, Bundle
 from segclip_deploy.errors import BadArtifact
+from segclip_deploy.files import locked, replace_file, sha256_file, temporary_file
 from segclip_deploy.runtime.backends.base import Backend
 from segclip_deploy.runtime.backends.onnxruntime import providers
 from segclip_deploy.runtime.backends.openvino import precisions

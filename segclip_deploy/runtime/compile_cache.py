@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from segclip_deploy.artifacts import replace_file
+from segclip_deploy.files import replace_file
 from segclip_deploy.runtime.device import cache_folder
 
 __all__ = ["CompileCache"]

@@ -9,17 +9,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from segclip_deploy.artifacts import (
-    RECORD_FILE,
-    UNREADABLE,
-    InputSpec,
-    check_file,
-    check_schema,
-    load_bundle,
-    read_json,
-    sha256_file,
-)
+from segclip_deploy.artifacts import RECORD_FILE, InputSpec, check_file, check_schema, load_bundle
 from segclip_deploy.errors import BadArtifact, BadInput, SegclipError, StaleArtifact
+from segclip_deploy.files import UNREADABLE, read_json, sha256_file
 from segclip_deploy.onnx_file import check_self_contained
 from segclip_deploy.runtime.backends.base import Backend
 from segclip_deploy.runtime.backends.onnxruntime import OnnxRuntimeBackend

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from segclip_deploy.artifacts import UNREADABLE, read_npz, replace_file
 from segclip_deploy.errors import BadArtifact
+from segclip_deploy.files import UNREADABLE, read_npz, replace_file
 
 __all__ = ["Golden", "load_golden", "save_golden"]
 

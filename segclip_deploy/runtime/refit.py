@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from segclip_deploy.artifacts import Bundle, temporary_file
+from segclip_deploy.artifacts import Bundle
 from segclip_deploy.errors import BadArtifact, BadInput
+from segclip_deploy.files import temporary_file
 from segclip_deploy.runtime.build import prove, write_engine
 from segclip_deploy.runtime.engine import Engine, check_device, load_engine, rebuild_command
 from segclip_deploy.runtime.tensorrt.layers import by_block

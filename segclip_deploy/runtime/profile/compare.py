@@ -6,8 +6,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from segclip_deploy.artifacts import check_schema, read_json
+from segclip_deploy.artifacts import check_schema
 from segclip_deploy.errors import BadArtifact, GateFailed
+from segclip_deploy.files import read_json
 from segclip_deploy.runtime.profile.conditions import unlike
 from segclip_deploy.runtime.profile.profile import PROFILE_SCHEMA
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from segclip_deploy._optional import require
-from segclip_deploy.artifacts import replace_file
+from segclip_deploy.files import replace_file
 from segclip_deploy.runtime.figure import save_png
 from segclip_deploy.runtime.profile.layers import sum_blocks
 from segclip_deploy.runtime.profile.measure import STAGES

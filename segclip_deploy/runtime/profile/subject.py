@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from segclip_deploy.artifacts import RECORD_FILE, load_bundle, sha256_file
+from segclip_deploy.artifacts import RECORD_FILE, load_bundle
+from segclip_deploy.files import sha256_file
 from segclip_deploy.runtime.engine import golden_path, load_engine
 
 __all__ = ["Subject", "read_subject"]

@@ -10,8 +10,8 @@ from types import TracebackType
 import numpy as np
 from numpy.typing import NDArray
 
-from segclip_deploy.artifacts import read_json, write_json
 from segclip_deploy.errors import BadArtifact, BadInput
+from segclip_deploy.files import read_json, write_json
 
 __all__ = ["Partial"]
 

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from segclip_deploy._optional import require
-from segclip_deploy.artifacts import replace_file
 from segclip_deploy.errors import BadInput
+from segclip_deploy.files import replace_file
 from segclip_deploy.runtime.raster.source import Raster, opened
 from segclip_deploy.vocabulary import IGNORE_INDEX, Vocabulary
 

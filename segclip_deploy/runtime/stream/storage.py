@@ -7,8 +7,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import BinaryIO
 
-from segclip_deploy.artifacts import replace_file
 from segclip_deploy.errors import BadInput
+from segclip_deploy.files import replace_file
 
 __all__ = ["LineFile", "Storage"]
 

@@ -12,8 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segclip_deploy._optional import require
-from segclip_deploy.artifacts import replace_file
 from segclip_deploy.errors import BadInput
+from segclip_deploy.files import replace_file
 
 __all__ = ["VIDEO_SUFFIXES", "VideoWriter", "count_frames", "read_live", "read_video"]
 

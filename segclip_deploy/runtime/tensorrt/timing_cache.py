@@ -10,8 +10,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from segclip_deploy.artifacts import locked, replace_file
 from segclip_deploy.errors import BadArtifact, StaleArtifact
+from segclip_deploy.files import locked, replace_file
 from segclip_deploy.runtime.device import cache_folder
 from segclip_deploy.runtime.tensorrt.library import complaints
 
