@@ -57,7 +57,7 @@ from segclip_deploy.vocabulary import Vocabulary
 
 OUT = ROOT / "out" / "benchmarks"
 EXAMPLE = ROOT / "examples" / "dubai" / "model.safetensors"
-THREADS, WARM_UP, ROUNDS, TILES, SAMPLES, MOST_LOST = 2, 3, 30, 256, 90, 0.003
+THREADS, WARM_UP, ROUNDS, TILES, SAMPLES, MOST_LOST = 2, 3, 30, 256, 48, 0.003
 EAGER, TEXT = "PyTorch eager, text cached", "PyTorch eager, text encoded each frame"
 LIMITS = Limits(miou_drop=MOST_LOST, percentile=90)
 

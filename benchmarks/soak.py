@@ -19,7 +19,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
 import signal
 import subprocess
 import sys
@@ -31,15 +30,12 @@ from typing import Any
 
 import numpy as np
 from PIL import Image
+from record import ROOT, record
 
 from segclip_deploy.artifacts import InputSpec
-from segclip_deploy.files import write_json
-from segclip_deploy.runtime.device import find_cpu
 from segclip_deploy.runtime.engine import open_segmenter
 from segclip_deploy.runtime.frame import list_images, prepare, read_frame
 
-ROOT = Path(__file__).resolve().parents[1]
-RESULT = Path(__file__).parent / "results" / "soak.json"
 MAIN = "from segclip_deploy.cli import main; main()"
 WARM_UP_S = 300.0
 MAX_MB_PER_HOUR = 6.0
@@ -145,8 +141,6 @@ def main() -> None:
     found = judge(rows, min(WARM_UP_S, seconds / 3))
     whole = process.returncode == 130 and len(lines) == report["done"]
     result = {
-        "machine": find_cpu().to_json(),
-        "python": platform.python_version(),
         "engine": report["engine"],
         "engine_threads": given.threads,
         "input": spec.sides,
@@ -155,10 +149,9 @@ def main() -> None:
         "frames": report["done"],
         "frames_per_second": report["fps"],
         "ended_well": whole,
-        "load_at_end": round(os.getloadavg()[0], 1),
         **found,
     }
-    write_json(RESULT, result)
+    record("soak", [result])
     print(json.dumps(result, indent=2))
     if not (whole and found["steady"]):
         sys.exit(3)
