@@ -12,7 +12,7 @@ literally, and has no latency here. Files are kept in out/benchmarks/precision.
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -27,6 +27,7 @@ from segclip_deploy.accuracy import Accuracy, miou_drop, score
 from segclip_deploy.artifacts import Bundle, InputSpec, load_bundle
 from segclip_deploy.calibration.calibrate import calibrate
 from segclip_deploy.calibration.graph import load_model, save_model
+from segclip_deploy.calibration.placement import Dialect
 from segclip_deploy.calibration.plan import PrecisionPlan, load_plan, uniform_plan
 from segclip_deploy.calibration.planner import make_plan
 from segclip_deploy.calibration.quantize import quantize
@@ -46,6 +47,7 @@ from segclip_deploy.runtime.tuning import WARM_UP, median_ms
 
 OUT = ROOT / "out" / "benchmarks" / "precision"
 OPENVINO, LITERAL = "OpenVINO", "ONNX Runtime, literally"
+TARGETS: Mapping[Dialect, str] = {"cpu": OPENVINO, "tensorrt": LITERAL}
 TILES, THREADS, ROUNDS = 64, 2, 30
 MODELOPT = ("max", "entropy")
 
@@ -81,11 +83,17 @@ class Row:
         return backend
 
 
-def ours(bundle: Bundle, table: CalibrationTable, data: Dataset, out: Path) -> list[Row]:
-    """Uniform precisions and plans, both dialects."""
+def ours(
+    bundle: Bundle,
+    table: CalibrationTable,
+    data: Dataset,
+    out: Path,
+    targets: Mapping[Dialect, str],
+) -> list[Row]:
+    """Uniform precisions and plans, in each dialect."""
     graph = load_model(bundle.model_path).graph
     rows = []
-    for dialect, target in (("cpu", OPENVINO), ("tensorrt", LITERAL)):
+    for dialect, target in targets.items():
         plans: dict[str, PrecisionPlan] = {
             f"ours, {dialect}, int8": uniform_plan(bundle, graph, dialect, "int8")
         }
@@ -109,7 +117,11 @@ def ours(bundle: Bundle, table: CalibrationTable, data: Dataset, out: Path) -> l
 
 
 def theirs(
-    bundle: Bundle, pixels: NDArray[np.uint8], out: Path, calibrators: Sequence[str]
+    bundle: Bundle,
+    pixels: NDArray[np.uint8],
+    out: Path,
+    calibrators: Sequence[str],
+    targets: Collection[str],
 ) -> tuple[list[Row], list[dict[str, Any]]]:
     """The other tools' defaults on the folded model, and which of them could not."""
     jobs = [
@@ -123,6 +135,8 @@ def theirs(
     ]
     rows, failed = [], []
     for name, file, target, run in jobs:
+        if target not in targets:
+            continue
         try:
             run(bundle.model_path, pixels, out / file)
             rows.append(Row(name, out / file, target))
@@ -170,7 +184,11 @@ def measure(
 
 
 def run(
-    checkpoint: Path, size: int, root: Path, calibrators: Sequence[str]
+    checkpoint: Path,
+    size: int,
+    root: Path,
+    calibrators: Sequence[str],
+    targets: Mapping[Dialect, str],
 ) -> list[dict[str, Any]]:
     """All rows of a checkpoint at an input size."""
     out = OUT / f"{checkpoint.stem}-{size}"
@@ -186,8 +204,8 @@ def run(
     rows = [Row("FP32, folded", bundle.model_path, OPENVINO, "f32")]
     if precisions()[-1] != "f32":
         rows.append(Row("FP32, folded, run in BF16", bundle.model_path, OPENVINO))
-    rows += ours(bundle, load_table(table), data, out)
-    others, failed = theirs(bundle, pixels, out, calibrators)
+    rows += ours(bundle, load_table(table), data, out, targets)
+    others, failed = theirs(bundle, pixels, out, calibrators, targets.values())
     results = measure(bundle, rows + others, data, pixels[0]) + failed
     return [{"checkpoint": checkpoint.stem, "size": size, **result} for result in results]
 
@@ -210,11 +228,19 @@ def main() -> None:
         default=MODELOPT,
         help="Its calibrators; entropy once took over an hour.",
     )
+    parser.add_argument(
+        "--dialects",
+        nargs="+",
+        choices=TARGETS,
+        default=list(TARGETS),
+        help="Ours, and the other tools' files for the same.",
+    )
     arguments = parser.parse_args()
+    targets = {dialect: TARGETS[dialect] for dialect in arguments.dialects}
     rows = []
     for checkpoint in arguments.checkpoints:
         for size in arguments.sizes:
-            rows += run(checkpoint, size, arguments.data, arguments.modelopt)
+            rows += run(checkpoint, size, arguments.data, arguments.modelopt, targets)
             conditions = {"threads": THREADS, "tiles": TILES, "rounds": ROUNDS, "warm_up": WARM_UP}
             record("precision", rows, **conditions)
     for row in rows:

@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 from precision import OUT as PRECISION
-from precision import TILES, Row, chosen
+from precision import TARGETS, TILES, Row, chosen
 from record import ROOT, record
 
 from segclip_deploy.accuracy import Accuracy, miou_drop, score
@@ -35,7 +35,6 @@ from segclip_deploy.training.qat import FINE_TUNING, fine_tune
 
 PARENT = ROOT / "examples/dubai/model.safetensors"
 OUT = ROOT / "out" / "benchmarks" / "qat"
-TARGETS = {"tensorrt": "ONNX Runtime, literally", "cpu": "OpenVINO"}
 
 
 def fine_tuned(parent: Bundle, data: Dataset, steps: int) -> Path:
