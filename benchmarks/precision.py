@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from record import ROOT, record
+from record import ROOT, markdown, points, record
 from tools import modelopt, nncf, quantize_static
 
 from segclip_deploy.accuracy import Accuracy, miou_drop, score
@@ -243,8 +243,23 @@ def main() -> None:
             rows += run(checkpoint, size, arguments.data, arguments.modelopt, targets)
             conditions = {"threads": THREADS, "tiles": TILES, "rounds": ROUNDS, "warm_up": WARM_UP}
             record("precision", rows, **conditions)
-    for row in rows:
-        print(row)
+    print(table(rows))
+
+
+def table(rows: list[dict[str, Any]]) -> str:
+    """The rows as Markdown."""
+    cells = [
+        [
+            f"{row['checkpoint']}, {row['size']}²",
+            row["name"],
+            row["failed"] if "failed" in row else points(row["drop"]),
+            f"{row['median_ms']:.1f}" if "median_ms" in row else "–",
+            f"{row['speed_up']:.2f}×" if "median_ms" in row else "–",
+        ]
+        for row in rows
+    ]
+    header = ["checkpoint, window", "file", "points lost [95 %]", "ms", "FP32"]
+    return markdown(header, cells)
 
 
 if __name__ == "__main__":

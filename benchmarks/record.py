@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -37,3 +37,15 @@ def record(name: str, rows: Sequence[Any], *, device: str | None = None, **condi
     conditions = {**device_conditions(), "load_at_end": load_average(), **conditions}
     write_json(path, {"conditions": conditions, "rows": list(rows)})
     return path
+
+
+def markdown(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A table as the documents have it."""
+    lines = [header, ["---"] * len(header), *rows]
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
+
+
+def points(drop: Mapping[str, float]) -> str:
+    """Points of mIoU lost, with the bounds of resampling the images."""
+    value, low, high = (f"{100 * drop[key]:+.2f}" for key in ("value", "low", "high"))
+    return f"{value} [{low}, {high}]".replace("-", "−")

@@ -61,7 +61,7 @@ def tradeoff(rows: Sequence[Row], rank: float, *, best: Row | None) -> bytes:
     if best is not None:
         place = (best.percentile(rank), best.miou)
         axes.scatter(*place, s=260, facecolors="none", edgecolors="#212529", label="recommended")
-    axes.set_xscale("log")
+    _log_scale(axes)
     axes.set_xlabel(f"p{rank:g} latency of a frame, ms (bars: 95 % bounds)")
     axes.set_ylabel("mIoU")
     axes.grid(alpha=0.25, which="both")
@@ -111,7 +111,7 @@ def latencies(rows: Sequence[Row], rank: float) -> bytes:
     for index, row in enumerate(ordered, start=1):
         axes.plot([row.percentile(rank)] * 2, [index - 0.25, index + 0.25], color="#212529")
     axes.set_yticks(range(1, len(ordered) + 1), [row.name for row in ordered], fontsize=8)
-    axes.set_xscale("log")
+    _log_scale(axes)
     axes.set_xlabel(f"ms a frame (tick: p{rank:g})")
     return _png(figure)
 
@@ -168,6 +168,16 @@ def panel(
 
 def _points(value: float | None, before: float | None) -> float:
     return np.nan if value is None or before is None else 100 * (value - before)
+
+
+def _log_scale(axes: Any) -> None:
+    """A logarithmic x axis with plain numbers: latencies lie within a decade or two."""
+    from matplotlib.ticker import LogLocator
+
+    axes.set_xscale("log")
+    axes.xaxis.set_minor_locator(LogLocator(subs=(2, 3, 5, 7)))
+    axes.xaxis.set_major_formatter("{x:g}")
+    axes.xaxis.set_minor_formatter("{x:g}")
 
 
 def _figure(width: float, height: float) -> tuple[Any, Any]:
