@@ -1,11 +1,16 @@
 """The other tools' INT8: a float ONNX file and real tiles in, a file out. Kept once made.
 
+Each runs in a process of its own: modelopt replaces parts of ONNX Runtime's quantizer when it is first
+used, and quantize_static then fails or writes other files.
+
 pip install nvidia-modelopt requests onnx_graphsurgeon onnxconverter-common polygraphy lief cppimport nncf
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -46,22 +51,40 @@ def modelopt(model: Path, tiles: NDArray[np.uint8], out: Path, method: str) -> N
         out: the file to make.
         method: the calibrator.
     """
-    from modelopt.onnx.quantization import quantize
-
-    if not out.exists():
-        quantize(
-            str(model),
-            quantize_mode="int8",
-            calibration_data={"image": tiles},
-            calibration_method=method,
-            calibration_eps=["cpu"],
-            high_precision_dtype="fp32",
-            output_path=str(out),
-        )
+    _apart(_modelopt, model, tiles, out, method)
 
 
 def quantize_static(model: Path, tiles: NDArray[np.uint8], out: Path, options: str) -> None:
     """ONNX Runtime's own, after its own preparation, with options of ``STATIC``."""
+    _apart(_quantize_static, model, tiles, out, options)
+
+
+def nncf(model: Path, tiles: NDArray[np.uint8], out: Path) -> None:
+    """NNCF's post-training defaults, on the OpenVINO model; ``out`` is an ``.xml``."""
+    _apart(_nncf, model, tiles, out)
+
+
+def _apart(job: Callable[..., None], model: Path, tiles: Any, out: Path, *options: str) -> None:
+    if not out.exists():
+        with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+            pool.submit(job, model, tiles, out, *options).result()
+
+
+def _modelopt(model: Path, tiles: NDArray[np.uint8], out: Path, method: str) -> None:
+    from modelopt.onnx.quantization import quantize
+
+    quantize(
+        str(model),
+        quantize_mode="int8",
+        calibration_data={"image": tiles},
+        calibration_method=method,
+        calibration_eps=["cpu"],
+        high_precision_dtype="fp32",
+        output_path=str(out),
+    )
+
+
+def _quantize_static(model: Path, tiles: NDArray[np.uint8], out: Path, options: str) -> None:
     from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType
     from onnxruntime.quantization import quantize_static as run
     from onnxruntime.quantization.shape_inference import quant_pre_process
@@ -74,8 +97,6 @@ def quantize_static(model: Path, tiles: NDArray[np.uint8], out: Path, options: s
             tile = next(self.left, None)
             return None if tile is None else {"image": tile[None]}
 
-    if out.exists():
-        return
     given = dict(STATIC[options])
     if "activation_type" in given:
         given["activation_type"] = getattr(QuantType, given["activation_type"])
@@ -86,12 +107,10 @@ def quantize_static(model: Path, tiles: NDArray[np.uint8], out: Path, options: s
     inferred.unlink()
 
 
-def nncf(model: Path, tiles: NDArray[np.uint8], out: Path) -> None:
-    """NNCF's post-training defaults, on the OpenVINO model; ``out`` is an ``.xml``."""
+def _nncf(model: Path, tiles: NDArray[np.uint8], out: Path) -> None:
     import nncf as tool
     import openvino as ov
 
-    if not out.exists():
-        data = tool.Dataset([tile[None] for tile in tiles])
-        made = tool.quantize(ov.Core().read_model(str(model)), data, subset_size=len(tiles))
-        ov.save_model(made, str(out), compress_to_fp16=False)
+    data = tool.Dataset([tile[None] for tile in tiles])
+    made = tool.quantize(ov.Core().read_model(str(model)), data, subset_size=len(tiles))
+    ov.save_model(made, str(out), compress_to_fp16=False)
