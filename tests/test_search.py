@@ -98,13 +98,15 @@ def test_a_floor_under_a_class_is_kept() -> None:
 def test_it_says_when_int8_is_not_worth_it() -> None:
     plan = planned(FakeJudge(dict.fromkeys(BLOCKS, 0.0)), Limits(0.003, {}))
 
-    def said(latency: dict[str, float] | None) -> str:
+    def said(speed_up: float | None, beside: str = "f32") -> str:
+        latency = speed_up and {"speed_up": speed_up, "beside": beside}
         evidence = {**plan.evidence, "latency": latency}
         return worth(PrecisionPlan(plan.dialect, plan.bundle, plan.blocks, evidence))
 
-    assert "INT8 is 1.04× for" in said({"speed_up": 1.04})
-    assert said({"speed_up": 1.04}).endswith("not worth it, fly FP32")
-    assert "not worth it" not in said({"speed_up": 1.8})
+    assert "INT8 is 1.04× for" in said(1.04)
+    assert said(1.04).endswith("not worth it, fly FP32")
+    assert "not worth it" not in said(1.8)
+    assert "INT8, BF16 beside it, is 1.80× for" in said(1.8, "bf16")
     assert "only the device can tell" in said(None)
 
 

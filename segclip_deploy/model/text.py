@@ -132,8 +132,8 @@ def load_text_bank(source: str, vocabulary: Vocabulary) -> TextBank:
         raise BadInput(f"its arrays are no numbers ({error})", where=source) from error
     if not classes.shape[:1] == texts.shape[:1] == (len(vocabulary.classes),):
         raise BadInput(
-            f"text bank has classes {classes.shape} and texts {texts.shape}, vocabulary {vocabulary.name!r} "
-            f"has {len(vocabulary.classes)}",
+            f"text bank has classes {classes.shape} and texts {texts.shape}, "
+            f"vocabulary {vocabulary.name!r} has {len(vocabulary.classes)} classes",
             where=source,
             fix="use the bank and the vocabulary that belong together",
         )
