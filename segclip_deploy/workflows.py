@@ -35,6 +35,7 @@ from segclip_deploy.runtime.engine import (
     target_of,
 )
 from segclip_deploy.runtime.golden import load_golden
+from segclip_deploy.runtime.progress import Report, silent
 from segclip_deploy.runtime.tensorrt.builder import Progress
 from segclip_deploy.runtime.tensorrt.library import MODULES
 from segclip_deploy.runtime.tensorrt.options import BuildOptions
@@ -42,8 +43,6 @@ from segclip_deploy.runtime.tuning import median_ms
 
 __all__ = ["Report", "Wanted", "build_wanted", "calibrate_on", "smooth_on"]
 
-Report = Callable[[str, int, int], None]
-"""Called with (what is going on, done, total)."""
 
 Wanted = Literal["fp16", "int8", "auto"]
 
@@ -59,7 +58,7 @@ def calibrate_on(
     select: int = _SELECTED,
     exclude: Path | None = None,
     sheet: Path | None = None,
-    report: Report = lambda _what, _done, _total: None,
+    report: Report = silent,
 ) -> tuple[CalibrationTable, TileSet]:
     """Find tiles, choose those that cover them all, and measure ranges on these.
 
@@ -102,7 +101,7 @@ def smooth_on(
     alpha: float,
     select: int,
     exclude: Path | None = None,
-    report: Report = lambda _what, _done, _total: None,
+    report: Report = silent,
 ) -> Bundle:
     """Find tiles, choose those that cover them all, and ``smooth`` by what channels reach on these.
 
@@ -129,7 +128,7 @@ def build_wanted(
     max_miou_drop: float,
     options: BuildOptions | None = None,
     progress: Progress | None = None,
-    report: Report = lambda _what, _done, _total: None,
+    report: Report = silent,
 ) -> tuple[Engine, dict[str, float] | None]:
     """Write a precision into a bundle and build an engine of it: on a workstation, in one go.
 

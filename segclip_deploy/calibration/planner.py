@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -26,6 +26,7 @@ from segclip_deploy.dataset import Dataset, find_image
 from segclip_deploy.errors import BadInput, GateFailed
 from segclip_deploy.runtime.backends.openvino import OpenVinoBackend, precisions
 from segclip_deploy.runtime.profile.layers import block_medians, openvino_layers
+from segclip_deploy.runtime.progress import Report, silent
 from segclip_deploy.runtime.tuning import WARM_UP, median_ms
 
 __all__ = ["Planned", "make_plan", "worth"]
@@ -55,7 +56,7 @@ def make_plan(
     limits: Limits,
     max_latency_ms: float | None = None,
     state: Path | None = None,
-    report: Callable[[str, int, int], None] = lambda _what, _done, _total: None,
+    report: Report = silent,
 ) -> Planned:
     """Find the fastest mix within limits and write it.
 

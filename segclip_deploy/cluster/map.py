@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,10 +12,9 @@ from segclip_deploy.cluster.blocks import Block
 from segclip_deploy.cluster.pool import Failed, Job, Pool
 from segclip_deploy.cluster.work import Labelled, Order, Plan, finish, label, survey
 from segclip_deploy.errors import BadArtifact, MissingDependency
+from segclip_deploy.runtime.progress import Report, silent
 
 __all__ = ["Failure", "Mapped", "map_rasters"]
-
-Report = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True)
@@ -65,7 +64,7 @@ def map_rasters(
     order: Order,
     targets: Mapping[Path, Path],
     *,
-    report: Report = lambda _what, _done, _total: None,
+    report: Report = silent,
 ) -> Iterator[Mapped | Failure]:
     """Label rasters, each to the bytes that one process would write.
 

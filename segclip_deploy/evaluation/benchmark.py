@@ -23,8 +23,8 @@ from segclip_deploy.evaluation.measure import (
 from segclip_deploy.evaluation.row import Row
 from segclip_deploy.evaluation.workshop import Workshop, digest_of
 from segclip_deploy.runtime.engine import Engine
+from segclip_deploy.runtime.progress import Report
 from segclip_deploy.runtime.windows import default_overlap
-from segclip_deploy.workflows import Report
 
 __all__ = ["Failure", "Sweep", "run_sweep", "steps"]
 

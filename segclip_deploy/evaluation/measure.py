@@ -79,7 +79,7 @@ def measure_accuracy(
     if not path.is_file():
         data = open_dataset(dataset, engine.vocabulary)
         # Threads sum in another order, and a value at the edge of a level falls to the next.
-        with open_segmenter(engine.path, overlap=point.overlap, threads=point.threads) as segmenter:
+        with _open(point, engine) as segmenter:
             accuracy = score(segmenter, data.samples(split))
         path.parent.mkdir(parents=True, exist_ok=True)
         record = {
@@ -135,9 +135,7 @@ def measure_latency(
     with ExitStack() as stack:
         opened = {}
         for path, (point, engine) in engines.items():
-            opened[path] = stack.enter_context(
-                open_segmenter(engine.path, overlap=point.overlap, threads=point.threads)
-            )
+            opened[path] = stack.enter_context(_open(point, engine))
         done = min(len(one.frame_ms) for one in known.values()) // len(frames)
         for turn in range(-WARM_UP, rounds - done):
             for path, segmenter in opened.items():
@@ -176,15 +174,17 @@ def measure_energy(
     for index, (path, (point, engine)) in enumerate(engines.items()):
         if not path.is_file():
             progress(index, len(engines))
-            with open_segmenter(
-                engine.path, overlap=point.overlap, threads=point.threads
-            ) as segmenter:
+            with _open(point, engine) as segmenter:
                 path.parent.mkdir(parents=True, exist_ok=True)
                 write_json(path, {"joules": _joules(segmenter, frames, root)})
         with _state(path) as record:
             joules = record["joules"]
             found[path] = None if joules is None else float(joules)
     return found
+
+
+def _open(point: Point, engine: Engine) -> Segmenter:
+    return open_segmenter(engine.path, overlap=point.overlap, threads=point.threads)
 
 
 def _joules(segmenter: Segmenter, frames: Sequence[Frame], root: Path) -> float | None:

@@ -23,7 +23,7 @@ from segclip_deploy.evaluation.report import Extras, write_report
 from segclip_deploy.evaluation.workshop import SENSITIVITY_FILE, Workshop
 from segclip_deploy.export.blocks import find_products
 from segclip_deploy.runtime.profile.conditions import device_conditions, load_average
-from segclip_deploy.workflows import Report
+from segclip_deploy.runtime.progress import Report
 
 __all__ = ["Ask", "benchmark_bundles", "prepare_sweep"]
 

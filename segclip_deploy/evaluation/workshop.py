@@ -25,7 +25,8 @@ from segclip_deploy.files import sha256_file
 from segclip_deploy.runtime.build import build_engine
 from segclip_deploy.runtime.device import find_cpu
 from segclip_deploy.runtime.engine import TARGETS, Engine, load_engine
-from segclip_deploy.workflows import Report, calibrate_on
+from segclip_deploy.runtime.progress import Report
+from segclip_deploy.workflows import calibrate_on
 
 __all__ = ["SENSITIVITY_FILE", "Workshop", "digest_of"]
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -30,12 +30,11 @@ from segclip_deploy.runtime.profile.layers import (
 from segclip_deploy.runtime.profile.measure import Samples, sample, statistics, warm_up
 from segclip_deploy.runtime.profile.power import PowerLog, PowerMeter
 from segclip_deploy.runtime.profile.subject import Subject, read_subject
+from segclip_deploy.runtime.progress import Report, silent
 
 __all__ = ["PROFILE_SCHEMA", "Profile", "profile_engine"]
 
 PROFILE_SCHEMA = 1
-
-Report = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True)
@@ -80,7 +79,7 @@ def profile_engine(
     threads: int = 0,
     deadline_ms: float | None = None,
     cold: bool = False,
-    report: Report = lambda _what, _done, _total: None,
+    report: Report = silent,
 ) -> Profile:
     """Measure an engine or a bundle on this machine.
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -10,6 +9,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from segclip_deploy.runtime.progress import Report, silent
 from segclip_deploy.runtime.raster.rows import RowReader
 from segclip_deploy.runtime.raster.segment import read_labels
 from segclip_deploy.runtime.raster.source import Raster, opened
@@ -43,7 +43,7 @@ def seam_score(
     raster: Raster,
     labels: Path,
     *,
-    report: Callable[[str, int, int], None] = lambda _what, _done, _total: None,
+    report: Report = silent,
 ) -> SeamScore:
     """Label a raster once more with windows shifted by half a step, and compare along the borders.
 

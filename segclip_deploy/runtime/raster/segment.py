@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segclip_deploy.errors import BadInput
+from segclip_deploy.runtime.progress import Report, silent
 from segclip_deploy.runtime.raster.cog import digest_of, write_cog
 from segclip_deploy.runtime.raster.ground import AreaCount, row_areas
 from segclip_deploy.runtime.raster.partial import Partial
@@ -36,8 +37,6 @@ __all__ = [
 
 _SCHEMA = 1  # of what decides the labels: raise it when the same settings give others
 _BLOCK = 512  # rows of a COG's tile
-
-Report = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True)
@@ -83,7 +82,7 @@ def segment_raster(
     out: Path,
     *,
     digest: str,
-    report: Report = lambda _what, _done, _total: None,
+    report: Report = silent,
 ) -> RasterResult:
     """Label a raster of any size; ``out`` appears when it is whole.
 
@@ -173,7 +172,7 @@ def label_rows(
     write: Callable[[NDArray[np.uint8]], None],
     *,
     tally: Tally,
-    report: Report = lambda _what, _done, _total: None,
+    report: Report = silent,
 ) -> None:
     """Label the raster's rows ``top`` to ``bottom``: the same, whatever else is labelled with them.
 
