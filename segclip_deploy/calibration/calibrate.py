@@ -1,9 +1,10 @@
-"""``calibrate``: run tiles through a bundle, and keep the range of every tensor INT8 may need."""
+"""``calibrate``: run tiles through a bundle, and keep what INT8 needs: ranges, and channel means."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -12,18 +13,40 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segclip_deploy.artifacts import RECORD_FILE, Bundle
+from segclip_deploy.calibration.bias import channel_means
 from segclip_deploy.calibration.graph import check_fp32, load_model, observer
 from segclip_deploy.calibration.placement import DIALECTS, place
 from segclip_deploy.calibration.ranges import METHODS, Histogram
 from segclip_deploy.calibration.selection import TileSet
-from segclip_deploy.calibration.table import CalibrationTable, save_table
+from segclip_deploy.calibration.table import TABLE_SCHEMA, CalibrationTable, save_table
 from segclip_deploy.calibration.tiles import Tile
 from segclip_deploy.errors import BadArtifact, BadInput
 from segclip_deploy.files import read_npz, replace_file, sha256_file
+from segclip_deploy.runtime.blocks import block_of
 
 __all__ = ["calibrate", "read_tensors"]
 
 _SAVE_EVERY = 32  # tiles between two saved states
+
+
+@dataclass
+class _Seen:
+    """What was measured so far.
+
+    Attributes:
+        histograms: by tensor.
+        sums: by product, of its channels' means over each tile.
+        bands: mean and mean square of R, G and B of each tile.
+    """
+
+    histograms: dict[str, Histogram]
+    sums: dict[str, NDArray[np.float64]]
+    bands: list[NDArray[np.float64]]
+
+    @property
+    def tiles(self) -> int:
+        """How many."""
+        return len(self.bands)
 
 
 def calibrate(
@@ -34,7 +57,7 @@ def calibrate(
     method: str,
     report: Callable[[int, int], None] = lambda _done, _total: None,
 ) -> CalibrationTable:
-    """Measure ranges on tiles and write the table.
+    """Measure ranges and means on tiles and write the table.
 
     Holds one batch and one histogram a tensor. Killed, the same call goes on where it was.
 
@@ -59,32 +82,40 @@ def calibrate(
         )
     model = load_model(bundle.model_path)
     names = read_tensors(model.graph)
+    products = _products(model.graph, bundle.record.get("trained_for_int8", []))
     digest = sha256_file(bundle.path / RECORD_FILE)
-    identity = json.dumps([digest, names, [tile.sha256 for tile in tiles.tiles]])
+    identity = json.dumps([TABLE_SCHEMA, digest, names, [tile.sha256 for tile in tiles.tiles]])
     state = out.with_name(out.name + ".resume.npz")
-    done, seen, bands = _resume(state, identity, names)
+    seen = _resume(state, identity, names, list(products))
     run = observer(model, names)
-    for group in _batches(islice(iter(tiles), done, None), batch):
+    for group in _batches(islice(iter(tiles), seen.tiles, None), batch):
         pixels = np.stack([tile for _, tile in group])
-        for name, values in zip(names, run(pixels), strict=True):
-            if not np.isfinite(values).all():
+        values = dict(zip(names, run(pixels), strict=True))
+        for name, array in values.items():
+            if not np.isfinite(array).all():
                 raise BadInput(f"{name} is not finite on this tile", where=group[0][0].source)
-            seen[name].add(values)
-        bands += [_moments(tile) for _, tile in group]
-        done += len(group)
-        if done % _SAVE_EVERY < len(group):
-            _save(state, identity, names, seen, bands)
-        report(done, len(tiles))
+            seen.histograms[name].add(array)
+        for name, node in products.items():
+            means = channel_means(node, values[node.inputs[0].name])
+            seen.sums[name] = seen.sums.get(name, 0) + len(group) * means
+        seen.bands += [_moments(tile) for _, tile in group]
+        if seen.tiles % _SAVE_EVERY < len(group):
+            _save(state, identity, seen)
+        report(seen.tiles, len(tiles))
     table = CalibrationTable(
         bundle=digest,
         method=method,
-        ranges={name: METHODS[method](seen[name]) for name in names},
+        ranges={name: METHODS[method](seen.histograms[name]) for name in names},
         tiles=tuple(
             {"source": t.source.name, "top": t.top, "left": t.left, "sha256": t.sha256}
             for t in tiles.tiles
         ),
-        bands=_bands(np.array(bands)),
+        bands=_bands(np.array(seen.bands)),
         coverage=tiles.coverage.to_json(bundle.vocabulary.names),
+        means={
+            name: tuple(float(f"{mean:.6g}") for mean in total / seen.tiles)
+            for name, total in seen.sums.items()
+        },
     )
     save_table(out, table)
     state.unlink(missing_ok=True)
@@ -117,33 +148,39 @@ def _bands(moments: NDArray[np.float64]) -> Mapping[str, Any]:
     return {"mean": mean.round(3).tolist(), "std": std.round(3).tolist()}
 
 
-def _save(
-    state: Path,
-    identity: str,
-    names: Sequence[str],
-    seen: Mapping[str, Histogram],
-    bands: Sequence[NDArray[np.float64]],
-) -> None:
+def _products(graph: Any, trained_for_int8: Collection[str]) -> dict[str, Any]:
+    """The products that INT8 may shift, by name: not those whose weights were trained with it."""
+    nodes = {node.name: node for node in graph}
+    names = place(graph, DIALECTS[0], lambda name: block_of(name) not in trained_for_int8).weights
+    return {name: nodes[name] for name, _, _ in names}
+
+
+def _save(state: Path, identity: str, seen: _Seen) -> None:
+    histograms = seen.histograms.values()
     with replace_file(state) as temporary:
         np.savez(
             temporary,
             identity=identity,
-            counts=np.stack([seen[name].counts for name in names]),
-            extents=np.array([[seen[n].top, seen[n].low, seen[n].high] for n in names]),
-            bands=np.array(bands),
+            counts=np.stack([seen.counts for seen in histograms]),
+            extents=np.array([[seen.top, seen.low, seen.high] for seen in histograms]),
+            bands=np.array(seen.bands),
+            sums=np.concatenate([*seen.sums.values(), np.zeros(0)]),
+            widths=np.array([len(total) for total in seen.sums.values()], int),
         )
 
 
-def _resume(
-    state: Path, identity: str, names: Sequence[str]
-) -> tuple[int, dict[str, Histogram], list[NDArray[np.float64]]]:
-    """Tiles done, histograms and band moments; from the start where there is no state of this run."""
+def _resume(state: Path, identity: str, names: Sequence[str], products: Sequence[str]) -> _Seen:
+    """What was seen before; nothing where there is no state of this run."""
     try:
         arrays = read_npz(state)
     except BadArtifact:  # absent or damaged
         arrays = {"identity": np.array("")}
     if str(arrays["identity"]) != identity:
-        return 0, {name: Histogram() for name in names}, []
+        return _Seen({name: Histogram() for name in names}, {}, [])
     states = zip(names, arrays["counts"], arrays["extents"].tolist(), strict=True)
-    seen = {name: Histogram(counts, *extent) for name, counts, extent in states}
-    return len(arrays["bands"]), seen, list(arrays["bands"])
+    totals = np.split(arrays["sums"], np.cumsum(arrays["widths"]))[:-1]
+    return _Seen(
+        {name: Histogram(counts, *extent) for name, counts, extent in states},
+        dict(zip(products, totals, strict=True)),
+        list(arrays["bands"]),
+    )

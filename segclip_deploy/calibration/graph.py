@@ -13,7 +13,15 @@ from segclip_deploy._optional import require
 from segclip_deploy.artifacts import Bundle
 from segclip_deploy.errors import BadArtifact
 
-__all__ = ["check_fp32", "expose", "keep_outputs", "load_model", "observer", "save_model"]
+__all__ = [
+    "add_constant",
+    "check_fp32",
+    "expose",
+    "keep_outputs",
+    "load_model",
+    "observer",
+    "save_model",
+]
 
 
 def load_model(path: Path) -> Any:
@@ -30,6 +38,20 @@ def save_model(model: Any, path: Path) -> None:
     proto = ir.to_proto(model)
     onnx.checker.check_model(proto, full_check=True)
     onnx.save(proto, path)
+
+
+def add_constant(graph: Any, name: str, array: NDArray[Any]) -> Any:
+    """Give a graph a constant; returns its value."""
+    ir = require("onnx_ir", why="quantization")
+    tensor = ir.tensor(array, name=name)
+    value = ir.Value(
+        name=name,
+        type=ir.TensorType(tensor.dtype),
+        shape=ir.Shape(array.shape),
+        const_value=tensor,
+    )
+    graph.register_initializer(value)
+    return value
 
 
 def expose(model: Any, name: str) -> None:

@@ -153,7 +153,7 @@ class Judge:
             blocks={name: "int8" if name in blocks else "fp32" for name in self.plan.blocks},
         )
         placement = place(model.graph, mixed.dialect, mixed.int8)
-        write_qdq(model.graph, placement, self.table.ranges, mixed.dialect)
+        write_qdq(model.graph, placement, self.table.ranges, mixed.dialect, self.table.means)
         path = Path(folder) / "model.onnx"
         save_model(model, path)
         return OnnxRuntimeBackend(

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from segclip_deploy._optional import require
+from segclip_deploy.calibration.bias import correct_bias, mean_shift
+from segclip_deploy.calibration.graph import add_constant
 from segclip_deploy.calibration.placement import Dialect, Placement
 from segclip_deploy.calibration.table import Range
 
@@ -33,9 +36,13 @@ def scale_of(span: Range, dialect: Dialect) -> tuple[NDArray[np.float32], NDArra
 
 
 def write_qdq(
-    graph: Any, placement: Placement, ranges: Mapping[str, Range], dialect: Dialect
+    graph: Any,
+    placement: Placement,
+    ranges: Mapping[str, Range],
+    dialect: Dialect,
+    means: Mapping[str, Sequence[float]] = MappingProxyType({}),
 ) -> None:
-    """Insert Q/DQ, in place.
+    """Insert Q/DQ and correct the biases, in place.
 
     One pair a tensor, read by the nodes of the placement only: others keep the unrounded value.
 
@@ -44,6 +51,7 @@ def write_qdq(
         placement: from ``place`` on the same graph.
         ranges: by tensor name.
         dialect: how activations are rounded; weights are symmetric S8 per output channel.
+        means: of the channels a product reads, by node; the bias of one without is left alone.
     """
     ir = require("onnx_ir", why="quantization")
     nodes = {node.name: node for node in graph}
@@ -55,13 +63,16 @@ def write_qdq(
             scale, zero = scale_of(ranges[value.name], dialect)
             rounded[value.name] = _pair(ir, graph, value, scale, zero)
         node.replace_input_with(index, rounded[value.name])
-    quantized: dict[str, Any] = {}
+    quantized: dict[str, tuple[Any, NDArray[np.float32]]] = {}
     for name, index, axis in placement.weights:
         node = nodes[name]
         value = node.inputs[index]
         if value.name not in quantized:
             quantized[value.name] = _weight(ir, graph, node, value, axis, dialect)
-        node.replace_input_with(index, quantized[value.name])
+        rounded_weight, error = quantized[value.name]
+        if name in means:
+            correct_bias(graph, node, mean_shift(node, error, axis, np.array(means[name])))
+        node.replace_input_with(index, rounded_weight)
         if not value.uses():
             del graph.initializers[value.name]
 
@@ -70,8 +81,8 @@ def _pair(
     ir: Any, graph: Any, value: Any, scale: NDArray[np.float32], zero: NDArray[np.integer[Any]]
 ) -> Any:
     constants = [
-        _constant(ir, graph, f"{value.name}.scale", scale),
-        _constant(ir, graph, f"{value.name}.zero", zero),
+        add_constant(graph, f"{value.name}.scale", scale),
+        add_constant(graph, f"{value.name}.zero", zero),
     ]
     quantize = ir.node("QuantizeLinear", [value, *constants], name=f"{value.name}/Q")
     dequantize = ir.node(
@@ -85,19 +96,23 @@ def _pair(
     return _named(ir, quantize, dequantize, value)
 
 
-def _weight(ir: Any, graph: Any, reader: Any, value: Any, axis: int, dialect: Dialect) -> Any:
+def _weight(
+    ir: Any, graph: Any, reader: Any, value: Any, axis: int, dialect: Dialect
+) -> tuple[Any, NDArray[np.float32]]:
+    """The weight as it comes back from INT8, and how far each element of it is off."""
     weight = value.const_value.numpy()
     levels, scale = _levels(weight, axis, dialect)
     constants = [
-        _constant(ir, graph, f"{value.name}.int8", levels),
-        _constant(ir, graph, f"{value.name}.scale", scale),
-        _constant(ir, graph, f"{value.name}.zero", np.zeros(scale.shape, np.int8)),
+        add_constant(graph, f"{value.name}.int8", levels),
+        add_constant(graph, f"{value.name}.scale", scale),
+        add_constant(graph, f"{value.name}.zero", np.zeros(scale.shape, np.int8)),
     ]
     node = ir.node("DequantizeLinear", constants, {"axis": axis}, name=f"{value.name}/DQ")
     node.outputs[0].name = f"{value.name}.dequantized"
     node.outputs[0].type, node.outputs[0].shape = value.type, value.shape
     graph.insert_before(reader, node)
-    return node.outputs[0]
+    spread = np.expand_dims(scale, tuple(i for i in range(weight.ndim) if i != axis))
+    return node.outputs[0], levels * spread - weight
 
 
 def _levels(
@@ -114,18 +129,6 @@ def storable(scale: NDArray[Any], dialect: Dialect) -> NDArray[np.float32]:
     """Scales as they can be stored: beside FP16 they are FP16, none becomes zero or infinite."""
     stored = np.finfo(np.float16 if dialect == "tensorrt" else np.float32)
     return np.clip(scale, stored.tiny, stored.max).astype(stored.dtype).astype(np.float32)
-
-
-def _constant(ir: Any, graph: Any, name: str, array: NDArray[Any]) -> Any:
-    tensor = ir.tensor(array, name=name)
-    value = ir.Value(
-        name=name,
-        type=ir.TensorType(tensor.dtype),
-        shape=ir.Shape(array.shape),
-        const_value=tensor,
-    )
-    graph.register_initializer(value)
-    return value
 
 
 def _named(ir: Any, quantize: Any, dequantize: Any, value: Any) -> Any:

@@ -91,7 +91,7 @@ def write_precision(
                 where="--table",
                 fix="segclip-deploy calibrate BUNDLE --tiles DIR -o TABLE",
             )
-        write_qdq(graph, placement, table.ranges, plan.dialect)
+        write_qdq(graph, placement, table.ranges, plan.dialect, table.means)
     if half:
         write_fp16(graph, half.__contains__)
     return Written(placement.nodes, high)

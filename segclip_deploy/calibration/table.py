@@ -6,7 +6,8 @@ import hashlib
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +15,10 @@ from segclip_deploy.artifacts import RECORD_FILE, Bundle, check_schema
 from segclip_deploy.errors import BadArtifact, StaleArtifact
 from segclip_deploy.files import UNREADABLE, read_json, sha256_file, write_json
 
-__all__ = ["CalibrationTable", "Range", "check_table", "load_table", "save_table"]
+__all__ = ["TABLE_SCHEMA", "CalibrationTable", "Range", "check_table", "load_table", "save_table"]
 
-TABLE_SCHEMA = 1
+TABLE_SCHEMA = 2
+"""2 added the means."""
 
 
 @dataclass(frozen=True)
@@ -44,6 +46,8 @@ class CalibrationTable:
         tiles: source, position and SHA-256 of every tile's pixels.
         bands: mean and standard deviation of R, G and B over the tiles, in levels of 0–255.
         coverage: how well the tiles stand for the pool they were chosen from.
+        means: of every channel that a product with trained weights reads, by node: its bias can
+            be corrected. A product whose weights were trained with the rounding has none.
     """
 
     bundle: str
@@ -52,6 +56,7 @@ class CalibrationTable:
     tiles: tuple[Mapping[str, Any], ...]
     bands: Mapping[str, Any]
     coverage: Mapping[str, Any]
+    means: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         """As JSON, with the digest that tells an edit."""
@@ -86,8 +91,10 @@ def load_table(path: Path) -> CalibrationTable:
             tiles=tuple(data["tiles"]),
             bands=data["bands"],
             coverage=data["coverage"],
+            means={node: tuple(values) for node, values in data["means"].items()},
         )
-        whole = all(math.isfinite(v) for r in table.ranges.values() for v in vars(r).values())
+        numbers = chain(*(vars(r).values() for r in table.ranges.values()), *table.means.values())
+        whole = all(math.isfinite(number) for number in numbers)
     except UNREADABLE as error:
         raise BadArtifact(f"not a calibration table ({error!r})", where=path, fix=remedy) from error
     if digest != _digest(data) or not whole:

@@ -128,6 +128,7 @@ def export_bundle(
                 "model": checkpoint.spec.to_json(),
                 "vocabulary": checkpoint.vocabulary.to_json(),
                 "text_encoder": checkpoint.bank.encoder,
+                "trained_for_int8": checkpoint.training.get("int8", []),
                 "files": {file.name: sha256_file(file) for file in files},
                 "parents": {"checkpoint": sha256_file(checkpoint_path)},
                 "parity": [link.to_json() for link in parity],

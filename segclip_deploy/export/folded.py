@@ -126,7 +126,10 @@ def cosine_map(queries: Tensor, pixels: Tensor) -> Tensor:
     Dividing K products per pixel by its length costs less than dividing its C channels.
     """
     length = channel_sum(pixels.square()).sqrt().clamp(min=_EPS)
-    return (queries @ pixels.flatten(2)).unflatten(2, pixels.shape[-2:]) / length
+    batch, _, height, width = pixels.shape
+    last = pixels.permute(0, 2, 3, 1).reshape(batch, height * width, -1)
+    products = (last @ queries.transpose(1, 2)).reshape(batch, height, width, -1)
+    return products.permute(0, 3, 1, 2) / length
 
 
 class FoldedRefiner(nn.Module):

@@ -18,9 +18,11 @@ def normalise(pixels: Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -
 
     Cast first, then transpose: TensorRT has no transpose of uint8.
     """
-    offset = 255 * pixels.new_tensor(mean, dtype=torch.float32)
-    gain = 1 / (255 * pixels.new_tensor(std, dtype=torch.float32))
-    return ((pixels.float() - offset) * gain).permute(0, 3, 1, 2)
+    batch, height, width, channels = pixels.shape
+    offset = 255 * pixels.new_tensor(mean, dtype=torch.float32).repeat(width)
+    gain = 1 / (255 * pixels.new_tensor(std, dtype=torch.float32).repeat(width))
+    rows = (pixels.float().flatten(2) - offset) * gain
+    return rows.reshape(batch, height, width, channels).permute(0, 3, 1, 2)
 
 
 def margin(logits: Tensor) -> Tensor:
@@ -130,5 +132,6 @@ class ExportGraph(DeployGraph):
         batch, classes, height, width = logits.shape
         padded = F.pad(logits, (1, 1, 1, 1), mode="replicate")
         scores = F.conv2d(padded, _PHASES.repeat(classes, 1, 1, 1), groups=classes)
-        best = scores.reshape(batch, classes, -1, width).argmax(1).float()
-        return F.pixel_shuffle(best.reshape(batch, -1, height, width), LOGIT_STRIDE).squeeze(1)
+        last = scores.permute(0, 2, 3, 1).reshape(batch, height * width, classes, -1)
+        best = last.argmax(2).float().reshape(batch, height, width, LOGIT_STRIDE, LOGIT_STRIDE)
+        return best.transpose(2, 3).reshape(batch, height * LOGIT_STRIDE, -1)

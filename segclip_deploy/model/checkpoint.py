@@ -72,7 +72,8 @@ class Checkpoint:
         bank: their text embeddings.
         weights: the module's state dict, float32 in memory.
         examples: (N, h, w, 3) uint8 real tiles to prove an export on; N may be 0.
-        training: how it came to be, for people: settings, scores, versions.
+        training: how it came to be: settings, scores, versions; ``int8``, the blocks whose weights
+            were trained with the rounding.
     """
 
     spec: ModelSpec
