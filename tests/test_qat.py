@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -11,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from segclip_deploy.artifacts import load_bundle
+from segclip_deploy.artifacts import InputSpec, load_bundle
 from segclip_deploy.calibration.graph import load_model, save_model
 from segclip_deploy.calibration.placement import DIALECTS, Dialect, place
 from segclip_deploy.calibration.plan import PrecisionPlan, save_plan, uniform_plan
@@ -21,6 +22,7 @@ from segclip_deploy.calibration.selection import select_tiles
 from segclip_deploy.calibration.table import load_table
 from segclip_deploy.calibration.tiles import find_tiles
 from segclip_deploy.dataset import open_dataset
+from segclip_deploy.export.export import export_bundle
 from segclip_deploy.export.graph import normalise
 from segclip_deploy.export.parity import answers_of
 from segclip_deploy.files import sha256_file
@@ -185,6 +187,9 @@ def test_fine_tuning_brings_int8_nearer_to_its_teacher_and_leaves_an_ordinary_ch
         "plan": sha256_file(parent.with_name("plan.yaml")),
     }
     assert "encoder.stem" in after.training["int8"]
+    exported = export_bundle(out, tmp_path / "bundle", spec=InputSpec(64, 96))
+    assert exported.record["trained_for_int8"] == after.training["int8"]
+    shutil.rmtree(tmp_path / "bundle")
     assert [p.name for p in tmp_path.iterdir()] == ["t.safetensors"]
 
 

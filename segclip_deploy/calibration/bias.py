@@ -68,7 +68,8 @@ def correct_bias(graph: Any, node: Any, shift: NDArray[np.float64]) -> None:
 
 def _sum_after(product: Any) -> tuple[Any, int]:
     """The Add of a constant that alone reads a product, and which of its inputs that is."""
-    uses = list(product.outputs[0].uses())
+    output = product.outputs[0]
+    uses = [] if output.is_graph_output() else list(output.uses())
     if len(uses) == 1 and uses[0][0].op_type == "Add":
         reader, index = uses[0]
         if reader.inputs[1 - index].const_value is not None:
