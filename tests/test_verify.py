@@ -40,7 +40,7 @@ def insert(graph: onnx.GraphProto, tensor: str, order: list[int], axis: int) -> 
 
 def swap_classes(graph: onnx.GraphProto) -> None:
     (argmax,) = [n for n in graph.node if n.op_type == "ArgMax"]
-    insert(graph, argmax.input[0], [1, 0, 2, 3, 4], axis=1)  # (B, K, 16 h, w)
+    insert(graph, argmax.input[0], [1, 0, 2, 3, 4], axis=2)  # (B, h·w, K, 16)
     moved = graph.node[0]
     del graph.node[0]
     graph.node.insert([n.op_type for n in graph.node].index("ArgMax"), moved)
@@ -135,11 +135,9 @@ def overflow_in_half(graph: onnx.GraphProto) -> None:
 def test_an_overflow_in_fp16_fails_where_fp16_is_computed(
     quantized: Callable[[str, str], Path], tmp_path: Path
 ) -> None:
-    """A graph that rounds stands for a GPU: a CPU computes FP16 in FP32, and need not see it."""
+    """A graph that rounds stands for a GPU: a CPU computes FP16 in FP32 and rounds in few places."""
     whole = quantized("tensorrt", "fp16")
     forged = edited(whole, tmp_path / "bundle", overflow_in_half)
-    seen = CliRunner().invoke(main, ["verify", str(forged)])
-    assert seen.exit_code == 0, seen.output
     found = {}
     for name, path in (("whole", whole), ("forged", forged)):
         bundle, rounded = load_bundle(path), tmp_path / f"{name}.onnx"
