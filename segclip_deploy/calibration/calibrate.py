@@ -90,15 +90,7 @@ def calibrate(
     run = observer(model, names)
     for group in _batches(islice(iter(tiles), seen.tiles, None), batch):
         pixels = np.stack([tile for _, tile in group])
-        values = dict(zip(names, run(pixels), strict=True))
-        for name, array in values.items():
-            if not np.isfinite(array).all():
-                raise BadInput(f"{name} is not finite on this tile", where=group[0][0].source)
-            seen.histograms[name].add(array)
-        for name, node in products.items():
-            means = channel_means(node, values[node.inputs[0].name])
-            seen.sums[name] = seen.sums.get(name, 0) + len(group) * means
-        seen.bands += [_moments(tile) for _, tile in group]
+        _look(seen, group, dict(zip(names, run(pixels), strict=True)), products)
         if seen.tiles % _SAVE_EVERY < len(group):
             _save(state, identity, seen)
         report(seen.tiles, len(tiles))
@@ -134,6 +126,23 @@ def _batches(
 ) -> Iterator[list[tuple[Tile, NDArray[np.uint8]]]]:
     while group := list(islice(tiles, size)):
         yield group
+
+
+def _look(
+    seen: _Seen,
+    group: Sequence[tuple[Tile, NDArray[np.uint8]]],
+    values: Mapping[str, NDArray[np.float32]],
+    products: Mapping[str, Any],
+) -> None:
+    """Add what a batch of tiles gave."""
+    for name, array in values.items():
+        if not np.isfinite(array).all():
+            raise BadInput(f"{name} is not finite on this tile", where=group[0][0].source)
+        seen.histograms[name].add(array)
+    for name, node in products.items():
+        means = channel_means(node, values[node.inputs[0].name])
+        seen.sums[name] = seen.sums.get(name, 0) + len(group) * means
+    seen.bands += [_moments(tile) for _, tile in group]
 
 
 def _moments(tile: NDArray[np.uint8]) -> NDArray[np.float64]:
