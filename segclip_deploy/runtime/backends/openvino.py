@@ -16,7 +16,7 @@ from segclip_deploy.runtime.backends.base import TensorSpec, checked
 from segclip_deploy.runtime.compile_cache import CompileCache
 from segclip_deploy.runtime.device import find_cpu
 
-__all__ = ["OpenVinoBackend", "precisions"]
+__all__ = ["OpenVinoBackend", "precisions", "settings"]
 
 
 class OpenVinoBackend:
@@ -47,12 +47,8 @@ class OpenVinoBackend:
         ov = require("openvino", why="an OpenVINO engine")
         if precision != "f32" and precision not in precisions():
             raise BadArtifact(f"it is run in {precision}, which this CPU has not", where=model)
-        # By default OpenVINO picks the precision by the processor, and the labels with it.
-        config = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": precision}
-        if threads:
-            config["INFERENCE_NUM_THREADS"] = str(threads)
         try:
-            compiled = _compile(ov, model, config, batches, sha256)
+            compiled = _compile(ov, model, settings(threads, precision), batches, sha256)
         except RuntimeError as error:
             raise BadArtifact(f"OpenVINO refuses it ({error})", where=model) from error
         self.name = f"OpenVINO {ov.__version__.split('-')[0]} CPU {precision}"
@@ -80,6 +76,19 @@ class OpenVinoBackend:
     def close(self) -> None:
         """Release the compiled model."""
         del self._request
+
+
+def settings(threads: int, precision: str) -> dict[str, str]:
+    """How OpenVINO compiles for latency; arguments as of ``OpenVinoBackend``."""
+    chosen = {
+        "PERFORMANCE_HINT": "LATENCY",
+        # By default OpenVINO picks the precision by the processor, and the labels with it.
+        "INFERENCE_PRECISION_HINT": precision,
+        # By default it pins threads to cores; with several models in a process two of them may end
+        # on one core, and stay there.
+        "ENABLE_CPU_PINNING": "NO",
+    }
+    return chosen | ({"INFERENCE_NUM_THREADS": str(threads)} if threads else {})
 
 
 def precisions() -> tuple[str, ...]:

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from segclip_deploy._optional import require
 from segclip_deploy.onnx_file import makers
+from segclip_deploy.runtime.backends.openvino import settings
 from segclip_deploy.runtime.blocks import block_of
 
 __all__ = [
@@ -62,13 +63,7 @@ def openvino_layers(
         MissingDependency: OpenVINO is not installed.
     """
     ov = require("openvino", why="a profile by layer")
-    config = {
-        "PERFORMANCE_HINT": "LATENCY",
-        "INFERENCE_PRECISION_HINT": precision,
-        "PERF_COUNT": "YES",
-    }
-    if threads:
-        config["INFERENCE_NUM_THREADS"] = str(threads)
+    config = settings(threads, precision) | {"PERF_COUNT": "YES"}
     compiled = ov.Core().compile_model(str(model), "CPU", config)
     request = compiled.create_infer_request()
     shape = compiled.inputs[0].partial_shape
