@@ -84,9 +84,6 @@ def settings(threads: int, precision: str) -> dict[str, str]:
         "PERFORMANCE_HINT": "LATENCY",
         # By default OpenVINO picks the precision by the processor, and the labels with it.
         "INFERENCE_PRECISION_HINT": precision,
-        # By default it pins threads to cores; with several models in a process two of them may end
-        # on one core, and stay there.
-        "ENABLE_CPU_PINNING": "NO",
     }
     return chosen | ({"INFERENCE_NUM_THREADS": str(threads)} if threads else {})
 
