@@ -41,8 +41,7 @@ from segclip_deploy.runtime.tensorrt.library import MODULES
 from segclip_deploy.runtime.tensorrt.options import BuildOptions
 from segclip_deploy.runtime.tuning import median_ms
 
-__all__ = ["Report", "Wanted", "build_wanted", "calibrate_on", "smooth_on"]
-
+__all__ = ["Wanted", "build_wanted", "calibrate_on", "smooth_on"]
 
 Wanted = Literal["fp16", "int8", "auto"]
 

@@ -138,6 +138,8 @@ def test_an_overflow_in_fp16_fails_where_fp16_is_computed(
     """A graph that rounds stands for a GPU: a CPU computes FP16 in FP32 and rounds in few places."""
     whole = quantized("tensorrt", "fp16")
     forged = edited(whole, tmp_path / "bundle", overflow_in_half)
+    seen = CliRunner().invoke(main, ["verify", str(forged)])
+    assert seen.exit_code == 3, seen.output  # the head's transposes are among those few
     found = {}
     for name, path in (("whole", whole), ("forged", forged)):
         bundle, rounded = load_bundle(path), tmp_path / f"{name}.onnx"

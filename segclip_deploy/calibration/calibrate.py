@@ -170,8 +170,8 @@ def _save(state: Path, identity: str, seen: _Seen) -> None:
         np.savez(
             temporary,
             identity=identity,
-            counts=np.stack([seen.counts for seen in histograms]),
-            extents=np.array([[seen.top, seen.low, seen.high] for seen in histograms]),
+            counts=np.stack([one.counts for one in histograms]),
+            extents=np.array([[one.top, one.low, one.high] for one in histograms]),
             bands=np.array(seen.bands),
             sums=np.concatenate([*seen.sums.values(), np.zeros(0)]),
             widths=np.array([len(total) for total in seen.sums.values()], int),

@@ -104,25 +104,24 @@ def _weight(
     levels, scale = _levels(weight, axis, dialect)
     constants = [
         add_constant(graph, f"{value.name}.int8", levels),
-        add_constant(graph, f"{value.name}.scale", scale),
-        add_constant(graph, f"{value.name}.zero", np.zeros(scale.shape, np.int8)),
+        add_constant(graph, f"{value.name}.scale", scale.ravel()),
+        add_constant(graph, f"{value.name}.zero", np.zeros(scale.size, np.int8)),
     ]
     node = ir.node("DequantizeLinear", constants, {"axis": axis}, name=f"{value.name}/DQ")
     node.outputs[0].name = f"{value.name}.dequantized"
     node.outputs[0].type, node.outputs[0].shape = value.type, value.shape
     graph.insert_before(reader, node)
-    spread = np.expand_dims(scale, tuple(i for i in range(weight.ndim) if i != axis))
-    return node.outputs[0], levels * spread - weight
+    return node.outputs[0], levels * scale - weight
 
 
 def _levels(
     weight: NDArray[np.float32], axis: int, dialect: Dialect
 ) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
-    """S8 levels and the scale of each output channel."""
+    """S8 levels, and the scale of each output channel along its axis."""
     others = tuple(i for i in range(weight.ndim) if i != axis)
     top = WEIGHT_LEVELS[dialect]
     scale = storable(np.abs(weight).max(axis=others, keepdims=True) / top, dialect)
-    return np.clip(np.rint(weight / scale), -top, top).astype(np.int8), scale.ravel()
+    return np.clip(np.rint(weight / scale), -top, top).astype(np.int8), scale
 
 
 def storable(scale: NDArray[Any], dialect: Dialect) -> NDArray[np.float32]:
