@@ -17,15 +17,15 @@ import numpy as np
 import torch
 from record import ROOT, record
 
-from segclip_deploy.accuracy import Accuracy, score
-from segclip_deploy.artifacts import InputSpec
-from segclip_deploy.dataset import Dataset, open_dataset
+from segclip_deploy.artifacts.bundle import InputSpec
+from segclip_deploy.artifacts.vocabulary import load_vocabulary
+from segclip_deploy.evaluation.accuracy import Accuracy, score
+from segclip_deploy.evaluation.dataset import Dataset, open_dataset
 from segclip_deploy.export.torch_backend import open_checkpoint
 from segclip_deploy.model.spec import ModelSpec
 from segclip_deploy.model.text import TextBank, load_text_bank, unit_rows
 from segclip_deploy.training.loop import TrainSettings
 from segclip_deploy.training.train import train
-from segclip_deploy.vocabulary import load_vocabulary
 
 RUNS = ROOT / "out" / "benchmarks" / "dubai"
 SPLITS = ("val", "val_cross_tile")

@@ -22,7 +22,7 @@ import torch
 from record import record
 from torch import Tensor, nn
 
-from segclip_deploy.artifacts import InputSpec
+from segclip_deploy.artifacts.bundle import InputSpec
 from segclip_deploy.export.algebra import Weights, fold_fusion
 from segclip_deploy.export.fold import fold
 from segclip_deploy.export.folded import FoldedFusion, arrays_of
@@ -32,9 +32,9 @@ from segclip_deploy.model.cff import CrossModalFusion
 from segclip_deploy.model.segclip import SegCLIP
 from segclip_deploy.model.spec import ModelSpec
 from segclip_deploy.model.text import TextBank, unit_rows
-from segclip_deploy.runtime.backends.base import Backend
-from segclip_deploy.runtime.backends.onnxruntime import OnnxRuntimeBackend
-from segclip_deploy.runtime.backends.openvino import OpenVinoBackend, precisions
+from segclip_deploy.runtime.inference.backend import Backend
+from segclip_deploy.runtime.targets.onnxruntime import OnnxRuntimeBackend
+from segclip_deploy.runtime.targets.openvino import OpenVinoBackend, precisions
 
 CLASSES, TEXTS, THREADS, WARM_UP = 5, 5, 2, 5
 ENGINES: dict[str, Callable[..., Backend]] = {

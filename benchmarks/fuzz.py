@@ -152,23 +152,23 @@ def targets(folder: Path) -> dict[str, Target]:
     import torch
     from PIL import Image
 
-    from segclip_deploy.artifacts import BUNDLE_SCHEMA, load_bundle
-    from segclip_deploy.calibration.plan import PrecisionPlan, load_plan, save_plan
+    from segclip_deploy.artifacts.bundle import BUNDLE_SCHEMA, load_bundle
+    from segclip_deploy.artifacts.files import sha256_file
+    from segclip_deploy.artifacts.golden import Golden, load_golden, save_golden
+    from segclip_deploy.artifacts.onnx_file import check_self_contained, initializer_names, makers
+    from segclip_deploy.artifacts.vocabulary import load_vocabulary
     from segclip_deploy.calibration.table import CalibrationTable, Range, load_table, save_table
-    from segclip_deploy.dataset import read_splits
-    from segclip_deploy.evaluation.measure import load_accuracy, load_latency
-    from segclip_deploy.files import sha256_file
+    from segclip_deploy.evaluation.dataset import read_splits
     from segclip_deploy.model.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
     from segclip_deploy.model.spec import ModelSpec, load_spec
     from segclip_deploy.model.text import TextBank, load_text_bank, save_text_bank, unit_rows
-    from segclip_deploy.onnx_file import check_self_contained, initializer_names, makers
-    from segclip_deploy.runtime.compile_cache import CompileCache
+    from segclip_deploy.planning.plan import PrecisionPlan, load_plan, save_plan
     from segclip_deploy.runtime.engine import ENGINE_SCHEMA, golden_path, load_engine, sidecar
-    from segclip_deploy.runtime.frame import read_frame, read_mask
-    from segclip_deploy.runtime.geotiff import ground_sample_distance, is_georeferenced
-    from segclip_deploy.runtime.golden import Golden, load_golden, save_golden
-    from segclip_deploy.runtime.stream.exif import read_capture
-    from segclip_deploy.vocabulary import load_vocabulary
+    from segclip_deploy.runtime.inference.frame import read_frame, read_mask
+    from segclip_deploy.runtime.io.raster.geotiff import ground_sample_distance, is_georeferenced
+    from segclip_deploy.runtime.io.telemetry.exif import read_capture
+    from segclip_deploy.runtime.targets.compile_cache import CompileCache
+    from segclip_deploy.tradeoff.measure import load_accuracy, load_latency
 
     rng = np.random.default_rng(0)
     vocabulary = load_vocabulary("dubai")

@@ -24,7 +24,7 @@ from typing import Any
 from record import ROOT, record
 
 from segclip_deploy.errors import SegclipError
-from segclip_deploy.runtime.device import find_gpu, find_jetson
+from segclip_deploy.runtime.targets.device import find_gpu, find_jetson
 
 EXAMPLE = ROOT / "examples" / "dubai"
 SUFFIXES = {"tensorrt": ".engine", "tensorrt_rtx": ".rtx"}

@@ -33,27 +33,27 @@ from record import ROOT, markdown, points, record
 from tools import modelopt, nncf, quantize_static
 from torch import Tensor
 
-from segclip_deploy.accuracy import miou_drop, score
-from segclip_deploy.artifacts import Bundle, InputSpec, load_bundle
+from segclip_deploy.artifacts.bundle import Bundle, InputSpec, load_bundle
+from segclip_deploy.artifacts.vocabulary import Vocabulary
 from segclip_deploy.calibration.selection import select_tiles
 from segclip_deploy.calibration.tiles import find_tiles
-from segclip_deploy.dataset import Dataset, open_dataset
-from segclip_deploy.evaluation.recommend import Limits, recommend
-from segclip_deploy.evaluation.row import pareto_front
-from segclip_deploy.evaluation.sweep import Ask, benchmark_bundles, prepare_sweep
+from segclip_deploy.evaluation.accuracy import miou_drop, score
+from segclip_deploy.evaluation.dataset import Dataset, open_dataset
 from segclip_deploy.export.export import export_bundle
 from segclip_deploy.export.graph import ConstantText, DeployGraph
 from segclip_deploy.export.onnx import write_onnx
 from segclip_deploy.export.torch_backend import TorchBackend
 from segclip_deploy.model.checkpoint import Checkpoint, build_model, load_checkpoint
 from segclip_deploy.model.text import load_open_clip
-from segclip_deploy.runtime.backends.base import Backend
-from segclip_deploy.runtime.backends.onnxruntime import OnnxRuntimeBackend
-from segclip_deploy.runtime.backends.openvino import OpenVinoBackend, precisions
 from segclip_deploy.runtime.engine import open_segmenter
-from segclip_deploy.runtime.frame import Frame
-from segclip_deploy.runtime.segmenter import Segmenter
-from segclip_deploy.vocabulary import Vocabulary
+from segclip_deploy.runtime.inference.backend import Backend
+from segclip_deploy.runtime.inference.frame import Frame
+from segclip_deploy.runtime.inference.segmenter import Segmenter
+from segclip_deploy.runtime.targets.onnxruntime import OnnxRuntimeBackend
+from segclip_deploy.runtime.targets.openvino import OpenVinoBackend, precisions
+from segclip_deploy.tradeoff.benchmark import Ask, benchmark_bundles, prepare_sweep
+from segclip_deploy.tradeoff.recommend import Limits, recommend
+from segclip_deploy.tradeoff.row import pareto_front
 
 OUT = ROOT / "out" / "benchmarks"
 EXAMPLE = ROOT / "examples" / "dubai" / "model.safetensors"

@@ -23,27 +23,27 @@ from numpy.typing import NDArray
 from record import ROOT, markdown, points, record
 from tools import modelopt, nncf, quantize_static
 
-from segclip_deploy.accuracy import Accuracy, miou_drop, score
-from segclip_deploy.artifacts import Bundle, InputSpec, load_bundle
+from segclip_deploy.artifacts.bundle import Bundle, InputSpec, load_bundle
 from segclip_deploy.calibration.calibrate import calibrate
-from segclip_deploy.calibration.graph import load_model, save_model
-from segclip_deploy.calibration.placement import Dialect
-from segclip_deploy.calibration.plan import PrecisionPlan, load_plan, uniform_plan
-from segclip_deploy.calibration.planner import make_plan
-from segclip_deploy.calibration.quantize import quantize
-from segclip_deploy.calibration.rounding import round_as_fp16
-from segclip_deploy.calibration.search import Limits
 from segclip_deploy.calibration.selection import TileSet, select_tiles
 from segclip_deploy.calibration.table import CalibrationTable, load_table
 from segclip_deploy.calibration.tiles import find_tiles
-from segclip_deploy.dataset import Dataset, open_dataset
 from segclip_deploy.errors import GateFailed, SegclipError
+from segclip_deploy.evaluation.accuracy import Accuracy, miou_drop, score
+from segclip_deploy.evaluation.dataset import Dataset, open_dataset
 from segclip_deploy.export.export import export_bundle
-from segclip_deploy.runtime.backends.base import Backend
-from segclip_deploy.runtime.backends.onnxruntime import OnnxRuntimeBackend
-from segclip_deploy.runtime.backends.openvino import OpenVinoBackend, precisions
-from segclip_deploy.runtime.segmenter import Segmenter
-from segclip_deploy.runtime.tuning import WARM_UP, median_ms
+from segclip_deploy.export.onnx_model import load_model, save_model
+from segclip_deploy.planning.plan import PrecisionPlan, load_plan, uniform_plan
+from segclip_deploy.planning.planner import make_plan
+from segclip_deploy.planning.search import Limits
+from segclip_deploy.quantization.fp16_emulation import round_as_fp16
+from segclip_deploy.quantization.placement import Dialect
+from segclip_deploy.quantization.quantize import quantize
+from segclip_deploy.runtime.inference.backend import Backend
+from segclip_deploy.runtime.inference.segmenter import Segmenter
+from segclip_deploy.runtime.targets.onnxruntime import OnnxRuntimeBackend
+from segclip_deploy.runtime.targets.openvino import OpenVinoBackend, precisions
+from segclip_deploy.runtime.targets.tuning import WARM_UP, median_ms
 
 OUT = ROOT / "out" / "benchmarks" / "precision"
 OPENVINO, LITERAL = "OpenVINO", "ONNX Runtime, literally"

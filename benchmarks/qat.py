@@ -19,17 +19,17 @@ from precision import OUT as PRECISION
 from precision import TARGETS, TILES, Row, chosen
 from record import ROOT, record
 
-from segclip_deploy.accuracy import Accuracy, miou_drop, score
-from segclip_deploy.artifacts import Bundle, InputSpec, load_bundle
+from segclip_deploy.artifacts.bundle import Bundle, InputSpec, load_bundle
 from segclip_deploy.calibration.calibrate import calibrate
-from segclip_deploy.calibration.graph import load_model
-from segclip_deploy.calibration.plan import save_plan, uniform_plan
-from segclip_deploy.calibration.quantize import quantize
 from segclip_deploy.calibration.table import CalibrationTable, load_table
-from segclip_deploy.dataset import Dataset, open_dataset
+from segclip_deploy.evaluation.accuracy import Accuracy, miou_drop, score
+from segclip_deploy.evaluation.dataset import Dataset, open_dataset
 from segclip_deploy.export.export import export_bundle
+from segclip_deploy.export.onnx_model import load_model
 from segclip_deploy.model.checkpoint import load_checkpoint
-from segclip_deploy.runtime.segmenter import Segmenter
+from segclip_deploy.planning.plan import save_plan, uniform_plan
+from segclip_deploy.quantization.quantize import quantize
+from segclip_deploy.runtime.inference.segmenter import Segmenter
 from segclip_deploy.training.loop import TrainSettings
 from segclip_deploy.training.qat import FINE_TUNING, fine_tune
 

@@ -30,14 +30,14 @@ from numpy.typing import NDArray
 from PIL import Image
 from record import ROOT, record, record_path
 
-from segclip_deploy.artifacts import InputSpec
-from segclip_deploy.runtime.backends.base import TensorSpec
+from segclip_deploy.artifacts.bundle import InputSpec
+from segclip_deploy.artifacts.vocabulary import load_vocabulary
 from segclip_deploy.runtime.engine import open_segmenter
-from segclip_deploy.runtime.profile.conditions import load_average
-from segclip_deploy.runtime.raster.segment import segment_raster, settings_digest
-from segclip_deploy.runtime.raster.source import Reading, describe_raster
-from segclip_deploy.runtime.segmenter import Segmenter
-from segclip_deploy.vocabulary import load_vocabulary
+from segclip_deploy.runtime.inference.backend import TensorSpec
+from segclip_deploy.runtime.inference.segmenter import Segmenter
+from segclip_deploy.runtime.io.raster.segment import segment_raster, settings_digest
+from segclip_deploy.runtime.io.raster.source import Reading, describe_raster
+from segclip_deploy.runtime.profiling.conditions import load_average
 
 TILE = ROOT / "examples" / "dubai" / "images" / "tile8_part3.jpg"
 BARE = 40  # batches of one time of the bare engine, at most as many as the raster has

@@ -7,9 +7,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from segclip_deploy.files import write_json
-from segclip_deploy.runtime.device import find_cpu
-from segclip_deploy.runtime.profile.conditions import device_conditions, load_average
+from segclip_deploy.artifacts.files import write_json
+from segclip_deploy.runtime.profiling.conditions import device_conditions, load_average
+from segclip_deploy.runtime.targets.device import find_cpu
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results"

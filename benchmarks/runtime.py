@@ -33,14 +33,14 @@ from onnx import TensorProto, helper
 from PIL import Image
 from record import ROOT, record
 
-from segclip_deploy.artifacts import InputSpec, load_bundle
+from segclip_deploy.artifacts.bundle import InputSpec, load_bundle
 from segclip_deploy.export.export import export_bundle
 from segclip_deploy.runtime.build import build_engine
 from segclip_deploy.runtime.engine import open_segmenter
-from segclip_deploy.runtime.profile.cold import cold_starts
-from segclip_deploy.runtime.raster.segment import segment_raster
-from segclip_deploy.runtime.raster.source import Reading, describe_raster
-from segclip_deploy.runtime.windows import LOGIT_STRIDE
+from segclip_deploy.runtime.inference.windows import LOGIT_STRIDE
+from segclip_deploy.runtime.io.raster.segment import segment_raster
+from segclip_deploy.runtime.io.raster.source import Reading, describe_raster
+from segclip_deploy.runtime.profiling.cold import cold_starts
 
 EXAMPLE = ROOT / "examples" / "dubai"
 SIDE, THREADS, ROUNDS = 512, 2, 5

@@ -35,11 +35,11 @@ from segclip_deploy.cluster.map import Mapped, map_rasters
 from segclip_deploy.cluster.pool import Job, Pool, local_pool, scheduler_pool
 from segclip_deploy.cluster.work import Order, Plan, survey
 from segclip_deploy.runtime.engine import engine_sha256, open_segmenter
-from segclip_deploy.runtime.raster.grid import Grid
-from segclip_deploy.runtime.raster.segment import segment_raster, settings_digest
-from segclip_deploy.runtime.raster.source import Reading, describe_raster
-from segclip_deploy.runtime.segmenter import Segmenter
-from segclip_deploy.runtime.windows import cover
+from segclip_deploy.runtime.inference.segmenter import Segmenter
+from segclip_deploy.runtime.inference.windows import cover
+from segclip_deploy.runtime.io.raster.grid import Grid
+from segclip_deploy.runtime.io.raster.segment import segment_raster, settings_digest
+from segclip_deploy.runtime.io.raster.source import Reading, describe_raster
 
 MANY, SIDE = 1000, 20_000  # rasters, and pixels along each of their sides
 

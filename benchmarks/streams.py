@@ -24,11 +24,11 @@ from PIL import Image
 from record import record
 
 from segclip_deploy.runtime.engine import open_segmenter
-from segclip_deploy.runtime.frame import read_frame
-from segclip_deploy.runtime.run import Run
-from segclip_deploy.runtime.segmenter import Segmenter
-from segclip_deploy.runtime.sinks import FolderSink
-from segclip_deploy.runtime.stream.sources import FileSource
+from segclip_deploy.runtime.inference.frame import read_frame
+from segclip_deploy.runtime.inference.segmenter import Segmenter
+from segclip_deploy.runtime.io.sinks.folder import FolderSink
+from segclip_deploy.runtime.io.sources.frames import FileSource
+from segclip_deploy.runtime.streaming.run import Run
 
 SIDE = 1024
 

@@ -23,7 +23,7 @@ import onnxruntime
 from numpy.typing import NDArray
 from record import ROOT, record
 
-from segclip_deploy.artifacts import InputSpec, load_bundle
+from segclip_deploy.artifacts.bundle import InputSpec, load_bundle
 from segclip_deploy.calibration.selection import choose_rows, standardised
 from segclip_deploy.calibration.tiles import TilePool, find_tiles, stream_tiles
 from segclip_deploy.export.export import export_bundle

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from segclip_deploy.files import replace_file
+from segclip_deploy.artifacts.files import replace_file
 
 STATIC: Mapping[str, Mapping[str, Any]] = {
     "defaults": {},

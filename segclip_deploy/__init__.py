@@ -14,14 +14,14 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from segclip_deploy.artifacts import Bundle, InputSpec, load_bundle
+    from segclip_deploy.artifacts.bundle import Bundle, InputSpec, load_bundle
+    from segclip_deploy.artifacts.vocabulary import Vocabulary, load_vocabulary
     from segclip_deploy.errors import SegclipError
-    from segclip_deploy.runtime.backends.fake import FakeBackend
     from segclip_deploy.runtime.build import build_engine
     from segclip_deploy.runtime.engine import Engine, load_engine, open_segmenter
-    from segclip_deploy.runtime.frame import Frame, read_frame
-    from segclip_deploy.runtime.segmenter import LabelMap, Segmenter, StageTimes
-    from segclip_deploy.vocabulary import Vocabulary, load_vocabulary
+    from segclip_deploy.runtime.inference.frame import Frame, read_frame
+    from segclip_deploy.runtime.inference.segmenter import LabelMap, Segmenter, StageTimes
+    from segclip_deploy.runtime.targets.fake import FakeBackend
 
 __version__ = "0.1.0"
 
@@ -45,14 +45,14 @@ __all__ = [
 ]
 
 _HOMES = (
-    "artifacts",
+    "artifacts.bundle",
+    "artifacts.vocabulary",
     "errors",
-    "runtime.backends.fake",
     "runtime.build",
     "runtime.engine",
-    "runtime.frame",
-    "runtime.segmenter",
-    "vocabulary",
+    "runtime.inference.frame",
+    "runtime.inference.segmenter",
+    "runtime.targets.fake",
 )
 
 

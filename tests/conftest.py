@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from segclip_deploy.artifacts.vocabulary import Vocabulary, load_vocabulary
 from segclip_deploy.errors import MissingDependency
-from segclip_deploy.runtime.device import find_gpu
-from segclip_deploy.vocabulary import Vocabulary, load_vocabulary
+from segclip_deploy.runtime.targets.device import find_gpu
 
 ROOT = Path(__file__).resolve().parents[1]
 SHARED = ROOT.parent / "shared" / "data"
@@ -71,7 +71,7 @@ def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory, vocabulary: Vocabu
 @pytest.fixture(scope="session")
 def example_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The shipped checkpoint, exported as the README says."""
-    from segclip_deploy.artifacts import InputSpec
+    from segclip_deploy.artifacts.bundle import InputSpec
     from segclip_deploy.export.export import export_bundle
 
     out = tmp_path_factory.mktemp("example") / "dubai"
@@ -82,7 +82,7 @@ def example_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def tiny_bundle(tiny_checkpoint: Path) -> Path:
     """The tiny checkpoint, exported at 64×96 with logits."""
-    from segclip_deploy.artifacts import InputSpec
+    from segclip_deploy.artifacts.bundle import InputSpec
     from segclip_deploy.export.export import export_bundle
 
     out = tiny_checkpoint.with_name("bundle")
@@ -150,11 +150,11 @@ def quantized(
 
 def uniformly(bundle: Path, table: Path, out: Path, dialect: str, precision: str) -> Path:
     """A bundle in one precision."""
-    from segclip_deploy.artifacts import load_bundle
-    from segclip_deploy.calibration.graph import load_model
-    from segclip_deploy.calibration.plan import uniform_plan
-    from segclip_deploy.calibration.quantize import quantize
+    from segclip_deploy.artifacts.bundle import load_bundle
     from segclip_deploy.calibration.table import load_table
+    from segclip_deploy.export.onnx_model import load_model
+    from segclip_deploy.planning.plan import uniform_plan
+    from segclip_deploy.quantization.quantize import quantize
 
     loaded = load_bundle(bundle)
     plan = uniform_plan(loaded, load_model(loaded.model_path).graph, dialect, precision)
@@ -164,7 +164,7 @@ def uniformly(bundle: Path, table: Path, out: Path, dialect: str, precision: str
 
 def calibrated(bundle: Path, images: list[Path], count: int) -> Path:
     """The table of a bundle on so many tiles of images."""
-    from segclip_deploy.artifacts import load_bundle
+    from segclip_deploy.artifacts.bundle import load_bundle
     from segclip_deploy.calibration.calibrate import calibrate
     from segclip_deploy.calibration.selection import select_tiles
     from segclip_deploy.calibration.tiles import find_tiles

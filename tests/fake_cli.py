@@ -8,12 +8,12 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from segclip_deploy.artifacts import InputSpec
+from segclip_deploy.artifacts.bundle import InputSpec
+from segclip_deploy.artifacts.vocabulary import load_vocabulary
 from segclip_deploy.cli import main
 from segclip_deploy.runtime import engine
-from segclip_deploy.runtime.backends.fake import FakeBackend
 from segclip_deploy.runtime.engine import Opened
-from segclip_deploy.vocabulary import load_vocabulary
+from segclip_deploy.runtime.targets.fake import FakeBackend
 
 
 def open_fake(path: str | Path, *, threads: int = 0) -> Opened:

@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 
 import segclip_deploy as deploy
 from segclip_deploy.model.text import TextBank, unit_rows
-from segclip_deploy.runtime.frame import Frame
-from segclip_deploy.runtime.windows import LOGIT_STRIDE
+from segclip_deploy.runtime.inference.frame import Frame
+from segclip_deploy.runtime.inference.windows import LOGIT_STRIDE
 
 CLASSES = 5  # as many as the vocabulary "dubai" has
 

@@ -10,7 +10,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import numpy_helper, parser
 
-from segclip_deploy.calibration.graph import load_model
+from segclip_deploy.export.onnx_model import load_model
 
 
 def small_model(path: Path, text: str, **constants: NDArray[Any]) -> Any:

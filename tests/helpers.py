@@ -10,9 +10,9 @@ from typing import Any
 import onnx
 from click.testing import CliRunner, Result
 
-from segclip_deploy.artifacts import Bundle, load_bundle
+from segclip_deploy.artifacts.bundle import Bundle, load_bundle
+from segclip_deploy.artifacts.files import sha256_file
 from segclip_deploy.cli import main
-from segclip_deploy.files import sha256_file
 
 
 def call(*arguments: object) -> Result:

@@ -19,10 +19,10 @@ from pathlib import Path
 
 MODULES = {
     "export": ["torch", "segclip_deploy.export.export"],
-    "calibrate": ["onnx", "segclip_deploy.workflows"],
+    "calibrate": ["onnx", "segclip_deploy.planning.workflows"],
     "build-engine": ["onnxruntime", "segclip_deploy.runtime.build"],
-    "run": ["onnxruntime", "segclip_deploy.runtime.run"],
-    "benchmark": ["onnx", "segclip_deploy.evaluation.sweep"],
+    "run": ["onnxruntime", "segclip_deploy.runtime.streaming.run"],
+    "benchmark": ["onnx", "segclip_deploy.tradeoff.benchmark"],
 }
 MOST = 80
 

@@ -11,11 +11,11 @@ import rasterio
 from numpy.typing import NDArray
 from rasterio.enums import ColorInterp
 
-from segclip_deploy.artifacts import InputSpec
-from segclip_deploy.runtime.raster.segment import RasterResult, segment_raster, settings_digest
-from segclip_deploy.runtime.raster.source import Raster, Reading, describe_raster
-from segclip_deploy.runtime.segmenter import Segmenter
-from segclip_deploy.vocabulary import load_vocabulary
+from segclip_deploy.artifacts.bundle import InputSpec
+from segclip_deploy.artifacts.vocabulary import load_vocabulary
+from segclip_deploy.runtime.inference.segmenter import Segmenter
+from segclip_deploy.runtime.io.raster.segment import RasterResult, segment_raster, settings_digest
+from segclip_deploy.runtime.io.raster.source import Raster, Reading, describe_raster
 from tests.fakes import FakeBackend, random_frame
 
 DUBAI = load_vocabulary("dubai")

@@ -20,10 +20,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from segclip_deploy.runtime import windows
-from segclip_deploy.runtime.backends.onnxruntime import OnnxRuntimeBackend
-from segclip_deploy.runtime.device import Gpu
-from segclip_deploy.runtime.tensorrt import builder
+from segclip_deploy.runtime.inference import windows
+from segclip_deploy.runtime.targets.device import Gpu
+from segclip_deploy.runtime.targets.onnxruntime import OnnxRuntimeBackend
+from segclip_deploy.runtime.targets.tensorrt import builder
 
 ORIN = Gpu("Orin", "8.7", "540.4.0", "12.6", 8 << 30)
 INSPECTED = {
@@ -80,7 +80,7 @@ def install(monkeypatch: pytest.MonkeyPatch, model: Path, gpu: Gpu | None = ORIN
     }.items():
         monkeypatch.setitem(sys.modules, name, module)
     monkeypatch.setattr(
-        "segclip_deploy.runtime.backends.tensorrt.GpuDecoder",
+        "segclip_deploy.runtime.targets.tensorrt.backend.GpuDecoder",
         lambda stream: SimpleNamespace(decode=windows.decode),
     )
     add_profile = builder._add_profile
@@ -91,7 +91,7 @@ def install(monkeypatch: pytest.MonkeyPatch, model: Path, gpu: Gpu | None = ORIN
 
     monkeypatch.setattr(builder, "_add_profile", profiled)
     if gpu is not None:
-        for home in ("engine", "tensorrt.make"):
+        for home in ("engine", "targets.tensorrt.make"):
             monkeypatch.setattr(f"segclip_deploy.runtime.{home}.find_gpu", lambda why: gpu)
     return state
 

@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 
-from segclip_deploy.artifacts import BUNDLE_SCHEMA, InputSpec, load_bundle
+from segclip_deploy.artifacts.bundle import BUNDLE_SCHEMA, InputSpec, load_bundle
+from segclip_deploy.artifacts.files import replace_directory, replace_file, sha256_file
+from segclip_deploy.artifacts.vocabulary import load_vocabulary
 from segclip_deploy.errors import BadArtifact, BadInput, StaleArtifact
-from segclip_deploy.files import replace_directory, replace_file, sha256_file
-from segclip_deploy.vocabulary import load_vocabulary
 
 
 @pytest.fixture

@@ -18,20 +18,20 @@ from numpy.typing import NDArray
 from onnx import numpy_helper
 from torch import Tensor, nn
 
-from segclip_deploy.artifacts import InputSpec, load_bundle
+from segclip_deploy.artifacts.bundle import InputSpec, load_bundle
+from segclip_deploy.artifacts.golden import Golden
+from segclip_deploy.artifacts.vocabulary import load_vocabulary
 from segclip_deploy.cli.common import batches
 from segclip_deploy.errors import BadArtifact, BadInput
 from segclip_deploy.export.graph import DeployGraph
 from segclip_deploy.export.onnx import write_onnx
-from segclip_deploy.runtime.backends.base import Backend
-from segclip_deploy.runtime.backends.onnxruntime import OnnxRuntimeBackend
-from segclip_deploy.runtime.backends.openvino import OpenVinoBackend
 from segclip_deploy.runtime.build import build_engine
 from segclip_deploy.runtime.engine import open_engine
-from segclip_deploy.runtime.golden import Golden
-from segclip_deploy.runtime.segmenter import Segmenter
+from segclip_deploy.runtime.inference.backend import Backend
+from segclip_deploy.runtime.inference.segmenter import Segmenter
+from segclip_deploy.runtime.targets.onnxruntime import OnnxRuntimeBackend
+from segclip_deploy.runtime.targets.openvino import OpenVinoBackend
 from segclip_deploy.runtime.verify import MAX_LOGIT_ERROR, MIN_AGREEMENT, verify
-from segclip_deploy.vocabulary import load_vocabulary
 from tests.fakes import CLASSES, FakeBackend, classes_of, random_frame
 
 NAMES = tuple(f"class {k}" for k in range(CLASSES))

@@ -11,9 +11,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from segclip_deploy.evaluation import measure, workshop
-from segclip_deploy.runtime.profile import power
-from segclip_deploy.vocabulary import load_vocabulary
+from segclip_deploy.artifacts.vocabulary import load_vocabulary
+from segclip_deploy.runtime.profiling import power
+from segclip_deploy.tradeoff import artifact_cache as workshop
+from segclip_deploy.tradeoff import measure
 from tests.conftest import EXAMPLE
 from tests.helpers import call
 

@@ -11,20 +11,20 @@ import onnxruntime
 import pytest
 from numpy.typing import NDArray
 
-from segclip_deploy.artifacts import load_bundle
-from segclip_deploy.calibration.bias import channel_means
+from segclip_deploy.artifacts.bundle import load_bundle
+from segclip_deploy.artifacts.golden import load_golden
 from segclip_deploy.calibration.calibrate import calibrate
-from segclip_deploy.calibration.graph import expose, load_model, observer, save_model
-from segclip_deploy.calibration.placement import DIALECTS, Dialect, place
-from segclip_deploy.calibration.qdq import write_qdq
-from segclip_deploy.calibration.quantize import sqnr
 from segclip_deploy.calibration.selection import select_tiles
 from segclip_deploy.calibration.table import Range, load_table
 from segclip_deploy.calibration.tiles import find_tiles
+from segclip_deploy.export.onnx_model import expose, load_model, observer, save_model
 from segclip_deploy.export.parity import answers_of
-from segclip_deploy.runtime.backends.onnxruntime import OnnxRuntimeBackend
+from segclip_deploy.quantization.bias import channel_means
+from segclip_deploy.quantization.placement import DIALECTS, Dialect, place
+from segclip_deploy.quantization.qdq import write_qdq
+from segclip_deploy.quantization.quantize import sqnr
 from segclip_deploy.runtime.blocks import block_of
-from segclip_deploy.runtime.golden import load_golden
+from segclip_deploy.runtime.targets.onnxruntime import OnnxRuntimeBackend
 from tests.conftest import EXAMPLE
 from tests.graphs import small_model
 

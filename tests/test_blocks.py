@@ -11,11 +11,11 @@ import pytest
 from click.testing import CliRunner
 from onnx import TensorProto, helper, numpy_helper
 
-from segclip_deploy.artifacts import load_bundle
+from segclip_deploy.artifacts.bundle import load_bundle
 from segclip_deploy.cli import main
 from segclip_deploy.errors import BadArtifact
-from segclip_deploy.export.blocks import BlockCost, count_blocks
-from segclip_deploy.export.naming import blocks_of
+from segclip_deploy.export.blocks import blocks_of
+from segclip_deploy.export.costs import BlockCost, count_blocks
 from segclip_deploy.model.checkpoint import load_checkpoint
 
 

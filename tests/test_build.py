@@ -13,16 +13,16 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
-from segclip_deploy.artifacts import load_bundle
+from segclip_deploy.artifacts.bundle import load_bundle
 from segclip_deploy.errors import BadArtifact, BadInput
 from segclip_deploy.runtime.build import build_engine
 from segclip_deploy.runtime.engine import (
     load_engine,
 )
-from segclip_deploy.runtime.tensorrt import builder
-from segclip_deploy.runtime.tensorrt.builder import build_plan
-from segclip_deploy.runtime.tensorrt.library import logger_of
-from segclip_deploy.runtime.tensorrt.options import BuildOptions
+from segclip_deploy.runtime.targets.tensorrt import builder
+from segclip_deploy.runtime.targets.tensorrt.builder import build_plan
+from segclip_deploy.runtime.targets.tensorrt.library import logger_of
+from segclip_deploy.runtime.targets.tensorrt.options import BuildOptions
 from tests.helpers import call, edited
 from tests.stand_in import install, remove_driver
 
@@ -120,9 +120,9 @@ def test_what_the_parser_refuses_is_told_by_node_operator_and_reason(
 _INTERRUPTED = """
 import os, signal, sys, time
 from pathlib import Path
-from segclip_deploy.artifacts import load_bundle
+from segclip_deploy.artifacts.bundle import load_bundle
 from segclip_deploy.runtime.build import build_engine
-from segclip_deploy.runtime.tensorrt.options import BuildOptions
+from segclip_deploy.runtime.targets.tensorrt.options import BuildOptions
 
 phases = []
 

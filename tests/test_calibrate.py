@@ -14,10 +14,10 @@ import pytest
 from click.testing import CliRunner, Result
 from PIL import Image
 
-from segclip_deploy.artifacts import InputSpec, load_bundle
+from segclip_deploy.artifacts.bundle import InputSpec, load_bundle
+from segclip_deploy.artifacts.files import sha256_file
 from segclip_deploy.calibration import calibrate as module
 from segclip_deploy.calibration.calibrate import calibrate, read_tensors
-from segclip_deploy.calibration.graph import load_model, observer
 from segclip_deploy.calibration.ranges import METHODS
 from segclip_deploy.calibration.selection import TileSet, select_tiles
 from segclip_deploy.calibration.table import (
@@ -30,7 +30,7 @@ from segclip_deploy.calibration.table import (
 from segclip_deploy.calibration.tiles import find_tiles
 from segclip_deploy.cli import main
 from segclip_deploy.errors import BadArtifact, BadInput, StaleArtifact
-from segclip_deploy.files import sha256_file
+from segclip_deploy.export.onnx_model import load_model, observer
 from tests.conftest import EXAMPLE
 from tests.test_tiles import write_dataset
 from tests.test_verify import edited, set_constant

@@ -149,8 +149,8 @@ def test_a_full_disk_is_one_line_and_leaves_nothing(
     ("folder", "name"), [("loveda_mmseg", "loveda"), ("isaid_devkit", "isaid"), ("dubai", "dubai")]
 )
 def test_real_masks_are_read_by_their_vocabularies(folder: str, name: str) -> None:
-    from segclip_deploy.dataset import open_dataset
-    from segclip_deploy.vocabulary import load_vocabulary
+    from segclip_deploy.artifacts.vocabulary import load_vocabulary
+    from segclip_deploy.evaluation.dataset import open_dataset
 
     vocabulary = load_vocabulary(name)
     dataset = open_dataset(SHARED / folder, vocabulary)
@@ -162,9 +162,9 @@ def test_real_masks_are_read_by_their_vocabularies(folder: str, name: str) -> No
 
 @pytest.mark.shared
 def test_a_vocabulary_of_another_dataset_is_refused() -> None:
-    from segclip_deploy.dataset import open_dataset
+    from segclip_deploy.artifacts.vocabulary import load_vocabulary
     from segclip_deploy.errors import BadInput
-    from segclip_deploy.vocabulary import load_vocabulary
+    from segclip_deploy.evaluation.dataset import open_dataset
 
     dataset = open_dataset(SHARED / "loveda_mmseg", load_vocabulary("dubai"))
     with pytest.raises(BadInput, match="not in vocabulary 'dubai'"):

@@ -13,7 +13,7 @@ from PIL import Image
 
 from segclip_deploy.errors import BadInput
 from segclip_deploy.runtime.engine import open_segmenter
-from segclip_deploy.runtime.frame import Frame
+from segclip_deploy.runtime.inference.frame import Frame
 from tests.fakes import random_frame
 from tests.helpers import call
 from tests.rasters import labels_in, noise, write_raster

@@ -14,11 +14,11 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from segclip_deploy.artifacts.files import sha256_file
 from segclip_deploy.errors import StaleArtifact
-from segclip_deploy.files import sha256_file
-from segclip_deploy.runtime.backends.openvino import OpenVinoBackend
-from segclip_deploy.runtime.compile_cache import _KEPT, CompileCache
 from segclip_deploy.runtime.engine import load_engine, open_engine
+from segclip_deploy.runtime.targets.compile_cache import _KEPT, CompileCache
+from segclip_deploy.runtime.targets.openvino import OpenVinoBackend
 from tests.fakes import random_frame
 
 ov = pytest.importorskip("openvino")
@@ -127,7 +127,7 @@ def test_a_damaged_entry_is_compiled_anew(
 _WRITER = """
 import itertools, sys
 from pathlib import Path
-from segclip_deploy.runtime.compile_cache import CompileCache
+from segclip_deploy.runtime.targets.compile_cache import CompileCache
 cache = CompileCache(Path(sys.argv[1]))
 print("ready", flush=True)
 for turn in itertools.count():
@@ -176,7 +176,7 @@ def test_a_folder_that_cannot_be_written_stops_nothing(
 def test_an_engine_is_opened_through_the_cache(
     tiny_bundle: Path, folder: Path, tmp_path: Path, calls: list[str]
 ) -> None:
-    from segclip_deploy.artifacts import load_bundle
+    from segclip_deploy.artifacts.bundle import load_bundle
     from segclip_deploy.runtime.build import build_engine
 
     path = tmp_path / "tiny.ov.onnx"

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import torch
 
+from segclip_deploy.artifacts.vocabulary import load_vocabulary
 from segclip_deploy.errors import BadArtifact, BadInput
 from segclip_deploy.model.checkpoint import load_checkpoint
 from segclip_deploy.model.convert import KeyReport, import_weights
-from segclip_deploy.vocabulary import load_vocabulary
 
 
 def convert(tiny: Path, weights: Path, out: Path, **options: object) -> KeyReport:

@@ -7,17 +7,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from segclip_deploy.artifacts import InputSpec
-from segclip_deploy.runtime.run import segment_centre
-from segclip_deploy.runtime.segmenter import Segmenter
-from segclip_deploy.runtime.stream.deadline import (
+from segclip_deploy.artifacts.bundle import InputSpec
+from segclip_deploy.artifacts.vocabulary import IGNORE_INDEX, load_vocabulary
+from segclip_deploy.runtime.inference.segmenter import Segmenter
+from segclip_deploy.runtime.streaming.deadline import (
     Decision,
     Pacer,
     central_block,
     count_windows,
     decide,
 )
-from segclip_deploy.vocabulary import IGNORE_INDEX, load_vocabulary
+from segclip_deploy.runtime.streaming.run import segment_centre
 from tests.fakes import FakeBackend, blue_of, classes_of, random_frame
 
 PROPERTY = settings(derandomize=True, deadline=None, max_examples=200)

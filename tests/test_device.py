@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from segclip_deploy.errors import MissingDependency
-from segclip_deploy.runtime.device import Gpu, find_cpu, find_gpu, find_jetson
+from segclip_deploy.runtime.targets.device import Gpu, find_cpu, find_gpu, find_jetson
 from tests.stand_in import remove_driver
 
 

@@ -48,8 +48,8 @@ def test_what_is_not_installed_comes_with_its_install_line(
 
 def test_a_jetson_is_told_to_take_tensorrt_from_jetpack(monkeypatch: pytest.MonkeyPatch) -> None:
     from segclip_deploy.runtime import doctor
-    from segclip_deploy.runtime.device import Jetson
-    from segclip_deploy.runtime.tensorrt import library
+    from segclip_deploy.runtime.targets.device import Jetson
+    from segclip_deploy.runtime.targets.tensorrt import library
 
     for module in (doctor, library):
         monkeypatch.setattr(module, "find_jetson", lambda: Jetson("Orin", "36.4.3", None))

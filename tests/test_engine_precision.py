@@ -9,24 +9,24 @@ from pathlib import Path
 
 import pytest
 
-from segclip_deploy.artifacts import RECORD_FILE, Bundle, load_bundle
+from segclip_deploy.artifacts.bundle import RECORD_FILE, Bundle, load_bundle
+from segclip_deploy.artifacts.files import sha256_file
+from segclip_deploy.artifacts.golden import load_golden
+from segclip_deploy.artifacts.onnx_file import initializer_names
 from segclip_deploy.calibration.calibrate import read_tensors
-from segclip_deploy.calibration.graph import load_model, observer
-from segclip_deploy.calibration.placement import place
-from segclip_deploy.calibration.plan import PrecisionPlan, uniform_plan
-from segclip_deploy.calibration.quantize import quantize
 from segclip_deploy.calibration.ranges import METHODS, Histogram
 from segclip_deploy.calibration.table import CalibrationTable
 from segclip_deploy.errors import BadArtifact
-from segclip_deploy.files import sha256_file
-from segclip_deploy.onnx_file import initializer_names
+from segclip_deploy.export.onnx_model import load_model, observer
+from segclip_deploy.planning.plan import PrecisionPlan, uniform_plan
+from segclip_deploy.quantization.placement import place
+from segclip_deploy.quantization.quantize import quantize
 from segclip_deploy.runtime.blocks import block_of
 from segclip_deploy.runtime.build import build_engine
-from segclip_deploy.runtime.golden import load_golden
-from segclip_deploy.runtime.tensorrt import builder
-from segclip_deploy.runtime.tensorrt.builder import build_plan
-from segclip_deploy.runtime.tensorrt.library import logger_of
-from segclip_deploy.runtime.tensorrt.options import BuildOptions
+from segclip_deploy.runtime.targets.tensorrt import builder
+from segclip_deploy.runtime.targets.tensorrt.builder import build_plan
+from segclip_deploy.runtime.targets.tensorrt.library import logger_of
+from segclip_deploy.runtime.targets.tensorrt.options import BuildOptions
 from tests.helpers import call
 
 SPARED = ("encoder.stage3", "decoder.8")

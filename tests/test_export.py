@@ -11,16 +11,9 @@ import onnx_ir as ir
 import pytest
 import torch
 
-from segclip_deploy.artifacts import InputSpec, load_bundle
+from segclip_deploy.artifacts.bundle import InputSpec, load_bundle
 from segclip_deploy.calibration.calibrate import read_tensors
-from segclip_deploy.calibration.graph import load_model, observer, save_model
-from segclip_deploy.calibration.placement import place
-from segclip_deploy.calibration.plan import Precision, PrecisionPlan
-from segclip_deploy.calibration.qdq import write_qdq
-from segclip_deploy.calibration.quantize import sqnr, write_precision
 from segclip_deploy.calibration.ranges import METHODS, Histogram
-from segclip_deploy.calibration.rounding import round_as_fp16
-from segclip_deploy.calibration.smooth import find_norms, smooth_graph
 from segclip_deploy.calibration.table import CalibrationTable
 from segclip_deploy.errors import BadArtifact, BadInput, GateFailed, StaleArtifact
 from segclip_deploy.export import parity
@@ -28,17 +21,24 @@ from segclip_deploy.export.export import export_bundle
 from segclip_deploy.export.fold import FoldedSegCLIP, fold
 from segclip_deploy.export.graph import ConstantText, DeployGraph, ExportGraph, normalise
 from segclip_deploy.export.onnx import OPSET, drop_output, write_onnx
+from segclip_deploy.export.onnx_model import load_model, observer, save_model
 from segclip_deploy.export.text_weights import text_constants
 from segclip_deploy.export.torch_backend import TorchBackend
 from segclip_deploy.model.checkpoint import build_model, load_checkpoint
 from segclip_deploy.model.segclip import SegCLIP
 from segclip_deploy.model.spec import ModelSpec
-from segclip_deploy.runtime.backends.base import Backend
-from segclip_deploy.runtime.backends.onnxruntime import OnnxRuntimeBackend
-from segclip_deploy.runtime.backends.openvino import OpenVinoBackend
+from segclip_deploy.planning.plan import Precision, PrecisionPlan
+from segclip_deploy.quantization.fp16_emulation import round_as_fp16
+from segclip_deploy.quantization.placement import place
+from segclip_deploy.quantization.qdq import write_qdq
+from segclip_deploy.quantization.quantize import sqnr, write_precision
+from segclip_deploy.quantization.smooth import find_norms, smooth_graph
 from segclip_deploy.runtime.blocks import block_of
 from segclip_deploy.runtime.build import build_engine
 from segclip_deploy.runtime.engine import load_engine, open_segmenter
+from segclip_deploy.runtime.inference.backend import Backend
+from segclip_deploy.runtime.targets.onnxruntime import OnnxRuntimeBackend
+from segclip_deploy.runtime.targets.openvino import OpenVinoBackend
 from segclip_deploy.runtime.verify import MAX_LOGIT_ERROR, MIN_AGREEMENT
 from tests.fakes import random_bank
 

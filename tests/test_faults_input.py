@@ -12,12 +12,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from segclip_deploy.dataset import open_dataset
+from segclip_deploy.artifacts.vocabulary import load_vocabulary
 from segclip_deploy.errors import BadInput
-from segclip_deploy.runtime.frame import read_frame
-from segclip_deploy.runtime.run import find_files
-from segclip_deploy.runtime.stream.exif import Capture, read_capture
-from segclip_deploy.vocabulary import load_vocabulary
+from segclip_deploy.evaluation.dataset import open_dataset
+from segclip_deploy.runtime.inference.frame import read_frame
+from segclip_deploy.runtime.io.telemetry.exif import Capture, read_capture
+from segclip_deploy.runtime.streaming.run import find_files
 from tests.faults import error_lines, segclip
 
 pytestmark = pytest.mark.faults

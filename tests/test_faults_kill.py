@@ -13,10 +13,10 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from segclip_deploy.artifacts import load_bundle
+from segclip_deploy.artifacts.bundle import load_bundle
+from segclip_deploy.artifacts.files import replace_directory
 from segclip_deploy.calibration.table import load_table
 from segclip_deploy.errors import BadArtifact
-from segclip_deploy.files import replace_directory
 from segclip_deploy.runtime.engine import load_engine
 from tests.conftest import EXAMPLE
 from tests.faults import ROOT, leftovers, segclip

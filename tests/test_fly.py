@@ -22,18 +22,18 @@ import pytest
 from click.testing import Result
 from PIL import Image
 
-from segclip_deploy.artifacts import InputSpec
+from segclip_deploy.artifacts.bundle import InputSpec
+from segclip_deploy.artifacts.golden import Golden, save_golden
+from segclip_deploy.artifacts.vocabulary import IGNORE_INDEX, load_vocabulary
 from segclip_deploy.errors import BadInput
-from segclip_deploy.runtime.frame import Frame
-from segclip_deploy.runtime.golden import Golden, save_golden
-from segclip_deploy.runtime.run import Run
-from segclip_deploy.runtime.segmenter import Segmenter
-from segclip_deploy.runtime.sinks import FolderSink, class_areas
-from segclip_deploy.runtime.stream.exif import Capture
-from segclip_deploy.runtime.stream.sources import FileSource, LiveSource, Shot
-from segclip_deploy.runtime.stream.storage import LineFile, Storage
-from segclip_deploy.runtime.stream.video import VideoWriter, count_frames, read_video
-from segclip_deploy.vocabulary import IGNORE_INDEX, load_vocabulary
+from segclip_deploy.runtime.inference.frame import Frame
+from segclip_deploy.runtime.inference.segmenter import Segmenter
+from segclip_deploy.runtime.io.sinks.folder import FolderSink, class_areas
+from segclip_deploy.runtime.io.sinks.storage import LineFile, Storage
+from segclip_deploy.runtime.io.sources.frames import FileSource, LiveSource, Shot
+from segclip_deploy.runtime.io.telemetry.exif import Capture
+from segclip_deploy.runtime.io.video import VideoWriter, count_frames, read_video
+from segclip_deploy.runtime.streaming.run import Run
 from tests.conftest import ROOT, SHARED
 from tests.fake_cli import open_fake
 from tests.fakes import FakeBackend, blue_of, classes_of, logits_of, random_frame

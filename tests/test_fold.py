@@ -10,7 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from segclip_deploy.artifacts import load_bundle
+from segclip_deploy.artifacts.bundle import load_bundle
 from segclip_deploy.export.algebra import (
     Array,
     Weights,

@@ -16,7 +16,13 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from segclip_deploy.errors import BadInput
-from segclip_deploy.runtime.frame import Frame, list_images, prepare, read_frame, read_mask
+from segclip_deploy.runtime.inference.frame import (
+    Frame,
+    list_images,
+    prepare,
+    read_frame,
+    read_mask,
+)
 from tests.fakes import random_frame
 
 # The same examples on every run, and no deadline: the machine may be busy.

@@ -10,7 +10,7 @@ import pytest
 import rasterio
 from PIL import Image, TiffImagePlugin
 
-from segclip_deploy.runtime.geotiff import ground_sample_distance, is_georeferenced
+from segclip_deploy.runtime.io.raster.geotiff import ground_sample_distance, is_georeferenced
 from tests.conftest import SHARED
 
 PROJECTED, GEOGRAPHIC = 1, 2

@@ -8,10 +8,10 @@ import numpy as np
 import onnx
 import pytest
 
-from segclip_deploy.calibration.graph import load_model, save_model
-from segclip_deploy.calibration.half import FP16_MAX, islands, overflow_islands, write_fp16
-from segclip_deploy.calibration.rounding import round_as_fp16
-from segclip_deploy.runtime.backends.onnxruntime import OnnxRuntimeBackend
+from segclip_deploy.export.onnx_model import load_model, save_model
+from segclip_deploy.quantization.fp16 import FP16_MAX, islands, overflow_islands, write_fp16
+from segclip_deploy.quantization.fp16_emulation import round_as_fp16
+from segclip_deploy.runtime.targets.onnxruntime import OnnxRuntimeBackend
 from tests.graphs import small_model
 
 SENSITIVE = {"Exp", "LogSoftmax", "Pow", "Reciprocal", "ReduceL2", "ReduceSum", "Softmax", "Sqrt"}

@@ -16,8 +16,8 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from segclip_deploy.runtime.kernels import decoder
-from segclip_deploy.runtime.windows import LOGIT_STRIDE, labels_of, margin_of
+from segclip_deploy.runtime.inference.windows import LOGIT_STRIDE, labels_of, margin_of
+from segclip_deploy.runtime.targets.tensorrt import kernels as decoder
 
 KERNEL = Path(decoder.__file__).with_name("decode.cu")
 SHIM = Path(__file__).with_name("host_cuda.h")

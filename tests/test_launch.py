@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from segclip_deploy.artifacts import load_bundle
+from segclip_deploy.artifacts.bundle import load_bundle
 from segclip_deploy.errors import BadArtifact, MissingDependency
 from segclip_deploy.runtime.build import build_engine
 from segclip_deploy.runtime.engine import open_engine, open_segmenter
@@ -68,7 +68,7 @@ def test_blended_logits_are_decoded_where_the_engine_runs_or_the_name_says_where
     def absent(stream: object) -> None:
         raise MissingDependency("labelling on the GPU needs nvcc")
 
-    monkeypatch.setattr("segclip_deploy.runtime.backends.tensorrt.GpuDecoder", absent)
+    monkeypatch.setattr("segclip_deploy.runtime.targets.tensorrt.backend.GpuDecoder", absent)
     with open_segmenter(engine.path) as flown:
         told = "blended logits decoded by NumPy (labelling on the GPU needs nvcc)"
         assert told in flown.backend.name

@@ -24,9 +24,9 @@ from segclip_deploy.cluster.pool import Failed, Job, Pool, local_pool
 from segclip_deploy.cluster.work import Order
 from segclip_deploy.errors import BadArtifact, BadInput, StaleArtifact
 from segclip_deploy.runtime.engine import engine_sha256, open_segmenter
-from segclip_deploy.runtime.raster.grid import Grid
-from segclip_deploy.runtime.raster.segment import segment_raster, settings_digest
-from segclip_deploy.runtime.raster.source import Reading, describe_raster
+from segclip_deploy.runtime.io.raster.grid import Grid
+from segclip_deploy.runtime.io.raster.segment import segment_raster, settings_digest
+from segclip_deploy.runtime.io.raster.source import Reading, describe_raster
 from tests.helpers import call, edited
 from tests.rasters import labels_in, noise, segmenter, write_raster
 from tests.test_rasters import holes

@@ -17,22 +17,22 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor, nn
 
-from segclip_deploy.artifacts import InputSpec
+from segclip_deploy.artifacts.bundle import InputSpec
+from segclip_deploy.artifacts.golden import Golden
+from segclip_deploy.artifacts.vocabulary import load_vocabulary
 from segclip_deploy.cli import main
 from segclip_deploy.errors import BadInput
 from segclip_deploy.export.graph import DeployGraph, margin
 from segclip_deploy.export.onnx import drop_output
 from segclip_deploy.export.torch_backend import TorchBackend
-from segclip_deploy.runtime.backends.onnxruntime import OnnxRuntimeBackend
-from segclip_deploy.runtime.backends.openvino import OpenVinoBackend
-from segclip_deploy.runtime.golden import Golden
-from segclip_deploy.runtime.run import Run
-from segclip_deploy.runtime.segmenter import Segmenter
-from segclip_deploy.runtime.sinks import FolderSink
-from segclip_deploy.runtime.stream.sources import FileSource
+from segclip_deploy.runtime.inference.segmenter import Segmenter
+from segclip_deploy.runtime.inference.windows import margin_of
+from segclip_deploy.runtime.io.sinks.folder import FolderSink
+from segclip_deploy.runtime.io.sources.frames import FileSource
+from segclip_deploy.runtime.streaming.run import Run
+from segclip_deploy.runtime.targets.onnxruntime import OnnxRuntimeBackend
+from segclip_deploy.runtime.targets.openvino import OpenVinoBackend
 from segclip_deploy.runtime.verify import verify
-from segclip_deploy.runtime.windows import margin_of
-from segclip_deploy.vocabulary import load_vocabulary
 from tests.fakes import CLASSES, FakeBackend, blue_of, classes_of, logits_of, random_frame
 
 PROPERTY = settings(derandomize=True, deadline=None, max_examples=60)

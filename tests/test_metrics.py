@@ -11,8 +11,13 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 from numpy.typing import NDArray
 
-from segclip_deploy.metrics import BoundaryTally, Confusion, boundary_mask, confusion_matrix
-from segclip_deploy.vocabulary import IGNORE_INDEX
+from segclip_deploy.artifacts.vocabulary import IGNORE_INDEX
+from segclip_deploy.evaluation.metrics import (
+    BoundaryTally,
+    Confusion,
+    boundary_mask,
+    confusion_matrix,
+)
 
 # The same examples on every run, and no deadline: the machine may be busy.
 PROPERTY = settings(derandomize=True, deadline=None, max_examples=60)

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from segclip_deploy.artifacts.vocabulary import Vocabulary
 from segclip_deploy.errors import BadArtifact, BadInput
 from segclip_deploy.model.attention import CrossAttention
 from segclip_deploy.model.cff import CrossModalFusion, unit
@@ -26,7 +27,6 @@ from segclip_deploy.model.text import (
     save_text_bank,
     unit_rows,
 )
-from segclip_deploy.vocabulary import Vocabulary
 
 
 @settings(max_examples=15, deadline=None)
@@ -273,7 +273,7 @@ def test_a_weight_that_is_not_finite_is_never_written(
 def test_a_vocabulary_of_another_size_is_refused(tiny_checkpoint: Path) -> None:
     from dataclasses import replace
 
-    from segclip_deploy.vocabulary import load_vocabulary
+    from segclip_deploy.artifacts.vocabulary import load_vocabulary
 
     with pytest.raises(BadInput, match="5 classes, its vocabulary 7"):
         replace(load_checkpoint(tiny_checkpoint), vocabulary=load_vocabulary("loveda"))

@@ -7,7 +7,7 @@ from pathlib import Path
 import onnx
 import pytest
 
-from segclip_deploy.export.naming import _block, blocks_of
+from segclip_deploy.export.blocks import _block, blocks_of
 from segclip_deploy.model.encoders import build_encoder
 from segclip_deploy.runtime.blocks import block_of
 

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from segclip_deploy.runtime.stream.pipeline import Channel, Pipeline
-from segclip_deploy.runtime.stream.summary import Percentiles
+from segclip_deploy.runtime.streaming.pipeline import Channel, Pipeline
+from segclip_deploy.runtime.streaming.summary import Percentiles
 
 
 def same(item: int) -> int:

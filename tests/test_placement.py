@@ -14,12 +14,12 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from onnx import numpy_helper
 
-from segclip_deploy.artifacts import load_bundle
+from segclip_deploy.artifacts.bundle import load_bundle
 from segclip_deploy.calibration.calibrate import read_tensors
-from segclip_deploy.calibration.graph import load_model, save_model
-from segclip_deploy.calibration.placement import DIALECTS, Dialect, place
-from segclip_deploy.calibration.qdq import scale_of, write_qdq
 from segclip_deploy.calibration.table import Range, load_table
+from segclip_deploy.export.onnx_model import load_model, save_model
+from segclip_deploy.quantization.placement import DIALECTS, Dialect, place
+from segclip_deploy.quantization.qdq import scale_of, write_qdq
 from segclip_deploy.runtime.blocks import block_of
 from tests.graphs import small_model
 

@@ -11,9 +11,9 @@ import pytest
 import rasterio
 from rasterio import features, warp
 
+from segclip_deploy.artifacts.vocabulary import IGNORE_INDEX
 from segclip_deploy.errors import BadInput
-from segclip_deploy.runtime.raster.polygons import check_polygons, write_polygons
-from segclip_deploy.vocabulary import IGNORE_INDEX
+from segclip_deploy.runtime.io.raster.polygons import check_polygons, write_polygons
 from tests.rasters import DUBAI, describe, label, labels_in, noise, segmenter, write_raster
 
 

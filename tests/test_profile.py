@@ -11,26 +11,26 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from segclip_deploy.artifacts import load_bundle
+from segclip_deploy.artifacts.bundle import load_bundle
+from segclip_deploy.artifacts.golden import load_golden
 from segclip_deploy.errors import BadArtifact
-from segclip_deploy.runtime.backends.base import Backend
-from segclip_deploy.runtime.backends.onnxruntime import OnnxRuntimeBackend
-from segclip_deploy.runtime.backends.openvino import OpenVinoBackend
 from segclip_deploy.runtime.build import build_engine
-from segclip_deploy.runtime.frame import read_frame
-from segclip_deploy.runtime.golden import load_golden
-from segclip_deploy.runtime.profile import measure
-from segclip_deploy.runtime.profile.cold import cold_starts
-from segclip_deploy.runtime.profile.conditions import device_conditions, find_memory
-from segclip_deploy.runtime.profile.layers import (
+from segclip_deploy.runtime.inference.backend import Backend
+from segclip_deploy.runtime.inference.frame import read_frame
+from segclip_deploy.runtime.inference.segmenter import LabelMap, Segmenter, StageTimes
+from segclip_deploy.runtime.profiling import measure
+from segclip_deploy.runtime.profiling.cold import cold_starts
+from segclip_deploy.runtime.profiling.conditions import device_conditions, find_memory
+from segclip_deploy.runtime.profiling.layers import (
     layer_medians,
     onnxruntime_layers,
     openvino_layers,
 )
-from segclip_deploy.runtime.profile.measure import sample, statistics, warm_up
-from segclip_deploy.runtime.profile.power import PowerMeter, find_thermometer, find_wattmeter
-from segclip_deploy.runtime.profile.profile import profile_engine
-from segclip_deploy.runtime.segmenter import LabelMap, Segmenter, StageTimes
+from segclip_deploy.runtime.profiling.measure import sample, statistics, warm_up
+from segclip_deploy.runtime.profiling.power import PowerMeter, find_thermometer, find_wattmeter
+from segclip_deploy.runtime.profiling.profile import profile_engine
+from segclip_deploy.runtime.targets.onnxruntime import OnnxRuntimeBackend
+from segclip_deploy.runtime.targets.openvino import OpenVinoBackend
 from tests.fakes import FakeBackend
 from tests.helpers import call
 from tests.stand_in import install
@@ -103,7 +103,7 @@ def test_every_stage_of_the_path_that_flies_is_sampled(
 
 
 def load_spec(height: int, width: int) -> Any:
-    from segclip_deploy.artifacts import InputSpec
+    from segclip_deploy.artifacts.bundle import InputSpec
 
     return InputSpec(height=height, width=width)
 

@@ -10,10 +10,9 @@ import onnx
 import pytest
 from onnx import numpy_helper
 
-from segclip_deploy.artifacts import load_bundle
+from segclip_deploy.artifacts.bundle import load_bundle
+from segclip_deploy.artifacts.files import sha256_file
 from segclip_deploy.errors import BadArtifact, BadInput, GateFailed, StaleArtifact
-from segclip_deploy.files import sha256_file
-from segclip_deploy.runtime.backends.tensorrt import TensorRtBackend
 from segclip_deploy.runtime.build import build_engine
 from segclip_deploy.runtime.engine import (
     load_engine,
@@ -21,9 +20,10 @@ from segclip_deploy.runtime.engine import (
     open_segmenter,
     sidecar,
 )
-from segclip_deploy.runtime.frame import Frame
+from segclip_deploy.runtime.inference.frame import Frame
 from segclip_deploy.runtime.refit import refit_engine
-from segclip_deploy.runtime.tensorrt.options import BuildOptions
+from segclip_deploy.runtime.targets.tensorrt.backend import TensorRtBackend
+from segclip_deploy.runtime.targets.tensorrt.options import BuildOptions
 from tests.conftest import EXAMPLE
 from tests.helpers import call, edited
 from tests.stand_in import install
@@ -113,7 +113,7 @@ def test_of_several_tries_the_fastest_that_passes_is_kept(
     state = install(monkeypatch, tiny_bundle / "model.onnx")
     state.delay = {1: 0.02, 3: 0.005}
     state.wrong = {2}  # the fastest, and wrong
-    monkeypatch.setattr("segclip_deploy.runtime.tensorrt.make._ROUNDS", 3)
+    monkeypatch.setattr("segclip_deploy.runtime.targets.tensorrt.make._ROUNDS", 3)
     options = BuildOptions(tries=3)
     engine = build_engine(load_bundle(tiny_bundle), tmp_path / "e.engine", options=options)
     tries = engine.record["build"]["tries"]

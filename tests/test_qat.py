@@ -12,29 +12,29 @@ import numpy as np
 import pytest
 import torch
 
-from segclip_deploy.artifacts import InputSpec, load_bundle
-from segclip_deploy.calibration.graph import load_model, save_model
-from segclip_deploy.calibration.placement import DIALECTS, Dialect, place
-from segclip_deploy.calibration.plan import PrecisionPlan, save_plan, uniform_plan
-from segclip_deploy.calibration.qdq import write_qdq
-from segclip_deploy.calibration.quantize import sqnr
+from segclip_deploy.artifacts.bundle import InputSpec, load_bundle
+from segclip_deploy.artifacts.files import sha256_file
+from segclip_deploy.artifacts.vocabulary import Vocabulary
 from segclip_deploy.calibration.selection import select_tiles
 from segclip_deploy.calibration.table import load_table
 from segclip_deploy.calibration.tiles import find_tiles
-from segclip_deploy.dataset import open_dataset
+from segclip_deploy.evaluation.dataset import open_dataset
 from segclip_deploy.export.export import export_bundle
 from segclip_deploy.export.graph import normalise
+from segclip_deploy.export.onnx_model import load_model, save_model
 from segclip_deploy.export.parity import answers_of
-from segclip_deploy.files import sha256_file
 from segclip_deploy.model.checkpoint import build_model, load_checkpoint
 from segclip_deploy.model.segclip import SegCLIP
 from segclip_deploy.model.text import save_text_bank
-from segclip_deploy.runtime.backends.onnxruntime import OnnxRuntimeBackend
+from segclip_deploy.planning.plan import PrecisionPlan, save_plan, uniform_plan
+from segclip_deploy.quantization.placement import DIALECTS, Dialect, place
+from segclip_deploy.quantization.qdq import write_qdq
+from segclip_deploy.quantization.quantize import sqnr
+from segclip_deploy.runtime.targets.onnxruntime import OnnxRuntimeBackend
 from segclip_deploy.training.fake_quant import FakeQuant, observe, products_of
 from segclip_deploy.training.loop import Progress
 from segclip_deploy.training.qat import FINE_TUNING, fine_tune
 from segclip_deploy.training.train import train
-from segclip_deploy.vocabulary import Vocabulary
 from tests.conftest import EXAMPLE
 from tests.helpers import call
 from tests.test_train import SETTINGS, SPEC, bank, data

@@ -16,18 +16,18 @@ import pytest
 import yaml
 from click.testing import CliRunner, Result
 
-from segclip_deploy.artifacts import load_bundle
-from segclip_deploy.calibration.extremes import _groups, find_extremes
-from segclip_deploy.calibration.graph import load_model
-from segclip_deploy.calibration.plan import PrecisionPlan, load_plan, save_plan, uniform_plan
-from segclip_deploy.calibration.quantize import quantize, sqnr
+from segclip_deploy.artifacts.bundle import load_bundle
+from segclip_deploy.artifacts.files import sha256_file
+from segclip_deploy.artifacts.golden import load_golden
 from segclip_deploy.calibration.table import load_table, save_table
 from segclip_deploy.cli import main
 from segclip_deploy.errors import BadArtifact, BadInput, GateFailed, StaleArtifact
-from segclip_deploy.files import sha256_file
-from segclip_deploy.runtime.backends.onnxruntime import OnnxRuntimeBackend
+from segclip_deploy.export.onnx_model import load_model
+from segclip_deploy.planning.plan import PrecisionPlan, load_plan, save_plan, uniform_plan
+from segclip_deploy.quantization.activation_absmax import _groups, find_extremes
+from segclip_deploy.quantization.quantize import quantize, sqnr
 from segclip_deploy.runtime.blocks import block_of
-from segclip_deploy.runtime.golden import load_golden
+from segclip_deploy.runtime.targets.onnxruntime import OnnxRuntimeBackend
 from segclip_deploy.runtime.verify import MIN_AGREEMENT
 from tests.conftest import uniformly
 from tests.test_verify import edited, set_constant
@@ -443,7 +443,7 @@ def test_a_failure_leaves_nothing_and_keeps_the_old(
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device", str(out))
 
-    monkeypatch.setattr("segclip_deploy.calibration.quantize.save_golden", full)
+    monkeypatch.setattr("segclip_deploy.quantization.quantize.save_golden", full)
     arguments = ("--dialect", "cpu", "--precision", "int8", "--table", tiny_table, "-o", out)
     result = call("quantize", tiny_bundle, *arguments)
     assert result.exit_code == 1
@@ -481,7 +481,7 @@ def test_fp16_that_would_overflow_is_seen_and_kept_fp32(
     assert record["quality"]["label_agreement"] >= 0.998
     assert "reaches" in record["islands"]["decoder.4/Conv_2"]
     # Were it not kept FP32, the rounding that a CPU does not do by itself would show it.
-    monkeypatch.setattr("segclip_deploy.calibration.quantize.find_extremes", lambda *_: {})
+    monkeypatch.setattr("segclip_deploy.quantization.quantize.find_extremes", lambda *_: {})
     with pytest.raises(GateFailed, match="logits are not finite on golden tile 0"):
         quantize(long, tmp_path / "p", plan=plan, table=None)
     assert {p.name for p in tmp_path.iterdir()} == {"b", "o"}
@@ -493,7 +493,7 @@ def test_extremes_are_the_same_however_many_tensors_are_looked_at_at_once(
     bundle = load_bundle(tiny_bundle)
     tiles = load_golden(bundle.golden_path).tiles
     at_once = find_extremes(bundle, tiles)
-    monkeypatch.setattr("segclip_deploy.calibration.extremes._LOOKED_AT", 2**20)
+    monkeypatch.setattr("segclip_deploy.quantization.activation_absmax._LOOKED_AT", 2**20)
     model = load_model(bundle.model_path)
     values = [v for n in model.graph for v in n.outputs if v.dtype == ir.DataType.FLOAT]
     groups = list(_groups(values, 1))

@@ -16,7 +16,7 @@ import pytest
 from numpy.typing import NDArray
 
 from segclip_deploy.errors import BadInput
-from segclip_deploy.runtime.raster.partial import Partial
+from segclip_deploy.runtime.io.raster.partial import Partial
 from tests.conftest import ROOT
 from tests.rasters import label, labels_in, noise, segmenter, write_raster
 from tests.test_rasters import holes

@@ -16,12 +16,12 @@ from hypothesis import strategies as st
 from rasterio.enums import ColorInterp
 from rio_cogeo.cogeo import cog_validate
 
+from segclip_deploy.artifacts.vocabulary import IGNORE_INDEX
 from segclip_deploy.errors import BadInput
-from segclip_deploy.runtime.frame import Frame
-from segclip_deploy.runtime.raster.cog import DIGEST_TAG
-from segclip_deploy.runtime.raster.seams import seam_score
-from segclip_deploy.runtime.raster.segment import segment_raster
-from segclip_deploy.vocabulary import IGNORE_INDEX
+from segclip_deploy.runtime.inference.frame import Frame
+from segclip_deploy.runtime.io.raster.cog import DIGEST_TAG
+from segclip_deploy.runtime.io.raster.seams import seam_score
+from segclip_deploy.runtime.io.raster.segment import segment_raster
 from tests.conftest import SHARED
 from tests.fakes import classes_of
 from tests.rasters import (

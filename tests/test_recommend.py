@@ -8,13 +8,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from segclip_deploy.accuracy import Drop
 from segclip_deploy.errors import BadInput
-from segclip_deploy.evaluation.bound import BOARDS, bound, find_boards
-from segclip_deploy.evaluation.mission import SENSORS, Mission, demand, sensor
-from segclip_deploy.evaluation.recommend import Limits, recommend
-from segclip_deploy.evaluation.row import Row, pareto_front
-from segclip_deploy.export.blocks import Product
+from segclip_deploy.evaluation.accuracy import Drop
+from segclip_deploy.export.costs import Product
+from segclip_deploy.tradeoff.mission import SENSORS, Mission, demand, sensor
+from segclip_deploy.tradeoff.recommend import Limits, recommend
+from segclip_deploy.tradeoff.roofline import BOARDS, bound, find_boards
+from segclip_deploy.tradeoff.row import Row, pareto_front
 
 PROPERTY = settings(derandomize=True, deadline=None, max_examples=60)
 

@@ -17,7 +17,10 @@ import pytest
 from click.testing import CliRunner
 from numpy.typing import NDArray
 
-from segclip_deploy.artifacts import TEXT_FILE, Bundle, load_bundle
+from segclip_deploy.artifacts.bundle import TEXT_FILE, Bundle, load_bundle
+from segclip_deploy.artifacts.files import sha256_file
+from segclip_deploy.artifacts.golden import load_golden
+from segclip_deploy.artifacts.vocabulary import load_vocabulary
 from segclip_deploy.cli import main
 from segclip_deploy.errors import BadArtifact, BadInput, SegclipError
 from segclip_deploy.export.onnx import drop_output
@@ -27,14 +30,11 @@ from segclip_deploy.export.text_weights import (
     save_text_weights,
     text_constants,
 )
-from segclip_deploy.files import sha256_file
 from segclip_deploy.model.checkpoint import load_checkpoint
 from segclip_deploy.model.text import TextBank, save_text_bank
-from segclip_deploy.runtime.backends.base import Backend
-from segclip_deploy.runtime.backends.onnxruntime import OnnxRuntimeBackend
-from segclip_deploy.runtime.golden import load_golden
+from segclip_deploy.runtime.inference.backend import Backend
+from segclip_deploy.runtime.targets.onnxruntime import OnnxRuntimeBackend
 from segclip_deploy.runtime.verify import Verification, verify
-from segclip_deploy.vocabulary import load_vocabulary
 from tests.conftest import EXAMPLE
 from tests.fakes import random_bank
 

@@ -12,13 +12,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from segclip_deploy.calibration.plan import PrecisionPlan, load_plan, save_plan
+from segclip_deploy.artifacts.golden import Golden, load_golden, save_golden
+from segclip_deploy.artifacts.vocabulary import load_vocabulary
 from segclip_deploy.calibration.table import CalibrationTable, Range, load_table, save_table
 from segclip_deploy.model.spec import ModelSpec
 from segclip_deploy.model.text import TextBank, load_text_bank, save_text_bank, unit_rows
-from segclip_deploy.runtime.golden import Golden, load_golden, save_golden
-from segclip_deploy.runtime.raster.grid import Grid
-from segclip_deploy.vocabulary import load_vocabulary
+from segclip_deploy.planning.plan import PrecisionPlan, load_plan, save_plan
+from segclip_deploy.runtime.io.raster.grid import Grid
 
 NAMES = st.text(
     st.characters(codec="utf-8", categories=["L", "N", "P", "S"]), min_size=1, max_size=12

@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from segclip_deploy.artifacts import InputSpec
+from segclip_deploy.artifacts.bundle import InputSpec
+from segclip_deploy.artifacts.vocabulary import load_vocabulary
 from segclip_deploy.errors import BadInput
-from segclip_deploy.runtime.run import Outcome, Run, find_files
-from segclip_deploy.runtime.segmenter import Segmenter
-from segclip_deploy.runtime.sinks import AREAS_FILE, FolderSink
-from segclip_deploy.runtime.stream.sources import FileSource
-from segclip_deploy.vocabulary import load_vocabulary
+from segclip_deploy.runtime.inference.segmenter import Segmenter
+from segclip_deploy.runtime.io.sinks.folder import AREAS_FILE, FolderSink
+from segclip_deploy.runtime.io.sources.frames import FileSource
+from segclip_deploy.runtime.streaming.run import Outcome, Run, find_files
 from tests.fakes import FakeBackend, classes_of, random_frame
 
 DUBAI = load_vocabulary("dubai")

@@ -11,14 +11,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from segclip_deploy.accuracy import Accuracy, Drop, miou_drop
-from segclip_deploy.calibration.judge import Glance, Verdict
-from segclip_deploy.calibration.plan import PrecisionPlan
-from segclip_deploy.calibration.planner import worth
-from segclip_deploy.calibration.search import Limits, able_blocks, search
-from segclip_deploy.calibration.sensitivity import BlockEffect, heat_map, sensitivity
 from segclip_deploy.errors import GateFailed
-from segclip_deploy.metrics import BoundaryTally, Confusion
+from segclip_deploy.evaluation.accuracy import Accuracy, Drop, miou_drop
+from segclip_deploy.evaluation.metrics import BoundaryTally, Confusion
+from segclip_deploy.planning.plan import PrecisionPlan
+from segclip_deploy.planning.plan_evaluator import Glance, Verdict
+from segclip_deploy.planning.planner import worth
+from segclip_deploy.planning.search import Limits, able_blocks, search
+from segclip_deploy.planning.sensitivity import BlockEffect, heat_map, sensitivity
 
 BLOCKS = ("stem", "stage1", "stage2", "decoder", "cff")
 

@@ -15,15 +15,15 @@ import numpy as np
 import onnx
 import pytest
 
-from segclip_deploy.artifacts import load_bundle
+from segclip_deploy.artifacts.bundle import load_bundle
+from segclip_deploy.artifacts.files import sha256_file
+from segclip_deploy.artifacts.onnx_file import check_self_contained
+from segclip_deploy.artifacts.vocabulary import load_vocabulary
 from segclip_deploy.errors import BadArtifact, BadInput
-from segclip_deploy.files import sha256_file
 from segclip_deploy.model.text import load_text_bank
-from segclip_deploy.onnx_file import check_self_contained
 from segclip_deploy.runtime.build import build_engine
 from segclip_deploy.runtime.engine import load_engine, sidecar
-from segclip_deploy.runtime.kernels.decoder import kernel_source
-from segclip_deploy.vocabulary import load_vocabulary
+from segclip_deploy.runtime.targets.tensorrt.kernels import kernel_source
 from tests.conftest import ROOT
 from tests.helpers import call, edited
 from tests.test_benchmark import make_dataset

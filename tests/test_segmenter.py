@@ -12,13 +12,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from segclip_deploy.artifacts import InputSpec
+from segclip_deploy.artifacts.bundle import InputSpec
+from segclip_deploy.artifacts.vocabulary import load_vocabulary
 from segclip_deploy.errors import BadArtifact, BadInput
-from segclip_deploy.runtime.backends.base import TensorSpec
-from segclip_deploy.runtime.frame import Frame
-from segclip_deploy.runtime.segmenter import Segmenter
-from segclip_deploy.runtime.windows import labels_of
-from segclip_deploy.vocabulary import load_vocabulary
+from segclip_deploy.runtime.inference.backend import TensorSpec
+from segclip_deploy.runtime.inference.frame import Frame
+from segclip_deploy.runtime.inference.segmenter import Segmenter
+from segclip_deploy.runtime.inference.windows import labels_of
 from tests.fakes import FakeBackend, classes_of, logits_of, random_frame
 
 # The same examples on every run, and no deadline: the machine may be busy.

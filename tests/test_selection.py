@@ -14,13 +14,13 @@ from hypothesis.extra.numpy import arrays
 from numpy.typing import NDArray
 from PIL import Image
 
-from segclip_deploy.artifacts import InputSpec
+from segclip_deploy.artifacts.bundle import InputSpec
+from segclip_deploy.artifacts.vocabulary import Vocabulary
 from segclip_deploy.calibration.coverage import distances, measure_coverage
 from segclip_deploy.calibration.selection import TileSet, farthest_first, select_tiles
 from segclip_deploy.calibration.sheet import contact_sheet
 from segclip_deploy.calibration.tiles import MIN_TILES, Tile, TilePool, find_tiles
 from segclip_deploy.errors import BadInput
-from segclip_deploy.vocabulary import Vocabulary
 from tests.conftest import EXAMPLE, SHARED
 from tests.fakes import classes_of
 from tests.test_tiles import picture, write_pictures

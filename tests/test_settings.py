@@ -7,10 +7,9 @@ from typing import Any
 import onnx
 import pytest
 
-from segclip_deploy.artifacts import load_bundle
+from segclip_deploy.artifacts.bundle import load_bundle
 from segclip_deploy.errors import BadArtifact
 from segclip_deploy.runtime import build as build_module
-from segclip_deploy.runtime.backends.onnxruntime import OnnxRuntimeBackend
 from segclip_deploy.runtime.build import build_engine
 from segclip_deploy.runtime.engine import (
     TARGETS,
@@ -18,6 +17,7 @@ from segclip_deploy.runtime.engine import (
     open_engine,
     sidecar,
 )
+from segclip_deploy.runtime.targets.onnxruntime import OnnxRuntimeBackend
 from tests.fakes import FakeBackend
 from tests.helpers import edited
 

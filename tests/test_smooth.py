@@ -14,17 +14,17 @@ import pytest
 from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
-from segclip_deploy.artifacts import load_bundle
-from segclip_deploy.calibration.graph import load_model, observer, save_model
-from segclip_deploy.calibration.placement import place
-from segclip_deploy.calibration.qdq import write_qdq
-from segclip_deploy.calibration.quantize import sqnr
+from segclip_deploy.artifacts.bundle import load_bundle
+from segclip_deploy.artifacts.files import sha256_file
+from segclip_deploy.artifacts.golden import load_golden, save_golden
 from segclip_deploy.calibration.ranges import METHODS, Histogram
-from segclip_deploy.calibration.smooth import find_norms, smooth_graph
+from segclip_deploy.export.onnx_model import load_model, observer, save_model
 from segclip_deploy.export.parity import answers_of
-from segclip_deploy.files import sha256_file
-from segclip_deploy.runtime.backends.onnxruntime import OnnxRuntimeBackend
-from segclip_deploy.runtime.golden import load_golden, save_golden
+from segclip_deploy.quantization.placement import place
+from segclip_deploy.quantization.qdq import write_qdq
+from segclip_deploy.quantization.quantize import sqnr
+from segclip_deploy.quantization.smooth import find_norms, smooth_graph
+from segclip_deploy.runtime.targets.onnxruntime import OnnxRuntimeBackend
 from tests.conftest import EXAMPLE
 from tests.graphs import small_model
 from tests.helpers import call

@@ -14,12 +14,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from segclip_deploy.artifacts import InputSpec
-from segclip_deploy.runtime.frame import prepare
-from segclip_deploy.runtime.segmenter import Segmenter
-from segclip_deploy.runtime.strips import Tally
-from segclip_deploy.runtime.windows import Window, cover, labels_of, margin_of
-from segclip_deploy.vocabulary import IGNORE_INDEX, load_vocabulary
+from segclip_deploy.artifacts.bundle import InputSpec
+from segclip_deploy.artifacts.vocabulary import IGNORE_INDEX, load_vocabulary
+from segclip_deploy.runtime.inference.frame import prepare
+from segclip_deploy.runtime.inference.segmenter import Segmenter
+from segclip_deploy.runtime.inference.stitching import Tally
+from segclip_deploy.runtime.inference.windows import Window, cover, labels_of, margin_of
 from tests.fakes import FakeBackend, random_frame
 from tests.whole import blend_logits, join_centres
 

@@ -14,11 +14,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from onnx import helper, numpy_helper
 
+from segclip_deploy.artifacts.onnx_file import initializer_names, makers
 from segclip_deploy.errors import BadArtifact, StaleArtifact
-from segclip_deploy.onnx_file import initializer_names, makers
-from segclip_deploy.runtime.tensorrt.compatibility import differences
-from segclip_deploy.runtime.tensorrt.layers import by_block, engine_layers
-from segclip_deploy.runtime.tensorrt.timing_cache import TimingCache, default_path
+from segclip_deploy.runtime.targets.tensorrt.compatibility import differences
+from segclip_deploy.runtime.targets.tensorrt.inspector import by_block, engine_layers
+from segclip_deploy.runtime.targets.tensorrt.timing_cache import TimingCache, default_path
 
 KEY = {"gpu": "Orin", "driver": "540.4.0", "library": "TensorRT 10.3.0"}
 

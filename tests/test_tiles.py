@@ -12,12 +12,12 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from segclip_deploy.artifacts import InputSpec
+from segclip_deploy.artifacts.bundle import InputSpec
 from segclip_deploy.calibration import tiles as module
-from segclip_deploy.calibration.measures import DESCRIPTORS, correlation, measure
+from segclip_deploy.calibration.tile_descriptors import DESCRIPTORS, correlation, measure
 from segclip_deploy.calibration.tiles import MIN_TILES, find_tiles, stream_tiles
 from segclip_deploy.errors import BadInput
-from segclip_deploy.runtime.frame import prepare, read_frame
+from segclip_deploy.runtime.inference.frame import prepare, read_frame
 from tests.conftest import EXAMPLE, SHARED
 from tests.fakes import random_frame
 from tests.test_geotiff import METRE, PROJECTED, write_geotiff

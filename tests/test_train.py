@@ -13,15 +13,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from segclip_deploy.dataset import open_dataset
+from segclip_deploy.artifacts.vocabulary import IGNORE_INDEX, Vocabulary
 from segclip_deploy.errors import BadArtifact, BadInput, StaleArtifact
+from segclip_deploy.evaluation.dataset import open_dataset
 from segclip_deploy.model.checkpoint import build_model, load_checkpoint
 from segclip_deploy.model.spec import ModelSpec
 from segclip_deploy.model.text import TextBank, unit_rows
 from segclip_deploy.training.augment import CropSampler
 from segclip_deploy.training.loop import Progress, TrainSettings, one_cycle
 from segclip_deploy.training.train import train
-from segclip_deploy.vocabulary import IGNORE_INDEX, Vocabulary
 
 SPEC = ModelSpec(classes=5, text_width=8, encoder="timm:test_efficientnet", width=16)
 SETTINGS = TrainSettings(steps=12, crop=64, batch=4, window=64, validate_every=6, save_every=2)
@@ -60,9 +60,9 @@ RUNNER = """
     import torch
     sys.path.insert(0, {root!r})
     from tests.test_train import SETTINGS, SPEC, bank
-    from segclip_deploy.dataset import open_dataset
+    from segclip_deploy.evaluation.dataset import open_dataset
     from segclip_deploy.training.train import train
-    from segclip_deploy.vocabulary import load_vocabulary
+    from segclip_deploy.artifacts.vocabulary import load_vocabulary
 
     torch.set_num_threads(1)
     def report(p):

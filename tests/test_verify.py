@@ -12,15 +12,15 @@ import pytest
 from click.testing import CliRunner
 from onnx import helper, numpy_helper
 
-from segclip_deploy.artifacts import load_bundle
-from segclip_deploy.calibration.graph import load_model, save_model
-from segclip_deploy.calibration.rounding import round_as_fp16
+from segclip_deploy.artifacts.bundle import load_bundle
+from segclip_deploy.artifacts.files import sha256_file
+from segclip_deploy.artifacts.golden import Golden, load_golden
 from segclip_deploy.cli import main
 from segclip_deploy.errors import GateFailed
-from segclip_deploy.files import sha256_file
-from segclip_deploy.runtime.backends.onnxruntime import OnnxRuntimeBackend
+from segclip_deploy.export.onnx_model import load_model, save_model
+from segclip_deploy.quantization.fp16_emulation import round_as_fp16
 from segclip_deploy.runtime.build import build_engine
-from segclip_deploy.runtime.golden import Golden, load_golden
+from segclip_deploy.runtime.targets.onnxruntime import OnnxRuntimeBackend
 from segclip_deploy.runtime.verify import Verification, check, verify
 from tests.fakes import CLASSES, FakeBackend, classes_of, random_frame
 

@@ -15,13 +15,13 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 from numpy.typing import NDArray
 
-from segclip_deploy.errors import BadInput
-from segclip_deploy.vocabulary import (
+from segclip_deploy.artifacts.vocabulary import (
     IGNORE_INDEX,
     Vocabulary,
     load_vocabulary,
     shipped_vocabularies,
 )
+from segclip_deploy.errors import BadInput
 
 # The same examples on every run, and no deadline: the machine may be busy.
 PROPERTY = settings(derandomize=True, deadline=None, max_examples=60)

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from segclip_deploy.runtime.windows import (
+from segclip_deploy.runtime.inference.windows import (
     LOGIT_STRIDE,
     Window,
     cover,

@@ -8,11 +8,11 @@ import pytest
 from click.testing import CliRunner
 from PIL import Image
 
-from segclip_deploy.calibration.judge import Judge
-from segclip_deploy.calibration.plan import load_plan
+from segclip_deploy.artifacts.vocabulary import Vocabulary
 from segclip_deploy.cli import main
+from segclip_deploy.planning.plan import load_plan
+from segclip_deploy.planning.plan_evaluator import Judge
 from segclip_deploy.runtime.engine import load_engine
-from segclip_deploy.vocabulary import Vocabulary
 from tests.conftest import EXAMPLE
 
 

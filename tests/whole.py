@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from segclip_deploy.runtime.windows import LOGIT_STRIDE, Window, triangle
+from segclip_deploy.runtime.inference.windows import LOGIT_STRIDE, Window, triangle
 
 
 def blend_logits(

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import numpy as np
 
+from segclip_deploy.artifacts.vocabulary import load_vocabulary
 from segclip_deploy.model.text import encode_vocabulary, save_text_bank
-from segclip_deploy.vocabulary import load_vocabulary
 
 ENCODER = "OpenAI CLIP ViT-B/16"
 LICENCES = ("Apache-2.0", "MIT")

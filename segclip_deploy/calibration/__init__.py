@@ -1,1 +1,1 @@
-"""Which tiles a model is calibrated on, and what it is quantized to."""
+"""Which tiles a model is calibrated on, and what is measured on them."""

@@ -12,16 +12,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from segclip_deploy.artifacts import RECORD_FILE, Bundle
-from segclip_deploy.calibration.bias import channel_means
-from segclip_deploy.calibration.graph import check_fp32, load_model, observer
-from segclip_deploy.calibration.placement import DIALECTS, place
+from segclip_deploy.artifacts.bundle import RECORD_FILE, Bundle
+from segclip_deploy.artifacts.files import read_npz, replace_file, sha256_file
 from segclip_deploy.calibration.ranges import METHODS, Histogram
 from segclip_deploy.calibration.selection import TileSet
 from segclip_deploy.calibration.table import TABLE_SCHEMA, CalibrationTable, save_table
 from segclip_deploy.calibration.tiles import Tile
 from segclip_deploy.errors import BadArtifact, BadInput
-from segclip_deploy.files import read_npz, replace_file, sha256_file
+from segclip_deploy.export.onnx_model import check_fp32, load_model, observer
+from segclip_deploy.quantization.bias import channel_means
+from segclip_deploy.quantization.placement import DIALECTS, place
 from segclip_deploy.runtime.blocks import block_of
 
 __all__ = ["calibrate", "read_tensors"]

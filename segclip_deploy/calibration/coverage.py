@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from segclip_deploy.calibration.measures import DESCRIPTORS
+from segclip_deploy.calibration.tile_descriptors import DESCRIPTORS
 from segclip_deploy.calibration.tiles import TilePool
 
 __all__ = ["ClassShare", "Coverage", "Span", "distances", "measure_coverage"]

@@ -7,9 +7,9 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
 
+from segclip_deploy.artifacts.files import replace_file
+from segclip_deploy.artifacts.vocabulary import Vocabulary
 from segclip_deploy.calibration.selection import TileSet
-from segclip_deploy.files import replace_file
-from segclip_deploy.vocabulary import Vocabulary
 
 __all__ = ["contact_sheet"]
 

@@ -11,9 +11,9 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from segclip_deploy.artifacts import RECORD_FILE, Bundle, check_schema
+from segclip_deploy.artifacts.bundle import RECORD_FILE, Bundle, check_schema
+from segclip_deploy.artifacts.files import UNREADABLE, read_json, sha256_file, write_json
 from segclip_deploy.errors import BadArtifact, StaleArtifact
-from segclip_deploy.files import UNREADABLE, read_json, sha256_file, write_json
 
 __all__ = ["TABLE_SCHEMA", "CalibrationTable", "Range", "check_table", "load_table", "save_table"]
 

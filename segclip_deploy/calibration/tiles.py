@@ -11,12 +11,12 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from segclip_deploy.artifacts import InputSpec
-from segclip_deploy.calibration.measures import DESCRIPTORS, Measures, correlation, measure
-from segclip_deploy.dataset import find_image, read_splits
+from segclip_deploy.artifacts.bundle import InputSpec
+from segclip_deploy.calibration.tile_descriptors import DESCRIPTORS, Measures, correlation, measure
 from segclip_deploy.errors import BadInput
-from segclip_deploy.runtime.frame import list_images, prepare, read_frame
-from segclip_deploy.runtime.geotiff import ONE_SCALE, ground_sample_distance
+from segclip_deploy.evaluation.dataset import find_image, read_splits
+from segclip_deploy.runtime.inference.frame import list_images, prepare, read_frame
+from segclip_deploy.runtime.io.raster.geotiff import ONE_SCALE, ground_sample_distance
 
 __all__ = ["MIN_TILES", "Tile", "TilePool", "cut_tiles", "find_tiles", "stream_tiles"]
 

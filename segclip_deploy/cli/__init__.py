@@ -6,19 +6,19 @@ import click
 
 from segclip_deploy import __version__
 from segclip_deploy.cli.benchmark import benchmark
-from segclip_deploy.cli.build import build_engine
+from segclip_deploy.cli.build_engine import build_engine
 from segclip_deploy.cli.calibrate import calibrate, smooth
 from segclip_deploy.cli.common import ErrorGroup
 from segclip_deploy.cli.deploy import export, verify
 from segclip_deploy.cli.doctor import doctor
-from segclip_deploy.cli.fly import run
+from segclip_deploy.cli.evaluate import evaluate
+from segclip_deploy.cli.inspect import inspect
 from segclip_deploy.cli.learn import import_, train
-from segclip_deploy.cli.look import inspect
 from segclip_deploy.cli.map import map_
 from segclip_deploy.cli.precision import plan, quantize
 from segclip_deploy.cli.profile import compare, profile
-from segclip_deploy.cli.score import evaluate
-from segclip_deploy.cli.texts import revocab
+from segclip_deploy.cli.revocab import revocab
+from segclip_deploy.cli.run import run
 
 __all__ = ["main"]
 

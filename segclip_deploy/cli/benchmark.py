@@ -17,7 +17,7 @@ from segclip_deploy.cli.common import (
 )
 
 if TYPE_CHECKING:
-    from segclip_deploy.evaluation.row import Row
+    from segclip_deploy.tradeoff.row import Row
 
 __all__ = ["benchmark"]
 
@@ -91,9 +91,9 @@ def benchmark(
 
     Killed? The same command goes on. Exit code 3: no engine keeps the limits.
     """
-    from segclip_deploy.evaluation.benchmark import steps
-    from segclip_deploy.evaluation.recommend import Limits
-    from segclip_deploy.evaluation.sweep import Ask, benchmark_bundles, prepare_sweep
+    from segclip_deploy.tradeoff.benchmark import Ask, benchmark_bundles, prepare_sweep
+    from segclip_deploy.tradeoff.recommend import Limits
+    from segclip_deploy.tradeoff.sweep import steps
 
     given = [options[name] is not None for name in ("altitude", "speed", "camera")]
     if any(given) and not all(given):

@@ -52,8 +52,8 @@ def calibrate(
 
     Killed? The same command goes on.
     """
-    from segclip_deploy.artifacts import load_bundle
-    from segclip_deploy.workflows import calibrate_on
+    from segclip_deploy.artifacts.bundle import load_bundle
+    from segclip_deploy.planning.workflows import calibrate_on
 
     with stage_bar() as report:
         table, chosen = calibrate_on(
@@ -108,8 +108,8 @@ def smooth(
 
     The result is an FP32 bundle that computes the same; calibrate, plan and quantize that one.
     """
-    from segclip_deploy.artifacts import load_bundle
-    from segclip_deploy.workflows import smooth_on
+    from segclip_deploy.artifacts.bundle import load_bundle
+    from segclip_deploy.planning.workflows import smooth_on
 
     with stage_bar() as report:
         made = smooth_on(

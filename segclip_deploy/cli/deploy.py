@@ -17,7 +17,7 @@ from segclip_deploy.cli.common import (
 )
 from segclip_deploy.cli.common import batches as parse_batches
 from segclip_deploy.cli.common import size as parse_size
-from segclip_deploy.cli.look import print_folding
+from segclip_deploy.cli.inspect import print_folding
 
 __all__ = ["export", "verify"]
 
@@ -57,7 +57,7 @@ def export(
 ) -> None:
     """Export CHECKPOINT to a bundle: ONNX with the text inside, proven equal to PyTorch."""
     from segclip_deploy._optional import require
-    from segclip_deploy.artifacts import InputSpec
+    from segclip_deploy.artifacts.bundle import InputSpec
 
     require("torch", why="export")
     from segclip_deploy.export.export import export_bundle
@@ -99,9 +99,9 @@ def export(
 @json_option
 def verify(engine: Path, as_json: bool) -> None:
     """Flight check: hold ENGINE (an engine or a bundle) against the golden tiles; exit 3 if it fails."""
+    from segclip_deploy.artifacts.golden import load_golden
     from segclip_deploy.errors import GateFailed, StaleArtifact
     from segclip_deploy.runtime.engine import open_engine
-    from segclip_deploy.runtime.golden import load_golden
     from segclip_deploy.runtime.verify import check
     from segclip_deploy.runtime.verify import verify as run_checks
 

@@ -110,8 +110,8 @@ def train(
     if qat and (fixed := _given(context, _OF_NEW_MODELS)):
         raise click.UsageError(f"{fixed} belongs to new models; --from brings its own")
     from segclip_deploy._optional import require
-    from segclip_deploy.dataset import open_dataset
-    from segclip_deploy.vocabulary import load_vocabulary
+    from segclip_deploy.artifacts.vocabulary import load_vocabulary
+    from segclip_deploy.evaluation.dataset import open_dataset
 
     torch = require("torch", why="training")
     from segclip_deploy.model.checkpoint import load_checkpoint
@@ -223,11 +223,11 @@ def import_(
     from segclip_deploy._optional import require
 
     require("torch", why="reading PyTorch weights")
+    from segclip_deploy.artifacts.vocabulary import load_vocabulary
     from segclip_deploy.model.convert import import_weights
     from segclip_deploy.model.network import load_factory
     from segclip_deploy.model.spec import load_spec
     from segclip_deploy.model.text import load_text_bank
-    from segclip_deploy.vocabulary import load_vocabulary
 
     say_it_runs(model)
     words = load_vocabulary(vocabulary)

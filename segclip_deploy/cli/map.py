@@ -23,11 +23,11 @@ from segclip_deploy.cli.rasters import reading_of, reading_options
 from segclip_deploy.errors import SegclipError
 
 if TYPE_CHECKING:
+    from segclip_deploy.artifacts.vocabulary import Vocabulary
     from segclip_deploy.cluster.map import Failure
     from segclip_deploy.cluster.pool import Pool
     from segclip_deploy.cluster.work import Order
-    from segclip_deploy.runtime.sinks import FolderSink
-    from segclip_deploy.vocabulary import Vocabulary
+    from segclip_deploy.runtime.io.sinks.folder import FolderSink
 
 __all__ = ["map_"]
 
@@ -86,10 +86,10 @@ def map_(
     listed, with tracebacks in map-failures.json, the rest is done, and the exit code is 1.
     """
     from segclip_deploy.cluster.work import Order
-    from segclip_deploy.runtime.device import usable_cores
     from segclip_deploy.runtime.engine import engine_sha256
-    from segclip_deploy.runtime.run import find_files
-    from segclip_deploy.runtime.sinks import FolderSink
+    from segclip_deploy.runtime.io.sinks.folder import FolderSink
+    from segclip_deploy.runtime.streaming.run import find_files
+    from segclip_deploy.runtime.targets.device import usable_cores
 
     if scheduler and workers:
         raise click.UsageError("--workers are started here, those of --scheduler are there already")
@@ -131,9 +131,9 @@ def map_(
 
 def _describe(engine: Path) -> tuple[Vocabulary, bool]:
     """An engine's classes, and whether it runs on a GPU; without opening it, which may not work here."""
-    from segclip_deploy.artifacts import load_bundle
+    from segclip_deploy.artifacts.bundle import load_bundle
     from segclip_deploy.runtime.engine import load_engine
-    from segclip_deploy.runtime.tensorrt.library import MODULES
+    from segclip_deploy.runtime.targets.tensorrt.library import MODULES
 
     if engine.is_dir():
         return load_bundle(engine).vocabulary, False
@@ -204,7 +204,7 @@ def _progress() -> Iterator[tuple[Callable[[str], None], Callable[[str, int, int
 
 
 def _write_failures(path: Path, failed: Sequence[Failure]) -> None:
-    from segclip_deploy.files import write_json
+    from segclip_deploy.artifacts.files import write_json
 
     if failed:
         write_json(path, {"failed": [failure.to_json() for failure in failed]})

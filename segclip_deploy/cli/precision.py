@@ -19,8 +19,8 @@ from segclip_deploy.cli.common import (
 )
 
 if TYPE_CHECKING:
-    from segclip_deploy.calibration.placement import Dialect
-    from segclip_deploy.calibration.plan import Precision
+    from segclip_deploy.planning.plan import Precision
+    from segclip_deploy.quantization.placement import Dialect
 
 __all__ = ["plan", "quantize"]
 
@@ -65,12 +65,12 @@ def plan(
 
     Every step is measured on DATASET. Killed? The same command goes on.
     """
-    from segclip_deploy.artifacts import load_bundle
-    from segclip_deploy.calibration.planner import make_plan, worth
-    from segclip_deploy.calibration.search import Limits
-    from segclip_deploy.calibration.sensitivity import heat_map as draw
+    from segclip_deploy.artifacts.bundle import load_bundle
     from segclip_deploy.calibration.table import check_table, load_table
-    from segclip_deploy.dataset import open_dataset
+    from segclip_deploy.evaluation.dataset import open_dataset
+    from segclip_deploy.planning.planner import make_plan, worth
+    from segclip_deploy.planning.search import Limits
+    from segclip_deploy.planning.sensitivity import heat_map as draw
 
     loaded, table = load_bundle(bundle), load_table(table_path)
     check_table(table, loaded, where=table_path)
@@ -142,11 +142,11 @@ def quantize(
     """Write precision into BUNDLE: INT8 as Q/DQ, FP16 as casts; proven before it counts."""
     if plan_path and (precision or dialect):
         raise click.UsageError("a plan names dialect and precision itself")
-    from segclip_deploy.artifacts import load_bundle
-    from segclip_deploy.calibration.graph import load_model
-    from segclip_deploy.calibration.plan import check_plan, load_plan, uniform_plan
-    from segclip_deploy.calibration.quantize import quantize as write
+    from segclip_deploy.artifacts.bundle import load_bundle
     from segclip_deploy.calibration.table import check_table, load_table
+    from segclip_deploy.export.onnx_model import load_model
+    from segclip_deploy.planning.plan import check_plan, load_plan, uniform_plan
+    from segclip_deploy.quantization.quantize import quantize as write
 
     loaded = load_bundle(bundle)
     table = None

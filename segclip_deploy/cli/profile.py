@@ -21,7 +21,7 @@ from segclip_deploy.cli.common import (
 )
 
 if TYPE_CHECKING:
-    from segclip_deploy.runtime.profile.profile import Profile
+    from segclip_deploy.runtime.profiling.profile import Profile
 
 __all__ = ["compare", "profile"]
 
@@ -60,9 +60,9 @@ def profile(
     as_json: bool,
 ) -> None:
     """Time ENGINE, an engine or a bundle, stage by stage and layer by layer, on this machine."""
-    from segclip_deploy.files import write_json
-    from segclip_deploy.runtime.profile.picture import draw_profile
-    from segclip_deploy.runtime.profile.profile import profile_engine
+    from segclip_deploy.artifacts.files import write_json
+    from segclip_deploy.runtime.profiling.picture import draw_profile
+    from segclip_deploy.runtime.profiling.profile import profile_engine
 
     soak_s = duration(soak) if soak else 0.0
     with stage_bar() as report:
@@ -99,8 +99,8 @@ def compare(one: Path, other: Path, force: bool, as_json: bool) -> None:
 
     Exit code 3: they were measured in unlike conditions.
     """
-    from segclip_deploy.runtime.profile.compare import compare as ratios_of
-    from segclip_deploy.runtime.profile.compare import load_profile
+    from segclip_deploy.runtime.profiling.compare import compare as ratios_of
+    from segclip_deploy.runtime.profiling.compare import load_profile
 
     profiles = [load_profile(path) for path in (one, other)]
     result = ratios_of(*profiles, force=force)
@@ -162,7 +162,7 @@ def _print_layers(found: Profile) -> None:
     if not found.layers:
         click.echo("the engine does not tell its layers")
         return
-    from segclip_deploy.runtime.profile.layers import sum_blocks
+    from segclip_deploy.runtime.profiling.layers import sum_blocks
 
     blocks = sum_blocks(found.layers)
     total = sum(blocks.values())

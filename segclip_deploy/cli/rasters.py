@@ -14,10 +14,10 @@ from segclip_deploy.cli.common import progress_bar
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
 
-    from segclip_deploy.runtime.raster.source import Reading
-    from segclip_deploy.runtime.run import Outcome
-    from segclip_deploy.runtime.segmenter import Segmenter
-    from segclip_deploy.runtime.sinks import FolderSink
+    from segclip_deploy.runtime.inference.segmenter import Segmenter
+    from segclip_deploy.runtime.io.raster.source import Reading
+    from segclip_deploy.runtime.io.sinks.folder import FolderSink
+    from segclip_deploy.runtime.streaming.run import Outcome
 
 __all__ = ["raster_options", "reading_of", "reading_options", "run_rasters", "split_rasters"]
 
@@ -78,7 +78,7 @@ def reading_options(command: F) -> F:
 
 def reading_of(options: Mapping[str, Any]) -> Reading:
     """What ``reading_options`` say."""
-    from segclip_deploy.runtime.raster.source import Reading
+    from segclip_deploy.runtime.io.raster.source import Reading
 
     return Reading(options["bands"], options["scale"], options["keep_scale"])
 
@@ -98,7 +98,7 @@ def split_rasters(
     Raises:
         UsageError: options for rasters, and there is none.
     """
-    from segclip_deploy.runtime.geotiff import is_georeferenced
+    from segclip_deploy.runtime.io.raster.geotiff import is_georeferenced
 
     frames: list[Path] = []
     rasters: list[Path] = []
@@ -120,7 +120,7 @@ def run_rasters(
     """Segment rasters one by one: their lines of areas.jsonl, and the bad ones."""
     from segclip_deploy.errors import BadInput
     from segclip_deploy.runtime.engine import engine_sha256
-    from segclip_deploy.runtime.run import Outcome
+    from segclip_deploy.runtime.streaming.run import Outcome
 
     lines: list[dict[str, Any]] = []
     failures: list[Outcome] = []
@@ -151,14 +151,14 @@ def _run_raster(
     task: TaskID,
     options: Mapping[str, Any],
 ) -> dict[str, Any]:
-    from segclip_deploy.runtime.raster.polygons import check_polygons, write_polygons
-    from segclip_deploy.runtime.raster.seams import seam_score
-    from segclip_deploy.runtime.raster.segment import (
+    from segclip_deploy.runtime.io.raster.polygons import check_polygons, write_polygons
+    from segclip_deploy.runtime.io.raster.seams import seam_score
+    from segclip_deploy.runtime.io.raster.segment import (
         describe_result,
         segment_raster,
         settings_digest,
     )
-    from segclip_deploy.runtime.raster.source import describe_raster
+    from segclip_deploy.runtime.io.raster.source import describe_raster
 
     def tell(text: str) -> None:
         bar.console.print(f"{path}: {text}", markup=False, soft_wrap=True)

@@ -14,9 +14,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from segclip_deploy.files import replace_file
-from segclip_deploy.runtime.raster.grid import Grid
-from segclip_deploy.runtime.segmenter import Segmenter
+from segclip_deploy.artifacts.files import replace_file
+from segclip_deploy.runtime.inference.segmenter import Segmenter
+from segclip_deploy.runtime.io.raster.grid import Grid
 
 __all__ = ["Block", "Shelf", "cut_blocks"]
 

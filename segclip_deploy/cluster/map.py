@@ -12,7 +12,7 @@ from segclip_deploy.cluster.blocks import Block
 from segclip_deploy.cluster.pool import Failed, Job, Pool
 from segclip_deploy.cluster.work import Labelled, Order, Plan, finish, label, survey
 from segclip_deploy.errors import BadArtifact, MissingDependency
-from segclip_deploy.runtime.progress import Report, silent
+from segclip_deploy.progress import Report, silent
 
 __all__ = ["Failure", "Mapped", "map_rasters"]
 

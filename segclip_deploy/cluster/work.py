@@ -15,18 +15,18 @@ from segclip_deploy import __version__
 from segclip_deploy.cluster.blocks import Block, Shelf, cut_blocks
 from segclip_deploy.errors import BadInput, SegclipError, StaleArtifact
 from segclip_deploy.runtime.engine import engine_sha256, open_segmenter
-from segclip_deploy.runtime.geotiff import is_georeferenced
-from segclip_deploy.runtime.raster.cog import digest_of, write_cog
-from segclip_deploy.runtime.raster.segment import (
+from segclip_deploy.runtime.inference.segmenter import Segmenter
+from segclip_deploy.runtime.inference.stitching import Tally
+from segclip_deploy.runtime.io.raster.cog import digest_of, write_cog
+from segclip_deploy.runtime.io.raster.geotiff import is_georeferenced
+from segclip_deploy.runtime.io.raster.segment import (
     RasterResult,
     count_areas,
     describe_result,
     label_rows,
     settings_digest,
 )
-from segclip_deploy.runtime.raster.source import Raster, Reading, describe_raster
-from segclip_deploy.runtime.segmenter import Segmenter
-from segclip_deploy.runtime.strips import Tally
+from segclip_deploy.runtime.io.raster.source import Raster, Reading, describe_raster
 
 __all__ = ["Labelled", "Order", "Plan", "finish", "label", "missing_path", "survey"]
 

@@ -1,1 +1,1 @@
-"""What an engine is worth: accuracy against latency, measured, and which one to fly."""
+"""How good labels are: datasets, metrics, accuracy."""

@@ -1,130 +1,214 @@
-"""What each block of an exported graph holds and costs."""
+"""Names a person can read: nodes and constants called after the blocks of the model.
+
+The blocks are what precision plans, profiles and ``inspect`` speak of:
+
+    encoder.stem, encoder.stage1 …     the backbone's own stages; of a ViT, three layers each
+    encoder.pyramid                    a ViT's maps at four strides
+    decoder.16                         a level of the pixel decoder: lateral, sum, convolution
+    cff.16.read                        what both directions of a CFF level work on
+    cff.16.language_to_vision, cff.16.vision_to_language, cff.16.score_map
+    refiner, head
+    graph                              normalisation before the network, upsampling after it
+"""
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
-from math import prod
-from pathlib import Path
+import ast
+import heapq
+import re
+from collections import Counter
+from collections.abc import Collection
 from typing import Any
 
-from segclip_deploy._optional import require
-from segclip_deploy.errors import BadArtifact
-from segclip_deploy.export.naming import blocks_of
+from segclip_deploy.runtime.blocks import block_of
 
-__all__ = ["BlockCost", "Product", "count_blocks", "find_products"]
+__all__ = ["block_of_module", "blocks_of", "name_constants", "name_nodes", "trace_blocks"]
 
+_SCOPES = "pkg.torch.onnx.name_scopes"  # where torch.export says which module a node is from
+_NOWHERE = "_empty_nn_module_stack_from_metadata_hook"
+_MODULES = (
+    (r"^network$", "head"),
+    (r"^network\.", ""),
+    (r"^decoder\.fusions\.(\d+)(\.level)?", r"cff.\1"),
+    (r"^decoder\.(lateral|conv)s\.(\d+)", r"decoder.\2.\1"),
+)
 
-@dataclass(frozen=True)
-class BlockCost:
-    """One block of a graph.
+# Where the number of a stage stands in timm and open_clip, what it counts from, and by how many.
+_STAGES = (
+    (r"(?:layer|stage|s)(\d+)\b", 1, 1),  # ResNet, HRNet, RegNet
+    (r"(?:blocks|stages|layers)[._](\d+)\b", 0, 1),  # EfficientNet, ConvNeXt, Swin, CLIP's ResNet
+    (r"blocks\.resblocks\.(\d+)\b", 0, 3),  # CLIP's ViT
+)
+_STEM = r"(?:conv_?stem|stem|conv\d|bn\d|act\d|maxpool|patch|norm_in)"
+_PYRAMID = r"(?:norm_out|to_stride)"
 
-    Attributes:
-        block: as in ``naming``.
-        parameters: elements of the floating-point constants that it is the first to read.
-        macs: multiply-accumulates of its convolutions and matrix products, for one image.
-        precision: what they are computed in.
-    """
-
-    block: str
-    parameters: int
-    macs: int
-    precision: str
-
-    def to_json(self) -> dict[str, Any]:
-        """As JSON."""
-        return asdict(self)
-
-
-def count_blocks(path: Path) -> list[BlockCost]:
-    """Count the blocks of a float32 ONNX file, in the graph's order.
-
-    Raises:
-        BadArtifact: a convolution or product whose shape cannot be inferred.
-    """
-    onnx = require("onnx", why="counting MACs")
-    model, shapes, batch = _shapes(path)
-    floats = {i.name for i in model.graph.initializer if i.data_type == onnx.TensorProto.FLOAT}
-    costs = []
-    for block, nodes in blocks_of(model).items():
-        read = {name for node in nodes for name in node.input} & floats
-        floats -= read
-        macs = sum(_macs(node, shapes, path) for node in nodes)
-        parameters = sum(prod(shapes[name]) for name in read)
-        costs.append(BlockCost(block, parameters, macs // batch, "fp32"))
-    return costs
+_READ, _SCORE = "read", "score_map"
+_GUIDE, _ANSWER = "language_to_vision", "vision_to_language"
+# The constants that only one direction of a folded CFF level works with.
+_DIRECTIONS = {"mix": _GUIDE, "answer": _ANSWER, "answer_bias": _ANSWER}
 
 
-@dataclass(frozen=True)
-class Product:
-    """A convolution or matrix product, for one image.
-
-    Attributes:
-        name: of the node.
-        macs: multiply-accumulates.
-        weights: elements of its constants.
-        read: elements of each variable input.
-        written: elements of its output.
-    """
-
-    name: str
-    macs: int
-    weights: int
-    read: tuple[int, ...]
-    written: int
+def block_of_module(path: str) -> str:
+    """The block that what a module of a SegCLIP computes belongs to."""
+    return _block(_module(path))
 
 
-def find_products(path: Path) -> list[Product]:
-    """The convolutions and matrix products of a float32 ONNX file, in the graph's order.
-
-    Raises:
-        BadArtifact: one whose shape cannot be inferred.
-    """
-    model, shapes, batch = _shapes(path)
-    constants = {i.name for i in model.graph.initializer}
-    products = []
+def blocks_of(model: Any) -> dict[str, list[Any]]:
+    """The nodes of an ONNX model by block, in the graph's order."""
+    blocks: dict[str, list[Any]] = {}
     for node in model.graph.node:
-        macs = _macs(node, shapes, path)
-        if macs:
-            variable = [name for name in node.input if name and name not in constants]
-            products.append(
-                Product(
-                    name=node.name,
-                    macs=macs // batch,
-                    weights=sum(prod(shapes[n]) for n in node.input if n in constants),
-                    read=tuple(prod(shapes[n]) // batch for n in variable),
-                    written=prod(shapes[node.output[0]]) // batch,
-                )
-            )
-    return products
+        blocks.setdefault(block_of(node.name), []).append(node)
+    return blocks
 
 
-def _shapes(path: Path) -> tuple[Any, dict[str, tuple[int, ...]], int]:
-    """A model, the shape of every tensor in it, and the batch these are for."""
-    onnx = require("onnx", why="counting MACs")
-    model = onnx.load(path)
-    (image,) = model.graph.input
-    batch = image.type.tensor_type.shape.dim[0]
-    if not batch.dim_value:  # open: counted for one image
-        batch.dim_value = 1
-        del model.graph.value_info[:]
-        for output in model.graph.output:
-            output.type.tensor_type.ClearField("shape")
-    inferred = onnx.shape_inference.infer_shapes(model, strict_mode=True, data_prop=True).graph
-    shapes = {i.name: tuple(i.dims) for i in inferred.initializer}
-    for value in (*inferred.input, *inferred.value_info, *inferred.output):
-        shapes[value.name] = tuple(d.dim_value for d in value.type.tensor_type.shape.dim)
-    return model, shapes, batch.dim_value
+def name_constants(model: Any, text: Collection[str]) -> None:
+    """Rename the initializers of an exported ONNX model after their modules, in place.
+
+    Args:
+        text: names ``text.<block>.<name>`` of constants into which text was folded.
+
+    Raises:
+        AssertionError: one of them is not in the model, or two constants would share a name.
+    """
+    paths = {i.name: _module(i.name) for i in model.graph.initializer}
+    renamed = {n: f"text.{p}" if f"text.{p}" in text else p for n, p in paths.items()}
+    names = set(renamed.values())
+    if len(names) < len(renamed) or not names.issuperset(text):
+        raise AssertionError("constants share a name, or one of the text's is not there")
+    for initializer in model.graph.initializer:
+        initializer.name = renamed[initializer.name]
+    for node in model.graph.node:
+        node.input[:] = [renamed.get(name, name) for name in node.input]
 
 
-def _macs(node: Any, shapes: dict[str, tuple[int, ...]], path: Path) -> int:
-    if node.op_type not in ("Conv", "ConvTranspose", "Gemm", "MatMul"):
-        return 0
-    left, right, out = (shapes.get(n, (0,)) for n in (*node.input[:2], node.output[0]))
-    if not prod((*left, *right, *out)):
-        raise BadArtifact(f"the shapes of {node.name} cannot be inferred", where=path)
-    if node.op_type == "Conv":  # weights (out, in / groups, h, w)
-        return prod(out) * prod(right[1:])
-    if node.op_type == "ConvTranspose":  # weights (in, out / groups, h, w)
-        return prod(left) * prod(right[1:])
-    inner = left[0] if any(a.name == "transA" and a.i for a in node.attribute) else left[-1]
-    return prod(out) * inner
+def trace_blocks(model: Any) -> dict[str, str]:
+    """The block that each tensor of a model is made in, in program order.
+
+    Args:
+        model: as torch exported it, its constants named.
+    """
+    nodes = model.graph.node
+    modules = _modules(nodes)
+    directions = _directions(nodes, modules)
+    blocks: dict[str, str] = {}
+    last = {"encoder": "encoder.stem"}
+    for node, module, direction in zip(nodes, modules, directions, strict=True):
+        block = direction or _block(module)
+        part = block.partition(".")[0]
+        # What a container does itself, between its children, goes with the child before.
+        block = last.get(part, block) if block == part else block
+        if part in ("encoder", "decoder"):
+            last[part] = block
+        blocks.update(dict.fromkeys(node.output, block))
+    return blocks
+
+
+def name_nodes(model: Any, blocks: dict[str, str]) -> None:
+    """Name and order the nodes of a model that has been simplified, in place.
+
+    A node becomes ``<block>/<operator>``, for example ``decoder.16/Conv``, numbered where a block
+    has several.
+
+    Args:
+        blocks: from ``trace_blocks``, before the simplification.
+    """
+    places = {tensor: (place, block) for place, (tensor, block) in enumerate(blocks.items())}
+    # A tensor that simplifying has made belongs where it is read.
+    for node in reversed(model.graph.node):
+        if node.output[0] not in places:
+            readers = [places[r.output[0]] for r in model.graph.node if node.output[0] in r.input]
+            places[node.output[0]] = min(readers)
+    _sort(model.graph, {tensor: place for tensor, (place, _) in places.items()})
+    seen: Counter[str] = Counter()
+    for node in model.graph.node:
+        name = f"{places[node.output[0]][1]}/{node.op_type}"
+        seen[name] += 1
+        node.name = name if seen[name] == 1 else f"{name}_{seen[name]}"
+
+
+def _sort(graph: Any, places: dict[str, int]) -> None:
+    """Order nodes by place, each after what it reads."""
+    nodes = list(graph.node)
+    makers = {tensor: i for i, node in enumerate(nodes) for tensor in node.output}
+    waits = [{makers[name] for name in node.input if name in makers} for node in nodes]
+    ready = [(places[node.output[0]], i) for i, node in enumerate(nodes) if not waits[i]]
+    heapq.heapify(ready)
+    ordered = []
+    while ready:
+        _, done = heapq.heappop(ready)
+        ordered.append(nodes[done])
+        for i, node in enumerate(nodes):
+            if done in waits[i]:
+                waits[i].remove(done)
+                if not waits[i]:
+                    heapq.heappush(ready, (places[node.output[0]], i))
+    del graph.node[:]
+    graph.node.extend(ordered)
+
+
+def _module(scope: str) -> str:
+    for pattern, replacement in _MODULES:
+        scope = re.sub(pattern, replacement, scope)
+    return scope
+
+
+def _modules(nodes: Any) -> list[str]:
+    """The module that each node was traced in."""
+    modules: list[str] = []
+    made_in: dict[str, str] = {}
+    for node in nodes:
+        properties = {entry.key: entry.value for entry in node.metadata_props}
+        scope = ast.literal_eval(properties.get(_SCOPES, f"['{_NOWHERE}', '']"))[-2]
+        if scope != _NOWHERE:
+            module = _module(re.sub(r"^network\.network\b", "network", scope))  # ConstantText's
+        else:  # made by the exporter in passing
+            module = next((made_in[name] for name in node.input if name in made_in), "")
+        made_in.update(dict.fromkeys(node.output, module))
+        modules.append(module)
+    return modules
+
+
+def _block(module: str) -> str:
+    part, _, path = module.partition(".")
+    if part == "encoder":
+        path = "" if path == "body" else path.removeprefix("body.")
+        for pattern, first, group in _STAGES:
+            if match := re.match(pattern, path):
+                return f"encoder.stage{(int(match[1]) - first) // group + 1}"
+        for pattern, name in ((_STEM, "stem"), (_PYRAMID, "pyramid")):
+            if re.match(pattern, path):
+                return f"encoder.{name}"
+        module = f"encoder.{path}".rstrip(".")
+    if part == "refiner":
+        return part
+    # Of any other module its first child: decoder.16, or what a network of the user's own has.
+    return ".".join(module.split(".")[:2]) or "graph"
+
+
+def _directions(nodes: Any, modules: list[str]) -> list[str]:
+    """The block of each node of a CFF level; ``""`` elsewhere.
+
+    A folded level is one module, so its directions are told apart by what flows where: a node
+    belongs to the direction it leads to, and to what is read where it leads to both. What leads
+    to neither comes after: the residual sum after the first, the score map after the second.
+    """
+    levels = [match[0] if (match := re.match(r"^cff\.\d+", m)) else "" for m in modules]
+    leads: dict[tuple[str, str], set[str]] = {}
+    found = []
+    for node, module, level in reversed(list(zip(nodes, modules, levels, strict=True))):
+        here = {d for d in (_GUIDE, _ANSWER) if module.startswith(f"{level}.{d}")}
+        constants = [n.removeprefix("text.").removeprefix(f"{level}.") for n in node.input]
+        here |= {_DIRECTIONS[name] for name in constants if name in _DIRECTIONS}
+        for name in node.output:
+            here |= leads.get((level, name), set())
+        for name in node.input:
+            leads.setdefault((level, name), set()).update(here)
+        found.append(here)
+    blocks, answered = [], set()
+    for level, here in zip(levels, reversed(found), strict=True):
+        if here == {_ANSWER}:
+            answered.add(level)
+        inner = _READ if len(here) == 2 else next(iter(here), None)
+        after = _SCORE if level in answered else _GUIDE
+        blocks.append(level and f"{level}.{inner or after}")
+    return blocks

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from segclip_deploy.artifacts import (
+from segclip_deploy.artifacts.bundle import (
     BUNDLE_FILES,
     BUNDLE_SCHEMA,
     GOLDEN_FILE,
@@ -20,21 +20,21 @@ from segclip_deploy.artifacts import (
     InputSpec,
     load_bundle,
 )
+from segclip_deploy.artifacts.files import replace_directory, sha256_file, write_json
+from segclip_deploy.artifacts.golden import Golden, load_golden, save_golden
 from segclip_deploy.errors import BadInput
-from segclip_deploy.export.blocks import count_blocks
+from segclip_deploy.export.costs import count_blocks
 from segclip_deploy.export.fold import fold_network
 from segclip_deploy.export.graph import ConstantText, DeployGraph, ExportGraph
 from segclip_deploy.export.onnx import OPSET, drop_output, write_onnx
 from segclip_deploy.export.parity import answers_of, check_parity, measure_parity
 from segclip_deploy.export.text_weights import save_text_weights, text_constants
 from segclip_deploy.export.torch_backend import TorchBackend
-from segclip_deploy.files import replace_directory, sha256_file, write_json
 from segclip_deploy.model.checkpoint import load_checkpoint, load_weights
 from segclip_deploy.model.network import load_factory
-from segclip_deploy.runtime.backends.base import Backend
-from segclip_deploy.runtime.backends.onnxruntime import OnnxRuntimeBackend
-from segclip_deploy.runtime.frame import Frame, list_images, prepare, read_frame
-from segclip_deploy.runtime.golden import Golden, load_golden, save_golden
+from segclip_deploy.runtime.inference.backend import Backend
+from segclip_deploy.runtime.inference.frame import Frame, list_images, prepare, read_frame
+from segclip_deploy.runtime.targets.onnxruntime import OnnxRuntimeBackend
 from segclip_deploy.runtime.verify import check, verify
 
 __all__ = ["export_bundle"]

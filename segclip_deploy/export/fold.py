@@ -8,7 +8,7 @@ from typing import Any, cast
 
 from torch import Tensor, nn
 
-from segclip_deploy.artifacts import InputSpec
+from segclip_deploy.artifacts.bundle import InputSpec
 from segclip_deploy.export.algebra import Array
 from segclip_deploy.export.folded import (
     ConstantFusion,

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from segclip_deploy.errors import BadInput
 from segclip_deploy.model.text import TextBank
-from segclip_deploy.runtime.windows import LOGIT_STRIDE
+from segclip_deploy.runtime.inference.windows import LOGIT_STRIDE
 
 __all__ = ["ConstantText", "DeployGraph", "ExportGraph", "margin", "normalise"]
 

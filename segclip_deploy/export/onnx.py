@@ -11,10 +11,10 @@ from typing import Any
 import torch
 
 from segclip_deploy._optional import require
-from segclip_deploy.artifacts import InputSpec
+from segclip_deploy.artifacts.bundle import InputSpec
 from segclip_deploy.errors import BadInput
+from segclip_deploy.export.blocks import name_constants, name_nodes, trace_blocks
 from segclip_deploy.export.graph import DeployGraph
-from segclip_deploy.export.naming import name_constants, name_nodes, trace_blocks
 
 __all__ = ["OPSET", "drop_output", "write_onnx"]
 

@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from segclip_deploy.artifacts.golden import Golden
 from segclip_deploy.errors import GateFailed
-from segclip_deploy.runtime.backends.base import Backend
-from segclip_deploy.runtime.golden import Golden
+from segclip_deploy.runtime.inference.backend import Backend
 from segclip_deploy.runtime.verify import MAX_LOGIT_ERROR, MIN_AGREEMENT
 
 __all__ = ["Parity", "answers_of", "check_parity", "measure_parity"]

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segclip_deploy._optional import require
-from segclip_deploy.artifacts import (
+from segclip_deploy.artifacts.bundle import (
     BUNDLE_FILES,
     GOLDEN_FILE,
     MODEL_FILE,
@@ -21,6 +21,9 @@ from segclip_deploy.artifacts import (
     Bundle,
     load_bundle,
 )
+from segclip_deploy.artifacts.files import replace_directory, sha256_file, write_json
+from segclip_deploy.artifacts.golden import Golden, load_golden, save_golden
+from segclip_deploy.artifacts.vocabulary import Vocabulary
 from segclip_deploy.errors import BadArtifact, BadInput, GateFailed
 from segclip_deploy.export.parity import answers_of
 from segclip_deploy.export.text_weights import (
@@ -29,13 +32,10 @@ from segclip_deploy.export.text_weights import (
     load_text_weights,
     text_constants,
 )
-from segclip_deploy.files import replace_directory, sha256_file, write_json
 from segclip_deploy.model.text import TextBank
-from segclip_deploy.runtime.backends.onnxruntime import OnnxRuntimeBackend
-from segclip_deploy.runtime.golden import Golden, load_golden, save_golden
+from segclip_deploy.runtime.inference.windows import LOGIT_STRIDE
+from segclip_deploy.runtime.targets.onnxruntime import OnnxRuntimeBackend
 from segclip_deploy.runtime.verify import check, verify
-from segclip_deploy.runtime.windows import LOGIT_STRIDE
-from segclip_deploy.vocabulary import Vocabulary
 
 __all__ = ["UNMEASURED", "revocab_bundle"]
 

@@ -12,7 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segclip_deploy._optional import require
-from segclip_deploy.artifacts import check_schema
+from segclip_deploy.artifacts.bundle import check_schema
+from segclip_deploy.artifacts.files import UNREADABLE, replace_file
 from segclip_deploy.errors import BadArtifact
 from segclip_deploy.export.algebra import (
     Array,
@@ -24,7 +25,6 @@ from segclip_deploy.export.algebra import (
     plain_fusion,
     plain_refiner,
 )
-from segclip_deploy.files import UNREADABLE, replace_file
 from segclip_deploy.model.text import TextBank
 
 __all__ = [

@@ -10,15 +10,15 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from segclip_deploy.artifacts import InputSpec
+from segclip_deploy.artifacts.bundle import InputSpec
+from segclip_deploy.artifacts.vocabulary import Vocabulary
 from segclip_deploy.export.graph import ConstantText, DeployGraph
 from segclip_deploy.model.checkpoint import build_model, load_checkpoint
 from segclip_deploy.model.segclip import SegCLIP
 from segclip_deploy.model.text import TextBank
-from segclip_deploy.runtime.backends.base import TensorSpec
-from segclip_deploy.runtime.segmenter import Segmenter
-from segclip_deploy.runtime.windows import LOGIT_STRIDE
-from segclip_deploy.vocabulary import Vocabulary
+from segclip_deploy.runtime.inference.backend import TensorSpec
+from segclip_deploy.runtime.inference.segmenter import Segmenter
+from segclip_deploy.runtime.inference.windows import LOGIT_STRIDE
 
 __all__ = ["TorchBackend", "open_checkpoint", "torch_segmenter"]
 

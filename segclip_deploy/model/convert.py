@@ -10,14 +10,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from segclip_deploy.artifacts.vocabulary import Vocabulary
 from segclip_deploy.errors import BadArtifact, BadInput
 from segclip_deploy.model.checkpoint import Checkpoint, example_tiles, save_checkpoint
 from segclip_deploy.model.network import Factory
 from segclip_deploy.model.segclip import SegCLIP
 from segclip_deploy.model.spec import ModelSpec
 from segclip_deploy.model.text import TextBank
-from segclip_deploy.runtime.frame import list_images, read_frame
-from segclip_deploy.vocabulary import Vocabulary
+from segclip_deploy.runtime.inference.frame import list_images, read_frame
 
 __all__ = ["KeyReport", "compare_keys", "import_weights", "read_torch_weights"]
 

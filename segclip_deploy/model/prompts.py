@@ -7,10 +7,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from segclip_deploy.artifacts.vocabulary import Vocabulary
 from segclip_deploy.errors import BadInput
 from segclip_deploy.model.cff import unit
 from segclip_deploy.model.text import TextBank
-from segclip_deploy.vocabulary import Vocabulary
 
 __all__ = ["ContextPrompts", "FixedText"]
 

@@ -7,8 +7,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from segclip_deploy.artifacts.files import UNREADABLE
 from segclip_deploy.errors import BadInput
-from segclip_deploy.files import UNREADABLE
 
 __all__ = ["ModelSpec", "load_spec"]
 

@@ -11,10 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segclip_deploy._optional import require
-from segclip_deploy.artifacts import check_schema
+from segclip_deploy.artifacts.bundle import check_schema
+from segclip_deploy.artifacts.files import read_npz, replace_file
+from segclip_deploy.artifacts.vocabulary import Vocabulary
 from segclip_deploy.errors import BadInput, SegclipError
-from segclip_deploy.files import read_npz, replace_file
-from segclip_deploy.vocabulary import Vocabulary
 
 __all__ = ["TextBank", "encode_vocabulary", "load_text_bank", "open_clip_encoder", "save_text_bank"]
 

@@ -11,13 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from segclip_deploy import __version__
-from segclip_deploy.artifacts import RECORD_FILE, Bundle
+from segclip_deploy.artifacts.bundle import RECORD_FILE, Bundle
+from segclip_deploy.artifacts.files import locked, replace_file, sha256_file, temporary_file
+from segclip_deploy.artifacts.golden import load_golden
 from segclip_deploy.errors import BadArtifact
-from segclip_deploy.files import locked, replace_file, sha256_file, temporary_file
-from segclip_deploy.runtime.backends.base import Backend
-from segclip_deploy.runtime.backends.onnxruntime import providers
-from segclip_deploy.runtime.backends.openvino import precisions
-from segclip_deploy.runtime.device import find_cpu, has_gpu
 from segclip_deploy.runtime.engine import (
     ENGINE_SCHEMA,
     TARGETS,
@@ -27,12 +24,15 @@ from segclip_deploy.runtime.engine import (
     sidecar,
     target_of,
 )
-from segclip_deploy.runtime.golden import load_golden
-from segclip_deploy.runtime.tensorrt.builder import Progress
-from segclip_deploy.runtime.tensorrt.library import MODULES
-from segclip_deploy.runtime.tensorrt.make import make_plan
-from segclip_deploy.runtime.tensorrt.options import BuildOptions, check_options
-from segclip_deploy.runtime.tuning import rank_settings, thread_counts
+from segclip_deploy.runtime.inference.backend import Backend
+from segclip_deploy.runtime.targets.device import find_cpu, has_gpu
+from segclip_deploy.runtime.targets.onnxruntime import providers
+from segclip_deploy.runtime.targets.openvino import precisions
+from segclip_deploy.runtime.targets.tensorrt.builder import Progress
+from segclip_deploy.runtime.targets.tensorrt.library import MODULES
+from segclip_deploy.runtime.targets.tensorrt.make import make_plan
+from segclip_deploy.runtime.targets.tensorrt.options import BuildOptions, check_options
+from segclip_deploy.runtime.targets.tuning import rank_settings, thread_counts
 from segclip_deploy.runtime.verify import Verification, check, verify
 
 __all__ = ["build_engine", "check_dialect", "prove", "write_engine"]

@@ -15,8 +15,8 @@ from typing import Any
 from segclip_deploy import __version__
 from segclip_deploy._optional import require
 from segclip_deploy.errors import SegclipError
-from segclip_deploy.runtime.device import command_output, find_cpu, find_gpu, find_jetson
-from segclip_deploy.runtime.tensorrt.library import load_cuda, load_library
+from segclip_deploy.runtime.targets.device import command_output, find_cpu, find_gpu, find_jetson
+from segclip_deploy.runtime.targets.tensorrt.library import load_cuda, load_library
 
 __all__ = ["examine"]
 

@@ -9,21 +9,27 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from segclip_deploy.artifacts import RECORD_FILE, InputSpec, check_file, check_schema, load_bundle
+from segclip_deploy.artifacts.bundle import (
+    RECORD_FILE,
+    InputSpec,
+    check_file,
+    check_schema,
+    load_bundle,
+)
+from segclip_deploy.artifacts.files import UNREADABLE, read_json, sha256_file
+from segclip_deploy.artifacts.golden import load_golden
+from segclip_deploy.artifacts.onnx_file import check_self_contained
+from segclip_deploy.artifacts.vocabulary import Vocabulary
 from segclip_deploy.errors import BadArtifact, BadInput, SegclipError, StaleArtifact
-from segclip_deploy.files import UNREADABLE, read_json, sha256_file
-from segclip_deploy.onnx_file import check_self_contained
-from segclip_deploy.runtime.backends.base import Backend
-from segclip_deploy.runtime.backends.onnxruntime import OnnxRuntimeBackend
-from segclip_deploy.runtime.backends.openvino import OpenVinoBackend
-from segclip_deploy.runtime.backends.tensorrt import TensorRtBackend
-from segclip_deploy.runtime.device import find_cpu, find_gpu
-from segclip_deploy.runtime.golden import load_golden
-from segclip_deploy.runtime.segmenter import Segmenter
-from segclip_deploy.runtime.tensorrt.compatibility import device_record, differences
-from segclip_deploy.runtime.tensorrt.library import MODULES, load_library
+from segclip_deploy.runtime.inference.backend import Backend
+from segclip_deploy.runtime.inference.segmenter import Segmenter
+from segclip_deploy.runtime.targets.device import find_cpu, find_gpu
+from segclip_deploy.runtime.targets.onnxruntime import OnnxRuntimeBackend
+from segclip_deploy.runtime.targets.openvino import OpenVinoBackend
+from segclip_deploy.runtime.targets.tensorrt.backend import TensorRtBackend
+from segclip_deploy.runtime.targets.tensorrt.compatibility import device_record, differences
+from segclip_deploy.runtime.targets.tensorrt.library import MODULES, load_library
 from segclip_deploy.runtime.verify import check, verify
-from segclip_deploy.vocabulary import Vocabulary
 
 __all__ = [
     "ENGINE_SCHEMA",

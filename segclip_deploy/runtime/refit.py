@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from segclip_deploy.artifacts import Bundle
+from segclip_deploy.artifacts.bundle import Bundle
+from segclip_deploy.artifacts.files import temporary_file
 from segclip_deploy.errors import BadArtifact, BadInput
-from segclip_deploy.files import temporary_file
 from segclip_deploy.runtime.build import prove, write_engine
 from segclip_deploy.runtime.engine import Engine, check_device, load_engine, rebuild_command
-from segclip_deploy.runtime.tensorrt.layers import by_block
-from segclip_deploy.runtime.tensorrt.library import MODULES, load_library
-from segclip_deploy.runtime.tensorrt.make import fly
-from segclip_deploy.runtime.tensorrt.refit import refit_plan
+from segclip_deploy.runtime.targets.tensorrt.inspector import by_block
+from segclip_deploy.runtime.targets.tensorrt.library import MODULES, load_library
+from segclip_deploy.runtime.targets.tensorrt.make import fly
+from segclip_deploy.runtime.targets.tensorrt.refit import refit_plan
 from segclip_deploy.runtime.verify import check
 
 __all__ = ["refit_engine"]

@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from segclip_deploy.artifacts.golden import Golden
 from segclip_deploy.errors import GateFailed
-from segclip_deploy.runtime.backends.base import Backend
-from segclip_deploy.runtime.golden import Golden
-from segclip_deploy.runtime.windows import margin_of
+from segclip_deploy.runtime.inference.backend import Backend
+from segclip_deploy.runtime.inference.windows import margin_of
 
 __all__ = [
     "MAX_LOGIT_ERROR",

@@ -8,8 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from segclip_deploy.dataset import Sample
-from segclip_deploy.vocabulary import IGNORE_INDEX
+from segclip_deploy.artifacts.vocabulary import IGNORE_INDEX
+from segclip_deploy.evaluation.dataset import Sample
 
 __all__ = ["CropSampler"]
 

@@ -16,12 +16,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from segclip_deploy.calibration.placement import Dialect, is_wide
-from segclip_deploy.calibration.plan import PrecisionPlan
-from segclip_deploy.calibration.qdq import WEIGHT_LEVELS, scale_of, storable
 from segclip_deploy.calibration.ranges import METHODS, Histogram
 from segclip_deploy.calibration.table import Range
-from segclip_deploy.export.naming import block_of_module
+from segclip_deploy.export.blocks import block_of_module
+from segclip_deploy.planning.plan import PrecisionPlan
+from segclip_deploy.quantization.placement import Dialect, is_wide
+from segclip_deploy.quantization.qdq import WEIGHT_LEVELS, scale_of, storable
 
 __all__ = ["FakeQuant", "observe", "products_of"]
 

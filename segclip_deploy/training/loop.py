@@ -14,13 +14,13 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from segclip_deploy.accuracy import score
-from segclip_deploy.artifacts import InputSpec
-from segclip_deploy.dataset import Dataset
+from segclip_deploy.artifacts.bundle import InputSpec
+from segclip_deploy.artifacts.files import replace_file
 from segclip_deploy.errors import BadArtifact, BadInput, StaleArtifact
+from segclip_deploy.evaluation.accuracy import score
+from segclip_deploy.evaluation.dataset import Dataset
 from segclip_deploy.export.graph import normalise
 from segclip_deploy.export.torch_backend import torch_segmenter
-from segclip_deploy.files import replace_file
 from segclip_deploy.model.checkpoint import Checkpoint, example_tiles, save_checkpoint
 from segclip_deploy.model.segclip import SegCLIP
 from segclip_deploy.model.text import TextBank

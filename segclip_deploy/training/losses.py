@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor
 
+from segclip_deploy.artifacts.vocabulary import IGNORE_INDEX
 from segclip_deploy.model.segclip import SegOutput
-from segclip_deploy.vocabulary import IGNORE_INDEX
 
 __all__ = ["AUXILIARY_WEIGHT", "segmentation_loss"]
 

@@ -8,8 +8,8 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from segclip_deploy.dataset import Dataset
 from segclip_deploy.errors import BadInput
+from segclip_deploy.evaluation.dataset import Dataset
 from segclip_deploy.model.encoders import load_imagenet
 from segclip_deploy.model.prompts import ContextPrompts, FixedText
 from segclip_deploy.model.segclip import SegCLIP

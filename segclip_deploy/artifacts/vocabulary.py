@@ -1,0 +1,237 @@
+"""Class vocabularies: names, mask values, colours and the language that describes each class."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from segclip_deploy.errors import BadInput
+
+__all__ = [
+    "IGNORE_INDEX",
+    "UNLABELLED",
+    "ClassEntry",
+    "Vocabulary",
+    "load_vocabulary",
+    "shipped_vocabularies",
+]
+
+IGNORE_INDEX = 255
+"""Class index of pixels which no score counts, whatever value the mask file gives them."""
+
+UNLABELLED = "unlabelled"
+"""What areas call the pixels of a label map that are ``IGNORE_INDEX``."""
+
+
+@dataclass(frozen=True)
+class ClassEntry:
+    """One class.
+
+    Attributes:
+        name: identifier, for example ``"low_vegetation"``.
+        mask_value: its value in mask files, 0–255.
+        colour: RGB, 0–255 each.
+        descriptions: noun phrases that fill the vocabulary's templates.
+        texts: real sentences about the class, as they are.
+    """
+
+    name: str
+    mask_value: int
+    colour: tuple[int, int, int]
+    descriptions: tuple[str, ...]
+    texts: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """The classes of a dataset; the position in ``classes`` is the class index.
+
+    Attributes:
+        ground_sample_distance_m: metres per pixel the dataset states, or None.
+        ignore_value: mask value that is no class, or None where every value is one.
+        templates: prompt templates with one ``{}`` each.
+    """
+
+    name: str
+    title: str
+    source: str
+    ground_sample_distance_m: float | None
+    ignore_value: int | None
+    templates: tuple[str, ...]
+    classes: tuple[ClassEntry, ...]
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Class names, by class index."""
+        return tuple(entry.name for entry in self.classes)
+
+    @property
+    def palette(self) -> NDArray[np.uint8]:
+        """(K, 3) RGB colours, by class index."""
+        return np.array([entry.colour for entry in self.classes], dtype=np.uint8)
+
+    def prompts(self, entry: ClassEntry) -> tuple[str, ...]:
+        """Every template filled with every description of ``entry``."""
+        return tuple(t.format(d) for t in self.templates for d in entry.descriptions)
+
+    def decode_mask(self, values: NDArray[np.uint8], *, where: object = None) -> NDArray[np.uint8]:
+        """Turn mask values (H, W) into class indices (H, W), ``IGNORE_INDEX`` where ignored.
+
+        Raises:
+            BadInput: a value is neither a class nor the ignore value.
+        """
+        known = {entry.mask_value: index for index, entry in enumerate(self.classes)}
+        if self.ignore_value is not None:
+            known[self.ignore_value] = IGNORE_INDEX
+        unknown = sorted(set(np.unique(values).tolist()) - set(known))
+        if unknown:
+            raise BadInput(
+                f"mask values {unknown} are not in vocabulary {self.name!r} (it has {sorted(known)})",
+                where=where,
+                fix="choose the vocabulary the masks were drawn with, or add the classes to a copy",
+            )
+        table = np.full(256, IGNORE_INDEX, dtype=np.uint8)
+        for value, index in known.items():
+            table[value] = index
+        return table[values]
+
+    def to_json(self) -> dict[str, Any]:
+        """A JSON-ready mapping that ``from_mapping`` reads back."""
+        return asdict(self)
+
+    @classmethod
+    def from_mapping(cls, data: Any, *, where: object = None) -> Vocabulary:
+        """Check and build a vocabulary from parsed YAML or JSON.
+
+        Raises:
+            BadInput: a key is missing, unknown or of the wrong kind, or values repeat.
+        """
+        try:
+            _check_keys(data, cls)
+            classes = tuple(_class_entry(item) for item in data["classes"])
+            gsd = data["ground_sample_distance_m"]
+            ignore = data["ignore_value"]
+            vocabulary = cls(
+                name=_text(data["name"]),
+                title=_text(data["title"]),
+                source=_text(data["source"]),
+                ground_sample_distance_m=None if gsd is None else float(gsd),
+                ignore_value=None if ignore is None else int(ignore),
+                templates=_strings(data, "templates"),
+                classes=classes,
+            )
+        except KeyError as error:
+            raise BadInput(f"key {error} is missing", where=where) from error
+        except (LookupError, TypeError, ValueError, AttributeError, OverflowError) as error:
+            raise BadInput(f"not a vocabulary ({error})", where=where) from error
+        _check(vocabulary, where)
+        return vocabulary
+
+
+def shipped_vocabularies() -> tuple[str, ...]:
+    """Names of the vocabularies that come with the package."""
+    folder = resources.files(__package__) / "vocabularies"
+    return tuple(sorted(f.name[:-5] for f in folder.iterdir() if f.name.endswith(".yaml")))
+
+
+def load_vocabulary(name_or_path: str | Path) -> Vocabulary:
+    """Load a shipped vocabulary by name, or one from a YAML file.
+
+    Raises:
+        BadInput: no such vocabulary, or not a valid one.
+    """
+    import yaml  # here, because `--help` and the runtime never need it
+
+    if str(name_or_path) in shipped_vocabularies():
+        source = resources.files(__package__) / "vocabularies" / f"{name_or_path}.yaml"
+        text = source.read_text(encoding="utf-8")
+    else:
+        try:
+            text = Path(name_or_path).read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise BadInput(
+                "no such vocabulary, and no readable file of that name",
+                where=name_or_path,
+                fix=f"use one of {', '.join(shipped_vocabularies())}, or the path of a YAML file",
+            ) from error
+    try:
+        data = yaml.safe_load(text)
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: an impossible date
+        raise BadInput(f"not YAML ({error})", where=name_or_path) from error
+    return Vocabulary.from_mapping(data, where=name_or_path)
+
+
+def _class_entry(item: Mapping[str, Any]) -> ClassEntry:
+    _check_keys(item, ClassEntry)
+    red, green, blue = (int(c) for c in item["colour"])
+    return ClassEntry(
+        name=_text(item["name"]),
+        mask_value=int(item["mask_value"]),
+        colour=(red, green, blue),
+        descriptions=_strings(item, "descriptions"),
+        texts=_strings(item, "texts"),
+    )
+
+
+def _check_keys(data: Mapping[str, Any], noun: type) -> None:
+    unknown = sorted(set(data) - {field.name for field in fields(noun)})
+    if unknown:
+        raise ValueError(f"unknown key {unknown[0]!r}")
+
+
+def _is_length(metres: float | None) -> bool:
+    return metres is None or (math.isfinite(metres) and metres > 0)
+
+
+def _strings(data: Mapping[str, Any], key: str) -> tuple[str, ...]:
+    if isinstance(data[key], str):
+        raise TypeError(f"{key} is one string, not a list")
+    return tuple(_text(value) for value in data[key])
+
+
+def _text(value: Any) -> str:
+    """A scalar as text; a few lines of YAML aliases can stand for any amount of nested lists."""
+    if isinstance(value, (list, dict, set)):
+        raise TypeError(f"a {type(value).__name__} where text should be")
+    text = str(value)
+    text.encode()  # half of a surrogate pair could never be printed
+    return text
+
+
+def _check(vocabulary: Vocabulary, where: object) -> None:
+    classes = vocabulary.classes
+    values = [c.mask_value for c in classes]
+    if vocabulary.ignore_value is not None:
+        values.append(vocabulary.ignore_value)
+    problems = {
+        "fewer than two classes": len(classes) < 2,
+        "more than 255 classes": len(classes) > IGNORE_INDEX,
+        "a class name that cannot be printed": not all(
+            name and name.isprintable() for name in (vocabulary.name, *vocabulary.names)
+        ),
+        "a ground sample distance that is no length": not _is_length(
+            vocabulary.ground_sample_distance_m
+        ),
+        "class names repeat": len(set(vocabulary.names)) < len(classes),
+        "mask values repeat": len(set(values)) < len(values),
+        "mask values outside 0-255": any(not 0 <= v <= 255 for v in values),
+        "colours repeat": len({c.colour for c in classes}) < len(classes),
+        "colours outside 0-255": any(not 0 <= v <= 255 for c in classes for v in c.colour),
+        "a template without exactly one {}": any(
+            t.count("{}") != 1 or set("{}") & set(t.replace("{}", "")) for t in vocabulary.templates
+        ),
+        "no template": not vocabulary.templates,
+        "a class without a description": any(not c.descriptions for c in classes),
+        "classes with no, or unequal numbers of, texts": len({len(c.texts) for c in classes}) != 1
+        or not classes[0].texts,
+    }
+    found = [problem for problem, present in problems.items() if present]
+    if found:
+        raise BadInput(f"not a valid vocabulary: {', '.join(found)}", where=where)

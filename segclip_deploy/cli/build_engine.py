@@ -1,0 +1,187 @@
+"""``build-engine``: from a bundle to what flies."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from segclip_deploy.cli.common import PATH, json_option, print_json, progress_bar, stage_bar
+from segclip_deploy.cli.inspect import measured
+
+if TYPE_CHECKING:
+    from segclip_deploy.planning.workflows import Wanted
+    from segclip_deploy.runtime.targets.tensorrt.builder import Progress
+
+__all__ = ["build_engine"]
+
+
+def _capabilities(_: click.Context, __: click.Parameter, text: str | None) -> tuple[str, ...]:
+    parts = tuple(text.split(",")) if text else ()
+    if not all(re.fullmatch(r"\d{2,3}", part) for part in parts):
+        raise click.BadParameter(f"{text!r} is no list like 86,89,120")
+    return parts
+
+
+@click.command("build-engine")
+@click.argument("bundle", type=PATH)
+@click.option(
+    "-o",
+    "--out",
+    type=PATH,
+    required=True,
+    help="NAME.engine (TensorRT), NAME.rtx (TensorRT-RTX), NAME.ov.onnx (OpenVINO) or "
+    "NAME.ort.onnx (ONNX Runtime).",
+)
+@click.option(
+    "--compute-capability",
+    callback=_capabilities,
+    metavar="86,89,120",
+    help="TensorRT-RTX: build for these GPUs, needing none.  [default: the GPU here]",
+)
+@click.option(
+    "--workspace", type=click.IntRange(1), metavar="MIB", help="TensorRT: scratch memory, at most."
+)
+@click.option(
+    "--optimization-level",
+    type=click.IntRange(0, 5),
+    help="TensorRT: 0 builds quickly, 5 searches longest.  [default: TensorRT's own]",
+)
+@click.option(
+    "--timing-iterations",
+    type=click.IntRange(1),
+    default=8,
+    show_default=True,
+    help="TensorRT: runs that a kernel's time is averaged over.",
+)
+@click.option(
+    "--refittable", is_flag=True, help="TensorRT: let the vocabulary be replaced in the engine."
+)
+@click.option(
+    "--hardware-compatibility",
+    type=click.Choice(["ampere-plus", "same-compute-capability"]),
+    help="TensorRT: run on other GPUs too, and slower.",
+)
+@click.option("--version-compatible", is_flag=True, help="TensorRT: run with later versions too.")
+@click.option(
+    "--dla", type=click.IntRange(0), metavar="CORE", help="TensorRT: on this DLA, rest on the GPU."
+)
+@click.option(
+    "--timing-cache", type=PATH, help="TensorRT: file.  [default: in the user's cache directory]"
+)
+@click.option(
+    "--tries",
+    type=click.IntRange(1),
+    default=1,
+    show_default=True,
+    help="TensorRT: build this often, keep the fastest that passes the flight check.",
+)
+@click.option(
+    "--precision",
+    type=click.Choice(["fp16", "int8", "auto"]),
+    help="On a workstation: write it into BUNDLE first. auto: the planned mix, if it is faster.",
+)
+@click.option("--calib", type=PATH, metavar="DIR", help="With --precision int8, auto: real tiles.")
+@click.option(
+    "--eval", "dataset", type=PATH, help="With --precision auto: a dataset whose split plan judges."
+)
+@click.option(
+    "--max-miou-drop",
+    type=float,
+    default=0.3,
+    show_default=True,
+    help="With --precision auto: points.",
+)
+@json_option
+def build_engine(
+    bundle: Path,
+    out: Path,
+    precision: Wanted | None,
+    calib: Path | None,
+    dataset: Path | None,
+    max_miou_drop: float,
+    as_json: bool,
+    **options: Any,
+) -> None:
+    """Make an engine of BUNDLE for the machine that will run it, and prove it on golden tiles.
+
+    Its precision is what is written in BUNDLE, unless --precision is given.
+    """
+    if precision is None and (calib or dataset):
+        raise click.UsageError("--calib and --eval go with --precision")
+    from segclip_deploy.artifacts.bundle import load_bundle
+    from segclip_deploy.runtime.build import build_engine as build
+    from segclip_deploy.runtime.targets.tensorrt.options import BuildOptions
+
+    built = BuildOptions(**options)
+    if precision is None:
+        with _phases() as progress:
+            engine, times = build(load_bundle(bundle), out, options=built, progress=progress), None
+    else:
+        from segclip_deploy.planning.workflows import build_wanted
+
+        with stage_bar() as report:
+            engine, times = build_wanted(
+                load_bundle(bundle),
+                out,
+                precision,
+                calib=calib,
+                dataset=dataset,
+                max_miou_drop=max_miou_drop / 100,
+                options=built,
+                report=report,
+            )
+    if as_json:
+        print_json(engine.record)
+        return
+    if times:
+        click.echo(
+            ", ".join(f"{name} {ms:.1f} ms" for name, ms in times.items()) + ": the faster stays"
+        )
+    record = engine.record
+    click.echo(
+        f"{out}: {record['bytes'] / 1e6:.1f} MB, built in {record['build']['seconds']:.1f} s"
+    )
+    for line in _told(record):
+        click.echo(f"  {line}")
+
+
+def _told(record: Mapping[str, Any]) -> Iterator[str]:
+    build = record["build"]
+    if build.get("search"):
+        yield measured(build["search"])
+    cache = build.get("timing_cache")
+    if cache:
+        known = "an unknown number of" if cache["known"] is None else cache["known"]
+        yield f"timing cache {cache['path']}: {known} measurements known, {cache['new']} new"
+    if record["verified"]:
+        yield f"{record['verified']['engine']}: flight check passed"
+    else:
+        yield f"NOT verified: {record['not_verified']}. On the machine that flies: segclip-deploy verify"
+
+
+@contextmanager
+def _phases() -> Iterator[Progress | None]:
+    """A bar for each phase of a build that is going on, where someone watches."""
+    bar = progress_bar("steps")
+    if not bar.console.is_terminal:
+        yield None
+        return
+    tasks: dict[str, Any] = {}
+
+    def progress(phase: str, done: int, steps: int) -> None:
+        bar.start()
+        if phase not in tasks:
+            tasks[phase] = bar.add_task(phase, total=steps)
+        bar.update(tasks[phase], completed=done, total=steps)
+        if done == steps:
+            bar.remove_task(tasks.pop(phase))
+
+    try:
+        yield progress
+    finally:
+        bar.stop()

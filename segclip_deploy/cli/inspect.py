@@ -1,0 +1,188 @@
+"""``inspect``: what an artefact is and comes from."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import click
+
+from segclip_deploy.cli.common import PATH, json_option, print_json, print_table
+
+__all__ = ["inspect", "measured", "print_folding"]
+
+
+@click.command()
+@click.argument("path", type=PATH)
+@json_option
+def inspect(path: Path, as_json: bool) -> None:
+    """Say what PATH is: a checkpoint, a bundle or an engine, with its classes and parents."""
+    kind, record = _read(path)
+    if as_json:
+        print_json({"kind": kind, **record})
+        return
+    bundle = record.get("bundle", record)  # an engine carries its bundle's record
+    click.echo(f"{path}: {kind}")
+    for name, value in _facts(record, bundle):
+        click.echo(f"  {name:12} {value}")
+    vocabulary = bundle["vocabulary"]
+    print_table(
+        f"{vocabulary['title']}: {len(vocabulary['classes'])} classes",
+        ["class", "mask value", "colour", "prompts", "real texts"],
+        [
+            [
+                entry["name"],
+                str(entry["mask_value"]),
+                "#{:02x}{:02x}{:02x}".format(*entry["colour"]),
+                "; ".join(
+                    t.format(d) for t in vocabulary["templates"] for d in entry["descriptions"]
+                ),
+                str(len(entry["texts"])),
+            ]
+            for entry in vocabulary["classes"]
+        ],
+    )
+    if bundle.get("blocks"):
+        _print_blocks(bundle["blocks"])
+    if bundle.get("folding"):
+        print_folding(bundle["folding"])
+    if record.get("network"):
+        _print_layers(record)
+
+
+def print_folding(blocks: list[Mapping[str, Any]]) -> None:
+    """The table of what folding saves, block by block."""
+    print_table(
+        "MACs of attention to text, per image",
+        ["block", "constants", "folded", "exported"],
+        [[b["block"], f"{b['plain']:,}", f"{b['folded']:,}", b["exported"]] for b in blocks],
+    )
+
+
+def _print_blocks(blocks: list[Mapping[str, Any]]) -> None:
+    parameters, macs = (sum(b[key] for b in blocks) for key in ("parameters", "macs"))
+    rows = [*blocks, {"block": "all", "parameters": parameters, "macs": macs, "precision": ""}]
+    print_table(
+        "parameters, and MACs per image",
+        ["block", "parameters", "MACs", "of all", "precision"],
+        [
+            [
+                row["block"],
+                f"{row['parameters']:,}",
+                f"{row['macs']:,}",
+                f"{row['macs'] / max(macs, 1):.1%}",
+                row["precision"],
+            ]
+            for row in rows
+        ],
+    )
+
+
+def _read(path: Path) -> tuple[str, dict[str, Any]]:
+    if path.suffix == ".safetensors":
+        from segclip_deploy._optional import require
+
+        require("torch", why="reading a checkpoint")
+        from segclip_deploy.model.checkpoint import load_checkpoint
+
+        checkpoint = load_checkpoint(path)
+        return "checkpoint", {
+            "model": checkpoint.spec.to_json(),
+            "vocabulary": checkpoint.vocabulary.to_json(),
+            "text_encoder": checkpoint.bank.encoder,
+            "parameters": sum(tensor.numel() for tensor in checkpoint.weights.values()),
+            "examples": len(checkpoint.examples),
+            "training": dict(checkpoint.training),
+        }
+    if path.is_dir():
+        from segclip_deploy.artifacts.bundle import load_bundle
+
+        return "bundle", dict(load_bundle(path).record)
+    from segclip_deploy.runtime.engine import load_engine
+
+    engine = load_engine(path)
+    return f"engine for {engine.target}", dict(engine.record)
+
+
+def _facts(record: Mapping[str, Any], bundle: Mapping[str, Any]) -> list[tuple[str, str]]:
+    from segclip_deploy.artifacts.bundle import InputSpec
+
+    model = bundle["model"]
+    facts = [("model", f"{model['encoder']}, width {model['width']}, {model['heads']} heads")]
+    facts.append(("text", bundle["text_encoder"]))
+    if "input" in bundle:
+        facts.append(("input", f"uint8 {InputSpec(**bundle['input']).sides}"))
+        facts.append(("outputs", ", ".join(bundle["outputs"])))
+        facts.append(("precision", f"{bundle['precision']}, opset {bundle['opset']}"))
+    if "revocab" in bundle:
+        facts.append(("accuracy", bundle["revocab"]["accuracy"]))
+    if "parameters" in bundle:
+        facts.append(("parameters", f"{bundle['parameters']:,}"))
+    plan = bundle.get("training", {}).get("plan")
+    if plan:
+        facts.append(("plan mIoU", f"{plan['miou']:.4f}, step {bundle['training']['step']}"))
+    facts += [(f"from {name}", digest[:16]) for name, digest in bundle.get("parents", {}).items()]
+    if "verified" in record:
+        facts += _engine_facts(record)
+    return facts
+
+
+def _engine_facts(record: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    device, build = record["device"], record["build"]
+    named = {name: value for name, value in device.items() if value and name != "flags"}
+    yield (
+        "built for",
+        ", ".join(f"{name.replace('_', ' ')} {_told(v)}" for name, v in named.items()),
+    )
+    yield "built", f"{record['bytes'] / 1e6:.1f} MB in {build['seconds']:.1f} s"
+    if record["arguments"]:
+        yield "options", " ".join(record["arguments"])
+    if record["settings"]:
+        yield "settings", ", ".join(f"{name} {value}" for name, value in record["settings"].items())
+    if "search" in build:
+        yield "measured", measured(build["search"])
+    if len(build.get("tries", ())) > 1:
+        times = (
+            f"{t['median_ms']:.2f} ms{'' if t['passed'] else ' FAILED'}" for t in build["tries"]
+        )
+        yield "tries", ", ".join(times)
+    if record["verified"]:
+        yield "verified", f"passed in {record['verified']['engine']}"
+    else:
+        yield "verified", f"NO: {record['not_verified']}"
+    yield "from bundle", f"{record['bundle_sha256'][:16]} ({record['bundle_path']})"
+
+
+def _print_layers(record: Mapping[str, Any]) -> None:
+    asked, chosen = record["network"], record["blocks"]
+    plan = record["bundle"].get("plan") or dict.fromkeys(asked, record["bundle"]["precision"])
+    print_table(
+        "layers by block and type",
+        ["block", "plan", "the bundle asks for", "the engine does"],
+        [
+            [
+                block,
+                precision,
+                _counts(asked.get(block, {})),
+                _counts(chosen.get(block, {})) if chosen else "not inspected",
+            ]
+            for block, precision in plan.items()
+        ],
+    )
+
+
+def _counts(types: Mapping[str, int]) -> str:
+    return ", ".join(f"{count} {kind}" for kind, count in types.items())
+
+
+def _told(value: Any) -> str:
+    return ", ".join(value) if isinstance(value, list) else str(value)
+
+
+def measured(search: Mapping[str, Any]) -> str:
+    """What a search for settings found, and under which conditions."""
+    times = ", ".join(f"{name} {ms:.1f} ms" for name, ms in search["median_ms"].items())
+    return (
+        f"{times} (medians of {search['rounds']}; {search['cores']} cores, load {search['load']})"
+    )

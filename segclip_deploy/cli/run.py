@@ -1,0 +1,253 @@
+"""``run``: what an engine makes of images, videos and cameras."""
+
+from __future__ import annotations
+
+import sys
+from contextlib import ExitStack
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from segclip_deploy.cli.common import (
+    PATH,
+    json_option,
+    overlap_option,
+    print_json,
+    print_table,
+    progress_bar,
+    stop_at_signals,
+    storage,
+    threads_option,
+)
+from segclip_deploy.cli.rasters import raster_options, run_rasters, split_rasters
+from segclip_deploy.errors import SegclipError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from rich.progress import Progress
+
+    from segclip_deploy.artifacts.vocabulary import Vocabulary
+    from segclip_deploy.runtime.io.sinks.storage import LineFile
+    from segclip_deploy.runtime.io.sources.frames import Source
+    from segclip_deploy.runtime.io.video import VideoWriter
+    from segclip_deploy.runtime.streaming.run import Outcome, Run
+
+__all__ = ["run"]
+
+
+@click.command()
+@click.argument("engine", type=PATH)
+@click.argument("sources", nargs=-1, required=True)
+@click.option("-o", "--out", type=PATH, required=True, help="Folder to write.")
+@overlap_option
+@threads_option
+@click.option("--preflight", is_flag=True, help="Flight check first; exit 3 if it fails.")
+@click.option(
+    "--deadline-ms", type=click.FloatRange(0, min_open=True), help="Leave out what is late."
+)
+@click.option(
+    "--margin-below",
+    type=click.IntRange(1, 255),
+    default=None,
+    help="No label (255) where the margin is smaller; 0-255 as in NAME.margin.png.",
+)
+@click.option("--no-overlay", is_flag=True, help="Write no NAME.overlay.png.")
+@click.option("--video", type=PATH, help="Write the overlays as H.264, NAME.mp4.")
+@click.option("--keep", metavar="SIZE", help="Keep so much in the folder, e.g. 10GB; oldest go.")
+@click.option("--jsonl", metavar="PATH", help="A copy of areas.jsonl; - is stdout.")
+@raster_options
+@json_option
+def run(
+    engine: Path,
+    sources: tuple[str, ...],
+    out: Path,
+    overlap: int | None,
+    threads: int,
+    preflight: bool,
+    deadline_ms: float | None,
+    margin_below: int | None,
+    no_overlay: bool,
+    video: Path | None,
+    keep: str | None,
+    jsonl: str | None,
+    as_json: bool,
+    **for_rasters: Any,
+) -> None:
+    """Segment SOURCES with ENGINE, an engine or a bundle.
+
+    SOURCES are images, folders of them, videos and GeoTIFFs, or one camera: /dev/video0,
+    rtsp://... Writes NAME.png (labels), NAME.overlay.png, NAME.margin.png where the engine has
+    a margin, and areas.jsonl; of a georeferenced TIFF NAME.tif, a Cloud-Optimized GeoTIFF. Bad
+    images are listed, the others done, and the exit code is 1.
+    """
+    from segclip_deploy.runtime.engine import open_segmenter
+    from segclip_deploy.runtime.io.sinks.folder import FolderSink
+    from segclip_deploy.runtime.streaming.run import Run
+
+    if as_json and jsonl == "-":
+        raise click.UsageError("--json and --jsonl - would both write to stdout")
+    limit = storage(keep) if keep else None
+    failed: list[Outcome] = []
+    ended: Exception | None = None
+    with ExitStack() as stack:
+        bar = progress_bar("frames")
+        tell = partial(bar.console.print, markup=False, soft_wrap=True)
+        source, rasters = _source(sources, out, tell, for_rasters)
+        overlays = _video(video, sources)
+        segmenter = stack.enter_context(
+            open_segmenter(engine, overlap=overlap, threads=threads, preflight=preflight)
+        )
+        name = segmenter.backend.name
+        tell(f"{engine} runs in {name}" + (", flight check passed" if preflight else ""))
+        sink = FolderSink(
+            out,
+            segmenter.vocabulary,
+            overlays=not no_overlay,
+            lines=_lines(jsonl, stack),
+            video=overlays,
+            keep=limit,
+        )
+        with stop_at_signals() as stop:
+            flight = Run(
+                segmenter,
+                source,
+                sink,
+                deadline_ms=deadline_ms,
+                margin_below=margin_below or 0,
+                stop=stop,
+            )
+            stack.enter_context(sink)
+            stack.enter_context(bar)
+            try:
+                _fly(flight, segmenter.vocabulary, source.total, bar, tell, failed)
+            except (SegclipError, OSError) as error:
+                ended = error  # what was done before is told first
+        bar.stop()
+        go_on = ended is None and not stop.is_set()
+        lines, bad = run_rasters(segmenter, engine, rasters if go_on else [], sink, for_rasters)
+        failed += bad
+    report = {
+        "engine": name,
+        "out": str(out),
+        **flight.summary.to_json(),
+        "dropped": flight.dropped,
+        "reconnects": source.reconnects,
+        "removed": sink.storage.removed,
+        "interrupted": stop.is_set(),
+        "rasters": lines,
+        "failed": [{"image": o.source, "error": str(o.error)} for o in failed],
+    }
+    if as_json:
+        print_json(report)
+    else:
+        _print_report(report, deadline_ms, err=jsonl == "-")
+    if ended is not None:
+        raise ended
+    if stop.is_set():
+        raise KeyboardInterrupt
+    if failed:
+        click.get_current_context().exit(1)
+
+
+def _video(path: Path | None, sources: tuple[str, ...]) -> VideoWriter | None:
+    from segclip_deploy.errors import BadInput
+    from segclip_deploy.runtime.io.video import VideoWriter
+
+    if path is None:
+        return None
+    if path.resolve() in [Path(source).resolve() for source in sources]:
+        raise BadInput("the overlays would overwrite a source", where=path)
+    return VideoWriter(path)
+
+
+def _source(
+    sources: tuple[str, ...],
+    out: Path,
+    tell: Callable[[str], None],
+    for_rasters: dict[str, Any],
+) -> tuple[Source, list[Path]]:
+    """Where frames come from, and the georeferenced TIFFs among the sources."""
+    from segclip_deploy.errors import BadInput
+    from segclip_deploy.runtime.io.sources.frames import FileSource, LiveSource, is_live
+    from segclip_deploy.runtime.streaming.run import find_files
+
+    if not any(map(is_live, sources)):
+        frames, rasters = split_rasters(find_files(map(Path, sources), out), for_rasters)
+        return FileSource(frames), rasters
+    split_rasters([], for_rasters)  # its options are for none
+    if len(sources) > 1:
+        raise BadInput("a camera is the only source of a run", where=" ".join(sources))
+    return LiveSource(sources[0], report=tell), []
+
+
+def _lines(jsonl: str | None, stack: ExitStack) -> LineFile | None:
+    from segclip_deploy.runtime.io.sinks.storage import LineFile
+
+    if jsonl is None:
+        return None
+    if jsonl == "-":
+        stdout = sys.stdout.buffer
+        return LineFile(getattr(stdout, "raw", stdout), "--jsonl -")
+    return LineFile(stack.enter_context(Path(jsonl).open("wb", buffering=0)), jsonl)
+
+
+def _fly(
+    flight: Run,
+    vocabulary: Vocabulary,
+    total: int | None,
+    bar: Progress,
+    tell: Callable[[str], None],
+    failed: list[Outcome],
+) -> None:
+    """Run to the end; what is bad is told and put into ``failed``."""
+    from segclip_deploy.runtime.io.telemetry.exif import scale_warning
+
+    task = bar.add_task("segmenting", total=total, visible=total != 0)
+    warning = None
+    for outcome in flight:
+        if outcome.error is not None:
+            failed.append(outcome)
+            tell(f"error: {outcome.error}")
+        elif outcome.shot is not None and warning is None:
+            warning = scale_warning(outcome.shot.capture, vocabulary)
+            if warning is not None:
+                tell(f"warning: {outcome.source}: {warning}")
+        bar.advance(task)
+
+
+def _print_report(report: dict[str, Any], deadline_ms: float | None, *, err: bool) -> None:
+    if report["rasters"]:
+        count = len(report["rasters"])
+        click.echo(f"{report['out']}: {count} raster{'s' * (count != 1)}", err=err)
+    deadline, stages = report["deadline"], report["ms"]
+    counts = {
+        "bad": report["bad"],
+        "skipped": deadline["skipped"] if deadline else 0,
+        "dropped": report["dropped"],
+        "reconnects": report["reconnects"],
+    }
+    total = report["done"] + counts["bad"] + counts["skipped"]
+    if not total and report["rasters"]:
+        return
+    told = "".join(f", {count} {what}" for what, count in counts.items() if count)
+    title = (
+        f"{report['out']}: {report['done']} of {total} frames{told}; {report['windows']} windows, "
+        f"{report['fps']:.2f} frames/s end to end"
+    )
+    if not stages:
+        click.echo(title, err=err)
+        return
+    rows = [[stage, *(f"{value:.1f}" for value in p.values())] for stage, p in stages.items()]
+    print_table(title, ["ms", "p50", "p95"], rows, err=err)
+    if deadline:
+        actions = ", ".join(f"{action} {count}" for action, count in deadline["actions"].items())
+        click.echo(
+            f"deadline {deadline_ms:g} ms: {deadline['miss_rate']:.1%} missed "
+            f"({deadline['late']} late, {deadline['skipped']} skipped); {actions}",
+            err=err,
+        )
+    if report["removed"]:
+        click.echo(f"--keep: {report['removed']} of the oldest files were removed", err=err)

@@ -1,0 +1,93 @@
+"""Accuracy of a segmenter on a dataset, by the same path that flies."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from segclip_deploy.evaluation.dataset import Sample
+from segclip_deploy.evaluation.metrics import BoundaryTally, Confusion, confusion_matrix
+from segclip_deploy.runtime.inference.segmenter import Segmenter
+
+__all__ = ["Accuracy", "Drop", "miou_drop", "score"]
+
+_RESAMPLES = 2000
+
+
+@dataclass(frozen=True)
+class Accuracy:
+    """Scores over some images.
+
+    Attributes:
+        confusion: pooled over all pixels.
+        boundary: pooled over all boundary pixels.
+        images: names of the images, in order.
+        by_image: the confusion of each.
+    """
+
+    confusion: Confusion
+    boundary: BoundaryTally
+    images: tuple[str, ...]
+    by_image: tuple[Confusion, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """Scores as JSON."""
+        return {
+            **self.confusion.to_json(),
+            "boundary_iou": self.boundary.to_json(),
+            "images": list(self.images),
+        }
+
+
+def score(segmenter: Segmenter, samples: Iterable[Sample]) -> Accuracy:
+    """Segment every sample and compare it with its truth."""
+    names = segmenter.vocabulary.names
+    boundary = BoundaryTally.empty(names)
+    images, by_image = [], []
+    for sample in samples:
+        labels = segmenter.segment(sample.frame).labels
+        by_image.append(Confusion(confusion_matrix(labels, sample.truth, len(names)), names))
+        boundary += BoundaryTally.of(labels, sample.truth, names)
+        images.append(sample.name)
+    pooled = sum(by_image, Confusion.empty(names))
+    return Accuracy(pooled, boundary, tuple(images), tuple(by_image))
+
+
+@dataclass(frozen=True)
+class Drop:
+    """How much mIoU is lost; in shares of 1, negative where it is gained.
+
+    Attributes:
+        value: on all images.
+        low, high: 95 % bounds, from resampling the images.
+    """
+
+    value: float
+    low: float
+    high: float
+
+
+def miou_drop(reference: Accuracy, other: Accuracy) -> Drop:
+    """The drop of mIoU between two models on the same images.
+
+    Paired bootstrap (Efron & Tibshirani, 1993): images are drawn with replacement, the same for
+    both, so what makes an image hard cancels.
+
+    Raises:
+        ValueError: the images differ.
+    """
+    if reference.images != other.images:
+        raise ValueError("the two were scored on different images")
+    names = reference.confusion.names
+    counts = [np.stack([c.counts for c in a.by_image]) for a in (reference, other)]
+    drawn = np.random.default_rng(0).integers(0, len(other.images), (_RESAMPLES, len(other.images)))
+
+    def drop(rows: Any) -> float:
+        before, after = (Confusion(c[rows].sum(0), names).miou for c in counts)
+        return before - after
+
+    low, high = np.percentile([drop(rows) for rows in drawn], [2.5, 97.5])
+    return Drop(drop(slice(None)), float(low), float(high))

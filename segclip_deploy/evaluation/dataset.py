@@ -1,0 +1,135 @@
+"""Datasets on disk: a folder with images/, masks/ and split.json."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from segclip_deploy.artifacts.files import read_json
+from segclip_deploy.artifacts.vocabulary import Vocabulary
+from segclip_deploy.errors import BadArtifact, BadInput
+from segclip_deploy.runtime.inference.frame import (
+    IMAGE_SUFFIXES,
+    Frame,
+    list_images,
+    read_frame,
+    read_mask,
+)
+
+__all__ = ["Dataset", "Sample", "find_image", "open_dataset", "read_splits"]
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One image and its truth.
+
+    Attributes:
+        name: the file's stem.
+        frame: the image.
+        truth: (H, W) uint8 class indices, ``IGNORE_INDEX`` where ignored.
+    """
+
+    name: str
+    frame: Frame
+    truth: NDArray[np.uint8]
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """A folder of images and masks, read with a vocabulary.
+
+    Attributes:
+        root: the folder.
+        vocabulary: how masks are read.
+        splits: names of the images in each split; without a ``split.json`` one split, ``all``.
+    """
+
+    root: Path
+    vocabulary: Vocabulary
+    splits: dict[str, tuple[str, ...]]
+
+    def names(self, split: str) -> tuple[str, ...]:
+        """Image names of a split.
+
+        Raises:
+            BadInput: no such split.
+        """
+        if split not in self.splits:
+            raise BadInput(f"no split {split!r} (it has {', '.join(self.splits)})", where=self.root)
+        return self.splits[split]
+
+    def read(self, name: str) -> Sample:
+        """Read one image and its mask.
+
+        Raises:
+            BadInput: a file is missing or unusable, sizes differ, or the mask has unknown values.
+        """
+        image = find_image(self.root / "images", name)
+        mask = find_image(self.root / "masks", name)
+        frame, values = read_frame(image), read_mask(mask)
+        if values.shape != frame.pixels.shape[:2]:
+            raise BadInput(
+                f"mask is {values.shape[1]}×{values.shape[0]}, its image "
+                f"{frame.pixels.shape[1]}×{frame.pixels.shape[0]}",
+                where=mask,
+            )
+        return Sample(name, frame, self.vocabulary.decode_mask(values, where=mask))
+
+    def samples(self, split: str) -> Iterator[Sample]:
+        """Read a split one by one."""
+        for name in self.names(split):
+            yield self.read(name)
+
+
+def open_dataset(root: str | Path, vocabulary: Vocabulary) -> Dataset:
+    """Open a dataset folder.
+
+    Raises:
+        BadInput: no images/ or masks/ folder, or a split names an image twice or not at all.
+    """
+    root = Path(root)
+    for folder in ("images", "masks"):
+        if not (root / folder).is_dir():
+            raise BadInput(
+                f"not a dataset: no {folder}/ in it", where=root, fix="it needs images/ and masks/"
+            )
+    return Dataset(root, vocabulary, read_splits(root))
+
+
+def read_splits(root: Path) -> dict[str, tuple[str, ...]]:
+    """Names of the images in each split; without a ``split.json`` all are in one, ``all``.
+
+    Raises:
+        BadInput: no images/ folder, or a split.json that is damaged, empty or names an image twice.
+    """
+    if not (root / "split.json").exists():
+        return {"all": tuple(p.stem for p in list_images(root / "images"))}
+    try:
+        record = read_json(root / "split.json")
+    except BadArtifact as error:
+        raise BadInput(error.what, where=error.where) from error
+    # Every list is a split; anything else in the file is a remark.
+    splits = {k: tuple(str(n) for n in v) for k, v in record.items() if isinstance(v, list)}
+    if not any(splits.values()):
+        raise BadInput("names no image in any split", where=root / "split.json")
+    names = [name for members in splits.values() for name in members]
+    repeated = sorted({name for name in names if names.count(name) > 1})
+    if repeated:
+        raise BadInput(f"split.json names {', '.join(repeated)} more than once", where=root)
+    return splits
+
+
+def find_image(folder: Path, name: str) -> Path:
+    """The one image of a folder with this stem.
+
+    Raises:
+        BadInput: there is none, or more than one.
+    """
+    found = [p for p in folder.iterdir() if p.stem == name and p.suffix.lower() in IMAGE_SUFFIXES]
+    if len(found) != 1:
+        raise BadInput(f"{len(found)} images named {name}, one was expected", where=folder)
+    return found[0]

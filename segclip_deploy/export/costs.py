@@ -1,0 +1,130 @@
+"""What each block of an exported graph holds and costs."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from math import prod
+from pathlib import Path
+from typing import Any
+
+from segclip_deploy._optional import require
+from segclip_deploy.errors import BadArtifact
+from segclip_deploy.export.blocks import blocks_of
+
+__all__ = ["BlockCost", "Product", "count_blocks", "find_products"]
+
+
+@dataclass(frozen=True)
+class BlockCost:
+    """One block of a graph.
+
+    Attributes:
+        block: as in ``naming``.
+        parameters: elements of the floating-point constants that it is the first to read.
+        macs: multiply-accumulates of its convolutions and matrix products, for one image.
+        precision: what they are computed in.
+    """
+
+    block: str
+    parameters: int
+    macs: int
+    precision: str
+
+    def to_json(self) -> dict[str, Any]:
+        """As JSON."""
+        return asdict(self)
+
+
+def count_blocks(path: Path) -> list[BlockCost]:
+    """Count the blocks of a float32 ONNX file, in the graph's order.
+
+    Raises:
+        BadArtifact: a convolution or product whose shape cannot be inferred.
+    """
+    onnx = require("onnx", why="counting MACs")
+    model, shapes, batch = _shapes(path)
+    floats = {i.name for i in model.graph.initializer if i.data_type == onnx.TensorProto.FLOAT}
+    costs = []
+    for block, nodes in blocks_of(model).items():
+        read = {name for node in nodes for name in node.input} & floats
+        floats -= read
+        macs = sum(_macs(node, shapes, path) for node in nodes)
+        parameters = sum(prod(shapes[name]) for name in read)
+        costs.append(BlockCost(block, parameters, macs // batch, "fp32"))
+    return costs
+
+
+@dataclass(frozen=True)
+class Product:
+    """A convolution or matrix product, for one image.
+
+    Attributes:
+        name: of the node.
+        macs: multiply-accumulates.
+        weights: elements of its constants.
+        read: elements of each variable input.
+        written: elements of its output.
+    """
+
+    name: str
+    macs: int
+    weights: int
+    read: tuple[int, ...]
+    written: int
+
+
+def find_products(path: Path) -> list[Product]:
+    """The convolutions and matrix products of a float32 ONNX file, in the graph's order.
+
+    Raises:
+        BadArtifact: one whose shape cannot be inferred.
+    """
+    model, shapes, batch = _shapes(path)
+    constants = {i.name for i in model.graph.initializer}
+    products = []
+    for node in model.graph.node:
+        macs = _macs(node, shapes, path)
+        if macs:
+            variable = [name for name in node.input if name and name not in constants]
+            products.append(
+                Product(
+                    name=node.name,
+                    macs=macs // batch,
+                    weights=sum(prod(shapes[n]) for n in node.input if n in constants),
+                    read=tuple(prod(shapes[n]) // batch for n in variable),
+                    written=prod(shapes[node.output[0]]) // batch,
+                )
+            )
+    return products
+
+
+def _shapes(path: Path) -> tuple[Any, dict[str, tuple[int, ...]], int]:
+    """A model, the shape of every tensor in it, and the batch these are for."""
+    onnx = require("onnx", why="counting MACs")
+    model = onnx.load(path)
+    (image,) = model.graph.input
+    batch = image.type.tensor_type.shape.dim[0]
+    if not batch.dim_value:  # open: counted for one image
+        batch.dim_value = 1
+        del model.graph.value_info[:]
+        for output in model.graph.output:
+            output.type.tensor_type.ClearField("shape")
+    inferred = onnx.shape_inference.infer_shapes(model, strict_mode=True, data_prop=True).graph
+    shapes = {i.name: tuple(i.dims) for i in inferred.initializer}
+    for value in (*inferred.input, *inferred.value_info, *inferred.output):
+        shapes[value.name] = tuple(d.dim_value for d in value.type.tensor_type.shape.dim)
+    return model, shapes, batch.dim_value
+
+
+def _macs(node: Any, shapes: dict[str, tuple[int, ...]], path: Path) -> int:
+    if node.op_type not in ("Conv", "ConvTranspose", "Gemm", "MatMul"):
+        return 0
+    left, right, out = (shapes.get(n, (0,)) for n in (*node.input[:2], node.output[0]))
+    if not prod((*left, *right, *out)):
+        raise BadArtifact(f"the shapes of {node.name} cannot be inferred", where=path)
+    if node.op_type == "Conv":  # weights (out, in / groups, h, w)
+        return prod(out) * prod(right[1:])
+    if node.op_type == "ConvTranspose":  # weights (in, out / groups, h, w)
+        return prod(left) * prod(right[1:])
+    inner = left[0] if any(a.name == "transA" and a.i for a in node.attribute) else left[-1]
+    return prod(out) * inner

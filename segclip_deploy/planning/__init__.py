@@ -1,0 +1,1 @@
+"""Which block computes in what: sensitivity, search, and the plan."""

@@ -1,0 +1,183 @@
+"""``plan``: sensitivity, search, and on a CPU the latency that the plan was made for."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from segclip_deploy.artifacts.bundle import Bundle
+from segclip_deploy.calibration.table import CalibrationTable
+from segclip_deploy.calibration.tiles import cut_tiles
+from segclip_deploy.errors import BadInput, GateFailed
+from segclip_deploy.evaluation.dataset import Dataset, find_image
+from segclip_deploy.export.onnx_model import load_model
+from segclip_deploy.planning.plan import PrecisionPlan, save_plan, uniform_plan
+from segclip_deploy.planning.plan_evaluator import Judge
+from segclip_deploy.planning.search import Limits, able_blocks, search
+from segclip_deploy.planning.sensitivity import BlockEffect, sensitivity
+from segclip_deploy.progress import Report, silent
+from segclip_deploy.quantization.placement import Dialect
+from segclip_deploy.quantization.quantize import quantize
+from segclip_deploy.runtime.profiling.layers import block_medians, openvino_layers
+from segclip_deploy.runtime.targets.openvino import OpenVinoBackend, precisions
+from segclip_deploy.runtime.targets.tuning import WARM_UP, median_ms
+
+__all__ = ["Planned", "make_plan", "worth"]
+
+_GLANCED = 4  # tiles of the cheap look
+_ROUNDS = 30
+_WORTH = 1.1
+"""A smaller gain does not pay for calibrating, checking and explaining INT8."""
+
+
+@dataclass(frozen=True)
+class Planned:
+    """A plan and what it was chosen from."""
+
+    plan: PrecisionPlan
+    effects: tuple[BlockEffect, ...]
+
+
+def make_plan(
+    bundle: Bundle,
+    table: CalibrationTable,
+    dataset: Dataset,
+    out: Path,
+    *,
+    dialect: Dialect,
+    split: str,
+    limits: Limits,
+    max_latency_ms: float | None = None,
+    state: Path | None = None,
+    report: Report = silent,
+) -> Planned:
+    """Find the fastest mix within limits and write it.
+
+    What was measured is kept: the same call goes on after a kill, and another with other limits
+    starts from there.
+
+    Args:
+        bundle: in FP32.
+        table: measured in it.
+        dataset: whose split judges; it must hold none of the table's tiles.
+        out: the plan to write.
+        dialect: whom the plan is for.
+        split: of the dataset.
+        limits: of accuracy.
+        max_latency_ms: median of one batch in OpenVINO here, with BF16 beside INT8 where the
+            processor has it, as it flies; for ``cpu`` only.
+        state: where what was measured lies; by default ``<out>.state.json``.
+        report: called with (what, done, total).
+
+    Raises:
+        BadInput: a tile of the table is in the split, or a latency limit where none is measured.
+        GateFailed: no mix keeps the limits.
+    """
+    measures_time = dialect == "cpu" and importlib.util.find_spec("openvino") is not None
+    if max_latency_ms is not None and not measures_time:
+        raise BadInput(
+            "latency is measured in OpenVINO, for the dialect cpu only",
+            where="--max-latency-ms",
+            fix="for TensorRT, measure engines on the device",
+        )
+    tiles = _judging_tiles(bundle, table, dataset, split)
+    full = uniform_plan(bundle, load_model(bundle.model_path).graph, dialect, "int8")
+    state = state or out.with_name(out.name + ".state.json")
+    judge = Judge(bundle, table, full, dataset, split, tiles[:_GLANCED], state)
+    times = None
+    if measures_time:
+        times = judge.times(lambda: _times(bundle, full, table, tiles[0]))
+    effects = sensitivity(
+        judge, able_blocks(full), times, lambda done, total: report("sensitivity", done, total)
+    )
+    plan = search(judge, full, effects, limits, lambda text: report(text, 0, 0))
+    latency = _latency(bundle, plan, table, tiles[0]) if measures_time else None
+    plan = replace(plan, evidence={**plan.evidence, "latency": latency})
+    if max_latency_ms is not None and latency and latency["plan_ms"] > max_latency_ms:
+        raise GateFailed(
+            f"the fastest mix that is accurate enough takes {latency['plan_ms']:.1f} ms, "
+            f"{max_latency_ms:g} were allowed"
+        )
+    save_plan(out, plan)
+    return Planned(plan, effects)
+
+
+def worth(plan: PrecisionPlan) -> str:
+    """One line: is INT8 worth it?"""
+    lost = 100 * plan.evidence["verdict"]["drop"]["value"]
+    bounds = [100 * plan.evidence["verdict"]["drop"][k] for k in ("low", "high")]
+    cost = f"{-lost:+.2f} points of mIoU [{-bounds[1]:+.2f}, {-bounds[0]:+.2f}]".replace("-", "−")
+    if not able_blocks(plan):
+        return "no block is INT8 within these limits: fly without it"
+    latency = plan.evidence["latency"]
+    if latency is None:
+        return f"{cost}; how fast it is, only the device can tell"
+    gain = latency["speed_up"]
+    beside = "" if latency["beside"] == "f32" else f", {latency['beside'].upper()} beside it,"
+    if gain < _WORTH:
+        return f"INT8{beside} is {gain:.2f}× for {cost}: not worth it, fly FP32"
+    return f"INT8{beside} is {gain:.2f}× for {cost}"
+
+
+def _judging_tiles(
+    bundle: Bundle, table: CalibrationTable, dataset: Dataset, split: str
+) -> NDArray[np.uint8]:
+    """The tiles of a split, none of which the table was measured on."""
+    seen = {tile["sha256"] for tile in table.tiles}
+    found = []
+    for name in dataset.names(split):
+        path = find_image(dataset.root / "images", name)
+        for tile, pixels in cut_tiles(path, bundle.input):
+            if tile.sha256 in seen:
+                raise BadInput(
+                    f"the table was calibrated on this image, and split {split!r} is to judge it",
+                    where=path,
+                    fix=f"segclip-deploy calibrate BUNDLE --tiles DIR --eval {dataset.root} …",
+                )
+            found.append(pixels)
+    step = max(1, len(found) // _GLANCED)  # from all over the split, not from its first image
+    return np.stack(found[::step])
+
+
+def _times(
+    bundle: Bundle, plan: PrecisionPlan, table: CalibrationTable, tile: NDArray[np.uint8]
+) -> tuple[Mapping[str, float], Mapping[str, float]]:
+    """Of each block without INT8 and with it, beside what it would fly beside."""
+    with TemporaryDirectory() as folder:
+        int8 = quantize(bundle, Path(folder) / "int8", plan=plan, table=table)
+        high, low = (
+            openvino_layers(b.model_path, tile, precision=precisions()[-1]) for b in (bundle, int8)
+        )
+        return block_medians(high, plan.blocks), block_medians(low, plan.blocks)
+
+
+def _latency(
+    bundle: Bundle, plan: PrecisionPlan, table: CalibrationTable, tile: NDArray[np.uint8]
+) -> dict[str, Any]:
+    """Of the FP32 bundle and of the plan's, each as it would fly."""
+    beside = precisions()[-1]
+    with TemporaryDirectory() as folder:
+        mixed = quantize(bundle, Path(folder) / "plan", plan=plan, table=table)
+        backends: Sequence[OpenVinoBackend] = [
+            OpenVinoBackend(b.model_path, batches=b.input.batches, precision=precision)
+            for b, precision in ((bundle, "f32"), (mixed, beside))
+        ]
+        high, low = median_ms(backends, tile, rounds=_ROUNDS)
+        for backend in backends:
+            backend.close()
+    return {
+        "engine": backends[1].name,
+        "beside": beside,
+        "fp32_ms": high,
+        "plan_ms": low,
+        "speed_up": high / low,
+        "rounds": _ROUNDS,
+        "warm_up": WARM_UP,
+    }

@@ -1,0 +1,135 @@
+"""Sensitivity: what each block loses in INT8, alone and among all the others."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from segclip_deploy._optional import require
+from segclip_deploy.artifacts.files import replace_file
+from segclip_deploy.planning.plan_evaluator import Glance, Judge, Verdict
+from segclip_deploy.runtime.figure import save_png
+
+__all__ = ["BlockEffect", "heat_map", "sensitivity"]
+
+_EXACT = 4
+"""Blocks judged on the whole split: those that lose most on the tiles. The others move mIoU by
+less than these, and each costs two passes over the split."""
+
+
+@dataclass(frozen=True)
+class BlockEffect:
+    """What INT8 does to one block.
+
+    Attributes:
+        block: its name.
+        only: only it in INT8, on a few tiles.
+        spared: everything but it in INT8, on a few tiles.
+        only_exact, spared_exact: the same on the whole split; None where it was not worth it.
+        high_ms, int8_ms: time in it by the engine's own counters; None where no engine that
+            runs here executes this dialect.
+    """
+
+    block: str
+    only: Glance
+    spared: Glance
+    only_exact: Verdict | None
+    spared_exact: Verdict | None
+    high_ms: float | None
+    int8_ms: float | None
+
+    def to_json(self) -> dict[str, Any]:
+        """As JSON."""
+        return asdict(self)
+
+
+def sensitivity(
+    judge: Judge,
+    able: Sequence[str],
+    times: tuple[Mapping[str, float], Mapping[str, float]] | None,
+    report: Callable[[int, int], None] = lambda _done, _total: None,
+) -> tuple[BlockEffect, ...]:
+    """Measure every block, cheaply first, the most sensitive ones exactly.
+
+    Args:
+        judge: what measures, and remembers.
+        able: blocks that can be INT8.
+        times: milliseconds by block of the FP32 and of the INT8 bundle, or None.
+        report: called with (measurements done, measurements in all).
+    """
+    total = 2 * (len(able) + min(_EXACT, len(able)))
+    cheap: dict[str, tuple[Glance, Glance]] = {}
+    for index, block in enumerate(able):
+        cheap[block] = judge.glance([block]), judge.glance(set(able) - {block})
+        report(2 * (index + 1), total)
+    worst = sorted(able, key=lambda block: cheap[block][0].sqnr_db)[:_EXACT]
+    exact: dict[str, tuple[Verdict, Verdict]] = {}
+    for index, block in enumerate(worst):
+        exact[block] = judge.verdict([block]), judge.verdict(set(able) - {block})
+        report(2 * (len(able) + index + 1), total)
+    high, int8 = times or ({}, {})
+    effects = []
+    for block in able:
+        (only, spared), (only_exact, spared_exact) = cheap[block], exact.get(block, (None, None))
+        times_ms = high.get(block), int8.get(block)
+        effects.append(BlockEffect(block, only, spared, only_exact, spared_exact, *times_ms))
+    return tuple(effects)
+
+
+def heat_map(effects: Sequence[BlockEffect], path: Path, *, title: str) -> None:
+    """Draw a PNG: a row a block, columns for noise, flipped labels and mIoU.
+
+    Each column has its own scale, dark is worse; a cell that was not measured is empty.
+    """
+    require("matplotlib", why="a heat map")
+    from matplotlib.figure import Figure
+
+    columns = (
+        ("noise alone\n(−dB)", [-e.only.sqnr_db for e in effects], "{:.1f}"),
+        ("labels flipped\nalone (%)", [100 * (1 - e.only.agreement) for e in effects], "{:.2f}"),
+        (
+            "labels won\nif spared (%)",
+            _gain(effects),
+            "{:.2f}",
+        ),
+        ("mIoU lost\nalone (pt)", [_points(e.only_exact) for e in effects], "{:+.2f}"),
+        ("mIoU still lost\nif spared (pt)", [_points(e.spared_exact) for e in effects], "{:+.2f}"),
+    )
+    figure = Figure(figsize=(9, 1.6 + 0.32 * len(effects)), dpi=130, layout="constrained")
+    grid = figure.subplots(1, len(columns), sharey=True)
+    for axes, (name, values, form) in zip(np.atleast_1d(grid), columns, strict=True):
+        column = np.array(values, dtype=float)[:, None]
+        axes.imshow(np.ma.masked_invalid(column), aspect="auto", cmap="YlOrRd")
+        axes.set_title(name, fontsize=9)
+        axes.set_xticks([])
+        axes.set_yticks(range(len(effects)), [e.block for e in effects], fontsize=9)
+        low, high = np.nanmin(column, initial=np.inf), np.nanmax(column, initial=-np.inf)
+        for row, value in enumerate(column[:, 0]):
+            if np.isfinite(value):
+                dark = high > low and (value - low) / (high - low) > 0.6
+                axes.text(
+                    0,
+                    row,
+                    form.format(value).replace("-", "−"),
+                    ha="center",
+                    va="center",
+                    fontsize=8,
+                    color="white" if dark else "black",
+                )
+    figure.suptitle(title, fontsize=10)
+    with replace_file(path) as temporary:
+        save_png(figure, temporary)
+
+
+def _gain(effects: Sequence[BlockEffect]) -> list[float]:
+    """How many more labels stay when a block is spared than in the worst such case, percent."""
+    least = min(e.spared.agreement for e in effects)
+    return [100 * (e.spared.agreement - least) for e in effects]
+
+
+def _points(verdict: Verdict | None) -> float:
+    return np.nan if verdict is None else 100 * verdict.drop.value

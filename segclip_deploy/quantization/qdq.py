@@ -1,0 +1,139 @@
+"""Writing a placement into an ONNX graph: Q/DQ pairs with given ranges, weights in INT8."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from segclip_deploy._optional import require
+from segclip_deploy.calibration.table import Range
+from segclip_deploy.export.onnx_model import add_constant
+from segclip_deploy.quantization.bias import correct_bias, mean_shift
+from segclip_deploy.quantization.placement import Dialect, Placement
+
+__all__ = ["WEIGHT_LEVELS", "scale_of", "storable", "write_qdq"]
+
+WEIGHT_LEVELS: Mapping[Dialect, int] = {"tensorrt": 127, "cpu": 63}
+"""To each side of zero. A CPU without VNNI adds two products U8·S8 in 16 bits, which overflow
+silently above 2·255·64; seven bits compute the same on every processor."""
+
+
+def scale_of(span: Range, dialect: Dialect) -> tuple[NDArray[np.float32], NDArray[np.integer[Any]]]:
+    """Scale and zero point, both scalar arrays, of an activation's range.
+
+    ``tensorrt``: symmetric S8, ±127. ``cpu``: U8 from low to high; zero is always a level, for
+    padding.
+    """
+    if dialect == "tensorrt":
+        return storable(np.asarray(span.magnitude / 127), dialect), np.asarray(0, np.int8)
+    low, high = min(span.low, 0.0), max(span.high, 0.0)
+    scale = storable(np.asarray((high - low) / 255), dialect)
+    return scale, np.asarray(np.clip(np.rint(-low / scale), 0, 255), np.uint8)
+
+
+def write_qdq(
+    graph: Any,
+    placement: Placement,
+    ranges: Mapping[str, Range],
+    dialect: Dialect,
+    means: Mapping[str, Sequence[float]] = MappingProxyType({}),
+) -> None:
+    """Insert Q/DQ and correct the biases, in place.
+
+    One pair a tensor, read by the nodes of the placement only: others keep the unrounded value.
+
+    Args:
+        graph: an ``onnx_ir.Graph`` in FP32.
+        placement: from ``place`` on the same graph.
+        ranges: by tensor name.
+        dialect: how activations are rounded; weights are symmetric S8 per output channel.
+        means: of the channels a product reads, by node; the bias of one without is left alone.
+    """
+    ir = require("onnx_ir", why="quantization")
+    nodes = {node.name: node for node in graph}
+    rounded: dict[str, Any] = {}
+    for name, index in placement.reads:
+        node = nodes[name]
+        value = node.inputs[index]
+        if value.name not in rounded:
+            scale, zero = scale_of(ranges[value.name], dialect)
+            rounded[value.name] = _pair(ir, graph, value, scale, zero)
+        node.replace_input_with(index, rounded[value.name])
+    quantized: dict[str, tuple[Any, NDArray[np.float32]]] = {}
+    for name, index, axis in placement.weights:
+        node = nodes[name]
+        value = node.inputs[index]
+        if value.name not in quantized:
+            quantized[value.name] = _weight(ir, graph, node, value, axis, dialect)
+        rounded_weight, error = quantized[value.name]
+        if name in means:
+            correct_bias(graph, node, mean_shift(node, error, axis, np.array(means[name])))
+        node.replace_input_with(index, rounded_weight)
+        if not value.uses():
+            del graph.initializers[value.name]
+
+
+def _pair(
+    ir: Any, graph: Any, value: Any, scale: NDArray[np.float32], zero: NDArray[np.integer[Any]]
+) -> Any:
+    constants = [
+        add_constant(graph, f"{value.name}.scale", scale),
+        add_constant(graph, f"{value.name}.zero", zero),
+    ]
+    quantize = ir.node("QuantizeLinear", [value, *constants], name=f"{value.name}/Q")
+    dequantize = ir.node(
+        "DequantizeLinear", [quantize.outputs[0], *constants], name=f"{value.name}/DQ"
+    )
+    producer = value.producer()
+    if producer is None:
+        graph.insert_before(graph[0], (quantize, dequantize))
+    else:
+        graph.insert_after(producer, (quantize, dequantize))
+    return _named(ir, quantize, dequantize, value)
+
+
+def _weight(
+    ir: Any, graph: Any, reader: Any, value: Any, axis: int, dialect: Dialect
+) -> tuple[Any, NDArray[np.float32]]:
+    """The weight as it comes back from INT8, and how far each element of it is off."""
+    weight = value.const_value.numpy()
+    levels, scale = _levels(weight, axis, dialect)
+    constants = [
+        add_constant(graph, f"{value.name}.int8", levels),
+        add_constant(graph, f"{value.name}.scale", scale.ravel()),
+        add_constant(graph, f"{value.name}.zero", np.zeros(scale.size, np.int8)),
+    ]
+    node = ir.node("DequantizeLinear", constants, {"axis": axis}, name=f"{value.name}/DQ")
+    node.outputs[0].name = f"{value.name}.dequantized"
+    node.outputs[0].type, node.outputs[0].shape = value.type, value.shape
+    graph.insert_before(reader, node)
+    return node.outputs[0], levels * scale - weight
+
+
+def _levels(
+    weight: NDArray[np.float32], axis: int, dialect: Dialect
+) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
+    """S8 levels, and the scale of each output channel along its axis."""
+    others = tuple(i for i in range(weight.ndim) if i != axis)
+    top = WEIGHT_LEVELS[dialect]
+    scale = storable(np.abs(weight).max(axis=others, keepdims=True) / top, dialect)
+    return np.clip(np.rint(weight / scale), -top, top).astype(np.int8), scale
+
+
+def storable(scale: NDArray[Any], dialect: Dialect) -> NDArray[np.float32]:
+    """Scales as they can be stored: beside FP16 they are FP16, none becomes zero or infinite."""
+    stored = np.finfo(np.float16 if dialect == "tensorrt" else np.float32)
+    return np.clip(scale, stored.tiny, stored.max).astype(stored.dtype).astype(np.float32)
+
+
+def _named(ir: Any, quantize: Any, dequantize: Any, value: Any) -> Any:
+    integer, real = quantize.outputs[0], dequantize.outputs[0]
+    integer.name, real.name = f"{value.name}.quantized", f"{value.name}.dequantized"
+    integer.shape = real.shape = value.shape
+    integer.type = ir.TensorType(quantize.inputs[2].dtype)
+    real.type = value.type = ir.TensorType(ir.DataType.FLOAT)
+    return real

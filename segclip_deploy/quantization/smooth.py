@@ -1,0 +1,221 @@
+"""SmoothQuant: loud channels of an activation, evened out by the LayerNorm before it.
+
+A few channels of a ViT are a hundred times louder than the rest, and one scale for all of them
+leaves the rest no levels. A LayerNorm's own affine can divide each channel by a factor, and the
+products that read it multiply it back into their weights, where every output channel has a scale
+of its own: the same function in float, and easier to round (Xiao et al., 2023, arXiv:2211.10438).
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from segclip_deploy._optional import require
+from segclip_deploy.artifacts.bundle import (
+    BUNDLE_FILES,
+    MODEL_FILE,
+    RECORD_FILE,
+    Bundle,
+    load_bundle,
+)
+from segclip_deploy.artifacts.files import replace_directory, sha256_file, write_json
+from segclip_deploy.artifacts.golden import load_golden
+from segclip_deploy.calibration.selection import TileSet
+from segclip_deploy.errors import BadInput
+from segclip_deploy.export.onnx_model import (
+    check_fp32,
+    expose,
+    keep_outputs,
+    load_model,
+    observer,
+    save_model,
+)
+from segclip_deploy.export.parity import check_parity, measure_parity
+from segclip_deploy.quantization.placement import weight_axis
+from segclip_deploy.runtime.targets.onnxruntime import OnnxRuntimeBackend
+
+__all__ = ["find_norms", "smooth", "smooth_graph"]
+
+_LEAST = 1e-5  # of a peak: channels that are silent keep their weights finite
+
+
+def smooth(
+    bundle: Bundle,
+    tiles: TileSet,
+    out: Path,
+    *,
+    alpha: float = 0.5,
+    report: Callable[[int, int], None] = lambda _done, _total: None,
+) -> Bundle:
+    """Write an FP32 bundle that computes the same and bears INT8 better; calibrate that one.
+
+    Args:
+        bundle: in FP32, with an encoder that has LayerNorms.
+        tiles: of its input size, to find out how loud each channel gets.
+        out: the bundle directory; an older bundle there is replaced.
+        alpha: how much of the loudness moves into the weights, above 0 and below 1.
+        report: called with (tiles done, tiles in all).
+
+    Raises:
+        BadArtifact: the bundle is not FP32.
+        BadInput: α is out of bounds, no LayerNorm can be smoothed, a value is not finite, or
+            ``out`` is the bundle itself.
+        GateFailed: the result does not compute the same; nothing is written.
+    """
+    check_fp32(bundle)
+    if not 0 < alpha < 1:
+        raise BadInput(f"{alpha} is not between 0 and 1", where="--alpha")
+    if out.resolve() == bundle.path.resolve():
+        raise BadInput("this is the bundle itself", where=out, fix="choose another output")
+    model = load_model(bundle.model_path)
+    norms = find_norms(model.graph)
+    if not norms:
+        raise BadInput(
+            "no LayerNorm of its encoder is read by trained products alone, nothing can be smoothed",
+            where=bundle.path,
+            fix="this is for ViT encoders: calibrate the bundle as it is",
+        )
+    peaks = _peaks(bundle, list(norms), tiles, report)
+    smooth_graph(model.graph, peaks, alpha)
+    expose(model, "logits")
+    golden = load_golden(bundle.golden_path)
+    with replace_directory(out, contents=BUNDLE_FILES) as temporary:
+        path = temporary / MODEL_FILE
+        save_model(model, path)
+        engine = OnnxRuntimeBackend(path, batches=bundle.input.batches)
+        link = measure_parity("the bundle before", golden, engine, bundle.vocabulary.names)
+        engine.close()
+        check_parity(link)
+        keep_outputs(model, bundle.outputs)
+        save_model(model, path)
+        for name in set(bundle.files) - {MODEL_FILE}:
+            shutil.copy(bundle.path / name, temporary / name)
+        write_json(
+            temporary / RECORD_FILE,
+            {
+                **bundle.record,
+                "smoothing": {"alpha": alpha, "norms": len(norms), "tiles": len(tiles)},
+                "parity": [*bundle.record["parity"], link.to_json()],
+                "files": {name: sha256_file(temporary / name) for name in bundle.files},
+                "parents": {
+                    **bundle.record["parents"],
+                    "bundle": sha256_file(bundle.path / RECORD_FILE),
+                },
+            },
+        )
+    return load_bundle(out)
+
+
+def find_norms(graph: Any) -> dict[str, list[tuple[Any, int]]]:
+    """LayerNorms of the encoder that only products with trained weights read.
+
+    Of CFF and refiner the affines are among what ``revocab`` folds new texts in from, and stay.
+
+    Returns:
+        The LayerNorm's output → (product, axis of its output channels).
+    """
+    found = {}
+    for node in graph:
+        if node.op_type == "LayerNormalization" and node.name.startswith("encoder."):
+            readers = list(_readers(node.outputs[0]))
+            axes = [(reader, _axis(reader)) for reader, index in readers if index == 0]
+            products = [(reader, axis) for reader, axis in axes if axis is not None]
+            if readers and len(products) == len(readers) and _fits(node):
+                found[node.outputs[0].name] = products
+    return found
+
+
+def smooth_graph(graph: Any, peaks: Mapping[str, NDArray[np.float32]], alpha: float) -> None:
+    """Divide the channels of LayerNorms by s and multiply the weights that read them by it, in place.
+
+    s_j = max|X_j|^α / max|W_j|^(1−α), over all products that read channel j (equation 4).
+
+    Args:
+        graph: an ``onnx_ir.Graph`` in FP32.
+        peaks: largest magnitude by channel of the outputs ``find_norms`` names.
+        alpha: α.
+    """
+    norms = find_norms(graph)
+    makers = {value.name: node for node in graph for value in node.outputs}
+    for name, peak in peaks.items():
+        weights = [
+            np.abs(product.inputs[1].const_value.numpy()).max(axis) for product, axis in norms[name]
+        ]
+        loudest = np.maximum(np.max(weights, axis=0), _LEAST)
+        factor = np.maximum(peak, _LEAST) ** alpha / loudest ** (1 - alpha)
+        node = makers[name]
+        for index in range(1, len(node.inputs)):
+            _scale(graph, node, index, 1 / factor)
+        for product, axis in norms[name]:
+            _scale(graph, product, 1, factor[:, None] if axis == 1 else factor)
+
+
+def _readers(value: Any) -> Iterator[tuple[Any, int]]:
+    """Who reads a tensor, by way of what only moves its rows."""
+    for node, index in value.uses():
+        if node.op_type in ("Reshape", "Transpose") and _keeps_channels(node):
+            yield from _readers(node.outputs[0])
+        else:
+            yield node, index
+    if value.is_graph_output():
+        yield value.producer(), -1
+
+
+def _keeps_channels(node: Any) -> bool:
+    before, after = node.inputs[0].shape, node.outputs[0].shape
+    if node.op_type == "Transpose":
+        order = node.attributes.get_ints("perm", ())
+        return bool(order) and order[-1] == len(order) - 1
+    return isinstance(before[-1], int) and before[-1] == after[-1]
+
+
+def _axis(reader: Any) -> int | None:
+    """The output-channel axis of a product that sums over the last axis of what it reads."""
+    if reader.op_type not in ("Gemm", "MatMul") or reader.attributes.get_int("transA", 0):
+        return None
+    return weight_axis(reader)
+
+
+def _fits(norm: Any) -> bool:
+    """Whether a LayerNorm has an affine of its own for each channel of the last axis."""
+    rank = len(norm.inputs[0].shape)
+    constant = all(value is not None and value.const_value is not None for value in norm.inputs[1:])
+    return constant and norm.attributes.get_int("axis", -1) in (-1, rank - 1)
+
+
+def _scale(graph: Any, node: Any, index: int, factor: NDArray[np.floating[Any]]) -> None:
+    """Give a node a constant of its own: several may share one that is all ones."""
+    ir = require("onnx_ir", why="quantization")
+    old = node.inputs[index]
+    array = (old.const_value.numpy() * factor).astype(np.float32)
+    name = f"{node.outputs[0].name}.smooth{index}"
+    constant = ir.Value(
+        name=name, type=old.type, shape=old.shape, const_value=ir.tensor(array, name=name)
+    )
+    node.replace_input_with(index, constant)
+    if not old.uses():  # first, as in a bundle that was smoothed before it has the same name
+        del graph.initializers[old.name]
+    graph.register_initializer(constant)
+
+
+def _peaks(
+    bundle: Bundle, names: list[str], tiles: TileSet, report: Callable[[int, int], None]
+) -> dict[str, NDArray[np.float32]]:
+    """Largest magnitude by channel, over all tiles."""
+    batch = bundle.input.batches.start
+    run = observer(load_model(bundle.model_path), names)
+    peaks: dict[str, NDArray[np.float32]] = {}
+    for done, (tile, pixels) in enumerate(tiles, start=1):
+        for name, values in zip(names, run(np.repeat(pixels[None], batch, axis=0)), strict=True):
+            if not np.isfinite(values).all():
+                raise BadInput(f"{name} is not finite on this tile", where=tile.source)
+            peak = np.abs(values).max(axis=tuple(range(values.ndim - 1)))
+            peaks[name] = np.maximum(peaks.get(name, peak), peak)
+        report(done, len(tiles))
+    return peaks

@@ -1,0 +1,82 @@
+"""The contract every inference engine is run through."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from segclip_deploy.artifacts.bundle import describe_shape
+
+__all__ = ["Backend", "TensorSpec", "checked"]
+
+
+@dataclass(frozen=True)
+class TensorSpec:
+    """A graph's input or output.
+
+    Attributes:
+        name: in the graph.
+        shape: batch first; with the largest batch, where ``min_batch`` is given.
+        dtype: of its elements.
+        min_batch: the smallest batch; None: always that of ``shape``.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+    min_batch: int | None = None
+
+    @property
+    def batches(self) -> range:
+        """Every batch it may have."""
+        most = self.shape[0]
+        return range(most if self.min_batch is None else self.min_batch, most + 1)
+
+    @property
+    def sides(self) -> str:
+        """The shape, for people."""
+        return describe_shape(self.batches, self.shape[1:])
+
+
+class Backend(Protocol):
+    """An engine ready to run.
+
+    Attributes:
+        name: engine and version, for reports.
+        inputs: what ``infer`` takes.
+        outputs: what ``infer`` gives.
+    """
+
+    name: str
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+
+    def infer(self, arrays: Mapping[str, NDArray[Any]]) -> Mapping[str, NDArray[Any]]:
+        """Run once, on any of the batches that ``inputs`` allow.
+
+        The returned arrays are reused by the next call: copy what must last.
+        """
+        ...
+
+    def close(self) -> None:
+        """Release the engine; no call may follow."""
+        ...
+
+
+def checked(arrays: Mapping[str, NDArray[Any]], spec: TensorSpec) -> NDArray[Any]:
+    """The array for an input, contiguous.
+
+    Raises:
+        ValueError: another shape or type than the engine takes.
+    """
+    array = np.ascontiguousarray(arrays[spec.name])
+    fits = array.shape[1:] == spec.shape[1:] and len(array) in spec.batches
+    if not fits or array.dtype != spec.dtype:
+        raise ValueError(
+            f"{spec.name} is {array.dtype} {array.shape}, not {spec.dtype} {spec.sides}"
+        )
+    return array

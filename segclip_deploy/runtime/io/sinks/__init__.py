@@ -1,0 +1,1 @@
+"""Sinks of results: folders, lines, videos."""

@@ -1,0 +1,109 @@
+"""A profile as one PNG: where the time goes, how it scatters, how it went."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from segclip_deploy._optional import require
+from segclip_deploy.artifacts.files import replace_file
+from segclip_deploy.runtime.figure import save_png
+from segclip_deploy.runtime.profiling.layers import sum_blocks
+from segclip_deploy.runtime.profiling.measure import STAGES
+from segclip_deploy.runtime.profiling.profile import Profile
+
+__all__ = ["draw_profile"]
+
+_COLOURS = dict(
+    zip(
+        STAGES,
+        ("#ced4da", "#74c0fc", "#b197fc", "#4c6ef5", "#b197fc", "#ffa94d", "#adb5bd"),
+        strict=True,
+    )
+)
+
+
+def draw_profile(profile: Profile, path: Path) -> None:
+    """Write the picture.
+
+    Raises:
+        MissingDependency: matplotlib is not installed.
+    """
+    require("matplotlib", why="a picture of a profile")
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(10, 8.5), dpi=130, layout="constrained")
+    parts = figure.subplot_mosaic(
+        [["stages", "stages"], ["blocks", "scatter"], ["course", "course"]],
+        height_ratios=[0.5, 1.6, 1.2],
+    )
+    _stages(parts["stages"], profile)
+    _blocks(parts["blocks"], profile)
+    _scatter(parts["scatter"], profile)
+    _course(parts["course"], profile)
+    for axes in parts.values():
+        axes.spines[["top", "right"]].set_visible(False)
+    conditions = profile.record["conditions"]
+    frames = ", ".join(conditions["frames"])
+    figure.suptitle(
+        f"{Path(conditions['path']).name}: {conditions['engine']} on {profile.device}\n"
+        f"frames {frames}, {len(profile.samples.total)} samples after "
+        f"{conditions['warm_up']['frames']} of warm-up, threads {conditions['threads']}, "
+        f"load {conditions['load']['before']} to {conditions['load']['after']}",
+        fontsize=10,
+    )
+    with replace_file(path) as temporary:
+        save_png(figure, temporary)
+
+
+def _stages(axes: Any, profile: Profile) -> None:
+    left = 0.0
+    for stage, values in profile.record["stages"].items():
+        ms = values["p50"]
+        axes.barh(0, ms, left=left, color=_COLOURS[stage], label=f"{stage} {ms:.1f}")
+        left += ms
+    axes.set_yticks([])
+    axes.set_title("median ms a frame", fontsize=9, loc="left")
+    axes.legend(ncols=len(STAGES), fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.35))
+
+
+def _blocks(axes: Any, profile: Profile) -> None:
+    blocks = sum_blocks(profile.layers)
+    total = sum(blocks.values()) or 1.0
+    ordered = list(blocks.items())[:14][::-1]  # the slowest on top
+    axes.barh([name for name, _ in ordered], [ms for _, ms in ordered], color="#4c6ef5")
+    for index, (_, ms) in enumerate(ordered):
+        axes.text(ms, index, f" {ms / total:.0%}", va="center", fontsize=7)
+    axes.tick_params(axis="y", labelsize=7)
+    axes.set_title("ms by block, one inference", fontsize=9, loc="left")
+
+
+def _scatter(axes: Any, profile: Profile) -> None:
+    ready = np.array(profile.samples.ready)
+    axes.hist(ready, bins=min(60, max(10, len(ready) // 5)), color="#74c0fc")
+    for rank, style in (("p50", "-"), ("p99", "--")):
+        value = profile.record["ready"][rank]
+        axes.axvline(value, color="#212529", linestyle=style, label=f"{rank} {value:.1f} ms")
+    limit = profile.record["deadline_ms"]
+    if limit:
+        axes.axvline(limit, color="#e03131", label=f"deadline {limit:g} ms")
+    axes.set_title("ms from the file to the label map", fontsize=9, loc="left")
+    axes.legend(fontsize=8)
+
+
+def _course(axes: Any, profile: Profile) -> None:
+    axes.plot(profile.samples.at, profile.samples.ready, ".", markersize=3, color="#4c6ef5")
+    axes.set_xlabel("seconds")
+    axes.set_ylabel("ms a frame")
+    axes.set_ylim(0, 1.1 * max(profile.samples.ready))
+    axes.set_title("over time", fontsize=9, loc="left")
+    for values, label, colour in (
+        (profile.power.watts, "W", "#e8590c"),
+        (profile.power.celsius, "°C", "#c2255c"),
+    ):
+        if values:
+            other = axes.twinx()
+            other.plot(profile.power.at[: len(values)], values, color=colour, linewidth=1)
+            other.set_ylabel(label, color=colour)

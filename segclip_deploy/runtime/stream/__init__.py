@@ -1,1 +1,0 @@
-"""Streams: frames from files and cameras, in order, on time."""

@@ -1,0 +1,1 @@
+"""Frames through a segmenter into a sink, in order, on time."""

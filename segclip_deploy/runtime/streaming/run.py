@@ -1,0 +1,223 @@
+"""``run``: frames through a segmenter into a folder."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from segclip_deploy.artifacts.vocabulary import IGNORE_INDEX
+from segclip_deploy.errors import BadInput
+from segclip_deploy.runtime.inference.frame import Frame, list_images
+from segclip_deploy.runtime.inference.segmenter import LabelMap, Segmenter
+from segclip_deploy.runtime.inference.windows import LOGIT_STRIDE
+from segclip_deploy.runtime.io.sinks.folder import FolderSink, result_names, stage_ms
+from segclip_deploy.runtime.io.sources.frames import Shot, Source, Unreadable, is_video
+from segclip_deploy.runtime.streaming.deadline import Decision, Pacer, count_windows
+from segclip_deploy.runtime.streaming.pipeline import Pipeline
+from segclip_deploy.runtime.streaming.summary import Summary
+
+__all__ = ["Outcome", "Run", "find_files", "mask_uncertain", "segment_centre"]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of one frame.
+
+    Attributes:
+        source: file or camera.
+        shot: the frame; None where it could not be read.
+        result: its label map; None where it is bad or was skipped.
+        error: why it is bad.
+    """
+
+    source: str
+    shot: Shot | None = None
+    result: LabelMap | None = None
+    error: BadInput | None = None
+
+
+class Run:
+    """Frames of a source through a segmenter into a sink; iterating runs it, once.
+
+    Reading, inference and writing overlap; inference stays in the thread that iterates. A bad
+    frame is an outcome like any other, and the next goes on.
+
+    Args:
+        deadline_ms: what a label map may take, by the policy of ``stream.deadline``; None: as
+            long as it does.
+        margin_below: pixels of a smaller margin, 1–255, get no label.
+        stop: set to end early: the frame in work is finished and written.
+
+    Attributes:
+        summary: counts and times so far.
+
+    Raises:
+        BadInput: ``margin_below`` for an engine without a margin.
+    """
+
+    def __init__(
+        self,
+        segmenter: Segmenter,
+        source: Source,
+        sink: FolderSink,
+        *,
+        deadline_ms: float | None = None,
+        margin_below: int = 0,
+        stop: threading.Event | None = None,
+    ) -> None:
+        if margin_below and not segmenter.measures:
+            raise BadInput(
+                f"{segmenter.backend.name} outputs no margin",
+                where="--margin-below",
+                fix="segclip-deploy export CKPT -o BUNDLE --margin, and build-engine again",
+            )
+        self.summary = Summary()
+        self._segmenter, self._source, self._sink = segmenter, source, sink
+        self._margin_below = margin_below
+        self._pacer = Pacer(deadline_ms, segmenter.spec.batch) if deadline_ms else None
+        stop = stop or threading.Event()
+        self._pipeline = Pipeline(
+            source.shots(stop), self._label, self._write, stop=stop, newest=source.live
+        )
+
+    def __iter__(self) -> Iterator[Outcome]:
+        """Outcomes in the order of the frames, each after its files have been written."""
+        return iter(self._pipeline)
+
+    @property
+    def dropped(self) -> int:
+        """Frames of a live source that nobody had time for."""
+        return self._pipeline.dropped
+
+    def _label(self, item: Shot | Unreadable) -> tuple[Outcome, dict[str, Any]]:
+        """The outcome of an item, and what its line says beside."""
+        if isinstance(item, Unreadable):
+            return Outcome(item.source, error=item.error), {}
+        source = item.frame.source
+        facts: dict[str, Any] = {"dropped": self.dropped} if self._source.live else {}
+        try:
+            if self._pacer is None:
+                return Outcome(source, item, self._segment(item.frame, None)), facts
+            result, facts["deadline"] = self._in_time(self._pacer, item)
+            return Outcome(source, item, result), facts
+        except BadInput as error:
+            return Outcome(source, error=error), {}
+
+    def _in_time(self, pacer: Pacer, shot: Shot) -> tuple[LabelMap | None, dict[str, Any]]:
+        """As much of a frame as its deadline allows, and how that went."""
+        started = shot.clock if self._source.live else time.perf_counter()
+        spent = 1e3 * (time.perf_counter() - started)
+        decision = pacer.decide(spent, *self._grids(shot.frame))
+        result = None if decision.action == "skip" else self._segment(shot.frame, decision)
+        if result is not None:
+            pacer.learn(result.times.total, result.windows)
+        took = 1e3 * (time.perf_counter() - started)
+        return result, {
+            "ms": pacer.limit_ms,
+            "action": decision.action,
+            "took_ms": round(took, 3),
+            "met": result is not None and took <= pacer.limit_ms,
+        }
+
+    def _grids(self, frame: Frame) -> tuple[tuple[int, int], tuple[int, int]]:
+        """(rows, columns) of windows with overlap, and without."""
+        shape = frame.pixels.shape[0], frame.pixels.shape[1]
+        window = self._segmenter.spec.height, self._segmenter.spec.width
+        full = count_windows(shape, window, self._segmenter.overlap)
+        return full, count_windows(shape, window, 0)
+
+    def _segment(self, frame: Frame, decision: Decision | None) -> LabelMap:
+        if decision is None or decision.action == "full":
+            result = self._segmenter.segment(frame)
+        elif decision.action == "no overlap":
+            result = self._segmenter.segment(frame, overlap=0)
+        else:
+            result = segment_centre(self._segmenter, frame, decision.rows, decision.columns)
+        return mask_uncertain(result, self._margin_below) if self._margin_below else result
+
+    def _write(self, labelled: tuple[Outcome, dict[str, Any]]) -> Outcome:
+        outcome, facts = labelled
+        if outcome.shot is None:
+            self.summary.bad += 1
+            return outcome
+        written = self._sink.write(outcome.shot, outcome.result, facts)
+        if "deadline" in facts:
+            self.summary.actions[facts["deadline"]["action"]] += 1
+        if outcome.result is None:
+            self.summary.skipped += 1
+        else:
+            self.summary.add_done(
+                stage_ms(outcome.shot, outcome.result, written),
+                outcome.result.windows,
+                late=not facts.get("deadline", {}).get("met", True),
+            )
+        return outcome
+
+
+def find_files(sources: Iterable[Path], out: Path) -> list[Path]:
+    """All images and videos of some files and folders (of a folder, its images).
+
+    Raises:
+        BadInput: a source without images, ``out`` itself, or two whose results would have
+            one name.
+    """
+    sources = list(sources)
+    for source in sources:
+        if not source.exists():
+            raise BadInput("no such file or folder", where=source)
+    found = [path for s in sources for path in ([s] if is_video(s) else list_images(s))]
+    seen: dict[str, Path] = {}
+    for path in found:
+        if path.parent.resolve() == out.resolve() and not is_video(path):
+            raise BadInput(
+                "the results would lie among the images", where=out, fix="choose another -o"
+            )
+        for name in result_names(f"{path.stem}_*" if is_video(path) else path.stem):
+            if name in seen:
+                raise BadInput(
+                    f"its results would overwrite those of {seen[name]}",
+                    where=path,
+                    fix="rename one, or run them into two folders",
+                )
+            seen[name] = path
+    return found
+
+
+def mask_uncertain(result: LabelMap, below: int) -> LabelMap:
+    """Take the labels of pixels whose margin is smaller; each margin stands for 4 × 4 pixels."""
+    assert result.margin is not None
+    started = time.perf_counter()
+    height, width = result.labels.shape
+    unsure = (result.margin < below).repeat(LOGIT_STRIDE, 0).repeat(LOGIT_STRIDE, 1)
+    labels = np.where(unsure[:height, :width], np.uint8(IGNORE_INDEX), result.labels)
+    masking = 1e3 * (time.perf_counter() - started)
+    times = replace(result.times, restore=result.times.restore + masking)
+    return replace(result, labels=labels, times=times)
+
+
+def segment_centre(segmenter: Segmenter, frame: Frame, rows: int, columns: int) -> LabelMap:
+    """Label so many windows around a frame's centre, side by side; the rest is ``IGNORE_INDEX``, of margin 0."""
+    height, width = frame.pixels.shape[:2]
+    tall = min(height, rows * segmenter.spec.height)
+    wide = min(width, columns * segmenter.spec.width)
+    top, left = (
+        (side // LOGIT_STRIDE * LOGIT_STRIDE)
+        for side in ((height - tall) // 2, (width - wide) // 2)
+    )
+    centre = Frame(frame.pixels[top : top + tall, left : left + wide], frame.source)
+    result = segmenter.segment(centre, overlap=0)
+    labels = np.full((height, width), IGNORE_INDEX, np.uint8)
+    labels[top : top + tall, left : left + wide] = result.labels
+    if result.margin is None:
+        return replace(result, labels=labels)
+    margin = np.zeros((-(-height // LOGIT_STRIDE), -(-width // LOGIT_STRIDE)), np.uint8)
+    y, x = top // LOGIT_STRIDE, left // LOGIT_STRIDE
+    rows, columns = result.margin.shape
+    margin[y : y + rows, x : x + columns] = result.margin
+    return replace(result, labels=labels, margin=margin)

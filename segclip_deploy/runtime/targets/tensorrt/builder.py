@@ -1,0 +1,231 @@
+"""From an ONNX file to a TensorRT plan. Precision is what the file says: strongly typed, always."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor, wait
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from segclip_deploy.artifacts.onnx_file import initializer_names
+from segclip_deploy.errors import BadArtifact, BadInput
+from segclip_deploy.runtime.targets.tensorrt.inspector import network_types
+from segclip_deploy.runtime.targets.tensorrt.library import complaints, library_name, logger_of
+from segclip_deploy.runtime.targets.tensorrt.options import BuildOptions
+from segclip_deploy.runtime.targets.tensorrt.timing_cache import TimingCache
+
+__all__ = ["Plan", "Progress", "build_plan"]
+
+Progress = Callable[[str, int, int], None]
+"""Told of each phase of a build: its name, steps done, steps in all."""
+
+_REFITTABLE = "text."  # prefix of the weights that hold the vocabulary
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a build gives.
+
+    Attributes:
+        data: the plan, to be written to a file.
+        seconds: the build took.
+        types: layers of the network by block and element type, as the ONNX file asks.
+        timing_cache: how it was used; None without one.
+    """
+
+    data: Any
+    seconds: float
+    types: Mapping[str, Mapping[str, int]]
+    timing_cache: Mapping[str, Any] | None
+
+
+def build_plan(
+    trt: ModuleType,
+    model: Path,
+    options: BuildOptions,
+    *,
+    batches: range,
+    timing_cache: TimingCache | None = None,
+    progress: Progress | None = None,
+) -> Plan:
+    """Parse an ONNX file and build a plan of it.
+
+    The build runs in a thread of its own: Ctrl-C in the caller cancels it at its next step.
+
+    Args:
+        trt: ``tensorrt`` or ``tensorrt_rtx``.
+        batches: what to take where the file leaves the batch open.
+        timing_cache: None builds without; TensorRT-RTX has none.
+        progress: called from the build's thread.
+
+    Raises:
+        BadArtifact: the parser or the builder refuses the model.
+        BadInput: an option this machine or library cannot follow.
+    """
+    complaints(trt)  # what an earlier call left
+    builder = trt.Builder(logger_of(trt))
+    # TensorRT 11 knows no other networks than strongly typed ones.
+    flag = getattr(trt.NetworkDefinitionCreationFlag, "STRONGLY_TYPED", None)
+    network = builder.create_network(0 if flag is None else 1 << int(flag))
+    parser = _parse(trt, network, model)
+    config = builder.create_builder_config()
+    _configure(trt, builder, network, config, options, model)
+    _add_profile(builder, network, config, batches)
+    known = timing_cache.attach(trt, config) if timing_cache else None
+    cancelled = threading.Event()
+    monitor = _monitor(trt, cancelled, progress)
+    config.progress_monitor = monitor
+    started = time.perf_counter()
+    with ThreadPoolExecutor(1) as pool:  # leaving it waits for the build
+        pool.submit(int).result()  # a Ctrl-C while the thread starts would leave without waiting
+        try:
+            build = pool.submit(_build, builder, network, config, (parser, monitor))
+            while not build.done():  # wakes up: a signal may have reached another thread
+                wait([build], timeout=0.1)
+            data = build.result()
+        except BaseException:
+            cancelled.set()
+            raise
+    if monitor.error is not None:
+        raise monitor.error
+    if data is None:
+        raise BadArtifact(f"{library_name(trt)} cannot build it ({complaints(trt)})", where=model)
+    seconds = time.perf_counter() - started
+    use = timing_cache.store(config, known) if timing_cache else None
+    return Plan(data, seconds, network_types(network), use)
+
+
+def _build(builder: Any, network: Any, config: Any, _needed: object) -> Any:
+    """Build; until it ends, keep what it points into, whatever becomes of the caller.
+
+    The parser owns the weights, and a second Ctrl-C ends the caller before the build.
+    """
+    return builder.build_serialized_network(network, config)
+
+
+def _parse(trt: ModuleType, network: Any, model: Path) -> Any:
+    parser = trt.OnnxParser(network, logger_of(trt))
+    if not parser.parse_from_file(str(model)):
+        errors = [_parser_error(parser.get_error(index)) for index in range(parser.num_errors)]
+        complaints(trt)  # the parser logs them as well
+        raise BadArtifact(
+            f"{library_name(trt)} cannot take {len(errors)} of its nodes: {'; '.join(errors)}",
+            where=model,
+        )
+    return parser
+
+
+def _parser_error(error: Any) -> str:
+    name, operator = (getattr(error, field, str)() for field in ("node_name", "node_operator"))
+    return f"{name or 'the file'}{f' ({operator})' if operator else ''}: {error.desc()}"
+
+
+def _configure(
+    trt: ModuleType, builder: Any, network: Any, config: Any, options: BuildOptions, model: Path
+) -> None:
+    config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
+    config.avg_timing_iterations = options.timing_iterations
+    if options.compute_capability:
+        _aim(trt, config, options.compute_capability)
+    if options.workspace is not None:
+        config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, options.workspace << 20)
+    if options.optimization_level is not None:
+        config.builder_optimization_level = options.optimization_level
+    if options.refittable:
+        config.set_flag(trt.BuilderFlag.REFIT_INDIVIDUAL)
+        names = [name for name in initializer_names(model) if name.startswith(_REFITTABLE)]
+        unmarked = [name for name in names if not network.mark_weights_refittable(name)]
+        if unmarked or not names:
+            raise BadArtifact(
+                f"its weights {', '.join(unmarked) or _REFITTABLE + '*'} cannot be made refittable",
+                where=model,
+                fix="quantize with a plan that leaves their blocks in fp16" if unmarked else None,
+            )
+    if options.hardware_compatibility:
+        config.hardware_compatibility_level = _member(
+            trt, "HardwareCompatibilityLevel", options.hardware_compatibility
+        )
+    if options.version_compatible:
+        config.set_flag(_member(trt, "BuilderFlag", "version-compatible"))
+    if options.dla is not None:
+        cores = getattr(builder, "num_DLA_cores", 0)
+        if options.dla >= cores:
+            raise BadInput(f"core {options.dla} of {cores} that are here", where="--dla")
+        config.default_device_type = trt.DeviceType.DLA
+        config.DLA_core = options.dla
+        config.set_flag(trt.BuilderFlag.GPU_FALLBACK)
+
+
+def _aim(trt: ModuleType, config: Any, wanted: tuple[str, ...]) -> None:
+    known = [n[2:] for n in trt.ComputeCapability.__members__ if n.startswith("SM")]
+    for one in wanted:
+        if one not in known:
+            raise BadInput(
+                f"{library_name(trt)} builds for {', '.join(known)}, not for {one!r}",
+                where="--compute-capability",
+            )
+    config.num_compute_capabilities = len(wanted)
+    for index, one in enumerate(wanted):
+        config.set_compute_capability(getattr(trt.ComputeCapability, f"SM{one}"), index)
+
+
+def _member(trt: ModuleType, enum: str, word: str) -> Any:
+    """A member that not every version has."""
+    name = word.upper().replace("-", "_")
+    member = getattr(getattr(trt, enum, None), name, None)
+    if member is None:
+        raise BadInput(f"{library_name(trt)} does not offer it", where=f"--{word}")
+    return member
+
+
+def _add_profile(builder: Any, network: Any, config: Any, batches: range) -> None:
+    """Say between what sizes an input's open batch may lie; tuned for the largest."""
+    (image,) = (network.get_input(index) for index in range(network.num_inputs))
+    shape = tuple(image.shape)
+    if -1 not in shape:
+        return
+    if -1 in shape[1:]:
+        raise BadArtifact(f"its input {image.name} is {shape}; only the batch may be open")
+    low, high = ((batch, *shape[1:]) for batch in (batches[0], batches[-1]))
+    profile = builder.create_optimization_profile()
+    profile.set_shape(image.name, low, high, high)
+    config.add_optimization_profile(profile)
+
+
+def _monitor(trt: ModuleType, cancelled: threading.Event, progress: Progress | None) -> Any:
+    """An IProgressMonitor that reports, and stops the build once ``cancelled`` is set.
+
+    Nothing may be raised into the library: an error of ``progress`` cancels, and is kept.
+    """
+
+    class Monitor(trt.IProgressMonitor):  # type: ignore[name-defined,misc]
+        def __init__(self) -> None:
+            trt.IProgressMonitor.__init__(self)
+            self.error: BaseException | None = None
+            self.steps: dict[str, int] = {}
+
+        def tell(self, phase: str, done: int) -> None:
+            if progress is None or self.error is not None:
+                return
+            try:
+                progress(phase, done, self.steps[phase])
+            except BaseException as error:
+                self.error = error
+                cancelled.set()
+
+        def phase_start(self, phase: str, _parent: str | None, steps: int) -> None:
+            self.steps[phase] = steps
+            self.tell(phase, 0)
+
+        def step_complete(self, phase: str, step: int) -> bool:
+            self.tell(phase, step + 1)
+            return not cancelled.is_set()
+
+        def phase_finish(self, phase: str) -> None:
+            self.tell(phase, self.steps[phase])
+
+    return Monitor()

@@ -1,0 +1,94 @@
+"""Labels and margin from logits on the GPU, in place of NumPy on the host."""
+
+from __future__ import annotations
+
+import shutil
+from importlib.resources import files
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from segclip_deploy._optional import require
+from segclip_deploy.errors import BadArtifact, MissingDependency
+from segclip_deploy.runtime.inference.windows import LOGIT_STRIDE
+from segclip_deploy.runtime.targets.device import cache_folder
+from segclip_deploy.runtime.targets.tensorrt.library import load_cuda
+
+__all__ = ["GpuDecoder", "kernel_source"]
+
+_BLOCK = (32, 8, 1)
+
+
+def kernel_source() -> str:
+    """The CUDA C++ of ``decode.cu``."""
+    return files(__package__).joinpath("decode.cu").read_text(encoding="utf-8")
+
+
+class GpuDecoder:
+    """Compiles the kernel for the current GPU, or takes it from the cache, and runs it.
+
+    PyCUDA keys the cache by source, options, the compute capability among them, and nvcc's
+    version. The CUDA context that is current here must be current at each call.
+
+    Args:
+        stream: the PyCUDA stream to run on.
+
+    Raises:
+        BadArtifact: nvcc refuses the kernel.
+        MissingDependency: PyCUDA or nvcc is not installed.
+    """
+
+    def __init__(self, stream: Any) -> None:
+        self._cuda, self._stream = load_cuda(), stream
+        if shutil.which("nvcc") is None:
+            raise MissingDependency(
+                "labelling on the GPU needs nvcc, which is not on the path",
+                fix="export PATH=/usr/local/cuda/bin:$PATH",
+            )
+        compiler = require("pycuda.compiler", why="labelling on the GPU")
+        folder = cache_folder() / "kernels"
+        folder.mkdir(parents=True, exist_ok=True)
+        major, minor = self._cuda.Context.get_device().compute_capability()
+        try:
+            binary = compiler.compile(
+                kernel_source(), no_extern_c=True, arch=f"sm_{major}{minor}", cache_dir=str(folder)
+            )
+        except self._cuda.CompileError as error:
+            raise BadArtifact(f"nvcc refuses the kernel decode.cu ({error})") from error
+        self._module = self._cuda.module_from_buffer(binary)
+        self._kernel = self._module.get_function("decode")
+        self._shape: tuple[int, ...] = ()
+        self._buffers: tuple[Any, Any, Any] = (None, None, None)
+
+    def decode(
+        self, logits: NDArray[np.float32], *, margin: bool
+    ) -> tuple[NDArray[np.uint8], NDArray[np.uint8] | None]:
+        """Logits (K, h, w) → labels (4h, 4w) and, if asked for, margin (h, w).
+
+        The same functions as ``windows.labels_of`` and ``windows.margin_of``, up to ties: the
+        order of a few float32 operations differs.
+        """
+        classes, height, width = logits.shape
+        labels = np.empty((height * LOGIT_STRIDE, width * LOGIT_STRIDE), np.uint8)
+        clear = np.empty((height, width), np.uint8) if margin else None
+        if logits.shape != self._shape:
+            sizes = (logits.nbytes, labels.nbytes, height * width)
+            self._buffers = tuple(self._cuda.mem_alloc(size) for size in sizes)
+            self._shape = logits.shape
+        read, written, measured = self._buffers
+        self._cuda.memcpy_htod_async(read, np.ascontiguousarray(logits), self._stream)
+        self._kernel(
+            read,
+            written,
+            measured if margin else np.uintp(0),
+            *(np.int32(n) for n in (classes, height, width)),
+            block=_BLOCK,
+            grid=(-(-width // _BLOCK[0]), -(-LOGIT_STRIDE * height // _BLOCK[1])),
+            stream=self._stream,
+        )
+        self._cuda.memcpy_dtoh_async(labels, written, self._stream)
+        if clear is not None:
+            self._cuda.memcpy_dtoh_async(clear, measured, self._stream)
+        self._stream.synchronize()
+        return labels, clear

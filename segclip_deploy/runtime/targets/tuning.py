@@ -1,0 +1,79 @@
+"""How fast a backend is here, and which settings make it fastest: measured, never guessed."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Mapping, Sequence
+from statistics import median
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from segclip_deploy.runtime.inference.backend import Backend
+from segclip_deploy.runtime.targets.device import usable_cores
+
+__all__ = ["ROUNDS", "WARM_UP", "median_ms", "rank_settings", "thread_counts"]
+
+WARM_UP = 2
+ROUNDS = 7
+
+
+def median_ms(
+    backends: Sequence[Backend], tile: NDArray[np.uint8], *, rounds: int = ROUNDS
+) -> list[float]:
+    """Median milliseconds of one inference of each backend, run in turns.
+
+    In turns, so that a clock that changes or a neighbour that wakes up hits them all.
+
+    Args:
+        tile: (H, W, 3), in every slot of the batch.
+        rounds: inferences of each, after ``WARM_UP`` that do not count.
+    """
+    seconds: list[list[float]] = [[] for _ in backends]
+    for turn in range(WARM_UP + rounds):
+        for backend, times in zip(backends, seconds, strict=True):
+            image = backend.inputs[0]
+            arrays = {image.name: np.repeat(tile[None], image.shape[0], axis=0)}
+            started = time.perf_counter()
+            backend.infer(arrays)
+            if turn >= WARM_UP:
+                times.append(time.perf_counter() - started)
+    return [1e3 * median(times) for times in seconds]
+
+
+def rank_settings(
+    open_backend: Callable[..., Backend],
+    candidates: Sequence[Mapping[str, Any]],
+    tile: NDArray[Any],
+) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    """Settings of an engine, the fastest first, and what was measured.
+
+    Args:
+        open_backend: takes settings as keywords.
+        candidates: settings to try; equals stay in their order.
+        tile: (H, W, 3) uint8.
+    """
+    backends: list[Backend] = []
+    try:
+        backends.extend(open_backend(**settings) for settings in candidates)
+        times = [round(ms, 3) for ms in median_ms(backends, tile)]
+    finally:
+        for backend in backends:
+            backend.close()
+    ranked = sorted(range(len(candidates)), key=times.__getitem__)
+    labels = [" ".join(f"{k}={v}" for k, v in settings.items()) for settings in candidates]
+    measured = dict(zip(labels, times, strict=True))
+    conditions = {
+        "warm_up": WARM_UP,
+        "rounds": ROUNDS,
+        "cores": usable_cores(),
+        "load": round(os.getloadavg()[0], 1) if hasattr(os, "getloadavg") else None,
+    }
+    return [dict(candidates[index]) for index in ranked], {"median_ms": measured, **conditions}
+
+
+def thread_counts(cores: int) -> list[int]:
+    """Thread counts worth trying: the powers of two below the cores, and the cores."""
+    return [*(2**power for power in range(cores.bit_length()) if 2**power < cores), cores]

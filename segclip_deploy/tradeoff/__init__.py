@@ -1,0 +1,1 @@
+"""Accuracy against latency, measured, and which engine to fly."""

@@ -1,0 +1,174 @@
+"""Artefacts of a sweep, each made once and kept under the digest of all it was made of."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from segclip_deploy import __version__
+from segclip_deploy.artifacts.bundle import RECORD_FILE, Bundle, load_bundle
+from segclip_deploy.artifacts.files import sha256_file
+from segclip_deploy.calibration.table import load_table
+from segclip_deploy.errors import BadInput
+from segclip_deploy.evaluation.dataset import open_dataset
+from segclip_deploy.export.onnx_model import load_model
+from segclip_deploy.planning.plan import load_plan, uniform_plan
+from segclip_deploy.planning.planner import make_plan
+from segclip_deploy.planning.search import Limits
+from segclip_deploy.planning.sensitivity import heat_map
+from segclip_deploy.planning.workflows import calibrate_on
+from segclip_deploy.progress import Report
+from segclip_deploy.quantization.quantize import quantize
+from segclip_deploy.runtime.build import build_engine
+from segclip_deploy.runtime.engine import TARGETS, Engine, load_engine
+from segclip_deploy.runtime.targets.device import find_cpu
+from segclip_deploy.tradeoff.grid import Point, dialect_of
+
+__all__ = ["SENSITIVITY_FILE", "Workshop", "digest_of"]
+
+SENSITIVITY_FILE = "sensitivity.png"
+
+_SPLIT = "plan"  # the one that plans are judged on; never the one that reports results
+
+
+def digest_of(*parts: Any) -> str:
+    """A name for what is made of ``parts`` (JSON), by this version of the product."""
+    text = json.dumps([__version__, *parts], sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+@dataclass(frozen=True)
+class Workshop:
+    """Makes tables, plans, bundles and engines, or takes those that are there.
+
+    Attributes:
+        root: where they lie.
+        calib: what is calibrated on; None: nothing can be.
+        dataset: whose split ``plan`` judges plans; none of its images is calibrated on.
+        report: of progress.
+    """
+
+    root: Path
+    calib: Path | None
+    dataset: Path
+    report: Report
+
+    def recipe(self, point: Point) -> str:
+        """The digest of everything an engine is made of."""
+        return digest_of(self._model_digest(point), point.target, find_cpu().to_json())
+
+    def engine_path(self, point: Point) -> Path:
+        """Where a point's engine lies, or will."""
+        return self.root / "engines" / (self.recipe(point) + TARGETS[point.target].suffix)
+
+    def engine(self, point: Point) -> Engine:
+        """A point's engine.
+
+        Raises:
+            GateFailed: no plan keeps the budget, or the engine fails its flight check.
+            SegclipError: whatever else calibrating, quantizing and building raise.
+        """
+        path = self.engine_path(point)
+        if path.is_file():
+            return load_engine(path)
+        bundle = load_bundle(point.bundle)
+        if point.precision != "fp32":
+            bundle = self._quantized(point, bundle)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return build_engine(bundle, path)
+
+    def _quantized(self, point: Point, bundle: Bundle) -> Bundle:
+        dialect = dialect_of(point.target)
+        table_path, plan_path = self._table_path(point), self._plan_path(point)
+        table = load_table(table_path) if table_path else None
+        if plan_path:
+            plan = load_plan(plan_path)
+        else:
+            graph = load_model(bundle.model_path).graph
+            plan = uniform_plan(
+                bundle, graph, dialect, "fp16" if point.precision == "fp16" else "int8"
+            )
+        out = self.root / "bundles" / self._model_digest(point)
+        if (out / RECORD_FILE).is_file():
+            return load_bundle(out)
+        out.parent.mkdir(parents=True, exist_ok=True)
+        return quantize(bundle, out, plan=plan, table=table)
+
+    def _table_path(self, point: Point) -> Path | None:
+        """The calibration table, made if need be; None where nothing is calibrated."""
+        if point.method is None:
+            return None
+        if self.calib is None:
+            raise BadInput("INT8 needs real tiles", where=point.name, fix="--calib DIR")
+        key = digest_of(
+            self._bundle_digest(point), point.method, self._calib_digest, self.data_digest
+        )
+        path = self.root / "tables" / f"{key}.json"
+        if not path.is_file():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            calibrate_on(
+                load_bundle(point.bundle),
+                [self.calib],
+                path,
+                method=point.method,
+                exclude=self.dataset,
+                report=self.report,
+            )
+        return path
+
+    def _plan_path(self, point: Point) -> Path | None:
+        """The plan, made if need be; None where nothing is planned."""
+        table_path = self._table_path(point)
+        if point.budget is None or table_path is None:
+            return None
+        dialect = dialect_of(point.target)
+        folder = self.root / "plans" / digest_of(table_path.stem, dialect, find_cpu().to_json())
+        path = folder / f"{point.budget:g}.yaml"
+        if not path.is_file():
+            folder.mkdir(parents=True, exist_ok=True)
+            bundle = load_bundle(point.bundle)
+            planned = make_plan(
+                bundle,
+                load_table(table_path),
+                open_dataset(self.dataset, bundle.vocabulary),
+                path,
+                dialect=dialect,
+                split=_SPLIT,
+                limits=Limits(point.budget / 100, {}),
+                state=folder / "state.json",  # all budgets start from the same measurements
+                report=self.report,
+            )
+            heat_map(planned.effects, folder / SENSITIVITY_FILE, title=f"{point.bundle.name}, INT8")
+        return path
+
+    def _model_digest(self, point: Point) -> str:
+        """Of the model in a point's precision."""
+        parts: list[Any] = [self._bundle_digest(point), point.precision, point.budget]
+        if point.precision != "fp32":
+            parts.append(dialect_of(point.target))
+        if point.method:
+            parts += [point.method, self._calib_digest, self.data_digest]
+        return digest_of(*parts)
+
+    def _bundle_digest(self, point: Point) -> str:
+        return sha256_file(point.bundle / RECORD_FILE)
+
+    @cached_property
+    def _calib_digest(self) -> str:
+        return _files_digest(self.calib) if self.calib else ""
+
+    @cached_property
+    def data_digest(self) -> str:
+        """Of all files of the dataset."""
+        return _files_digest(self.dataset)
+
+
+def _files_digest(folder: Path) -> str:
+    """Digest of the names and contents of all files below a folder, or of one file."""
+    files = sorted(p for p in folder.rglob("*") if p.is_file()) if folder.is_dir() else [folder]
+    seen = [(str(p.relative_to(folder)), sha256_file(p)) for p in files]
+    return digest_of(seen)

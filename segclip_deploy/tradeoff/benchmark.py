@@ -1,0 +1,155 @@
+"""From what a user asks to a report: grid, sweep, recommendation, pages."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from segclip_deploy import __version__
+from segclip_deploy.artifacts.bundle import load_bundle
+from segclip_deploy.errors import BadInput
+from segclip_deploy.evaluation.dataset import open_dataset
+from segclip_deploy.export.costs import find_products
+from segclip_deploy.export.onnx_model import check_fp32
+from segclip_deploy.progress import Report
+from segclip_deploy.runtime.profiling.conditions import device_conditions, load_average
+from segclip_deploy.tradeoff.artifact_cache import SENSITIVITY_FILE, Workshop
+from segclip_deploy.tradeoff.grid import Grid, Wanted, points, targets_here
+from segclip_deploy.tradeoff.measure import FRAMES, WARM_UP
+from segclip_deploy.tradeoff.mission import Mission, sensor
+from segclip_deploy.tradeoff.recommend import Limits, Recommendation, recommend
+from segclip_deploy.tradeoff.report import Extras, write_report
+from segclip_deploy.tradeoff.roofline import bound, find_boards
+from segclip_deploy.tradeoff.sweep import Sweep, run_sweep
+
+__all__ = ["Ask", "benchmark_bundles", "prepare_sweep"]
+
+
+@dataclass(frozen=True)
+class Ask:
+    """What ``benchmark`` was asked for; the fields are its options."""
+
+    bundles: Sequence[Path]
+    dataset: Path
+    out: Path
+    split: str = "val"
+    calib: Path | None = None
+    targets: Sequence[str] = ()
+    precisions: Sequence[Wanted] = ("fp32", "fp16", "int8", "planned")
+    budgets: Sequence[float] = (0.3,)
+    methods: Sequence[str] = ("percentile",)
+    overlaps: Sequence[int] = ()
+    threads: Sequence[int] = ()
+    samples: int = 200
+    limits: Limits = field(default_factory=Limits)
+    boards: str | None = None
+    altitude: float | None = None
+    speed: float | None = None
+    camera: str | None = None
+    front_overlap: float = 0.7
+    side_overlap: float = 0.7
+
+
+def prepare_sweep(ask: Ask, report: Report) -> tuple[Grid, Workshop]:
+    """Check everything that can be checked before hours are spent.
+
+    Raises:
+        BadInput: a bundle, dataset, split, class, board or sensor that is none.
+    """
+    names = [path.name for path in ask.bundles]
+    if len(set(names)) < len(names):
+        raise BadInput("two bundles have one name", where=", ".join(names), fix="rename one")
+    bundles = [load_bundle(path) for path in ask.bundles]
+    for bundle in bundles:
+        check_fp32(bundle)
+        unknown = set(ask.limits.class_iou) - set(bundle.vocabulary.names)
+        if unknown:
+            raise BadInput(
+                f"no class {', '.join(sorted(unknown))} (it has {', '.join(bundle.vocabulary.names)})",
+                where="--min-class-iou",
+            )
+        open_dataset(ask.dataset, bundle.vocabulary).names(ask.split)
+    _mission(ask)
+    if ask.boards:
+        find_boards(ask.boards)
+    if ask.calib is None and set(ask.precisions) & {"int8", "planned"}:
+        raise BadInput(
+            "INT8 needs real tiles",
+            where="--precision",
+            fix="--calib DIR, or --precision fp32 --precision fp16",
+        )
+    grid = Grid(
+        bundles=tuple(ask.bundles),
+        targets=tuple(ask.targets) or tuple(targets_here()),
+        precisions=tuple(ask.precisions),
+        budgets=tuple(ask.budgets),
+        methods=tuple(ask.methods),
+        overlaps=tuple(ask.overlaps) or (None,),
+        threads=tuple(ask.threads) or (0,),
+    )
+    return grid, Workshop(ask.out / "work", ask.calib, ask.dataset, report)
+
+
+def benchmark_bundles(
+    ask: Ask, grid: Grid, workshop: Workshop, report: Report
+) -> tuple[Path, Sweep, Recommendation]:
+    """Sweep, recommend and write the report.
+
+    Raises:
+        BadInput: the folder of the report holds something else.
+        SegclipError: whatever else the sweep raises.
+    """
+    if ask.out.exists() and any(ask.out.iterdir()) and not workshop.root.is_dir():
+        raise BadInput(
+            "exists and was not written by this command", where=ask.out, fix="choose another -o"
+        )
+    workshop.root.mkdir(parents=True, exist_ok=True)
+    sweep = run_sweep(grid, workshop, split=ask.split, samples=ask.samples, report=report)
+    advice = recommend(sweep.rows, ask.limits)
+    bundles = [load_bundle(path) for path in ask.bundles]
+    dataset = open_dataset(ask.dataset, bundles[0].vocabulary)
+    bounds = []
+    for path in ask.bundles if ask.boards else ():
+        products = find_products(load_bundle(path).model_path)
+        for name in find_boards(ask.boards or ""):
+            bounds += [bound(path.name, products, name, p) for p in ("fp16", "int8")]
+    plans = sorted((workshop.root / "plans").glob(f"*/{SENSITIVITY_FILE}"))
+    page = write_report(
+        ask.out,
+        sweep,
+        advice,
+        rank=ask.limits.percentile,
+        dataset=dataset,
+        conditions=_conditions(ask, grid, dataset.names(ask.split), dataset),
+        extras=Extras(bounds, _mission(ask), plans),
+    )
+    return page, sweep, advice
+
+
+def _mission(ask: Ask) -> Mission | None:
+    if ask.altitude is None or ask.speed is None or ask.camera is None:
+        return None
+    return Mission(sensor(ask.camera), ask.altitude, ask.speed, ask.front_overlap, ask.side_overlap)
+
+
+def _conditions(ask: Ask, grid: Grid, names: Sequence[str], dataset: Any) -> dict[str, Any]:
+    device = device_conditions()
+    sizes = {dataset.read(name).frame.pixels.shape[:2] for name in names[:FRAMES]}
+    return {
+        "made": time.strftime("%Y-%m-%d %H:%M"),
+        "processor": f"{device['cpu']}, {device['cores']} cores ({' '.join(device['flags'])})",
+        "gpu": device["gpu"],
+        "load": load_average(),
+        "dataset": str(ask.dataset),
+        "split": ask.split,
+        "images": len(names),
+        "frames": min(FRAMES, len(names)),
+        "frame_size": ", ".join(f"{h} × {w}" for h, w in sorted(sizes)),
+        "samples": ask.samples,
+        "warm_up": WARM_UP,
+        "points": len(points(grid)),
+        "version": __version__,
+    }

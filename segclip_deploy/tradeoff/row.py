@@ -1,0 +1,82 @@
+"""A row of the tradeoff: one engine at one setting, with everything that was measured of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from segclip_deploy.evaluation.accuracy import Drop
+
+__all__ = ["Row", "pareto_front"]
+
+
+@dataclass(frozen=True)
+class Row:
+    """Latency and accuracy of the same file at the same input size.
+
+    Attributes:
+        name: unique in a report.
+        target: what runs it.
+        precision: ``fp32``, ``fp16``, ``int8``, or ``planned`` with its budget in points.
+        window: (height, width) the engine takes, pixels.
+        batch: windows an inference.
+        overlap: pixels windows share.
+        threads: of the engine; 0 where it has none, or chose.
+        bytes: of the engine file.
+        sha256: of the engine file.
+        miou: shares of 1.
+        drop: of mIoU against FP32 on the same images, with its 95 % bounds.
+        iou: by class; None where a class is absent.
+        areas: by class, the labelled area relative to FP32's, less 1; None where FP32 has none.
+        frame_ms: uint8 image to label map, one sample a frame.
+        windows: in a frame, the mean.
+        stages: median milliseconds by stage.
+        backend: what ran.
+        joules: a frame; None where nothing could be read.
+    """
+
+    name: str
+    target: str
+    precision: str
+    window: tuple[int, int]
+    batch: int
+    overlap: int
+    threads: int
+    bytes: int
+    sha256: str
+    miou: float
+    drop: Drop
+    iou: Mapping[str, float | None]
+    areas: Mapping[str, float | None]
+    frame_ms: Sequence[float]
+    windows: float
+    stages: Mapping[str, float]
+    backend: str
+    joules: float | None = None
+
+    def percentile(self, rank: float) -> float:
+        """Milliseconds a frame that ``rank`` percent of the frames stay below."""
+        return float(np.percentile(self.frame_ms, rank))
+
+    def interval(self, rank: float) -> tuple[float, float]:
+        """95 % bounds of a percentile, by resampling the frames (Efron & Tibshirani, 1993)."""
+        samples = np.asarray(self.frame_ms)
+        drawn = np.random.default_rng(0).integers(0, len(samples), (1000, len(samples)))
+        low, high = np.percentile(np.percentile(samples[drawn], rank, axis=1), [2.5, 97.5])
+        return float(low), float(high)
+
+    def to_json(self) -> dict[str, Any]:
+        """As JSON."""
+        return asdict(self)
+
+
+def pareto_front(rows: Sequence[Row], rank: float) -> list[Row]:
+    """Rows that no other beats in both mIoU and latency, the fastest first."""
+    front: list[Row] = []
+    for row in sorted(rows, key=lambda row: (row.percentile(rank), -row.miou)):
+        if not front or row.miou > front[-1].miou:
+            front.append(row)
+    return front

@@ -1,0 +1,216 @@
+"""``benchmark``: make, check, score and time every point of a grid; a killed sweep goes on."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+
+import numpy as np
+
+from segclip_deploy.errors import BadInput, GateFailed
+from segclip_deploy.evaluation.accuracy import Accuracy, miou_drop
+from segclip_deploy.evaluation.dataset import open_dataset
+from segclip_deploy.progress import Report
+from segclip_deploy.runtime.engine import Engine
+from segclip_deploy.runtime.inference.windows import default_overlap
+from segclip_deploy.tradeoff.artifact_cache import Workshop, digest_of
+from segclip_deploy.tradeoff.grid import Grid, Point, points
+from segclip_deploy.tradeoff.measure import (
+    FRAMES,
+    Latency,
+    measure_accuracy,
+    measure_energy,
+    measure_latency,
+)
+from segclip_deploy.tradeoff.row import Row
+
+__all__ = ["Failure", "Sweep", "run_sweep", "steps"]
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A point that must not fly, and why."""
+
+    name: str
+    why: str
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """What a sweep found.
+
+    Attributes:
+        rows: of the points that passed their flight check.
+        failures: the other points.
+        engines: files of the rows, by name.
+        references: name of the FP32 row that each row is compared with.
+    """
+
+    rows: tuple[Row, ...]
+    failures: tuple[Failure, ...]
+    engines: Mapping[str, Path]
+    references: Mapping[str, str]
+
+
+def steps(grid: Grid, workshop: Workshop, samples: int) -> dict[str, int]:
+    """What a sweep has to do: how many engines are there, how many are to be made, samples."""
+    wanted = points(grid)
+    paths = {workshop.engine_path(point) for point in wanted}
+    made = sum(path.is_file() for path in paths)
+    return {
+        "points": len(wanted),
+        "engines": len(paths),
+        "engines_made": made,
+        "engines_to_make": len(paths) - made,
+        "samples_of_latency": samples * len(wanted),
+    }
+
+
+def run_sweep(grid: Grid, workshop: Workshop, *, split: str, samples: int, report: Report) -> Sweep:
+    """Measure every point of a grid.
+
+    Args:
+        grid: what varies.
+        workshop: makes the engines and keeps everything.
+        split: of the workshop's dataset, that reports accuracy.
+        samples: of latency, a point.
+        report: of progress.
+
+    Raises:
+        BadInput: something a point needs is missing.
+        SegclipError: whatever else making an engine raises, but for gates: a point that misses
+            one is a failure of the sweep's result.
+    """
+    wanted = points(grid)
+    engines: dict[Point, Engine] = {}
+    failures = []
+    for index, point in enumerate(wanted):
+        report(f"making {point.name}", index, len(wanted))
+        try:
+            engines[point] = workshop.engine(point)
+        except GateFailed as error:
+            failures.append(Failure(point.name, str(error)))
+    accuracies: dict[Point, Accuracy] = {}
+    for index, (point, engine) in enumerate(engines.items()):
+        report(f"scoring {point.name}", index, len(engines))
+        key = digest_of(
+            workshop.recipe(point), point.overlap, point.threads, split, workshop.data_digest
+        )
+        path = workshop.root / "accuracy" / f"{key}.json"
+        accuracies[point] = measure_accuracy(path, point, engine, workshop.dataset, split)
+    latencies, joules = _costs(engines, workshop, split, samples, report)
+    references = {point: _reference(point, list(engines)) for point in engines}
+    rows = tuple(
+        _row(
+            point,
+            engine,
+            accuracies[point],
+            accuracies[references[point]],
+            latencies[point],
+            joules[point],
+        )
+        for point, engine in engines.items()
+    )
+    return Sweep(
+        rows,
+        tuple(failures),
+        {point.name: engine.path for point, engine in engines.items()},
+        {point.name: reference.name for point, reference in references.items()},
+    )
+
+
+def _costs(
+    engines: Mapping[Point, Engine],
+    workshop: Workshop,
+    split: str,
+    samples: int,
+    report: Report,
+) -> tuple[dict[Point, Latency], dict[Point, float | None]]:
+    """Latency and joules a frame of every point, on the same frames."""
+    if not engines:
+        return {}, {}
+    data = open_dataset(workshop.dataset, next(iter(engines.values())).vocabulary)
+    names = data.names(split)[:FRAMES]
+    frames = [data.read(name).frame for name in names]
+    keys = {
+        point: digest_of(
+            workshop.recipe(point), point.overlap, point.threads, names, workshop.data_digest
+        )
+        for point in engines
+    }
+
+    def files(kind: str) -> dict[Path, tuple[Point, Engine]]:
+        folder = workshop.root / kind
+        return {folder / f"{keys[p]}.json": (p, engine) for p, engine in engines.items()}
+
+    timed = measure_latency(
+        files("latency"), frames, samples, lambda *done: report("timing, in turns", *done)
+    )
+    spent = measure_energy(files("energy"), frames, lambda *done: report("metering", *done))
+    return (
+        dict(zip(engines, timed.values(), strict=True)),
+        dict(zip(engines, spent.values(), strict=True)),
+    )
+
+
+def _reference(point: Point, measured: Sequence[Point]) -> Point:
+    """The FP32 engine of the same bundle, target and overlap; of any target where that failed."""
+    candidates = [
+        other
+        for other in measured
+        if other.precision == "fp32"
+        and (other.bundle, other.overlap) == (point.bundle, point.overlap)
+        and other.threads in (point.threads, 0)
+    ]
+    if not candidates:
+        raise BadInput("no FP32 engine to compare with", where=point.name)
+    return next((other for other in candidates if other.target == point.target), candidates[0])
+
+
+def _row(
+    point: Point,
+    engine: Engine,
+    accuracy: Accuracy,
+    reference: Accuracy,
+    latency: Latency,
+    joules: float | None,
+) -> Row:
+    scores = accuracy.to_json()
+    settings = engine.record["settings"]
+    return Row(
+        name=point.name,
+        target=point.target,
+        precision=point.precision if point.budget is None else f"planned ≤ {point.budget:g}",
+        window=(engine.input.height, engine.input.width),
+        batch=engine.input.batch,
+        overlap=_overlap(point, engine),
+        threads=point.threads or settings.get("threads", 0),
+        bytes=engine.record["bytes"],
+        sha256=engine.record["engine_sha256"],
+        miou=scores["miou"],
+        drop=miou_drop(reference, accuracy),
+        iou=scores["iou"],
+        areas=_area_change(accuracy, reference),
+        frame_ms=list(latency.frame_ms),
+        windows=float(np.mean(latency.windows)),
+        stages={name: round(median(values), 4) for name, values in latency.stages.items()},
+        backend=latency.backend,
+        joules=joules,
+    )
+
+
+def _overlap(point: Point, engine: Engine) -> int:
+    if point.overlap is not None:
+        return point.overlap
+    return default_overlap(min(engine.input.height, engine.input.width))
+
+
+def _area_change(accuracy: Accuracy, reference: Accuracy) -> dict[str, float | None]:
+    """Pixels labelled with each class, relative to the reference's, less 1."""
+    now, before = (one.confusion.counts.sum(0) for one in (accuracy, reference))
+    return {
+        name: float(a / b - 1) if b else None
+        for name, a, b in zip(accuracy.confusion.names, now, before, strict=True)
+    }
