@@ -94,7 +94,7 @@ def tiny_bundle(tiny_checkpoint: Path) -> Path:
 def other_checkpoint(tiny_checkpoint: Path) -> Path:
     """The tiny checkpoint with other random texts."""
     from segclip_deploy.model.checkpoint import load_checkpoint, save_checkpoint
-    from tests.fakes import random_bank
+    from tests.support.fakes import random_bank
 
     path = tiny_checkpoint.with_name("other.safetensors")
     save_checkpoint(path, replace(load_checkpoint(tiny_checkpoint), bank=random_bank(7)))

@@ -13,7 +13,7 @@ from tests.conftest import ROOT
 def marked() -> set[str]:
     """Names of the tests that are marked ``faults``, one by one or as a module."""
     found: set[str] = set()
-    for path in (ROOT / "tests").glob("test_*.py"):
+    for path in (ROOT / "tests").rglob("test_*.py"):
         tree = ast.parse(path.read_text())
         whole = any(ast.unparse(node) == "pytestmark = pytest.mark.faults" for node in tree.body)
         for node in tree.body:

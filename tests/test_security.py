@@ -25,8 +25,8 @@ from segclip_deploy.runtime.build import build_engine
 from segclip_deploy.runtime.engine import load_engine, sidecar
 from segclip_deploy.runtime.targets.tensorrt.kernels import kernel_source
 from tests.conftest import ROOT
-from tests.helpers import call, edited
-from tests.test_benchmark import make_dataset
+from tests.support.helpers import call, edited
+from tests.tradeoff.test_benchmark import make_dataset
 
 pytestmark = pytest.mark.faults
 

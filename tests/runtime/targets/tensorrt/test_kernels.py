@@ -1,0 +1,128 @@
+"""The CUDA kernels: compiled by nvcc where it is, computed by the host's compiler everywhere."""
+
+from __future__ import annotations
+
+import ctypes
+import shutil
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import HealthCheck, example, given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from segclip_deploy.runtime.inference.windows import LOGIT_STRIDE, labels_of, margin_of
+from segclip_deploy.runtime.targets.tensorrt import kernels as decoder
+from tests.conftest import ROOT
+
+KERNEL = Path(decoder.__file__).with_name("decode.cu")
+SHIM = ROOT / "tests" / "support" / "host_cuda.h"
+PROPERTY = settings(
+    derandomize=True,
+    deadline=None,
+    max_examples=40,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
+TIE = 1e-5
+"""Of logits of some ten: what float32 sums differ by between two orders."""
+
+Decode = Callable[[NDArray[np.float32]], tuple[NDArray[np.uint8], NDArray[np.uint8]]]
+
+LAUNCH = """
+extern "C" void launch(const float *logits, unsigned char *labels, unsigned char *margin,
+                       int classes, int height, int width)
+{
+    blockDim = {32, 8};
+    for (blockIdx.y = 0; blockIdx.y * blockDim.y < 4 * height; ++blockIdx.y)
+        for (blockIdx.x = 0; blockIdx.x * blockDim.x < width; ++blockIdx.x)
+            for (threadIdx.y = 0; threadIdx.y < blockDim.y; ++threadIdx.y)
+                for (threadIdx.x = 0; threadIdx.x < blockDim.x; ++threadIdx.x)
+                    decode(logits, labels, margin, classes, height, width);
+}
+"""
+
+
+@pytest.fixture(scope="module")
+def on_host(tmp_path_factory: pytest.TempPathFactory) -> Decode:
+    """The kernel's own source, compiled for the host."""
+    compiler = shutil.which("g++") or shutil.which("clang++")
+    if compiler is None:
+        pytest.skip("needs a C++ compiler, which is absent")
+    folder = tmp_path_factory.mktemp("kernel")
+    source, library = folder / "decode.cpp", folder / "decode.so"
+    source.write_text(f'#include "{SHIM}"\n{decoder.kernel_source()}{LAUNCH}', encoding="utf-8")
+    command = [compiler, "-std=c++17", "-O1", "-shared", "-fPIC", "-o", str(library), str(source)]
+    subprocess.run(command, check=True)
+    launch = ctypes.CDLL(str(library)).launch
+
+    def decode(logits: NDArray[np.float32]) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+        classes, height, width = logits.shape
+        labels = np.full((LOGIT_STRIDE * height, LOGIT_STRIDE * width), 254, np.uint8)
+        margin = np.full((height, width), 254, np.uint8)
+        launch(
+            *(ctypes.c_void_p(a.ctypes.data) for a in (logits, labels, margin)),
+            classes,
+            height,
+            width,
+        )
+        return labels, margin
+
+    return decode
+
+
+@PROPERTY
+@given(st.integers(0, 10**6), st.integers(2, 20), st.integers(1, 40), st.integers(1, 40))
+@example(seed=0, classes=5, height=1, width=1)
+@example(seed=0, classes=255, height=3, width=33)
+def test_the_kernel_says_what_numpy_and_the_graph_say(
+    on_host: Decode, seed: int, classes: int, height: int, width: int
+) -> None:
+    rng = np.random.default_rng(seed)
+    logits = rng.normal(scale=4, size=(classes, height, width)).astype(np.float32)
+    labels, margin = on_host(logits)
+    full = F.interpolate(torch.from_numpy(logits)[None], scale_factor=4.0, mode="bilinear")[0]
+    for expected in (labels_of(logits), full.argmax(0).numpy()):
+        picked, wanted = (
+            np.take_along_axis(full.numpy(), np.asarray(one, np.int64)[None], 0)[0]
+            for one in (labels, expected)
+        )
+        np.testing.assert_allclose(picked[labels != expected], wanted[labels != expected], atol=TIE)
+        assert (labels == expected).mean() > 0.98  # ties are rare
+    assert np.abs(margin.astype(int) - margin_of(logits)).max() <= 1
+
+
+def test_of_equal_classes_the_first_wins(on_host: Decode) -> None:
+    labels, margin = on_host(np.zeros((4, 3, 5), np.float32))
+    assert not labels.any()
+    assert not margin.any()
+
+
+@pytest.mark.skipif(shutil.which("nvcc") is None, reason="needs nvcc, which is absent")
+@pytest.mark.parametrize("architecture", ["87", "89", "90", "110", "120"])
+def test_nvcc_compiles_the_kernel(architecture: str, tmp_path: Path) -> None:
+    binary = tmp_path / "decode.cubin"
+    command = ["nvcc", "-cubin", f"-arch=sm_{architecture}", "-o", str(binary), str(KERNEL)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert not done.stderr  # no warning either
+    assert binary.read_bytes()[:4] == b"\x7fELF"
+
+
+@pytest.mark.gpu
+def test_the_gpu_says_what_numpy_says() -> None:
+    import pycuda.autoinit  # noqa: F401
+    import pycuda.driver as cuda
+
+    on_gpu = decoder.GpuDecoder(cuda.Stream())
+    rng = np.random.default_rng(0)
+    for shape in ((5, 256, 256), (5, 131, 67), (19, 1, 1)):
+        logits = rng.normal(scale=4, size=shape).astype(np.float32)
+        labels, margin = on_gpu.decode(logits, margin=True)
+        assert (labels == labels_of(logits)).mean() > 0.9999
+        assert margin is not None
+        assert np.abs(margin.astype(int) - margin_of(logits)).max() <= 1

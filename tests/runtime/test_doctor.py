@@ -1,0 +1,69 @@
+from __future__ import annotations
+
+import json
+import sys
+from importlib.metadata import version
+
+import pytest
+from click.testing import CliRunner
+
+from segclip_deploy.cli import main
+from tests.support.fake_tensorrt import remove_driver
+
+
+def diagnosis() -> dict:
+    return json.loads(CliRunner().invoke(main, ["doctor", "--json"]).stdout)
+
+
+def test_doctor_is_right_on_a_machine_without_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    remove_driver(monkeypatch)
+    monkeypatch.setitem(sys.modules, "tensorrt", None)
+    found = diagnosis()
+    assert found["gpu"] is found["jetson"] is None
+    assert found["packages"]["onnxruntime"] == version("onnxruntime")
+    assert found["packages"]["openvino"] == version("openvino")
+    assert "CPUExecutionProvider" in found["onnxruntime_providers"]
+    assert found["packages"]["tensorrt"] is None
+    assert 0 < found["system"]["memory_free"] <= found["system"]["memory"]
+    assert found["system"]["disk_free"] > 0
+    can = {name: (t["build"], t["run"]) for name, t in found["targets"].items()}
+    assert can["onnxruntime"] == can["openvino"] == (True, True)
+    assert can["tensorrt"] == (False, False)
+    ahead = found["packages"]["tensorrt_rtx"] is not None
+    assert can["tensorrt-rtx"] == (ahead, False)
+    fixes = [obstacle["fix"] for obstacle in found["targets"]["tensorrt"]["obstacles"]]
+    assert "pip install 'segclip-deploy[tensorrt]'" in fixes
+    assert all(o["fix"] for t in found["targets"].values() for o in t["obstacles"])
+
+
+def test_what_is_not_installed_comes_with_its_install_line(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for name in ("openvino", "tensorrt", "tensorrt_rtx"):
+        monkeypatch.setitem(sys.modules, name, None)
+    said = CliRunner().invoke(main, ["doctor"]).stdout
+    for extra in ("openvino", "tensorrt", "rtx"):
+        assert f"pip install 'segclip-deploy[{extra}]'" in said
+
+
+def test_a_jetson_is_told_to_take_tensorrt_from_jetpack(monkeypatch: pytest.MonkeyPatch) -> None:
+    from segclip_deploy.runtime import doctor
+    from segclip_deploy.runtime.targets.device import Jetson
+    from segclip_deploy.runtime.targets.tensorrt import library
+
+    for module in (doctor, library):
+        monkeypatch.setattr(module, "find_jetson", lambda: Jetson("Orin", "36.4.3", None))
+    monkeypatch.setattr(
+        doctor,
+        "command_output",
+        lambda *command: "NV Power Mode: 15W\n2" if command[0] == "nvpmodel" else None,
+    )
+    for name in ("tensorrt", "tensorrt_rtx", "pycuda"):
+        monkeypatch.setitem(sys.modules, name, None)
+    said = CliRunner().invoke(main, ["doctor"]).stdout
+    assert "L4T 36.4.3" in said
+    assert "NV Power Mode: 15W 2" in said
+    assert "not told by jetson_clocks (needs root)" in said
+    assert "TensorRT comes with JetPack, not from pip" in said
+    assert "pip install 'segclip-deploy[jetson]'" in said
+    assert "segclip-deploy[tensorrt]" not in said

@@ -1,0 +1,204 @@
+"""Quantized bundles become engines: what is built is the plan, and only where it was meant for."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from segclip_deploy.artifacts.bundle import RECORD_FILE, Bundle, load_bundle
+from segclip_deploy.artifacts.files import sha256_file
+from segclip_deploy.artifacts.golden import load_golden
+from segclip_deploy.artifacts.onnx_file import initializer_names
+from segclip_deploy.calibration.calibrate import read_tensors
+from segclip_deploy.calibration.ranges import METHODS, Histogram
+from segclip_deploy.calibration.table import CalibrationTable
+from segclip_deploy.errors import BadArtifact
+from segclip_deploy.export.onnx_model import load_model, observer
+from segclip_deploy.planning.plan import PrecisionPlan, uniform_plan
+from segclip_deploy.quantization.placement import place
+from segclip_deploy.quantization.quantize import quantize
+from segclip_deploy.runtime.blocks import block_of
+from segclip_deploy.runtime.build import build_engine
+from segclip_deploy.runtime.targets.tensorrt import builder
+from segclip_deploy.runtime.targets.tensorrt.builder import build_plan
+from segclip_deploy.runtime.targets.tensorrt.library import logger_of
+from segclip_deploy.runtime.targets.tensorrt.options import BuildOptions
+from tests.support.helpers import call
+
+SPARED = ("encoder.stage3", "decoder.8")
+
+
+def table_of(bundle: Bundle) -> CalibrationTable:
+    """Extremes of the golden tiles."""
+    model = load_model(bundle.model_path)
+    names = read_tensors(model.graph)
+    run = observer(model, names)
+    seen = {name: Histogram() for name in names}
+    for tile in load_golden(bundle.golden_path).tiles:
+        for name, values in zip(names, run(tile[None]), strict=True):
+            seen[name].add(values)
+    ranges = {name: METHODS["minmax"](histogram) for name, histogram in seen.items()}
+    digest = sha256_file(bundle.path / RECORD_FILE)
+    return CalibrationTable(digest, "minmax", ranges, (), {}, {})
+
+
+@pytest.fixture(scope="session")
+def rtx_table(tiny_bundle: Path) -> CalibrationTable:
+    return table_of(load_bundle(tiny_bundle))
+
+
+@pytest.fixture(scope="session")
+def plans(tiny_bundle: Path) -> dict[str, PrecisionPlan]:
+    """FP16, INT8, and INT8 with two blocks back in FP16; and INT8 for a CPU."""
+    bundle = load_bundle(tiny_bundle)
+    graph = load_model(bundle.model_path).graph
+    int8 = uniform_plan(bundle, graph, "tensorrt", "int8")
+    assert all(int8.blocks[block] == "int8" for block in SPARED)
+    return {
+        "fp16": uniform_plan(bundle, graph, "tensorrt", "fp16"),
+        "int8": int8,
+        "mix": replace(int8, blocks={**int8.blocks, **dict.fromkeys(SPARED, "fp16")}),
+        "cpu": uniform_plan(bundle, graph, "cpu", "int8"),
+    }
+
+
+@pytest.fixture(scope="session")
+def bundles(
+    tiny_bundle: Path,
+    rtx_table: CalibrationTable,
+    plans: dict[str, PrecisionPlan],
+    tmp_path_factory: pytest.TempPathFactory,
+) -> dict[str, Path]:
+    """A bundle of each plan, and the one they were made from."""
+    folder, source = tmp_path_factory.mktemp("precision"), load_bundle(tiny_bundle)
+    for name, plan in plans.items():
+        quantize(source, folder / name, plan=plan, table=rtx_table)
+    return {"fp32": tiny_bundle, **{name: folder / name for name in plans}}
+
+
+def parsed(model: Path) -> list[tuple[str, str, str, list[str], list[str]]]:
+    """Layers as TensorRT-RTX parses them: type, block, type and name of what is written, read."""
+    trt = pytest.importorskip("tensorrt_rtx")
+    network = trt.Builder(logger_of(trt)).create_network(0)
+    parser = builder._parse(trt, network, model)
+    found = []
+    for index in range(network.num_layers):
+        layer = network.get_layer(index)
+        node = re.fullmatch(r"\[ONNX Layer: (.*)\]", layer.metadata)
+        reads = [layer.get_input(i) for i in range(layer.num_inputs)]
+        writes = [layer.get_output(i) for i in range(layer.num_outputs)]
+        found.append(
+            (
+                layer.type.name,
+                block_of(node[1]) if node else "",
+                writes[0].dtype.name if writes else "",
+                [tensor.name for tensor in reads if tensor],
+                [tensor.name for tensor in writes],
+            )
+        )
+    del parser
+    return found
+
+
+@pytest.mark.parametrize("precision", ["fp16", "int8", "mix"])
+def test_what_tensorrt_parses_is_the_plan_block_by_block(
+    precision: str, bundles: dict[str, Path]
+) -> None:
+    bundle = load_bundle(bundles[precision])
+    plan = bundle.record["plan"]
+    islands = {block_of(name) for name in bundle.record["islands"]}
+    layers = parsed(bundle.model_path)
+    rounded = {name for kind, *_, writes in layers if kind == "DEQUANTIZE" for name in writes}
+    fused: Counter[str] = Counter()
+    for kind, block, written, reads, _ in layers:
+        dequantized = [name in rounded for name in reads]
+        if kind in ("CONVOLUTION", "MATRIX_MULTIPLY") and any(dequantized):
+            assert all(dequantized)
+            fused[block] += 1
+        if any(dequantized) and block:
+            assert plan[block] == "int8"
+        if kind in ("QUANTIZE", "DEQUANTIZE"):
+            assert written == ("INT8" if kind == "QUANTIZE" else "HALF")
+        elif kind in ("CONVOLUTION", "MATRIX_MULTIPLY"):
+            assert written == "HALF" or plan[block] == "fp32" or block in islands
+    assert set(fused) == {block for block, kind in plan.items() if kind == "int8"}
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16", "int8", "mix"])
+def test_an_engine_records_what_its_plan_became(
+    precision: str,
+    bundles: dict[str, Path],
+    plans: dict[str, PrecisionPlan],
+    tiny_bundle: Path,
+    tmp_path: Path,
+) -> None:
+    pytest.importorskip("tensorrt_rtx")
+    bundle, path = load_bundle(bundles[precision]), tmp_path / "e.rtx"
+    engine = build_engine(bundle, path, options=BuildOptions(compute_capability=("86",)))
+    network = engine.record["network"]
+    graph = load_model(load_bundle(tiny_bundle).model_path).graph
+    plan = plans.get(precision)
+    blocks = plan.blocks if plan else dict.fromkeys((block_of(n.name) for n in graph), "fp32")
+    nodes = place(graph, "tensorrt", plan.int8).nodes if plan else []
+    islands = {block_of(name) for name in bundle.record.get("islands", {})}
+    assert engine.record["bundle"].get("plan") == (plan and plan.blocks)
+    assert network.keys() == blocks.keys()
+    multiplied = Counter(block_of(name) for name in nodes)
+    assert {b: kinds["int8"] for b, kinds in network.items() if "int8" in kinds} == multiplied
+    for block, kinds in network.items():
+        assert ("int8" in kinds) == (blocks[block] == "int8")
+        assert ("fp32" in kinds) == (blocks[block] == "fp32" or block in islands)
+    told = call("inspect", path).stdout.partition("layers by block and type")[2]
+    for block, kind in blocks.items():
+        (line,) = [line for line in told.splitlines() if line.split()[:1] == [block]]
+        assert line.split()[1] == kind
+
+
+def test_text_in_int8_cannot_be_refittable_and_in_fp16_can(bundles: dict[str, Path]) -> None:
+    trt = pytest.importorskip("tensorrt_rtx")
+    options = BuildOptions(refittable=True, compute_capability=("86",))
+    with pytest.raises(BadArtifact, match=r"text\.cff\.16.* plan that leaves their blocks in fp16"):
+        build_plan(trt, bundles["int8"] / "model.onnx", options, batches=range(1, 2))
+    network = trt.Builder(logger_of(trt)).create_network(0)
+    parser = builder._parse(trt, network, bundles["fp16"] / "model.onnx")
+    names = initializer_names(bundles["fp16"] / "model.onnx")
+    text = [name for name in names if name.startswith("text.")]
+    assert text
+    assert all(network.mark_weights_refittable(name) for name in text)
+    del parser
+
+
+@pytest.mark.parametrize(
+    ("precision", "name", "dialect"),
+    [
+        ("int8", "e.ov.onnx", "cpu"),
+        ("fp16", "e.ort.onnx", "cpu"),
+        ("cpu", "e.engine", "tensorrt"),
+        ("cpu", "e.rtx", "tensorrt"),
+    ],
+)
+def test_a_bundle_of_the_other_dialect_is_refused_with_the_command(
+    precision: str, name: str, dialect: str, bundles: dict[str, Path], tmp_path: Path
+) -> None:
+    result = call("build-engine", bundles[precision], "-o", tmp_path / name)
+    assert result.exit_code == 1
+    assert f"quantize FP32_BUNDLE --dialect {dialect} --precision int8" in result.stderr
+    assert len(result.stderr.splitlines()) == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_cpu_engines_in_int8_are_held_to_their_own_labels_and_to_fp32(
+    example_bundle: Path, tmp_path: Path
+) -> None:
+    source = load_bundle(example_bundle)
+    graph = load_model(source.model_path).graph
+    plan = uniform_plan(source, graph, "cpu", "int8")
+    bundle = quantize(source, tmp_path / "int8", plan=plan, table=table_of(source))
+    for name in ("e.ov.onnx", "e.ort.onnx"):
+        verified = build_engine(bundle, tmp_path / name).record["verified"]
+        assert verified["passed"]
+        assert [one["name"] for one in verified["checks"]][:3] == ["labels", "classes", "fp32"]

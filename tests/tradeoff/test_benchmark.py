@@ -1,0 +1,168 @@
+"""``benchmark``: the sweep on real engines, killed and gone on with, and its report."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from segclip_deploy.artifacts.vocabulary import load_vocabulary
+from segclip_deploy.runtime.profiling import power
+from segclip_deploy.tradeoff import artifact_cache as workshop
+from segclip_deploy.tradeoff import measure
+from tests.conftest import EXAMPLE
+from tests.support.helpers import call
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_dataset(tmp_path_factory.mktemp("data"))
+
+
+def make_dataset(root: Path) -> Path:
+    """Crops of real images with random masks: two to calibrate, one to plan, two that judge."""
+    vocabulary = load_vocabulary("dubai")
+    for folder in ("images", "masks"):
+        (root / folder).mkdir(parents=True)
+    rng = np.random.default_rng(0)
+    values = np.array([entry.mask_value for entry in vocabulary.classes], dtype=np.uint8)
+    names = []
+    for index, source in enumerate([*sorted((EXAMPLE / "images").iterdir())] * 2):
+        if index == 5:
+            break
+        names.append(f"image<{index}>")  # a name that HTML must escape
+        with Image.open(source) as image:
+            left = 500 * (index // 4)
+            image.crop((left, 0, left + 480, 256)).save(root / "images" / f"{names[-1]}.png")
+        mask = values[rng.integers(0, len(values), (256, 480))]
+        Image.fromarray(mask).save(root / "masks" / f"{names[-1]}.png")
+    split = {"train": names[:2], "plan": names[2:3], "val": names[3:]}
+    (root / "split.json").write_text(json.dumps(split))
+    return root
+
+
+@pytest.fixture
+def sweep(tiny_bundle: Path, dataset: Path) -> Callable[..., list[object]]:
+    def command(out: Path, *more: object) -> list[object]:
+        return [
+            *("benchmark", tiny_bundle, "--eval", dataset, "--calib", dataset, "-o", out),
+            *("--target", "onnxruntime", "--samples", 10, *more),
+        ]
+
+    return command
+
+
+def test_a_sweep_that_was_killed_goes_on_to_the_same_accuracy(
+    sweep: Callable[..., list[object]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    options = ("--precision", "int8", "--bound", "orin-nano", "--threads", 1)
+    assert call(*sweep(whole, *options)).exit_code == 0
+    once, made = measure._once, []
+
+    def die(*arguments: object) -> object:
+        made.append(1)
+        if len(made) > 8:
+            raise KeyboardInterrupt
+        return once(*arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(measure, "_once", die)
+    result = call(*sweep(killed, *options))
+    assert result.exit_code == 130
+    assert "interrupted" in result.stderr
+    assert not (killed / "results.json").exists()
+    monkeypatch.setattr(measure, "_once", once)
+    build = workshop.build_engine
+    monkeypatch.setattr(workshop, "build_engine", None)  # all engines are there
+    assert call(*sweep(killed, *options)).exit_code == 0
+    monkeypatch.setattr(workshop, "build_engine", build)
+
+    first, second = (json.loads((f / "results.json").read_text()) for f in (whole, killed))
+    measured = {"frame_ms", "stages"}
+    for one, other in zip(first["rows"], second["rows"], strict=True):
+        assert {k: v for k, v in one.items() if k not in measured} == {
+            k: v for k, v in other.items() if k not in measured
+        }
+        assert len(one["frame_ms"]) == len(other["frame_ms"]) == 10
+    assert {row["precision"] for row in first["rows"]} == {"fp32", "int8"}
+    assert first["rows"][0]["drop"] == {"value": 0.0, "low": 0.0, "high": 0.0}
+
+    page = (whole / "report.html").read_text()
+    assert not re.search(r"""(src|href)=["'](?!data:)""", page)  # needs no network
+    assert "<0>" not in page
+    assert "image&lt;" in page
+    assert "They are no estimates" in page
+    again = call(*sweep(whole, *options, "--dry-run"))
+    assert "engines to make: 0" in again.stdout
+
+
+@pytest.mark.faults
+def test_what_fails_its_check_is_shown_and_never_flies(
+    sweep: Callable[..., list[object]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from segclip_deploy.errors import GateFailed
+
+    build = workshop.build_engine
+
+    def refuse(bundle: object, out: Path) -> object:
+        if "int8" in str(getattr(bundle, "precision", "")):
+            raise GateFailed("flight check failed at labels: 12 % equal")
+        return build(bundle, out)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(workshop, "build_engine", refuse)
+    result = call(*sweep(tmp_path / "r", "--precision", "int8"))
+    assert result.exit_code == 0, result.stderr
+    assert "must not fly: bundle · ort · int8: flight check failed at labels" in result.stdout
+    assert "fly bundle · ort · fp32" in result.stdout
+    results = json.loads((tmp_path / "r" / "results.json").read_text())
+    assert [f["name"] for f in results["failures"]] == ["bundle · ort · int8"]
+    assert "must not fly" in (tmp_path / "r" / "report.html").read_text()
+    result = call(*sweep(tmp_path / "r", "--precision", "fp32", "--max-latency-ms", 1e-6))
+    assert result.exit_code == 3
+    assert "none fits; nearest is" in result.stdout
+
+
+def test_energy_is_metered_where_there_is_a_sensor(
+    sweep: Callable[..., list[object]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module in (measure, power):
+        monkeypatch.setattr(module, "find_wattmeter", lambda _: ("a rail of 7 W", lambda: 7.0))
+    monkeypatch.setattr(measure, "_ENERGY_SECONDS", 0.3)
+    result = call(*sweep(tmp_path, "--precision", "fp32", "--max-joules", 1e-6))
+    assert result.exit_code == 3
+    assert "energy" in result.stdout
+    (row,) = json.loads((tmp_path / "results.json").read_text())["rows"]
+    # At constant power, energy is time, but for what else ran here in one of the two.
+    assert 0.1 < row["joules"] / (7 * np.median(row["frame_ms"]) / 1e3) < 10
+    assert "J a frame" in (tmp_path / "report.html").read_text()
+
+
+def test_what_cannot_be_swept_is_refused_before_anything_is_made(
+    sweep: Callable[..., list[object]], tiny_bundle: Path, dataset: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "r"
+
+    def said(*more: object, code: int = 1) -> str:
+        result = call(*sweep(out, *more))
+        assert result.exit_code == code, result.output
+        assert not out.exists()
+        return result.stderr
+
+    assert "no class tree" in said("--min-class-iou", "tree=0.5")
+    assert "no split 'test'" in said("--split", "test")
+    assert "is none of orin-nano" in said("--bound", "xavier")
+    assert "--altitude, --speed and --sensor" in said("--altitude", 100, code=2)
+    assert "is no sensor" in said("--altitude", 100, "--speed", 5, "--sensor", "x")
+    result = call("benchmark", tiny_bundle, "--eval", dataset, "-o", out)
+    assert "--calib DIR" in result.stderr
+    full = tmp_path / "full"
+    full.mkdir()
+    (full / "mine").touch()
+    result = call(*sweep(full))
+    assert "was not written by this command" in result.stderr
+    assert [p.name for p in full.iterdir()] == ["mine"]
