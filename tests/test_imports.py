@@ -78,7 +78,7 @@ def test_a_module_imports_only_from_its_own_rung_and_below(path: Path) -> None:
 @pytest.mark.parametrize(
     "source",
     [
-        "import segclip_deploy.cli.common",
+        "import segclip_deploy.cli.output",
         "from segclip_deploy import training",
         "from segclip_deploy.export import graph",
         "from ...model import spec",

@@ -7,18 +7,23 @@ import click
 from segclip_deploy import __version__
 from segclip_deploy.cli.benchmark import benchmark
 from segclip_deploy.cli.build_engine import build_engine
-from segclip_deploy.cli.calibrate import calibrate, smooth
-from segclip_deploy.cli.common import ErrorGroup
-from segclip_deploy.cli.deploy import export, verify
+from segclip_deploy.cli.calibrate import calibrate
+from segclip_deploy.cli.compare import compare
 from segclip_deploy.cli.doctor import doctor
 from segclip_deploy.cli.evaluate import evaluate
+from segclip_deploy.cli.export import export
+from segclip_deploy.cli.import_ import import_
 from segclip_deploy.cli.inspect import inspect
-from segclip_deploy.cli.learn import import_, train
 from segclip_deploy.cli.map import map_
-from segclip_deploy.cli.precision import plan, quantize
-from segclip_deploy.cli.profile import compare, profile
+from segclip_deploy.cli.output import ErrorGroup
+from segclip_deploy.cli.plan import plan
+from segclip_deploy.cli.profile import profile
+from segclip_deploy.cli.quantize import quantize
 from segclip_deploy.cli.revocab import revocab
 from segclip_deploy.cli.run import run
+from segclip_deploy.cli.smooth import smooth
+from segclip_deploy.cli.train import train
+from segclip_deploy.cli.verify import verify
 
 __all__ = ["main"]
 

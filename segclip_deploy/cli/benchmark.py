@@ -7,14 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from segclip_deploy.cli.common import (
-    PATH,
-    class_iou,
-    json_option,
-    print_json,
-    print_table,
-    stage_bar,
-)
+from segclip_deploy.cli.options import PATH, class_iou, json_option
+from segclip_deploy.cli.output import print_json, print_table, stage_bar
 
 if TYPE_CHECKING:
     from segclip_deploy.tradeoff.row import Row

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from segclip_deploy.cli.common import PATH, json_option, print_json, progress_bar, stage_bar
 from segclip_deploy.cli.inspect import measured
+from segclip_deploy.cli.options import PATH, json_option
+from segclip_deploy.cli.output import print_json, progress_bar, stage_bar
 
 if TYPE_CHECKING:
     from segclip_deploy.planning.workflows import Wanted

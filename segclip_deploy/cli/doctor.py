@@ -8,7 +8,8 @@ from typing import Any
 
 import click
 
-from segclip_deploy.cli.common import json_option, print_json, print_table
+from segclip_deploy.cli.options import json_option
+from segclip_deploy.cli.output import print_json, print_table
 
 __all__ = ["doctor"]
 

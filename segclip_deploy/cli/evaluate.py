@@ -7,16 +7,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from segclip_deploy.cli.common import (
-    PATH,
-    console,
-    json_option,
-    overlap_option,
-    print_json,
-    print_table,
-    progress_bar,
-    threads_option,
-)
+from segclip_deploy.cli.options import PATH, json_option, overlap_option, threads_option
+from segclip_deploy.cli.output import console, print_json, print_table, progress_bar
 
 if TYPE_CHECKING:
     from segclip_deploy.runtime.inference.segmenter import Segmenter

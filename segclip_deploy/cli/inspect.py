@@ -8,7 +8,8 @@ from typing import Any
 
 import click
 
-from segclip_deploy.cli.common import PATH, json_option, print_json, print_table
+from segclip_deploy.cli.options import PATH, json_option
+from segclip_deploy.cli.output import print_json, print_table
 
 __all__ = ["inspect", "measured", "print_folding"]
 

@@ -1,4 +1,4 @@
-"""``profile`` and ``compare``: every millisecond, and whether two measurements say the same."""
+"""``profile``: every millisecond."""
 
 from __future__ import annotations
 
@@ -9,21 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from segclip_deploy.cli.common import (
-    PATH,
-    duration,
-    json_option,
-    overlap_option,
-    print_json,
-    print_table,
-    stage_bar,
-    threads_option,
-)
+from segclip_deploy.cli.options import PATH, duration, json_option, overlap_option, threads_option
+from segclip_deploy.cli.output import print_json, print_table, stage_bar
 
 if TYPE_CHECKING:
     from segclip_deploy.runtime.profiling.profile import Profile
 
-__all__ = ["compare", "profile"]
+__all__ = ["profile"]
 
 _RANKS = ("p50", "p90", "p95", "p99", "max", "jitter")
 
@@ -87,32 +79,6 @@ def profile(
     _print(found)
     if out is not None:
         click.echo(f"{out / 'profile.json'}, {out / 'profile.png'}")
-
-
-@click.command()
-@click.argument("one", type=PATH)
-@click.argument("other", type=PATH)
-@click.option("--force", is_flag=True, help="Compare what was measured in unlike conditions.")
-@json_option
-def compare(one: Path, other: Path, force: bool, as_json: bool) -> None:
-    """Compare two profile.json: how many times faster OTHER is than ONE.
-
-    Exit code 3: they were measured in unlike conditions.
-    """
-    from segclip_deploy.runtime.profiling.compare import compare as ratios_of
-    from segclip_deploy.runtime.profiling.compare import load_profile
-
-    profiles = [load_profile(path) for path in (one, other)]
-    result = ratios_of(*profiles, force=force)
-    if as_json:
-        print_json(result)
-        return
-    for difference in result["unlike"]:
-        click.echo(f"unlike: {difference}", err=True)
-    rows = [
-        [name, *(f"{v:.2f}" for v in ratio.values())] for name, ratio in result["ratios"].items()
-    ]
-    print_table(f"{one} over {other}", ["stage", "p50", "p99"], rows)
 
 
 def _print(found: Profile) -> None:

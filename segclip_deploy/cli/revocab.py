@@ -6,7 +6,8 @@ from pathlib import Path
 
 import click
 
-from segclip_deploy.cli.common import PATH, json_option, print_json
+from segclip_deploy.cli.options import PATH, json_option
+from segclip_deploy.cli.output import print_json
 
 __all__ = ["revocab"]
 

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from segclip_deploy.artifacts.bundle import InputSpec, load_bundle
 from segclip_deploy.artifacts.golden import Golden
 from segclip_deploy.artifacts.vocabulary import load_vocabulary
-from segclip_deploy.cli.common import batches
+from segclip_deploy.cli.options import batches
 from segclip_deploy.errors import BadArtifact, BadInput
 from segclip_deploy.export.graph import DeployGraph
 from segclip_deploy.export.onnx import write_onnx

@@ -1,4 +1,4 @@
-"""``export`` and ``verify``: from a checkpoint to a bundle, and the flight check."""
+"""``export``: from a checkpoint to a bundle."""
 
 from __future__ import annotations
 
@@ -6,20 +6,13 @@ from pathlib import Path
 
 import click
 
-from segclip_deploy.cli.common import (
-    PATH,
-    console,
-    json_option,
-    model_option,
-    print_json,
-    print_table,
-    say_it_runs,
-)
-from segclip_deploy.cli.common import batches as parse_batches
-from segclip_deploy.cli.common import size as parse_size
 from segclip_deploy.cli.inspect import print_folding
+from segclip_deploy.cli.options import PATH, json_option, model_option
+from segclip_deploy.cli.options import batches as parse_batches
+from segclip_deploy.cli.options import size as parse_size
+from segclip_deploy.cli.output import console, print_json, print_table, say_it_runs
 
-__all__ = ["export", "verify"]
+__all__ = ["export"]
 
 
 @click.command()
@@ -92,33 +85,3 @@ def export(
             for p in bundle.record["parity"]
         ],
     )
-
-
-@click.command()
-@click.argument("engine", type=PATH)
-@json_option
-def verify(engine: Path, as_json: bool) -> None:
-    """Flight check: hold ENGINE (an engine or a bundle) against the golden tiles; exit 3 if it fails."""
-    from segclip_deploy.artifacts.golden import load_golden
-    from segclip_deploy.errors import GateFailed, StaleArtifact
-    from segclip_deploy.runtime.engine import open_engine
-    from segclip_deploy.runtime.verify import check
-    from segclip_deploy.runtime.verify import verify as run_checks
-
-    try:
-        opened = open_engine(engine)
-    except StaleArtifact as error:  # edited since it was made: here, that is the check failing
-        raise GateFailed(error.what, where=error.where, fix=error.fix) from error
-    verification = run_checks(
-        opened.backend, load_golden(opened.golden_path), opened.vocabulary.names
-    )
-    opened.backend.close()
-    if as_json:
-        print_json(verification.to_json())
-    else:
-        print_table(
-            f"{engine}: {verification.engine}",
-            ["check", "passed", "what was found"],
-            [[c.name, "yes" if c.passed else "NO", c.detail] for c in verification.checks],
-        )
-    check(verification, where=engine)

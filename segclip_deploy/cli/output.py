@@ -1,4 +1,4 @@
-"""What the commands share: errors as one line, tables and bars on stderr, JSON on stdout."""
+"""What the commands print: errors as one line, tables and bars on stderr, JSON on stdout."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import re
 import signal
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from threading import Event
 from typing import TYPE_CHECKING, Any
 
@@ -20,39 +19,15 @@ if TYPE_CHECKING:
     from rich.progress import Progress
 
 __all__ = [
-    "PATH",
     "ErrorGroup",
-    "batches",
-    "class_iou",
     "console",
-    "duration",
-    "json_option",
-    "model_option",
-    "overlap_option",
     "print_json",
     "print_table",
     "progress_bar",
     "say_it_runs",
-    "size",
     "stage_bar",
     "stop_at_signals",
-    "storage",
-    "threads_option",
 ]
-
-PATH = click.Path(path_type=Path)
-
-model_option = click.option(
-    "--model",
-    help="Your own network: package.module:function. Its code is run (docs/own-network.md).",
-)
-json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON on stdout.")
-overlap_option = click.option(
-    "--overlap", type=int, help="Pixels windows share; by default a quarter."
-)
-threads_option = click.option(
-    "--threads", type=click.IntRange(0), default=0, help="0: the engine's choice."
-)
 
 
 class ErrorGroup(click.Group):
@@ -71,48 +46,6 @@ class ErrorGroup(click.Group):
             message, code = f"{where}{error.strerror or error}", 1
         click.echo(f"error: {message}", err=True)
         return ctx.exit(code)
-
-
-def size(text: str) -> tuple[int, int]:
-    """Parse ``512x768``, height first, or ``512`` for a square, to (height, width)."""
-    match = re.fullmatch(r"(\d+)(?:x(\d+))?", text)
-    if not match:
-        raise click.BadParameter(f"{text!r} is no size like 512 or 512x768 (height first)")
-    return int(match[1]), int(match[2] or match[1])
-
-
-def batches(text: str) -> tuple[int | None, int]:
-    """Parse ``4``, or the range ``1..8``, to (least or None, most)."""
-    match = re.fullmatch(r"(?:(\d+)\.\.)?(\d+)", text)
-    least, most = (int(n) if n else None for n in match.groups()) if match else (None, 0)
-    if not most or (least is not None and not 1 <= least < most):
-        raise click.BadParameter(f"{text!r} is no batch like 4 and no range like 1..8")
-    return least, most
-
-
-def duration(text: str) -> float:
-    """Parse ``90s``, ``20m`` or ``2h`` to seconds."""
-    match = re.fullmatch(r"(\d+(?:\.\d+)?)([smh])", text)
-    if not match or not float(match[1]):
-        raise click.BadParameter(f"{text!r} is no time like 90s, 20m or 2h")
-    return float(match[1]) * {"s": 1, "m": 60, "h": 3600}[match[2]]
-
-
-def class_iou(rule: str) -> tuple[str, float]:
-    """Parse ``building=0.5``, as of ``--min-class-iou``, to name and IoU."""
-    name, _equals, least = rule.partition("=")
-    try:
-        return name, float(least)
-    except ValueError as error:
-        raise click.UsageError(f"--min-class-iou {rule} is not CLASS=IOU") from error
-
-
-def storage(text: str) -> int:
-    """Parse ``500MB``, ``10GB`` or ``1TB`` to bytes, in powers of ten."""
-    match = re.fullmatch(r"(\d+(?:\.\d+)?)([MGT])B", text)
-    if not match or not float(match[1]):
-        raise click.BadParameter(f"{text!r} is no size like 500MB or 10GB")
-    return int(float(match[1]) * {"M": 10**6, "G": 10**9, "T": 10**12}[match[2]])
 
 
 @contextmanager

@@ -1,0 +1,113 @@
+"""Options and values that several commands share."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+
+__all__ = [
+    "PATH",
+    "batches",
+    "checkpoint_option",
+    "class_iou",
+    "dialect_option",
+    "duration",
+    "json_option",
+    "judging_option",
+    "model_option",
+    "overlap_option",
+    "size",
+    "storage",
+    "text_option",
+    "threads_option",
+    "tiles_option",
+    "vocabulary_option",
+]
+
+PATH = click.Path(path_type=Path)
+model_option = click.option(
+    "--model",
+    help="Your own network: package.module:function. Its code is run (docs/own-network.md).",
+)
+json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON on stdout.")
+overlap_option = click.option(
+    "--overlap", type=int, help="Pixels windows share; by default a quarter."
+)
+threads_option = click.option(
+    "--threads", type=click.IntRange(0), default=0, help="0: the engine's choice."
+)
+tiles_option = click.option(
+    "--tiles",
+    type=PATH,
+    multiple=True,
+    required=True,
+    help="Images, folders, lists (.txt) or a dataset; may be repeated.",
+)
+judging_option = click.option(
+    "--eval", "dataset", type=PATH, help="Dataset that will judge; none of its tiles may be used."
+)
+vocabulary_option = click.option(
+    "--vocabulary", required=True, help="Name of a shipped one, or a YAML file."
+)
+text_option = click.option(
+    "--text", required=True, help="Text bank (.npz, .safetensors), or open_clip:MODEL@WEIGHTS."
+)
+checkpoint_option = click.option(
+    "-o", "--out", type=PATH, required=True, help="Checkpoint to write (.safetensors)."
+)
+
+
+def dialect_option(*, required: bool) -> Callable[[Any], Any]:
+    """Whom a precision is written for."""
+    return click.option(
+        "--dialect",
+        type=click.Choice(["tensorrt", "cpu"]),
+        required=required,
+        help="Whom it is for: tensorrt (also TensorRT-RTX), or cpu (OpenVINO, ONNX Runtime).",
+    )
+
+
+def size(text: str) -> tuple[int, int]:
+    """Parse ``512x768``, height first, or ``512`` for a square, to (height, width)."""
+    match = re.fullmatch(r"(\d+)(?:x(\d+))?", text)
+    if not match:
+        raise click.BadParameter(f"{text!r} is no size like 512 or 512x768 (height first)")
+    return int(match[1]), int(match[2] or match[1])
+
+
+def batches(text: str) -> tuple[int | None, int]:
+    """Parse ``4``, or the range ``1..8``, to (least or None, most)."""
+    match = re.fullmatch(r"(?:(\d+)\.\.)?(\d+)", text)
+    least, most = (int(n) if n else None for n in match.groups()) if match else (None, 0)
+    if not most or (least is not None and not 1 <= least < most):
+        raise click.BadParameter(f"{text!r} is no batch like 4 and no range like 1..8")
+    return least, most
+
+
+def duration(text: str) -> float:
+    """Parse ``90s``, ``20m`` or ``2h`` to seconds."""
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)([smh])", text)
+    if not match or not float(match[1]):
+        raise click.BadParameter(f"{text!r} is no time like 90s, 20m or 2h")
+    return float(match[1]) * {"s": 1, "m": 60, "h": 3600}[match[2]]
+
+
+def class_iou(rule: str) -> tuple[str, float]:
+    """Parse ``building=0.5``, as of ``--min-class-iou``, to name and IoU."""
+    name, _equals, least = rule.partition("=")
+    try:
+        return name, float(least)
+    except ValueError as error:
+        raise click.UsageError(f"--min-class-iou {rule} is not CLASS=IOU") from error
+
+
+def storage(text: str) -> int:
+    """Parse ``500MB``, ``10GB`` or ``1TB`` to bytes, in powers of ten."""
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)([MGT])B", text)
+    if not match or not float(match[1]):
+        raise click.BadParameter(f"{text!r} is no size like 500MB or 10GB")
+    return int(float(match[1]) * {"M": 10**6, "G": 10**9, "T": 10**12}[match[2]])

@@ -1,0 +1,75 @@
+"""``quantize``: writing precision into a bundle."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from segclip_deploy.cli.options import PATH, dialect_option, json_option
+from segclip_deploy.cli.output import console, print_json
+
+if TYPE_CHECKING:
+    from segclip_deploy.planning.plan import Precision
+    from segclip_deploy.quantization.placement import Dialect
+
+__all__ = ["quantize"]
+
+
+@click.command()
+@click.argument("bundle", type=PATH)
+@click.option("-o", "--out", type=PATH, required=True, help="Bundle directory to write.")
+@dialect_option(required=False)
+@click.option(
+    "--precision", type=click.Choice(["fp16", "int8"]), help="One for every block that can."
+)
+@click.option("--plan", "plan_path", type=PATH, help="Or: a plan (.yaml), which names its dialect.")
+@click.option("--table", "table_path", type=PATH, help="Calibration table; INT8 needs one.")
+@json_option
+def quantize(
+    bundle: Path,
+    out: Path,
+    dialect: Dialect | None,
+    precision: Precision | None,
+    plan_path: Path | None,
+    table_path: Path | None,
+    as_json: bool,
+) -> None:
+    """Write precision into BUNDLE: INT8 as Q/DQ, FP16 as casts; proven before it counts."""
+    if plan_path and (precision or dialect):
+        raise click.UsageError("a plan names dialect and precision itself")
+    from segclip_deploy.artifacts.bundle import load_bundle
+    from segclip_deploy.calibration.table import check_table, load_table
+    from segclip_deploy.export.onnx_model import load_model
+    from segclip_deploy.planning.plan import check_plan, load_plan, uniform_plan
+    from segclip_deploy.quantization.quantize import quantize as write
+
+    loaded = load_bundle(bundle)
+    table = None
+    if table_path:
+        table = load_table(table_path)
+        check_table(table, loaded, where=table_path)
+    graph = load_model(loaded.model_path).graph
+    if plan_path:
+        plan = load_plan(plan_path)
+        check_plan(plan, loaded, graph, where=plan_path)
+    elif dialect and precision:
+        plan = uniform_plan(loaded, graph, dialect, precision)
+    else:
+        raise click.UsageError("give either --plan, or --dialect with --precision")
+    with console().status("quantizing"):
+        result = write(loaded, out, plan=plan, table=table)
+    if as_json:
+        print_json(result.record)
+        return
+    quality = result.record["quality"]
+    blocks = list(plan.blocks.values())
+    mix = ", ".join(f"{blocks.count(p)} {p}" for p in dict.fromkeys(blocks))
+    click.echo(
+        f"{out}: {plan.dialect}, blocks {mix}, {result.record['int8_macs']:.1%} of the MACs INT8; labels equal to FP32's on golden tiles "
+        f"{quality['label_agreement']:.2%}, logits {quality['logit_sqnr_db']:.1f} dB over noise"
+    )
+    for node, why in result.record["islands"].items():
+        if "reaches" in why:
+            console().print(f"kept FP32: {node}, {why}", markup=False)

@@ -1,0 +1,60 @@
+"""``smooth``: SmoothQuant, before calibrating."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from segclip_deploy.cli.options import PATH, json_option, judging_option, tiles_option
+from segclip_deploy.cli.output import print_json, stage_bar
+
+__all__ = ["smooth"]
+
+
+@click.command()
+@click.argument("bundle", type=PATH)
+@tiles_option
+@click.option("-o", "--out", type=PATH, required=True, help="Bundle directory to write.")
+@click.option(
+    "--alpha",
+    type=float,
+    default=0.5,
+    show_default=True,
+    help="How much of the loudness moves into the weights, between 0 and 1.",
+)
+@click.option("--select", default=64, show_default=True, help="How many tiles to choose.")
+@judging_option
+@json_option
+def smooth(
+    bundle: Path,
+    tiles: tuple[Path, ...],
+    out: Path,
+    alpha: float,
+    select: int,
+    dataset: Path | None,
+    as_json: bool,
+) -> None:
+    """Even out the loud channels of a ViT in BUNDLE (SmoothQuant), before it is calibrated.
+
+    The result is an FP32 bundle that computes the same; calibrate, plan and quantize that one.
+    """
+    from segclip_deploy.artifacts.bundle import load_bundle
+    from segclip_deploy.planning.workflows import smooth_on
+
+    with stage_bar() as report:
+        made = smooth_on(
+            load_bundle(bundle),
+            tiles,
+            out,
+            alpha=alpha,
+            select=select,
+            exclude=dataset,
+            report=report,
+        )
+    if as_json:
+        print_json(made.record)
+        return
+    error = made.record["parity"][-1]["max_logit_error"]
+    norms = made.record["smoothing"]["norms"]
+    click.echo(f"{out}: {norms} LayerNorms smoothed, logits the same to {error:.1e}")
