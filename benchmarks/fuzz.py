@@ -156,13 +156,13 @@ def targets(folder: Path) -> dict[str, Target]:
     from segclip_deploy.artifacts.files import sha256_file
     from segclip_deploy.artifacts.golden import Golden, load_golden, save_golden
     from segclip_deploy.artifacts.onnx_file import check_self_contained, initializer_names, makers
+    from segclip_deploy.artifacts.plan import PrecisionPlan, load_plan, save_plan
     from segclip_deploy.artifacts.vocabulary import load_vocabulary
     from segclip_deploy.calibration.table import CalibrationTable, Range, load_table, save_table
     from segclip_deploy.evaluation.dataset import read_splits
     from segclip_deploy.model.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
     from segclip_deploy.model.spec import ModelSpec, load_spec
     from segclip_deploy.model.text import TextBank, load_text_bank, save_text_bank, unit_rows
-    from segclip_deploy.planning.plan import PrecisionPlan, load_plan, save_plan
     from segclip_deploy.runtime.engine import ENGINE_SCHEMA, golden_path, load_engine, sidecar
     from segclip_deploy.runtime.inference.frame import read_frame, read_mask
     from segclip_deploy.runtime.io.raster.geotiff import ground_sample_distance, is_georeferenced

@@ -58,14 +58,14 @@ def call(*words: object) -> dict[str, Any]:
 def measure_engines(folder: Path, tiles: Path | None) -> list[dict[str, Any]]:
     """The example in every precision and library: built, verified, evaluated, profiled."""
     fp32, table = folder / "fp32", folder / "table.json"
-    dialect = ("--dialect", "tensorrt", "--precision")
+    scheme = ("--scheme", "tensorrt", "--precision")
     steps = [call("export", EXAMPLE / "model.safetensors", "-o", fp32)]
-    steps.append(call("quantize", fp32, "-o", folder / "fp16", *dialect, "fp16"))
+    steps.append(call("quantize", fp32, "-o", folder / "fp16", *scheme, "fp16"))
     precisions = ["fp32", "fp16"]
     if tiles is not None:
         steps.append(call("calibrate", fp32, "--tiles", tiles, "-o", table))
         int8 = ("int8", "--table", table)
-        steps.append(call("quantize", fp32, "-o", folder / "int8", *dialect, *int8))
+        steps.append(call("quantize", fp32, "-o", folder / "int8", *scheme, *int8))
         precisions.append("int8")
     rows = [{"step": "prepare", **step} for step in steps if "failed" in step]
     for library, suffix in SUFFIXES.items():

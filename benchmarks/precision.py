@@ -24,6 +24,8 @@ from record import ROOT, markdown, points, record
 from tools import modelopt, nncf, quantize_static
 
 from segclip_deploy.artifacts.bundle import Bundle, InputSpec, load_bundle
+from segclip_deploy.artifacts.plan import PrecisionPlan, load_plan
+from segclip_deploy.artifacts.scheme import Scheme
 from segclip_deploy.calibration.calibrate import calibrate
 from segclip_deploy.calibration.selection import TileSet, select_tiles
 from segclip_deploy.calibration.table import CalibrationTable, load_table
@@ -33,11 +35,10 @@ from segclip_deploy.evaluation.accuracy import Accuracy, miou_drop, score
 from segclip_deploy.evaluation.dataset import Dataset, open_dataset
 from segclip_deploy.export.export import export_bundle
 from segclip_deploy.export.onnx_model import load_model, save_model
-from segclip_deploy.planning.plan import PrecisionPlan, load_plan, uniform_plan
 from segclip_deploy.planning.planner import make_plan
 from segclip_deploy.planning.search import Limits
+from segclip_deploy.quantization.block_precision import uniform_plan
 from segclip_deploy.quantization.fp16_emulation import round_as_fp16
-from segclip_deploy.quantization.placement import Dialect
 from segclip_deploy.quantization.quantize import quantize
 from segclip_deploy.runtime.inference.backend import Backend
 from segclip_deploy.runtime.inference.segmenter import Segmenter
@@ -47,7 +48,7 @@ from segclip_deploy.runtime.targets.tuning import WARM_UP, median_ms
 
 OUT = ROOT / "out" / "benchmarks" / "precision"
 OPENVINO, LITERAL = "OpenVINO", "ONNX Runtime, literally"
-TARGETS: Mapping[Dialect, str] = {"cpu": OPENVINO, "tensorrt": LITERAL}
+TARGETS: Mapping[Scheme, str] = {Scheme.CPU: OPENVINO, Scheme.TENSORRT: LITERAL}
 TILES, THREADS, ROUNDS = 64, 2, 30
 MODELOPT = ("max", "entropy")
 
@@ -88,25 +89,23 @@ def ours(
     table: CalibrationTable,
     data: Dataset,
     out: Path,
-    targets: Mapping[Dialect, str],
+    targets: Mapping[Scheme, str],
 ) -> list[Row]:
-    """Uniform precisions and plans, in each dialect."""
+    """Uniform precisions and plans, in each scheme."""
     graph = load_model(bundle.model_path).graph
     rows = []
-    for dialect, target in targets.items():
+    for scheme, target in targets.items():
         plans: dict[str, PrecisionPlan] = {
-            f"ours, {dialect}, int8": uniform_plan(bundle, graph, dialect, "int8")
+            f"ours, {scheme.value}, int8": uniform_plan(bundle, graph, scheme, "int8")
         }
-        if dialect == "tensorrt":
-            plans["ours, tensorrt, fp16"] = uniform_plan(bundle, graph, dialect, "fp16")
-        planned = out / f"{dialect}.yaml"
+        if scheme is Scheme.TENSORRT:
+            plans["ours, tensorrt, fp16"] = uniform_plan(bundle, graph, scheme, "fp16")
+        planned = out / f"{scheme.value}.yaml"
         try:
             if not planned.exists():
                 limits = Limits(0.003, {})
-                make_plan(
-                    bundle, table, data, planned, dialect=dialect, split="plan", limits=limits
-                )
-            plans[f"ours, {dialect}, planned"] = load_plan(planned)
+                make_plan(bundle, table, data, planned, scheme=scheme, split="plan", limits=limits)
+            plans[f"ours, {scheme.value}, planned"] = load_plan(planned)
         except GateFailed as error:
             print(f"no plan: {error}")
         for name, plan in plans.items():
@@ -188,7 +187,7 @@ def run(
     size: int,
     root: Path,
     calibrators: Sequence[str],
-    targets: Mapping[Dialect, str],
+    targets: Mapping[Scheme, str],
 ) -> list[dict[str, Any]]:
     """All rows of a checkpoint at an input size."""
     out = OUT / f"{checkpoint.stem}-{size}"
@@ -229,14 +228,14 @@ def main() -> None:
         help="Its calibrators; entropy once took over an hour.",
     )
     parser.add_argument(
-        "--dialects",
+        "--schemes",
         nargs="+",
-        choices=TARGETS,
-        default=list(TARGETS),
+        choices=[scheme.value for scheme in Scheme],
+        default=[scheme.value for scheme in Scheme],
         help="Ours, and the other tools' files for the same.",
     )
     arguments = parser.parse_args()
-    targets = {dialect: TARGETS[dialect] for dialect in arguments.dialects}
+    targets = {Scheme(name): TARGETS[Scheme(name)] for name in arguments.schemes}
     rows = []
     for checkpoint in arguments.checkpoints:
         for size in arguments.sizes:

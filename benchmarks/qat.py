@@ -20,6 +20,8 @@ from precision import TARGETS, TILES, Row, chosen
 from record import ROOT, record
 
 from segclip_deploy.artifacts.bundle import Bundle, InputSpec, load_bundle
+from segclip_deploy.artifacts.plan import save_plan
+from segclip_deploy.artifacts.scheme import Scheme
 from segclip_deploy.calibration.calibrate import calibrate
 from segclip_deploy.calibration.table import CalibrationTable, load_table
 from segclip_deploy.evaluation.accuracy import Accuracy, miou_drop, score
@@ -27,7 +29,7 @@ from segclip_deploy.evaluation.dataset import Dataset, open_dataset
 from segclip_deploy.export.export import export_bundle
 from segclip_deploy.export.onnx_model import load_model
 from segclip_deploy.model.checkpoint import load_checkpoint
-from segclip_deploy.planning.plan import save_plan, uniform_plan
+from segclip_deploy.quantization.block_precision import uniform_plan
 from segclip_deploy.quantization.quantize import quantize
 from segclip_deploy.runtime.inference.segmenter import Segmenter
 from segclip_deploy.training.loop import TrainSettings
@@ -41,7 +43,7 @@ def fine_tuned(parent: Bundle, data: Dataset, steps: int) -> Path:
     """The fine-tuned checkpoint; a run that was killed goes on."""
     out = OUT / f"model-{steps}.safetensors"
     if not out.exists() or out.with_name(out.name + ".resume").exists():
-        plan = uniform_plan(parent, load_model(parent.model_path).graph, "tensorrt", "int8")
+        plan = uniform_plan(parent, load_model(parent.model_path).graph, Scheme.TENSORRT, "int8")
         save_plan(OUT / "int8.yaml", plan)
         settings = TrainSettings(steps=steps, **FINE_TUNING)
         bank = load_checkpoint(PARENT).bank
@@ -61,13 +63,13 @@ def exported(checkpoint: Path, root: Path) -> tuple[Bundle, CalibrationTable]:
 
 
 def rows_of(kind: str, bundle: Bundle, table: CalibrationTable) -> list[Row]:
-    """FP32 and uniform INT8 in both dialects."""
+    """FP32 and uniform INT8 in both schemes."""
     graph = load_model(bundle.model_path).graph
     rows = [Row(f"{kind}, fp32", bundle.model_path, "OpenVINO", "f32")]
-    for dialect, target in TARGETS.items():
-        plan = uniform_plan(bundle, graph, dialect, "int8")
-        made = quantize(bundle, OUT / f"{kind}-{dialect}", plan=plan, table=table)
-        rows.append(Row(f"{kind}, {dialect}, int8", made.model_path, target))
+    for scheme, target in TARGETS.items():
+        plan = uniform_plan(bundle, graph, scheme, "int8")
+        made = quantize(bundle, OUT / f"{kind}-{scheme.value}", plan=plan, table=table)
+        rows.append(Row(f"{kind}, {scheme.value}, int8", made.model_path, target))
     return rows
 
 

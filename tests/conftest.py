@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from segclip_deploy.artifacts.scheme import Scheme
 from segclip_deploy.artifacts.vocabulary import Vocabulary, load_vocabulary
 from segclip_deploy.errors import MissingDependency
 from segclip_deploy.runtime.targets.device import find_gpu
@@ -136,28 +137,28 @@ def example_table(example_bundle: Path, tmp_path_factory: pytest.TempPathFactory
 def quantized(
     example_bundle: Path, example_table: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Callable[[str, str], Path]:
-    """(dialect, precision) → the shipped model in it, made when first asked for."""
+    """(scheme, precision) → the shipped model in it, made when first asked for."""
     folder = tmp_path_factory.mktemp("quantized")
 
     @cache
-    def make(dialect: str, precision: str) -> Path:
+    def make(scheme: str, precision: str) -> Path:
         return uniformly(
-            example_bundle, example_table, folder / f"{dialect}-{precision}", dialect, precision
+            example_bundle, example_table, folder / f"{scheme}-{precision}", scheme, precision
         )
 
     return make
 
 
-def uniformly(bundle: Path, table: Path, out: Path, dialect: str, precision: str) -> Path:
+def uniformly(bundle: Path, table: Path, out: Path, scheme: str, precision: str) -> Path:
     """A bundle in one precision."""
     from segclip_deploy.artifacts.bundle import load_bundle
     from segclip_deploy.calibration.table import load_table
     from segclip_deploy.export.onnx_model import load_model
-    from segclip_deploy.planning.plan import uniform_plan
+    from segclip_deploy.quantization.block_precision import uniform_plan
     from segclip_deploy.quantization.quantize import quantize
 
     loaded = load_bundle(bundle)
-    plan = uniform_plan(loaded, load_model(loaded.model_path).graph, dialect, precision)
+    plan = uniform_plan(loaded, load_model(loaded.model_path).graph, Scheme(scheme), precision)
     quantize(loaded, out, plan=plan, table=load_table(table))
     return out
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from segclip_deploy.artifacts.files import UNREADABLE, read_json, sha256_file
 from segclip_deploy.artifacts.onnx_file import check_self_contained
+from segclip_deploy.artifacts.scheme import Scheme
 from segclip_deploy.artifacts.vocabulary import Vocabulary
 from segclip_deploy.errors import BadArtifact, BadInput, StaleArtifact
 
@@ -136,9 +137,10 @@ class Bundle:
         return str(self.record["precision"])
 
     @property
-    def dialect(self) -> str | None:
-        """Whom its precision was written for: tensorrt or cpu; None for FP32."""
-        return self.record.get("dialect")
+    def scheme(self) -> Scheme | None:
+        """How its precision was written; None for FP32."""
+        name = self.record.get("dialect")
+        return None if name is None else Scheme(name)
 
     @property
     def golden_path(self) -> Path:

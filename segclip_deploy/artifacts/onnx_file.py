@@ -8,7 +8,7 @@ from pathlib import Path
 
 from segclip_deploy.errors import BadArtifact
 
-__all__ = ["check_self_contained", "initializer_names", "makers"]
+__all__ = ["block_of", "check_self_contained", "initializer_names", "makers"]
 
 # Field numbers of https://github.com/onnx/onnx/blob/main/onnx/onnx.proto3
 _MODEL_GRAPH = 7
@@ -38,6 +38,11 @@ _INSIDE = {
 """Message → those of its fields in which a tensor may lie, and what they are."""
 
 _LONGEST_VARINT = 10  # bytes
+
+
+def block_of(node_name: str) -> str:
+    """The block of the model that a node ``<block>/<operator>`` belongs to; ``""`` if its name tells none."""
+    return node_name.partition("/")[0] if "/" in node_name else ""
 
 
 def initializer_names(model: Path) -> list[str]:

@@ -14,6 +14,8 @@ from numpy.typing import NDArray
 
 from segclip_deploy.artifacts.bundle import RECORD_FILE, Bundle
 from segclip_deploy.artifacts.files import read_npz, replace_file, sha256_file
+from segclip_deploy.artifacts.onnx_file import block_of
+from segclip_deploy.artifacts.scheme import Scheme
 from segclip_deploy.calibration.ranges import METHODS, Histogram
 from segclip_deploy.calibration.selection import TileSet
 from segclip_deploy.calibration.table import TABLE_SCHEMA, CalibrationTable, save_table
@@ -21,8 +23,7 @@ from segclip_deploy.calibration.tiles import Tile
 from segclip_deploy.errors import BadArtifact, BadInput
 from segclip_deploy.export.onnx_model import check_fp32, load_model, observer
 from segclip_deploy.quantization.bias import channel_means
-from segclip_deploy.quantization.placement import DIALECTS, place
-from segclip_deploy.runtime.blocks import block_of
+from segclip_deploy.quantization.placement import place
 
 __all__ = ["calibrate", "read_tensors"]
 
@@ -115,9 +116,9 @@ def calibrate(
 
 
 def read_tensors(graph: Any) -> list[str]:
-    """Every activation that a plan of any dialect may round, in the graph's order."""
+    """Every activation that a plan of any scheme may round, in the graph's order."""
     nodes = {node.name: node for node in graph}
-    reads = [read for dialect in DIALECTS for read in place(graph, dialect, lambda _: True).reads]
+    reads = [read for scheme in Scheme for read in place(graph, scheme, lambda _: True).reads]
     return list(dict.fromkeys(nodes[name].inputs[index].name for name, index in reads))
 
 
@@ -160,7 +161,9 @@ def _bands(moments: NDArray[np.float64]) -> Mapping[str, Any]:
 def _products(graph: Any, trained_for_int8: Collection[str]) -> dict[str, Any]:
     """The products that INT8 may shift, by name: not those whose weights were trained with it."""
     nodes = {node.name: node for node in graph}
-    names = place(graph, DIALECTS[0], lambda name: block_of(name) not in trained_for_int8).weights
+    names = place(
+        graph, Scheme.TENSORRT, lambda name: block_of(name) not in trained_for_int8
+    ).weights
     return {name: nodes[name] for name, _, _ in names}
 
 

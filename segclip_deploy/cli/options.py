@@ -9,17 +9,19 @@ from typing import Any
 
 import click
 
+from segclip_deploy.artifacts.scheme import Scheme
+
 __all__ = [
     "PATH",
     "batches",
     "checkpoint_option",
     "class_iou",
-    "dialect_option",
     "duration",
     "json_option",
     "judging_option",
     "model_option",
     "overlap_option",
+    "scheme_option",
     "size",
     "storage",
     "text_option",
@@ -61,13 +63,16 @@ checkpoint_option = click.option(
 )
 
 
-def dialect_option(*, required: bool) -> Callable[[Any], Any]:
+def scheme_option(*, required: bool) -> Callable[[Any], Any]:
     """Whom a precision is written for."""
     return click.option(
-        "--dialect",
-        type=click.Choice(["tensorrt", "cpu"]),
+        "--scheme",
+        type=click.Choice([scheme.value for scheme in Scheme]),
+        callback=lambda _context, _option, name: name and Scheme(name),
         required=required,
-        help="Whom it is for: tensorrt (also TensorRT-RTX), or cpu (OpenVINO, ONNX Runtime).",
+        help="Whom it is for: "
+        + "; ".join(f"{scheme.value} ({scheme.rules.engines})" for scheme in Scheme)
+        + ".",
     )
 
 

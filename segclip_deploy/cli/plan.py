@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING
 
 import click
 
-from segclip_deploy.cli.options import PATH, class_iou, dialect_option, json_option
+from segclip_deploy.cli.options import PATH, class_iou, json_option, scheme_option
 from segclip_deploy.cli.output import print_json, print_table, stage_bar
 
 if TYPE_CHECKING:
-    from segclip_deploy.quantization.placement import Dialect
+    from segclip_deploy.artifacts.scheme import Scheme
 
 __all__ = ["plan"]
 
@@ -22,7 +22,7 @@ __all__ = ["plan"]
 @click.option("--eval", "dataset", type=PATH, required=True, help="Dataset that judges.")
 @click.option("--split", default="plan", show_default=True, help="Of it; keep val for results.")
 @click.option("-o", "--out", type=PATH, required=True, help="Plan to write (.yaml).")
-@dialect_option(required=True)
+@scheme_option(required=True)
 @click.option("--max-miou-drop", type=float, default=0.3, show_default=True, help="Points of mIoU.")
 @click.option(
     "--min-class-iou", multiple=True, metavar="CLASS=IOU", help="A floor; may be repeated."
@@ -36,7 +36,7 @@ def plan(
     dataset: Path,
     split: str,
     out: Path,
-    dialect: Dialect,
+    scheme: Scheme,
     max_miou_drop: float,
     min_class_iou: tuple[str, ...],
     max_latency_ms: float | None,
@@ -63,14 +63,14 @@ def plan(
             table,
             open_dataset(dataset, loaded.vocabulary),
             out,
-            dialect=dialect,
+            scheme=scheme,
             split=split,
             limits=limits,
             max_latency_ms=max_latency_ms,
             report=report,
         )
     if heat_map:
-        draw(made.effects, heat_map, title=f"INT8 by block, dialect {dialect}, split {split}")
+        draw(made.effects, heat_map, title=f"INT8 by block, scheme {scheme.value}, split {split}")
     if as_json:
         effects = [effect.to_json() for effect in made.effects]
         print_json({"blocks": made.plan.blocks, **made.plan.evidence, "effects": effects})

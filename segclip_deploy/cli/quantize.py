@@ -7,12 +7,11 @@ from typing import TYPE_CHECKING
 
 import click
 
-from segclip_deploy.cli.options import PATH, dialect_option, json_option
+from segclip_deploy.cli.options import PATH, json_option, scheme_option
 from segclip_deploy.cli.output import console, print_json
 
 if TYPE_CHECKING:
-    from segclip_deploy.planning.plan import Precision
-    from segclip_deploy.quantization.placement import Dialect
+    from segclip_deploy.artifacts.scheme import Precision, Scheme
 
 __all__ = ["quantize"]
 
@@ -20,29 +19,30 @@ __all__ = ["quantize"]
 @click.command()
 @click.argument("bundle", type=PATH)
 @click.option("-o", "--out", type=PATH, required=True, help="Bundle directory to write.")
-@dialect_option(required=False)
+@scheme_option(required=False)
 @click.option(
     "--precision", type=click.Choice(["fp16", "int8"]), help="One for every block that can."
 )
-@click.option("--plan", "plan_path", type=PATH, help="Or: a plan (.yaml), which names its dialect.")
+@click.option("--plan", "plan_path", type=PATH, help="Or: a plan (.yaml), which names its scheme.")
 @click.option("--table", "table_path", type=PATH, help="Calibration table; INT8 needs one.")
 @json_option
 def quantize(
     bundle: Path,
     out: Path,
-    dialect: Dialect | None,
+    scheme: Scheme | None,
     precision: Precision | None,
     plan_path: Path | None,
     table_path: Path | None,
     as_json: bool,
 ) -> None:
     """Write precision into BUNDLE: INT8 as Q/DQ, FP16 as casts; proven before it counts."""
-    if plan_path and (precision or dialect):
-        raise click.UsageError("a plan names dialect and precision itself")
+    if plan_path and (precision or scheme):
+        raise click.UsageError("a plan names scheme and precision itself")
     from segclip_deploy.artifacts.bundle import load_bundle
+    from segclip_deploy.artifacts.plan import load_plan
     from segclip_deploy.calibration.table import check_table, load_table
     from segclip_deploy.export.onnx_model import load_model
-    from segclip_deploy.planning.plan import check_plan, load_plan, uniform_plan
+    from segclip_deploy.quantization.block_precision import check_plan, uniform_plan
     from segclip_deploy.quantization.quantize import quantize as write
 
     loaded = load_bundle(bundle)
@@ -54,10 +54,10 @@ def quantize(
     if plan_path:
         plan = load_plan(plan_path)
         check_plan(plan, loaded, graph, where=plan_path)
-    elif dialect and precision:
-        plan = uniform_plan(loaded, graph, dialect, precision)
+    elif scheme and precision:
+        plan = uniform_plan(loaded, graph, scheme, precision)
     else:
-        raise click.UsageError("give either --plan, or --dialect with --precision")
+        raise click.UsageError("give either --plan, or --scheme with --precision")
     with console().status("quantizing"):
         result = write(loaded, out, plan=plan, table=table)
     if as_json:
@@ -67,7 +67,7 @@ def quantize(
     blocks = list(plan.blocks.values())
     mix = ", ".join(f"{blocks.count(p)} {p}" for p in dict.fromkeys(blocks))
     click.echo(
-        f"{out}: {plan.dialect}, blocks {mix}, {result.record['int8_macs']:.1%} of the MACs INT8; labels equal to FP32's on golden tiles "
+        f"{out}: {plan.scheme.value}, blocks {mix}, {result.record['int8_macs']:.1%} of the MACs INT8; labels equal to FP32's on golden tiles "
         f"{quality['label_agreement']:.2%}, logits {quality['logit_sqnr_db']:.1f} dB over noise"
     )
     for node, why in result.record["islands"].items():

@@ -20,7 +20,7 @@ from collections import Counter
 from collections.abc import Collection
 from typing import Any
 
-from segclip_deploy.runtime.blocks import block_of
+from segclip_deploy.artifacts.onnx_file import block_of
 
 __all__ = ["block_of_module", "blocks_of", "name_constants", "name_nodes", "trace_blocks"]
 

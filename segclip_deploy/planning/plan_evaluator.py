@@ -15,12 +15,12 @@ from numpy.typing import NDArray
 
 from segclip_deploy.artifacts.bundle import Bundle
 from segclip_deploy.artifacts.files import read_json, write_json
+from segclip_deploy.artifacts.plan import PrecisionPlan
 from segclip_deploy.calibration.table import CalibrationTable
 from segclip_deploy.evaluation.accuracy import Accuracy, Drop, miou_drop, score
 from segclip_deploy.evaluation.dataset import Dataset
 from segclip_deploy.export.onnx_model import expose, load_model, save_model
 from segclip_deploy.export.parity import answers_of
-from segclip_deploy.planning.plan import PrecisionPlan
 from segclip_deploy.quantization.placement import place
 from segclip_deploy.quantization.qdq import write_qdq
 from segclip_deploy.quantization.quantize import sqnr
@@ -69,7 +69,7 @@ class Judge:
     Args:
         bundle: in FP32.
         table: measured in it.
-        plan: names the dialect and the blocks that can be INT8.
+        plan: names the scheme and the blocks that can be INT8.
         dataset: whose ``split`` judges.
         split: name of a split; never the one that reports results.
         tiles: (N, H, W, 3) for the cheap look.
@@ -91,7 +91,7 @@ class Judge:
         self._state = state
         self._known = read_json(state) if state.is_file() else {}
         # What was measured under other rules of placing Q/DQ says nothing of these.
-        placed = place(load_model(bundle.model_path).graph, plan.dialect, lambda _: True)
+        placed = place(load_model(bundle.model_path).graph, plan.scheme, lambda _: True)
         self._rules = hashlib.sha256(repr(placed).encode()).hexdigest()
         self._fp32: Accuracy | None = None
         self._answers: Any = None
@@ -135,7 +135,7 @@ class Judge:
             hashlib.sha256(self.tiles.tobytes()).hexdigest() if kind == "glance" else self._images()
         )
         table = self.table.to_json()["digest"]
-        parts = [kind, table, self.plan.dialect, self._rules, tiles, blocks]
+        parts = [kind, table, self.plan.scheme.value, self._rules, tiles, blocks]
         return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
     def _images(self) -> list[str]:
@@ -152,12 +152,12 @@ class Judge:
             self.plan,
             blocks={name: "int8" if name in blocks else "fp32" for name in self.plan.blocks},
         )
-        placement = place(model.graph, mixed.dialect, mixed.int8)
-        write_qdq(model.graph, placement, self.table.ranges, mixed.dialect, self.table.means)
+        placement = place(model.graph, mixed.scheme, mixed.int8)
+        write_qdq(model.graph, placement, self.table.ranges, mixed.scheme, self.table.means)
         path = Path(folder) / "model.onnx"
         save_model(model, path)
         return OnnxRuntimeBackend(
-            path, batches=self.bundle.input.batches, literal=mixed.dialect == "tensorrt"
+            path, batches=self.bundle.input.batches, literal=mixed.scheme.rules.literal
         )
 
     def _answer(self, blocks: list[str]) -> Any:

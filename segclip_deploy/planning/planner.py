@@ -13,17 +13,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segclip_deploy.artifacts.bundle import Bundle
+from segclip_deploy.artifacts.plan import PrecisionPlan, save_plan
+from segclip_deploy.artifacts.scheme import Scheme
 from segclip_deploy.calibration.table import CalibrationTable
 from segclip_deploy.calibration.tiles import cut_tiles
 from segclip_deploy.errors import BadInput, GateFailed
 from segclip_deploy.evaluation.dataset import Dataset, find_image
 from segclip_deploy.export.onnx_model import load_model
-from segclip_deploy.planning.plan import PrecisionPlan, save_plan, uniform_plan
 from segclip_deploy.planning.plan_evaluator import Judge
 from segclip_deploy.planning.search import Limits, able_blocks, search
 from segclip_deploy.planning.sensitivity import BlockEffect, sensitivity
 from segclip_deploy.progress import Report, silent
-from segclip_deploy.quantization.placement import Dialect
+from segclip_deploy.quantization.block_precision import uniform_plan
 from segclip_deploy.quantization.quantize import quantize
 from segclip_deploy.runtime.profiling.layers import block_medians, openvino_layers
 from segclip_deploy.runtime.targets.openvino import OpenVinoBackend, precisions
@@ -51,7 +52,7 @@ def make_plan(
     dataset: Dataset,
     out: Path,
     *,
-    dialect: Dialect,
+    scheme: Scheme,
     split: str,
     limits: Limits,
     max_latency_ms: float | None = None,
@@ -68,7 +69,7 @@ def make_plan(
         table: measured in it.
         dataset: whose split judges; it must hold none of the table's tiles.
         out: the plan to write.
-        dialect: whom the plan is for.
+        scheme: whom the plan is for.
         split: of the dataset.
         limits: of accuracy.
         max_latency_ms: median of one batch in OpenVINO here, with BF16 beside INT8 where the
@@ -80,15 +81,15 @@ def make_plan(
         BadInput: a tile of the table is in the split, or a latency limit where none is measured.
         GateFailed: no mix keeps the limits.
     """
-    measures_time = dialect == "cpu" and importlib.util.find_spec("openvino") is not None
+    measures_time = not scheme.rules.literal and importlib.util.find_spec("openvino") is not None
     if max_latency_ms is not None and not measures_time:
         raise BadInput(
-            "latency is measured in OpenVINO, for the dialect cpu only",
+            "latency is measured in OpenVINO, for the scheme cpu only",
             where="--max-latency-ms",
             fix="for TensorRT, measure engines on the device",
         )
     tiles = _judging_tiles(bundle, table, dataset, split)
-    full = uniform_plan(bundle, load_model(bundle.model_path).graph, dialect, "int8")
+    full = uniform_plan(bundle, load_model(bundle.model_path).graph, scheme, "int8")
     state = state or out.with_name(out.name + ".state.json")
     judge = Judge(bundle, table, full, dataset, split, tiles[:_GLANCED], state)
     times = None

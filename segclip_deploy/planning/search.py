@@ -6,8 +6,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+from segclip_deploy.artifacts.plan import PrecisionPlan
 from segclip_deploy.errors import GateFailed
-from segclip_deploy.planning.plan import HIGH, PrecisionPlan
 from segclip_deploy.planning.plan_evaluator import Judge, Verdict
 from segclip_deploy.planning.sensitivity import BlockEffect
 
@@ -92,7 +92,7 @@ def search(
     return replace(
         plan,
         blocks={
-            name: HIGH[plan.dialect] if name in spared else precision
+            name: plan.scheme.rules.high if name in spared else precision
             for name, precision in plan.blocks.items()
         },
         evidence={

@@ -31,7 +31,7 @@ class BlockEffect:
         spared: everything but it in INT8, on a few tiles.
         only_exact, spared_exact: the same on the whole split; None where it was not worth it.
         high_ms, int8_ms: time in it by the engine's own counters; None where no engine that
-            runs here executes this dialect.
+            runs here executes this scheme.
     """
 
     block: str

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from segclip_deploy.artifacts.bundle import Bundle
 from segclip_deploy.artifacts.golden import load_golden
+from segclip_deploy.artifacts.scheme import Precision, Scheme
 from segclip_deploy.calibration.calibrate import calibrate
 from segclip_deploy.calibration.selection import TileSet, select_tiles
 from segclip_deploy.calibration.sheet import contact_sheet
@@ -19,11 +20,10 @@ from segclip_deploy.calibration.tiles import find_tiles
 from segclip_deploy.errors import BadInput
 from segclip_deploy.evaluation.dataset import open_dataset
 from segclip_deploy.export.onnx_model import check_fp32, load_model
-from segclip_deploy.planning.plan import HIGH, Precision, uniform_plan
 from segclip_deploy.planning.planner import make_plan
 from segclip_deploy.planning.search import Limits
 from segclip_deploy.progress import Report, silent
-from segclip_deploy.quantization.placement import Dialect
+from segclip_deploy.quantization.block_precision import uniform_plan
 from segclip_deploy.quantization.quantize import quantize
 from segclip_deploy.quantization.smooth import smooth
 from segclip_deploy.runtime.build import build_engine
@@ -153,10 +153,10 @@ def build_wanted(
         GateFailed: no plan keeps the limit, or an engine fails the flight check.
         SegclipError: whatever else calibrating, quantizing and building raise.
     """
-    dialect: Dialect = "tensorrt" if target_of(out) in MODULES else "cpu"
+    scheme = Scheme.TENSORRT if target_of(out) in MODULES else Scheme.CPU
     work = out.with_name(out.name + ".work")
     if wanted == "fp16":
-        made = _uniform(bundle, "fp16", dialect, work, None)
+        made = _uniform(bundle, "fp16", scheme, work, None)
         return build_engine(made, out, options=options, progress=progress), None
     if calib is None:
         raise BadInput("INT8 needs real tiles", where=f"--precision {wanted}", fix="--calib DIR")
@@ -166,21 +166,21 @@ def build_wanted(
         )
     table, _ = calibrate_on(bundle, [calib], work / "table.json", exclude=dataset, report=report)
     if dataset is None or wanted == "int8":
-        made = _uniform(bundle, "int8", dialect, work, table)
+        made = _uniform(bundle, "int8", scheme, work, table)
         return build_engine(made, out, options=options, progress=progress), None
     planned = make_plan(
         bundle,
         table,
         open_dataset(dataset, bundle.vocabulary),
         work / "plan.yaml",
-        dialect=dialect,
+        scheme=scheme,
         split="plan",
         limits=Limits(max_miou_drop, {}),
         report=report,
     )
-    high = HIGH[dialect]
+    high = scheme.rules.high
     sources = {
-        high: bundle if high == "fp32" else _uniform(bundle, high, dialect, work, None),
+        high: bundle if high == "fp32" else _uniform(bundle, high, scheme, work, None),
         "mix": quantize(bundle, work / "mix", plan=planned.plan, table=table),
     }
     suffix = TARGETS[target_of(out)].suffix
@@ -197,11 +197,11 @@ def build_wanted(
 def _uniform(
     bundle: Bundle,
     precision: Precision,
-    dialect: Dialect,
+    scheme: Scheme,
     work: Path,
     table: CalibrationTable | None,
 ) -> Bundle:
-    plan = uniform_plan(bundle, load_model(bundle.model_path).graph, dialect, precision)
+    plan = uniform_plan(bundle, load_model(bundle.model_path).graph, scheme, precision)
     return quantize(bundle, work / precision, plan=plan, table=table)
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from segclip_deploy._optional import require
-from segclip_deploy.runtime.blocks import block_of
+from segclip_deploy.artifacts.onnx_file import block_of
 
 __all__ = ["FP16_MAX", "islands", "overflow_islands", "write_fp16"]
 

@@ -1,6 +1,6 @@
 """Where Q/DQ goes: which nodes compute in INT8, and which tensors are rounded for them.
 
-Both dialects quantize the products with trained weights. Everything else of the graph
+Every scheme quantizes the products with trained weights. Everything else of the graph
 (normalisations, softmax, score maps, the head's cosine) multiplies two variables or sums
 squares, where eight bits lose more than time is won, and stays high.
 """
@@ -9,16 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Any
 
 import numpy as np
 
-from segclip_deploy.runtime.blocks import block_of
+from segclip_deploy.artifacts.onnx_file import block_of
+from segclip_deploy.artifacts.scheme import Scheme
 
-__all__ = ["DIALECTS", "Dialect", "Placement", "is_wide", "place", "weight_axis"]
-
-Dialect = Literal["tensorrt", "cpu"]
-DIALECTS: tuple[Dialect, ...] = get_args(Dialect)
+__all__ = ["Placement", "is_wide", "place", "weight_axis"]
 
 _PRODUCTS = ("Conv", "Gemm", "MatMul")
 _MIN_CHANNELS = 16
@@ -43,14 +41,13 @@ class Placement:
         return frozenset(node for node, _, _ in self.weights)
 
 
-def place(graph: Any, dialect: Dialect, chosen: Callable[[str], bool]) -> Placement:
+def place(graph: Any, scheme: Scheme, chosen: Callable[[str], bool]) -> Placement:
     """Decide where Q/DQ goes.
 
     Args:
         graph: an ``onnx_ir.Graph`` in FP32.
-        dialect: ``tensorrt``: Q/DQ on what products read, and on the skip input of a residual
-            Add, so that it fuses with the convolution before it. ``cpu``: also on both inputs
-            of an Add, so that all of a block stays in INT8.
+        scheme: Q/DQ stands on what products read. Of a residual Add, on the skip input alone, so that
+            it fuses with the convolution before it; or on both, so that all of a block stays in INT8.
         chosen: node name → whether a plan wants it in INT8.
     """
     reads: list[tuple[str, int]] = []
@@ -68,7 +65,7 @@ def place(graph: Any, dialect: Dialect, chosen: Callable[[str], bool]) -> Placem
             made = [p for p in producers if p in products]
             if None in producers or not made:
                 continue
-            if dialect == "cpu":
+            if scheme.rules.both_addends:
                 reads += [(node.name, 0), (node.name, 1)]
             else:
                 # What the last of them just computed goes on in its accumulator.

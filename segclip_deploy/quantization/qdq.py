@@ -10,36 +10,33 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segclip_deploy._optional import require
+from segclip_deploy.artifacts.scheme import Scheme
 from segclip_deploy.calibration.table import Range
 from segclip_deploy.export.onnx_model import add_constant
 from segclip_deploy.quantization.bias import correct_bias, mean_shift
-from segclip_deploy.quantization.placement import Dialect, Placement
+from segclip_deploy.quantization.placement import Placement
 
-__all__ = ["WEIGHT_LEVELS", "scale_of", "storable", "write_qdq"]
-
-WEIGHT_LEVELS: Mapping[Dialect, int] = {"tensorrt": 127, "cpu": 63}
-"""To each side of zero. A CPU without VNNI adds two products U8·S8 in 16 bits, which overflow
-silently above 2·255·64; seven bits compute the same on every processor."""
+__all__ = ["scale_of", "storable", "write_qdq"]
 
 
-def scale_of(span: Range, dialect: Dialect) -> tuple[NDArray[np.float32], NDArray[np.integer[Any]]]:
+def scale_of(span: Range, scheme: Scheme) -> tuple[NDArray[np.float32], NDArray[np.integer[Any]]]:
     """Scale and zero point, both scalar arrays, of an activation's range.
 
-    ``tensorrt``: symmetric S8, ±127. ``cpu``: U8 from low to high; zero is always a level, for
-    padding.
+    Symmetric S8, or U8 from low to high; zero is always a level, for padding.
     """
-    if dialect == "tensorrt":
-        return storable(np.asarray(span.magnitude / 127), dialect), np.asarray(0, np.int8)
+    top = scheme.rules.levels[1]
+    if scheme.rules.symmetric:
+        return storable(np.asarray(span.magnitude / top), scheme), np.asarray(0, np.int8)
     low, high = min(span.low, 0.0), max(span.high, 0.0)
-    scale = storable(np.asarray((high - low) / 255), dialect)
-    return scale, np.asarray(np.clip(np.rint(-low / scale), 0, 255), np.uint8)
+    scale = storable(np.asarray((high - low) / top), scheme)
+    return scale, np.asarray(np.clip(np.rint(-low / scale), 0, top), np.uint8)
 
 
 def write_qdq(
     graph: Any,
     placement: Placement,
     ranges: Mapping[str, Range],
-    dialect: Dialect,
+    scheme: Scheme,
     means: Mapping[str, Sequence[float]] = MappingProxyType({}),
 ) -> None:
     """Insert Q/DQ and correct the biases, in place.
@@ -50,7 +47,7 @@ def write_qdq(
         graph: an ``onnx_ir.Graph`` in FP32.
         placement: from ``place`` on the same graph.
         ranges: by tensor name.
-        dialect: how activations are rounded; weights are symmetric S8 per output channel.
+        scheme: how activations are rounded; weights are symmetric S8 per output channel.
         means: of the channels a product reads, by node; the bias of one without is left alone.
     """
     ir = require("onnx_ir", why="quantization")
@@ -60,7 +57,7 @@ def write_qdq(
         node = nodes[name]
         value = node.inputs[index]
         if value.name not in rounded:
-            scale, zero = scale_of(ranges[value.name], dialect)
+            scale, zero = scale_of(ranges[value.name], scheme)
             rounded[value.name] = _pair(ir, graph, value, scale, zero)
         node.replace_input_with(index, rounded[value.name])
     quantized: dict[str, tuple[Any, NDArray[np.float32]]] = {}
@@ -68,7 +65,7 @@ def write_qdq(
         node = nodes[name]
         value = node.inputs[index]
         if value.name not in quantized:
-            quantized[value.name] = _weight(ir, graph, node, value, axis, dialect)
+            quantized[value.name] = _weight(ir, graph, node, value, axis, scheme)
         rounded_weight, error = quantized[value.name]
         if name in means:
             correct_bias(graph, node, mean_shift(node, error, axis, np.array(means[name])))
@@ -97,11 +94,11 @@ def _pair(
 
 
 def _weight(
-    ir: Any, graph: Any, reader: Any, value: Any, axis: int, dialect: Dialect
+    ir: Any, graph: Any, reader: Any, value: Any, axis: int, scheme: Scheme
 ) -> tuple[Any, NDArray[np.float32]]:
     """The weight as it comes back from INT8, and how far each element of it is off."""
     weight = value.const_value.numpy()
-    levels, scale = _levels(weight, axis, dialect)
+    levels, scale = _levels(weight, axis, scheme)
     constants = [
         add_constant(graph, f"{value.name}.int8", levels),
         add_constant(graph, f"{value.name}.scale", scale.ravel()),
@@ -115,18 +112,18 @@ def _weight(
 
 
 def _levels(
-    weight: NDArray[np.float32], axis: int, dialect: Dialect
+    weight: NDArray[np.float32], axis: int, scheme: Scheme
 ) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
     """S8 levels, and the scale of each output channel along its axis."""
     others = tuple(i for i in range(weight.ndim) if i != axis)
-    top = WEIGHT_LEVELS[dialect]
-    scale = storable(np.abs(weight).max(axis=others, keepdims=True) / top, dialect)
+    top = scheme.rules.weight_limit
+    scale = storable(np.abs(weight).max(axis=others, keepdims=True) / top, scheme)
     return np.clip(np.rint(weight / scale), -top, top).astype(np.int8), scale
 
 
-def storable(scale: NDArray[Any], dialect: Dialect) -> NDArray[np.float32]:
+def storable(scale: NDArray[Any], scheme: Scheme) -> NDArray[np.float32]:
     """Scales as they can be stored: beside FP16 they are FP16, none becomes zero or infinite."""
-    stored = np.finfo(np.float16 if dialect == "tensorrt" else np.float32)
+    stored = np.finfo(np.float16 if scheme.rules.high == "fp16" else np.float32)
     return np.clip(scale, stored.tiny, stored.max).astype(stored.dtype).astype(np.float32)
 
 

@@ -22,6 +22,7 @@ from segclip_deploy.artifacts.bundle import (
 )
 from segclip_deploy.artifacts.files import replace_directory, sha256_file, write_json
 from segclip_deploy.artifacts.golden import Golden, load_golden, save_golden
+from segclip_deploy.artifacts.plan import PrecisionPlan
 from segclip_deploy.calibration.table import CalibrationTable, check_table
 from segclip_deploy.errors import BadInput, GateFailed
 from segclip_deploy.export.costs import find_products
@@ -33,8 +34,8 @@ from segclip_deploy.export.onnx_model import (
     save_model,
 )
 from segclip_deploy.export.parity import answers_of
-from segclip_deploy.planning.plan import PrecisionPlan, check_plan, lowest
 from segclip_deploy.quantization.activation_absmax import find_extremes
+from segclip_deploy.quantization.block_precision import check_plan
 from segclip_deploy.quantization.fp16 import islands, overflow_islands, write_fp16
 from segclip_deploy.quantization.fp16_emulation import round_as_fp16
 from segclip_deploy.quantization.placement import place
@@ -78,7 +79,7 @@ def write_precision(
         BadInput: INT8 without a table.
     """
     graph = model.graph
-    placement = place(graph, plan.dialect, plan.int8)
+    placement = place(graph, plan.scheme, plan.int8)
     high = {
         **islands(graph, plan.fp16),
         **overflow_islands(graph, extremes, plan.fp16),
@@ -91,7 +92,7 @@ def write_precision(
                 where="--table",
                 fix="segclip-deploy calibrate BUNDLE --tiles DIR -o TABLE",
             )
-        write_qdq(graph, placement, table.ranges, plan.dialect, table.means)
+        write_qdq(graph, placement, table.ranges, plan.scheme, table.means)
     if half:
         write_fp16(graph, half.__contains__)
     return Written(placement.nodes, high)
@@ -129,14 +130,14 @@ def quantize(
         raise BadInput(
             "this is the FP32 bundle itself", where=out, fix="keep it, choose another output"
         )
-    precision = lowest(plan)
+    precision = plan.lowest
     golden = load_golden(bundle.golden_path)
     model = load_model(bundle.model_path)
     check_plan(plan, bundle, model.graph)
     if table:
         check_table(table, bundle)
     expose(model, "logits")
-    extremes = find_extremes(bundle, golden.tiles) if plan.dialect == "tensorrt" else {}
+    extremes = find_extremes(bundle, golden.tiles) if plan.scheme.rules.high == "fp16" else {}
     written = write_precision(model, plan, table, extremes)
     table = table if written.int8 else None
     with replace_directory(out, contents=BUNDLE_FILES) as temporary:
@@ -152,7 +153,7 @@ def quantize(
             agreement=quality["literal_agreement"],
         )
         save_golden(temporary / GOLDEN_FILE, own)
-        if plan.dialect == "cpu":
+        if not plan.scheme.rules.literal:
             flown = OnnxRuntimeBackend(path, batches=bundle.input.batches)
             check(verify(flown, own, bundle.vocabulary.names), where=out)
         write_json(
@@ -160,7 +161,7 @@ def quantize(
             {
                 **bundle.record,
                 "precision": precision,
-                "dialect": plan.dialect,
+                "dialect": plan.scheme.value,
                 "plan": dict(plan.blocks),
                 "blocks": [
                     {**block, "precision": plan.blocks[block["block"]]}

@@ -14,6 +14,7 @@ from segclip_deploy import __version__
 from segclip_deploy.artifacts.bundle import RECORD_FILE, Bundle
 from segclip_deploy.artifacts.files import locked, replace_file, sha256_file, temporary_file
 from segclip_deploy.artifacts.golden import load_golden
+from segclip_deploy.artifacts.scheme import Scheme
 from segclip_deploy.errors import BadArtifact
 from segclip_deploy.runtime.engine import (
     ENGINE_SCHEMA,
@@ -35,7 +36,7 @@ from segclip_deploy.runtime.targets.tensorrt.options import BuildOptions, check_
 from segclip_deploy.runtime.targets.tuning import rank_settings, thread_counts
 from segclip_deploy.runtime.verify import Verification, check, verify
 
-__all__ = ["build_engine", "check_dialect", "prove", "write_engine"]
+__all__ = ["build_engine", "check_scheme", "prove", "write_engine"]
 
 
 def build_engine(
@@ -67,7 +68,7 @@ def build_engine(
     options = options or BuildOptions()
     target = target_of(out)
     check_options(target, options)
-    check_dialect(target, bundle)
+    check_scheme(target, bundle)
     with temporary_file(out) as file:
         if target in MODULES:
             facts = make_plan(target, bundle, file, options, prove, progress)
@@ -77,19 +78,19 @@ def build_engine(
     return load_engine(out)
 
 
-def check_dialect(target: str, bundle: Bundle) -> None:
+def check_scheme(target: str, bundle: Bundle) -> None:
     """Accept a bundle in FP32, or one whose precision was written for such a target.
 
     Raises:
         BadArtifact: it was written for others.
     """
-    wanted = "tensorrt" if target in MODULES else "cpu"
-    if bundle.dialect not in (None, wanted):
+    wanted = Scheme.TENSORRT if target in MODULES else Scheme.CPU
+    if bundle.scheme not in (None, wanted):
         raise BadArtifact(
-            f"its {bundle.precision} was written in dialect {bundle.dialect}, "
-            f"an engine for {target} needs {wanted}",
+            f"its {bundle.precision} was written in scheme {bundle.scheme.value}, "
+            f"an engine for {target} needs {wanted.value}",
             where=bundle.path,
-            fix=f"segclip-deploy quantize FP32_BUNDLE --dialect {wanted} --precision int8 "
+            fix=f"segclip-deploy quantize FP32_BUNDLE --scheme {wanted.value} --precision int8 "
             f"--table TABLE -o BUNDLE",
         )
 

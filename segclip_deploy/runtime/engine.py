@@ -175,7 +175,7 @@ def open_engine(path: str | Path, *, threads: int = 0) -> Opened:
             bundle.model_path,
             threads=threads,
             batches=bundle.input.batches,
-            literal=bundle.dialect == "tensorrt",
+            literal=bundle.scheme is not None and bundle.scheme.rules.literal,
         )
         return Opened(backend, bundle.input, bundle.vocabulary, bundle.golden_path)
     engine = load_engine(path)

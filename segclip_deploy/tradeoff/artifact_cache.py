@@ -12,21 +12,22 @@ from typing import Any
 from segclip_deploy import __version__
 from segclip_deploy.artifacts.bundle import RECORD_FILE, Bundle, load_bundle
 from segclip_deploy.artifacts.files import sha256_file
+from segclip_deploy.artifacts.plan import load_plan
 from segclip_deploy.calibration.table import load_table
 from segclip_deploy.errors import BadInput
 from segclip_deploy.evaluation.dataset import open_dataset
 from segclip_deploy.export.onnx_model import load_model
-from segclip_deploy.planning.plan import load_plan, uniform_plan
 from segclip_deploy.planning.planner import make_plan
 from segclip_deploy.planning.search import Limits
 from segclip_deploy.planning.sensitivity import heat_map
 from segclip_deploy.planning.workflows import calibrate_on
 from segclip_deploy.progress import Report
+from segclip_deploy.quantization.block_precision import uniform_plan
 from segclip_deploy.quantization.quantize import quantize
 from segclip_deploy.runtime.build import build_engine
 from segclip_deploy.runtime.engine import TARGETS, Engine, load_engine
 from segclip_deploy.runtime.targets.device import find_cpu
-from segclip_deploy.tradeoff.grid import Point, dialect_of
+from segclip_deploy.tradeoff.grid import Point, scheme_of
 
 __all__ = ["SENSITIVITY_FILE", "Workshop", "digest_of"]
 
@@ -82,7 +83,7 @@ class Workshop:
         return build_engine(bundle, path)
 
     def _quantized(self, point: Point, bundle: Bundle) -> Bundle:
-        dialect = dialect_of(point.target)
+        scheme = scheme_of(point.target)
         table_path, plan_path = self._table_path(point), self._plan_path(point)
         table = load_table(table_path) if table_path else None
         if plan_path:
@@ -90,7 +91,7 @@ class Workshop:
         else:
             graph = load_model(bundle.model_path).graph
             plan = uniform_plan(
-                bundle, graph, dialect, "fp16" if point.precision == "fp16" else "int8"
+                bundle, graph, scheme, "fp16" if point.precision == "fp16" else "int8"
             )
         out = self.root / "bundles" / self._model_digest(point)
         if (out / RECORD_FILE).is_file():
@@ -125,8 +126,10 @@ class Workshop:
         table_path = self._table_path(point)
         if point.budget is None or table_path is None:
             return None
-        dialect = dialect_of(point.target)
-        folder = self.root / "plans" / digest_of(table_path.stem, dialect, find_cpu().to_json())
+        scheme = scheme_of(point.target)
+        folder = (
+            self.root / "plans" / digest_of(table_path.stem, scheme.value, find_cpu().to_json())
+        )
         path = folder / f"{point.budget:g}.yaml"
         if not path.is_file():
             folder.mkdir(parents=True, exist_ok=True)
@@ -136,7 +139,7 @@ class Workshop:
                 load_table(table_path),
                 open_dataset(self.dataset, bundle.vocabulary),
                 path,
-                dialect=dialect,
+                scheme=scheme,
                 split=_SPLIT,
                 limits=Limits(point.budget / 100, {}),
                 state=folder / "state.json",  # all budgets start from the same measurements
@@ -149,7 +152,7 @@ class Workshop:
         """Of the model in a point's precision."""
         parts: list[Any] = [self._bundle_digest(point), point.precision, point.budget]
         if point.precision != "fp32":
-            parts.append(dialect_of(point.target))
+            parts.append(scheme_of(point.target).name)
         if point.method:
             parts += [point.method, self._calib_digest, self.data_digest]
         return digest_of(*parts)

@@ -9,12 +9,12 @@ from itertools import product
 from pathlib import Path
 from typing import Literal
 
+from segclip_deploy.artifacts.scheme import Scheme
 from segclip_deploy.errors import BadInput
-from segclip_deploy.quantization.placement import Dialect
 from segclip_deploy.runtime.targets.device import has_gpu
 from segclip_deploy.runtime.targets.tensorrt.library import MODULES
 
-__all__ = ["Grid", "Point", "Wanted", "dialect_of", "points", "targets_here"]
+__all__ = ["Grid", "Point", "Wanted", "points", "scheme_of", "targets_here"]
 
 Wanted = Literal["fp32", "fp16", "int8", "planned"]
 
@@ -114,9 +114,9 @@ def _calibrated(grid: Grid, precision: str) -> Iterator[tuple[str | None, float 
             yield method, budget
 
 
-def dialect_of(target: str) -> Dialect:
+def scheme_of(target: str) -> Scheme:
     """Whom Q/DQ is written for."""
-    return "tensorrt" if target in MODULES else "cpu"
+    return Scheme.TENSORRT if target in MODULES else Scheme.CPU
 
 
 def targets_here() -> list[str]:

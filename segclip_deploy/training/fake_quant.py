@@ -16,12 +16,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from segclip_deploy.artifacts.plan import PrecisionPlan
+from segclip_deploy.artifacts.scheme import Scheme
 from segclip_deploy.calibration.ranges import METHODS, Histogram
 from segclip_deploy.calibration.table import Range
 from segclip_deploy.export.blocks import block_of_module
-from segclip_deploy.planning.plan import PrecisionPlan
-from segclip_deploy.quantization.placement import Dialect, is_wide
-from segclip_deploy.quantization.qdq import WEIGHT_LEVELS, scale_of, storable
+from segclip_deploy.quantization.placement import is_wide
+from segclip_deploy.quantization.qdq import scale_of, storable
 
 __all__ = ["FakeQuant", "observe", "products_of"]
 
@@ -35,7 +36,6 @@ _SUMS = (
     Tensor.__radd__,
     Tensor.__iadd__,
 )
-_LEVELS: Mapping[Dialect, tuple[int, int]] = {"tensorrt": (-127, 127), "cpu": (0, 255)}
 
 
 def products_of(model: nn.Module) -> dict[str, str]:
@@ -66,7 +66,7 @@ class _Placed(TorchFunctionMode):
 
     def __init__(self, model: nn.Module, plan: PrecisionPlan) -> None:
         super().__init__()
-        self.dialect = plan.dialect
+        self.scheme = plan.scheme
         self.paths = {
             id(model.get_submodule(path).weight): path
             for path, block in products_of(model).items()
@@ -111,7 +111,7 @@ class _Placed(TorchFunctionMode):
         last = max((one for one in made if one), key=self.turns.__getitem__)
         return [
             self._read(f"{last}+{index}", side)
-            if self.dialect == "cpu" or made[index] != last
+            if self.scheme.rules.both_addends or made[index] != last
             else side
             for index, side in enumerate(sides)
         ]
@@ -173,20 +173,20 @@ class FakeQuant(_Placed):
 
     def __init__(self, model: nn.Module, plan: PrecisionPlan, ranges: Mapping[str, Range]) -> None:
         super().__init__(model, plan)
-        self.scales = {name: _scalars(span, plan.dialect) for name, span in ranges.items()}
+        self.scales = {name: _scalars(span, plan.scheme) for name, span in ranges.items()}
 
     def _round(self, name: str, values: Tensor) -> Tensor:
         scale, zero = self.scales[name]
-        return torch.fake_quantize_per_tensor_affine(values, scale, zero, *_LEVELS[self.dialect])
+        return torch.fake_quantize_per_tensor_affine(values, scale, zero, *self.scheme.rules.levels)
 
     def _round_weight(self, values: Tensor) -> Tensor:
-        top = WEIGHT_LEVELS[self.dialect]
-        scale = storable((values.detach().flatten(1).abs().amax(1) / top).numpy(), self.dialect)
+        top = self.scheme.rules.weight_limit
+        scale = storable((values.detach().flatten(1).abs().amax(1) / top).numpy(), self.scheme)
         scales = torch.from_numpy(scale)
         zeros = torch.zeros_like(scales, dtype=torch.int32)
         return torch.fake_quantize_per_channel_affine(values, scales, zeros, 0, -top, top)
 
 
-def _scalars(span: Range, dialect: Dialect) -> tuple[float, int]:
-    scale, zero = scale_of(span, dialect)
+def _scalars(span: Range, scheme: Scheme) -> tuple[float, int]:
+    scale, zero = scale_of(span, scheme)
     return float(scale), int(zero)

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from segclip_deploy.artifacts.bundle import InputSpec
 from segclip_deploy.artifacts.files import sha256_file
+from segclip_deploy.artifacts.plan import PrecisionPlan, load_plan
 from segclip_deploy.calibration.tiles import cut_tiles
 from segclip_deploy.errors import BadArtifact, BadInput
 from segclip_deploy.evaluation.dataset import Dataset, find_image
@@ -22,7 +23,6 @@ from segclip_deploy.model.checkpoint import Checkpoint, build_model, load_checkp
 from segclip_deploy.model.prompts import FixedText
 from segclip_deploy.model.segclip import SegCLIP, SegOutput
 from segclip_deploy.model.text import TextBank
-from segclip_deploy.planning.plan import PrecisionPlan, load_plan
 from segclip_deploy.training.fake_quant import FakeQuant, observe, products_of
 from segclip_deploy.training.loop import Progress, Trained, Trainer, TrainSettings
 from segclip_deploy.training.losses import AUXILIARY_WEIGHT

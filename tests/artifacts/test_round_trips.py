@@ -13,11 +13,11 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from segclip_deploy.artifacts.golden import Golden, load_golden, save_golden
+from segclip_deploy.artifacts.plan import PrecisionPlan, load_plan, save_plan
 from segclip_deploy.artifacts.vocabulary import load_vocabulary
 from segclip_deploy.calibration.table import CalibrationTable, Range, load_table, save_table
 from segclip_deploy.model.spec import ModelSpec
 from segclip_deploy.model.text import TextBank, load_text_bank, save_text_bank, unit_rows
-from segclip_deploy.planning.plan import PrecisionPlan, load_plan, save_plan
 from segclip_deploy.runtime.io.raster.grid import Grid
 
 NAMES = st.text(

@@ -7,9 +7,9 @@ from pathlib import Path
 import onnx
 import pytest
 
+from segclip_deploy.artifacts.onnx_file import block_of
 from segclip_deploy.export.blocks import _block, blocks_of
 from segclip_deploy.model.encoders import build_encoder
-from segclip_deploy.runtime.blocks import block_of
 
 LEVEL = ("read", "language_to_vision", "vision_to_language", "score_map")
 

@@ -12,6 +12,9 @@ import pytest
 import torch
 
 from segclip_deploy.artifacts.bundle import InputSpec, load_bundle
+from segclip_deploy.artifacts.onnx_file import block_of
+from segclip_deploy.artifacts.plan import PrecisionPlan
+from segclip_deploy.artifacts.scheme import Precision, Scheme
 from segclip_deploy.calibration.calibrate import read_tensors
 from segclip_deploy.calibration.ranges import METHODS, Histogram
 from segclip_deploy.calibration.table import CalibrationTable
@@ -27,13 +30,11 @@ from segclip_deploy.export.torch_backend import TorchBackend
 from segclip_deploy.model.checkpoint import build_model, load_checkpoint
 from segclip_deploy.model.segclip import SegCLIP
 from segclip_deploy.model.spec import ModelSpec
-from segclip_deploy.planning.plan import Precision, PrecisionPlan
 from segclip_deploy.quantization.fp16_emulation import round_as_fp16
 from segclip_deploy.quantization.placement import place
 from segclip_deploy.quantization.qdq import write_qdq
 from segclip_deploy.quantization.quantize import sqnr, write_precision
 from segclip_deploy.quantization.smooth import find_norms, smooth_graph
-from segclip_deploy.runtime.blocks import block_of
 from segclip_deploy.runtime.build import build_engine
 from segclip_deploy.runtime.engine import load_engine, open_segmenter
 from segclip_deploy.runtime.inference.backend import Backend
@@ -173,7 +174,7 @@ def test_clip_encoders_take_precision(
     table = CalibrationTable("", "minmax", ranges, (), {}, {})
     model, path = load_model(clip_export[-1]), tmp_path / "int8.onnx"
     blocks: dict[str, Precision] = {block_of(node.name): "int8" for node in model.graph}
-    plan = PrecisionPlan("tensorrt", "", {**blocks, "graph": "fp32"})
+    plan = PrecisionPlan(Scheme.TENSORRT, "", {**blocks, "graph": "fp32"})
     assert len(write_precision(model, plan, table, {}).int8) > 50
     save_model(model, path)
     assert parser_errors(path) == []
@@ -234,8 +235,8 @@ def in_int8(path: Path, image: Any, folder: Path) -> Any:
         seen = Histogram()
         seen.add(values)
         ranges[name] = METHODS["minmax"](seen)
-    placement = place(model.graph, "tensorrt", lambda _: True)
-    write_qdq(model.graph, placement, ranges, "tensorrt")
+    placement = place(model.graph, Scheme.TENSORRT, lambda _: True)
+    write_qdq(model.graph, placement, ranges, Scheme.TENSORRT)
     return logits_of(model, image, folder / "int8.onnx")
 
 

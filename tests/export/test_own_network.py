@@ -52,9 +52,9 @@ def test_the_documented_example_is_imported_exported_and_verified(
         ("verify", bundle),
         ("calibrate", bundle, "--tiles", EXAMPLE / "images", "--select", 32, "-o", table),
     ]
-    for dialect, precision in (("tensorrt", "fp16"), ("tensorrt", "int8"), ("cpu", "int8")):
-        low = tmp_path / f"{dialect}-{precision}"
-        options = ("--dialect", dialect, "--precision", precision, "--table", table)
+    for scheme, precision in (("tensorrt", "fp16"), ("tensorrt", "int8"), ("cpu", "int8")):
+        low = tmp_path / f"{scheme}-{precision}"
+        options = ("--scheme", scheme, "--precision", precision, "--table", table)
         commands += [("quantize", bundle, *options, "-o", low), ("verify", low)]
     for command in commands:
         result = CliRunner().invoke(main, [str(word) for word in command])

@@ -19,13 +19,13 @@ from segclip_deploy.artifacts.bundle import load_bundle
 from segclip_deploy.artifacts.files import read_json, read_npz, sha256_file
 from segclip_deploy.artifacts.golden import load_golden
 from segclip_deploy.artifacts.onnx_file import check_self_contained, makers
+from segclip_deploy.artifacts.plan import PrecisionPlan, load_plan, save_plan
 from segclip_deploy.artifacts.vocabulary import load_vocabulary
 from segclip_deploy.calibration.table import load_table
 from segclip_deploy.errors import BadArtifact, BadInput, SegclipError, StaleArtifact
 from segclip_deploy.model.checkpoint import load_checkpoint
 from segclip_deploy.model.spec import ModelSpec, load_spec
 from segclip_deploy.model.text import load_text_bank, save_text_bank
-from segclip_deploy.planning.plan import PrecisionPlan, load_plan, save_plan
 from segclip_deploy.runtime.build import build_engine
 from segclip_deploy.runtime.engine import load_engine, open_engine, sidecar
 from segclip_deploy.tradeoff.measure import load_accuracy, load_latency

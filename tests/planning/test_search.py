@@ -11,10 +11,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
+from segclip_deploy.artifacts.plan import PrecisionPlan
+from segclip_deploy.artifacts.scheme import Scheme
 from segclip_deploy.errors import GateFailed
 from segclip_deploy.evaluation.accuracy import Accuracy, Drop, miou_drop
 from segclip_deploy.evaluation.metrics import BoundaryTally, Confusion
-from segclip_deploy.planning.plan import PrecisionPlan
 from segclip_deploy.planning.plan_evaluator import Glance, Verdict
 from segclip_deploy.planning.planner import worth
 from segclip_deploy.planning.search import Limits, able_blocks, search
@@ -47,7 +48,9 @@ class FakeJudge:
 
 
 def whole() -> PrecisionPlan:
-    return PrecisionPlan("tensorrt", "0" * 64, {"graph": "fp32", **dict.fromkeys(BLOCKS, "int8")})
+    return PrecisionPlan(
+        Scheme.TENSORRT, "0" * 64, {"graph": "fp32", **dict.fromkeys(BLOCKS, "int8")}
+    )
 
 
 def planned(judge: Any, limits: Limits, times: Any = None) -> PrecisionPlan:
@@ -101,7 +104,7 @@ def test_it_says_when_int8_is_not_worth_it() -> None:
     def said(speed_up: float | None, beside: str = "f32") -> str:
         latency = speed_up and {"speed_up": speed_up, "beside": beside}
         evidence = {**plan.evidence, "latency": latency}
-        return worth(PrecisionPlan(plan.dialect, plan.bundle, plan.blocks, evidence))
+        return worth(PrecisionPlan(plan.scheme, plan.bundle, plan.blocks, evidence))
 
     assert "INT8 is 1.04× for" in said(1.04)
     assert said(1.04).endswith("not worth it, fly FP32")

@@ -8,9 +8,9 @@ import pytest
 from click.testing import CliRunner
 from PIL import Image
 
+from segclip_deploy.artifacts.plan import load_plan
 from segclip_deploy.artifacts.vocabulary import Vocabulary
 from segclip_deploy.cli import main
-from segclip_deploy.planning.plan import load_plan
 from segclip_deploy.planning.plan_evaluator import Judge
 from segclip_deploy.runtime.engine import load_engine
 from tests.conftest import EXAMPLE
@@ -59,7 +59,7 @@ def test_from_an_fp32_bundle_to_the_faster_engine_in_one_go(
     monkeypatch.setattr(
         Judge, "_remember", lambda self, *entry: (measured.append(1), remember(self, *entry))
     )
-    command = ["plan", str(tiny_bundle), "--table", str(work / "table.json"), "--dialect", "cpu"]
+    command = ["plan", str(tiny_bundle), "--table", str(work / "table.json"), "--scheme", "cpu"]
     command += ["--eval", str(dataset), "-o", str(work / "plan.yaml"), "--max-miou-drop", "100"]
     result = CliRunner().invoke(main, [*command, "--json"])
     assert result.exit_code == 0, result.output
@@ -87,7 +87,7 @@ def test_a_plan_is_not_judged_by_what_it_was_calibrated_on(
     tiny_bundle: Path, tiny_table: Path, dataset: Path, tmp_path: Path
 ) -> None:
     """``tiny_table`` was measured on the example's images, this dataset is cut from the same."""
-    command = ["plan", str(tiny_bundle), "--table", str(tiny_table), "--dialect", "cpu"]
+    command = ["plan", str(tiny_bundle), "--table", str(tiny_table), "--scheme", "cpu"]
     command += ["--eval", str(dataset), "--split", "train", "-o", str(tmp_path / "plan.yaml")]
     result = CliRunner().invoke(main, command)
     assert result.exit_code == 1

@@ -13,6 +13,8 @@ from numpy.typing import NDArray
 
 from segclip_deploy.artifacts.bundle import load_bundle
 from segclip_deploy.artifacts.golden import load_golden
+from segclip_deploy.artifacts.onnx_file import block_of
+from segclip_deploy.artifacts.scheme import Scheme
 from segclip_deploy.calibration.calibrate import calibrate
 from segclip_deploy.calibration.selection import select_tiles
 from segclip_deploy.calibration.table import Range, load_table
@@ -20,10 +22,9 @@ from segclip_deploy.calibration.tiles import find_tiles
 from segclip_deploy.export.onnx_model import expose, load_model, observer, save_model
 from segclip_deploy.export.parity import answers_of
 from segclip_deploy.quantization.bias import channel_means
-from segclip_deploy.quantization.placement import DIALECTS, Dialect, place
+from segclip_deploy.quantization.placement import place
 from segclip_deploy.quantization.qdq import write_qdq
 from segclip_deploy.quantization.quantize import sqnr
-from segclip_deploy.runtime.blocks import block_of
 from segclip_deploy.runtime.targets.onnxruntime import OnnxRuntimeBackend
 from tests.conftest import EXAMPLE
 from tests.support.graphs import small_model
@@ -85,9 +86,9 @@ def test_an_output_keeps_its_mean(text: str, constants: dict[str, Any], tmp_path
     shifts = {}
     for name, means in (("off", {}), ("on", {product.name: channel_means(product, values)})):
         written = load_model(tmp_path / "m.onnx")
-        placement = place(written.graph, "cpu", lambda _: True)
+        placement = place(written.graph, Scheme.CPU, lambda _: True)
         assert placement.weights
-        write_qdq(written.graph, placement, LEVELS, "cpu", means)
+        write_qdq(written.graph, placement, LEVELS, Scheme.CPU, means)
         save_model(written, tmp_path / f"{name}.onnx")
         error = channel_means(product, execute(tmp_path / f"{name}.onnx", values) - wanted)
         shifts[name] = np.abs(error).max()
@@ -98,15 +99,15 @@ def test_an_output_keeps_its_mean(text: str, constants: dict[str, Any], tmp_path
 def test_a_product_without_a_place_for_it_is_left_as_it_is(tmp_path: Path) -> None:
     text = "(float[6,16] x) => (float[6,24] y, float[6,24] z) { y = MatMul(x, w)  z = Add(y, b) }"
     model = small_model(tmp_path / "m.onnx", text, w=weights(16, 24), b=weights(24))
-    placement = place(model.graph, "cpu", lambda _: True)
-    write_qdq(model.graph, placement, LEVELS, "cpu", {"net/y": np.ones(16)})
+    placement = place(model.graph, Scheme.CPU, lambda _: True)
+    write_qdq(model.graph, placement, LEVELS, Scheme.CPU, {"net/y": np.ones(16)})
     np.testing.assert_array_equal(model.graph.initializers["b"].const_value.numpy(), weights(24))
 
 
 def test_the_table_has_the_means_of_what_products_read(tiny_bundle: Path, tiny_table: Path) -> None:
     table, bundle = load_table(tiny_table), load_bundle(tiny_bundle)
     model = load_model(bundle.model_path)
-    products = {name for name, _, _ in place(model.graph, "tensorrt", lambda _: True).weights}
+    products = {name for name, _, _ in place(model.graph, Scheme.TENSORRT, lambda _: True).weights}
     assert set(table.means) == products
     found = select_tiles(find_tiles([EXAMPLE / "images"], bundle.input), 24)
     (node,) = [node for node in model.graph if node.name == "encoder.stage1/Conv"]
@@ -128,9 +129,9 @@ def test_weights_trained_with_the_rounding_keep_their_biases(
     assert set(table.means) == set(plain.means) - left_out
 
 
-@pytest.mark.parametrize("dialect", DIALECTS)
+@pytest.mark.parametrize("scheme", Scheme, ids=lambda scheme: scheme.value)
 def test_the_example_comes_closer_to_fp32(
-    dialect: Dialect, example_bundle: Path, example_table: Path, tmp_path: Path
+    scheme: Scheme, example_bundle: Path, example_table: Path, tmp_path: Path
 ) -> None:
     bundle, table = load_bundle(example_bundle), load_table(example_table)
     golden = load_golden(bundle.golden_path)
@@ -138,8 +139,8 @@ def test_the_example_comes_closer_to_fp32(
     for name, means in (("off", {}), ("on", table.means)):
         model = load_model(bundle.model_path)
         expose(model, "logits")
-        placement = place(model.graph, dialect, lambda _: True)
-        write_qdq(model.graph, placement, table.ranges, dialect, means)
+        placement = place(model.graph, scheme, lambda _: True)
+        write_qdq(model.graph, placement, table.ranges, scheme, means)
         save_model(model, tmp_path / f"{name}.onnx")
         backend = OnnxRuntimeBackend(tmp_path / f"{name}.onnx", literal=True)
         noise[name] = sqnr(golden.logits, answers_of(backend, golden.tiles).logits)

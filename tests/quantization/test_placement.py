@@ -15,12 +15,13 @@ from numpy.typing import NDArray
 from onnx import numpy_helper
 
 from segclip_deploy.artifacts.bundle import load_bundle
+from segclip_deploy.artifacts.onnx_file import block_of
+from segclip_deploy.artifacts.scheme import Scheme
 from segclip_deploy.calibration.calibrate import read_tensors
 from segclip_deploy.calibration.table import Range, load_table
 from segclip_deploy.export.onnx_model import load_model, save_model
-from segclip_deploy.quantization.placement import DIALECTS, Dialect, place
+from segclip_deploy.quantization.placement import place
 from segclip_deploy.quantization.qdq import scale_of, write_qdq
-from segclip_deploy.runtime.blocks import block_of
 from tests.support.graphs import small_model
 
 PROPERTY = settings(derandomize=True, deadline=None, max_examples=150)
@@ -59,8 +60,8 @@ def test_products_with_trained_weights_are_quantized_and_nothing_else(tmp_path: 
         right=weights(32, 16),
         vector=weights(32),
     ).graph
-    for dialect in DIALECTS:
-        placement = place(graph, dialect, everything)
+    for scheme in Scheme:
+        placement = place(graph, scheme, everything)
         assert placement.weights == (
             ("net/conv", 1, 0),
             ("net/deep", 1, 0),
@@ -69,7 +70,7 @@ def test_products_with_trained_weights_are_quantized_and_nothing_else(tmp_path: 
         )
         assert placement.reads == tuple((name, 0) for name, _, _ in placement.weights)
         assert placement.nodes == {"net/conv", "net/deep", "net/gemm", "net/matmul"}
-    chosen = place(graph, "cpu", lambda name: name == "net/deep")
+    chosen = place(graph, Scheme.CPU, lambda name: name == "net/deep")
     assert chosen.nodes == {"net/deep"}
 
 
@@ -93,13 +94,15 @@ def test_the_skip_of_a_residual_sum_is_rounded_and_in_the_cpu_dialect_both_sides
         w=weights(16, 16, 1, 1),
         bias=weights(1, 16, 1, 1),
     ).graph
-    skips = [read for read in place(graph, "tensorrt", everything).reads if "/" in read[0][:4]]
+    skips = [read for read in place(graph, Scheme.TENSORRT, everything).reads if "/" in read[0][:4]]
     adds = {name: index for name, index in skips if name.removeprefix("net/") in "abcd"}
     assert adds == {"net/a": 0, "net/b": 1, "net/c": 0}
-    both = [r for r in place(graph, "cpu", everything).reads if r[0].removeprefix("net/") in "abcd"]
+    both = [
+        r for r in place(graph, Scheme.CPU, everything).reads if r[0].removeprefix("net/") in "abcd"
+    ]
     assert both == [(f"net/{add}", side) for add in "abc" for side in (0, 1)]
     # Where only the first convolution's side is INT8, that is what goes on in its accumulator.
-    reads = place(graph, "tensorrt", lambda name: name != "net/third").reads
+    reads = place(graph, Scheme.TENSORRT, lambda name: name != "net/third").reads
     assert ("net/c", 1) in reads
 
 
@@ -107,7 +110,7 @@ def test_every_convolution_of_the_example_is_int8_but_the_sums(example_bundle: P
     graph = load_model(example_bundle / "model.onnx").graph
     convolutions = [node.name for node in graph if node.op_type == "Conv"]
     trained = {name for name in convolutions if name.startswith(("encoder.", "decoder."))}
-    nodes = place(graph, "tensorrt", everything).nodes
+    nodes = place(graph, Scheme.TENSORRT, everything).nodes
     assert len(trained) == 56
     assert trained <= nodes
     # What the text was folded into, and each level's two projections of five rows.
@@ -132,8 +135,8 @@ def test_whatever_blocks_are_chosen_a_table_has_their_tensors(
     blocks = sorted({block_of(node.name) for node in graph})
     chosen = data.draw(st.sets(st.sampled_from(blocks)))
     nodes = {node.name: node for node in graph}
-    for dialect in DIALECTS:
-        placement = place(graph, dialect, lambda name: block_of(name) in chosen)
+    for scheme in Scheme:
+        placement = place(graph, scheme, lambda name: block_of(name) in chosen)
         read = {nodes[name].inputs[index].name for name, index in placement.reads}
         assert read <= set(read_tensors(graph))
         assert {block_of(name) for name, _ in placement.reads} <= chosen
@@ -160,34 +163,34 @@ def test_what_lies_in_the_range_comes_back_within_half_a_step(
     low, high = sorted((one, other))
     span = Range(low, high, max(-low, high))
     values = np.array([low, 0.0, high, *(low + share * (high - low) for share in shares)])
-    for dialect, levels in (("tensorrt", (-127, 127)), ("cpu", (0, 255))):
-        scale, zero = scale_of(span, dialect)  # type: ignore[arg-type]
+    for scheme, levels in ((Scheme.TENSORRT, (-127, 127)), (Scheme.CPU, (0, 255))):
+        scale, zero = scale_of(span, scheme)
         assert scale.dtype == np.float32
         assert scale > 0
-        assert zero.dtype == (np.int8 if dialect == "tensorrt" else np.uint8)
+        assert zero.dtype == (np.int8 if scheme is Scheme.TENSORRT else np.uint8)
         quantized = np.clip(np.rint(values / scale) + int(zero), *levels)
         back = (quantized - int(zero)) * scale.astype(np.float64)
         assert back[1] == 0
         np.testing.assert_array_less(np.abs(back - values), 0.501 * scale)
 
 
-@pytest.mark.parametrize("dialect", DIALECTS)
+@pytest.mark.parametrize("scheme", Scheme, ids=lambda scheme: scheme.value)
 @pytest.mark.parametrize("magnitude", [0.0, 1e-12, 1e9, 3e38])
-def test_a_scale_is_never_zero_nor_infinite(dialect: Dialect, magnitude: float) -> None:
-    scale, _ = scale_of(Range(-magnitude, magnitude, magnitude), dialect)
-    stored = scale.astype(np.float16 if dialect == "tensorrt" else np.float32)
+def test_a_scale_is_never_zero_nor_infinite(scheme: Scheme, magnitude: float) -> None:
+    scale, _ = scale_of(Range(-magnitude, magnitude, magnitude), scheme)
+    stored = scale.astype(np.float16 if scheme is Scheme.TENSORRT else np.float32)
     assert stored > 0
     assert np.isfinite(stored)
     assert stored == scale  # none is rounded again when it is written beside FP16
 
 
-@pytest.fixture(scope="module", params=DIALECTS)
+@pytest.fixture(scope="module", params=Scheme, ids=lambda scheme: scheme.value)
 def written(
     request: pytest.FixtureRequest,
     tiny_bundle: Path,
     tiny_table: Path,
     tmp_path_factory: pytest.TempPathFactory,
-) -> tuple[Dialect, onnx.GraphProto]:
+) -> tuple[Scheme, onnx.GraphProto]:
     """The tiny model with Q/DQ everywhere and nothing else."""
     model = load_model(load_bundle(tiny_bundle).model_path)
     placement = place(model.graph, request.param, everything)
@@ -198,9 +201,9 @@ def written(
 
 
 def test_scales_in_the_file_are_those_of_the_table(
-    written: tuple[Dialect, onnx.GraphProto], tiny_table: Path
+    written: tuple[Scheme, onnx.GraphProto], tiny_table: Path
 ) -> None:
-    dialect, graph = written
+    scheme, graph = written
     ranges = load_table(tiny_table).ranges
     constant = constants_of(graph)
     quantizers = [node for node in graph.node if node.op_type == "QuantizeLinear"]
@@ -208,7 +211,7 @@ def test_scales_in_the_file_are_those_of_the_table(
     for node in quantizers:
         tensor, scale, zero = node.input
         span = ranges[tensor]
-        if dialect == "tensorrt":
+        if scheme is Scheme.TENSORRT:
             step = np.float16(span.magnitude / 127)
             assert constant(scale) == max(step, np.finfo(np.float16).tiny)
             assert constant(zero) == 0
@@ -225,14 +228,14 @@ def test_scales_in_the_file_are_those_of_the_table(
 
 
 def test_weights_come_back_within_half_a_step_of_their_channel(
-    written: tuple[Dialect, onnx.GraphProto], tiny_bundle: Path
+    written: tuple[Scheme, onnx.GraphProto], tiny_bundle: Path
 ) -> None:
-    dialect, graph = written
+    scheme, graph = written
     before = onnx.load(tiny_bundle / "model.onnx").graph
     original, constant = constants_of(before), constants_of(graph)
     read = {node.name: node.input[1] for node in before.node if len(node.input) > 1}
     made = {node.output[0]: node for node in graph.node}
-    top = 127 if dialect == "tensorrt" else 63
+    top = 127 if scheme is Scheme.TENSORRT else 63
     products = [
         node
         for node in graph.node

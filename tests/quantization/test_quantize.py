@@ -19,14 +19,16 @@ from click.testing import CliRunner, Result
 from segclip_deploy.artifacts.bundle import load_bundle
 from segclip_deploy.artifacts.files import sha256_file
 from segclip_deploy.artifacts.golden import load_golden
+from segclip_deploy.artifacts.onnx_file import block_of
+from segclip_deploy.artifacts.plan import PrecisionPlan, load_plan, save_plan
+from segclip_deploy.artifacts.scheme import Scheme
 from segclip_deploy.calibration.table import load_table, save_table
 from segclip_deploy.cli import main
 from segclip_deploy.errors import BadArtifact, BadInput, GateFailed, StaleArtifact
 from segclip_deploy.export.onnx_model import load_model
-from segclip_deploy.planning.plan import PrecisionPlan, load_plan, save_plan, uniform_plan
 from segclip_deploy.quantization.activation_absmax import _groups, find_extremes
+from segclip_deploy.quantization.block_precision import uniform_plan
 from segclip_deploy.quantization.quantize import quantize, sqnr
-from segclip_deploy.runtime.blocks import block_of
 from segclip_deploy.runtime.targets.onnxruntime import OnnxRuntimeBackend
 from segclip_deploy.runtime.verify import MIN_AGREEMENT
 from tests.conftest import uniformly
@@ -52,12 +54,12 @@ def test_the_example_keeps_its_labels_and_its_bundle_says_how_it_was_made(
     example_bundle: Path,
     example_table: Path,
 ) -> None:
-    dialect, precision = kind
-    bundle = load_bundle(quantized(dialect, precision))
+    scheme, precision = kind
+    bundle = load_bundle(quantized(scheme, precision))
     record, parent = bundle.record, load_bundle(example_bundle)
     assert record["quality"]["label_agreement"] >= agreement
     assert record["quality"]["logit_sqnr_db"] >= decibels
-    assert (bundle.precision, bundle.dialect) == (precision, dialect)
+    assert (bundle.precision, bundle.scheme) == (precision, Scheme(scheme))
     assert (bundle.input, bundle.outputs) == (parent.input, parent.outputs)
     assert bundle.vocabulary == parent.vocabulary
     assert record["parents"]["bundle"] == sha256_file(example_bundle / "bundle.json")
@@ -79,7 +81,7 @@ def test_the_example_keeps_its_labels_and_its_bundle_says_how_it_was_made(
     assert record["quality"]["label_agreement"] == pytest.approx(1 - flips / golden.labels.size)
     # What no engine can be nearer to its file than: the margin of the flight check.
     assert record["quality"]["literal_agreement"] > MIN_AGREEMENT[precision]
-    if dialect == "cpu":
+    if scheme == "cpu":
         assert record["quality"]["literal_agreement"] == 1
         assert (golden.literal != golden.labels).sum() == flips
     graph = onnx.load(bundle.model_path).graph
@@ -165,7 +167,7 @@ def test_the_tensorrt_dialect_builds_in_tensorrt_rtx(
 def plan(tiny_bundle: Path) -> PrecisionPlan:
     """INT8 wherever it can be."""
     bundle = load_bundle(tiny_bundle)
-    return uniform_plan(bundle, load_model(bundle.model_path).graph, "tensorrt", "int8")
+    return uniform_plan(bundle, load_model(bundle.model_path).graph, Scheme.TENSORRT, "int8")
 
 
 def test_a_plan_is_read_as_it_was_written(plan: PrecisionPlan, tmp_path: Path) -> None:
@@ -205,8 +207,8 @@ def test_fp16_all_the_way_leaves_no_dead_cast_behind(
     """The logits are looked at in FP32 when the bundle is made, and are no output of it."""
     bundle = load_bundle(example_bundle)
     graph = load_model(bundle.model_path).graph
-    fp16 = uniform_plan(bundle, graph, "tensorrt", "fp16")
-    low = PrecisionPlan("tensorrt", fp16.bundle, dict.fromkeys(fp16.blocks, "fp16"))
+    fp16 = uniform_plan(bundle, graph, Scheme.TENSORRT, "fp16")
+    low = PrecisionPlan(Scheme.TENSORRT, fp16.bundle, dict.fromkeys(fp16.blocks, "fp16"))
     quantize(bundle, tmp_path / "b", plan=low, table=None)
     nodes = onnx.load(tmp_path / "b" / "model.onnx").graph.node
     read = {name for node in nodes for name in node.input} | {"labels"}
@@ -237,12 +239,12 @@ def int8_where_nothing_can_be(data: dict[str, Any]) -> None:
     data["blocks"]["head"] = "int8"
 
 
-def unknown_dialect(data: dict[str, Any]) -> None:
-    data["dialect"] = "dla"
+def unknown_scheme(data: dict[str, Any]) -> None:
+    data["scheme"] = "dla"
 
 
 def half_on_a_cpu(data: dict[str, Any]) -> None:
-    data["dialect"] = "cpu"
+    data["scheme"] = "cpu"
 
 
 def other_bundle(data: dict[str, Any]) -> None:
@@ -266,7 +268,7 @@ def flat_blocks(data: dict[str, Any]) -> None:
         (unknown_precision, "head is 'int4', not int8 or fp16 or fp32"),
         (list_for_a_precision, "head is ['int8'], not int8 or fp16 or fp32"),
         (int8_where_nothing_can_be, "nothing in it can be int8; write head: fp16"),
-        (unknown_dialect, "dialect 'dla' is not tensorrt or cpu"),
+        (unknown_scheme, "scheme 'dla' is not tensorrt or cpu"),
         (half_on_a_cpu, "is 'fp16', not int8 or fp32"),
         (other_bundle, "made for another bundle than"),
         (no_blocks, "not a precision plan"),
@@ -309,19 +311,19 @@ def test_what_is_no_plan_is_refused(text: str, tmp_path: Path) -> None:
     ("arguments", "code", "said"),
     [
         (["{tiny}"], 2, "Missing option '-o'"),
-        (["{tiny}", "-o", "{tmp}/o"], 2, "--plan, or --dialect with --precision"),
-        (["{tiny}", "-o", "{tmp}/o", "--dialect", "cpu"], 2, "--precision"),
-        (["{tiny}", "-o", "{tmp}/o", "--precision", "int8"], 2, "--dialect"),
+        (["{tiny}", "-o", "{tmp}/o"], 2, "--plan, or --scheme with --precision"),
+        (["{tiny}", "-o", "{tmp}/o", "--scheme", "cpu"], 2, "--precision"),
+        (["{tiny}", "-o", "{tmp}/o", "--precision", "int8"], 2, "--scheme"),
         (["{tiny}", "-o", "{tmp}/o", "--plan", "p", "--precision", "int8"], 2, "plan"),
-        (["{tiny}", "-o", "{tmp}/o", "--dialect", "cpu", "--precision", "fp8"], 2, "fp8"),
-        (["{tiny}", "-o", "{tmp}/o", "--dialect", "dla", "--precision", "int8"], 2, "dla"),
+        (["{tiny}", "-o", "{tmp}/o", "--scheme", "cpu", "--precision", "fp8"], 2, "fp8"),
+        (["{tiny}", "-o", "{tmp}/o", "--scheme", "dla", "--precision", "int8"], 2, "dla"),
         (
-            ["{tiny}", "-o", "{tmp}/o", "--dialect", "cpu", "--precision", "fp16"],
+            ["{tiny}", "-o", "{tmp}/o", "--scheme", "cpu", "--precision", "fp16"],
             1,
             "CPU engines do not compute in FP16; use --precision int8",
         ),
         (
-            ["{tiny}", "-o", "{tmp}/o", "--dialect", "cpu", "--precision", "int8"],
+            ["{tiny}", "-o", "{tmp}/o", "--scheme", "cpu", "--precision", "int8"],
             1,
             "--table: INT8 needs a calibration table; segclip-deploy calibrate BUNDLE",
         ),
@@ -330,7 +332,7 @@ def test_what_is_no_plan_is_refused(text: str, tmp_path: Path) -> None:
                 "{open}",
                 "-o",
                 "{tmp}/o",
-                "--dialect",
+                "--scheme",
                 "cpu",
                 "--precision",
                 "int8",
@@ -341,11 +343,11 @@ def test_what_is_no_plan_is_refused(text: str, tmp_path: Path) -> None:
             "measured in another bundle than {open}; segclip-deploy calibrate {open}",
         ),
         (
-            ["{tiny}", "-o", "{tiny}", "--dialect", "tensorrt", "--precision", "fp16"],
+            ["{tiny}", "-o", "{tiny}", "--scheme", "tensorrt", "--precision", "fp16"],
             1,
             "{tiny}: this is the FP32 bundle itself",
         ),
-        (["{tmp}", "-o", "{tmp}/o", "--dialect", "cpu", "--precision", "int8"], 1, "not a bundle"),
+        (["{tmp}", "-o", "{tmp}/o", "--scheme", "cpu", "--precision", "int8"], 1, "not a bundle"),
     ],
 )
 def test_mistakes_end_in_one_line_that_says_what_to_do(
@@ -378,7 +380,7 @@ def small_fp16(
 @pytest.mark.parametrize(
     "command",
     [
-        ("quantize", "--dialect", "tensorrt", "--precision", "int8"),
+        ("quantize", "--scheme", "tensorrt", "--precision", "int8"),
         ("calibrate", "--tiles", "/no/such/tiles"),  # refused before any is read
     ],
 )
@@ -406,7 +408,7 @@ def test_a_library_caller_cannot_mix_up_plans_and_tables_either(
     loaded = load_bundle(open_bundle)
     with pytest.raises(StaleArtifact, match="made for another bundle"):
         quantize(loaded, tmp_path / "o", plan=plan, table=None)
-    own = uniform_plan(loaded, load_model(loaded.model_path).graph, "cpu", "int8")
+    own = uniform_plan(loaded, load_model(loaded.model_path).graph, Scheme.CPU, "int8")
     with pytest.raises(StaleArtifact, match="measured in another bundle"):
         quantize(loaded, tmp_path / "o", plan=own, table=load_table(tiny_table))
     with pytest.raises(BadInput, match="--table"):
@@ -420,8 +422,8 @@ def test_any_batch_of_a_range_stays_open_and_is_verified(open_bundle: Path, tmp_
     table = calibrated(open_bundle, [EXAMPLE / "images"], 16)
     # Untrained, its labels hang by half a step of INT8. Biases of zero leave none to round.
     save_table(table, replace(load_table(table), means={}))
-    for dialect, precision in KINDS:
-        out = uniformly(open_bundle, table, tmp_path / f"{dialect}-{precision}", dialect, precision)
+    for scheme, precision in KINDS:
+        out = uniformly(open_bundle, table, tmp_path / f"{scheme}-{precision}", scheme, precision)
         bundle = load_bundle(out)
         assert bundle.outputs == ("labels", "margin", "logits")
         result = call("verify", out, "--json")
@@ -444,7 +446,7 @@ def test_a_failure_leaves_nothing_and_keeps_the_old(
         raise OSError(28, "No space left on device", str(out))
 
     monkeypatch.setattr("segclip_deploy.quantization.quantize.save_golden", full)
-    arguments = ("--dialect", "cpu", "--precision", "int8", "--table", tiny_table, "-o", out)
+    arguments = ("--scheme", "cpu", "--precision", "int8", "--table", tiny_table, "-o", out)
     result = call("quantize", tiny_bundle, *arguments)
     assert result.exit_code == 1
     assert result.stderr.splitlines()[-1] == f"error: {out}: No space left on device"
@@ -458,7 +460,7 @@ def test_what_is_not_finite_is_not_written(tiny_bundle: Path, tmp_path: Path) ->
         set_constant(graph, head.input[0], lambda old: np.full_like(old, np.nan))
 
     broken = load_bundle(edited(tiny_bundle, tmp_path / "b", poison))
-    plan = uniform_plan(broken, load_model(broken.model_path).graph, "tensorrt", "fp16")
+    plan = uniform_plan(broken, load_model(broken.model_path).graph, Scheme.TENSORRT, "fp16")
     with pytest.raises(GateFailed, match="logits are not finite on golden tile 0"):
         quantize(broken, tmp_path / "o", plan=plan, table=None)
     assert [p.name for p in tmp_path.iterdir()] == ["b"]
@@ -476,7 +478,7 @@ def test_fp16_that_would_overflow_is_seen_and_kept_fp32(
 
     long = load_bundle(edited(example_bundle, tmp_path / "b", lengthen))
     assert call("verify", long.path).exit_code == 0
-    plan = uniform_plan(long, load_model(long.model_path).graph, "tensorrt", "fp16")
+    plan = uniform_plan(long, load_model(long.model_path).graph, Scheme.TENSORRT, "fp16")
     record = quantize(long, tmp_path / "o", plan=plan, table=None).record
     assert record["quality"]["label_agreement"] >= 0.998
     assert "reaches" in record["islands"]["decoder.4/Conv_2"]

@@ -17,6 +17,7 @@ from onnx import helper, numpy_helper
 from segclip_deploy.artifacts.bundle import load_bundle
 from segclip_deploy.artifacts.files import sha256_file
 from segclip_deploy.artifacts.golden import load_golden, save_golden
+from segclip_deploy.artifacts.scheme import Scheme
 from segclip_deploy.calibration.ranges import METHODS, Histogram
 from segclip_deploy.export.onnx_model import load_model, observer, save_model
 from segclip_deploy.export.parity import answers_of
@@ -73,7 +74,7 @@ def run(model: Any, path: Path, image: NDArray[np.float32]) -> list[NDArray[np.f
 
 def in_int8(model: Any, path: Path, image: NDArray[np.float32]) -> list[NDArray[np.float32]]:
     """The answers of the whole graph in INT8 with the ranges of this very image."""
-    placement = place(model.graph, "tensorrt", lambda _: True)
+    placement = place(model.graph, Scheme.TENSORRT, lambda _: True)
     assert len(placement.weights) == 2
     nodes = {node.name: node for node in model.graph}
     names = list(dict.fromkeys(nodes[n].inputs[i].name for n, i in placement.reads))
@@ -83,7 +84,7 @@ def in_int8(model: Any, path: Path, image: NDArray[np.float32]) -> list[NDArray[
         seen = Histogram()
         seen.add(values)
         ranges[name] = METHODS["minmax"](seen)
-    write_qdq(model.graph, placement, ranges, "tensorrt")
+    write_qdq(model.graph, placement, ranges, Scheme.TENSORRT)
     return run(model, path, image)
 
 
@@ -180,12 +181,12 @@ def test_the_command_writes_a_bundle_that_goes_on_like_any_other(
     table = tmp_path / "t.json"
     assert call("calibrate", out, "-o", table, *images).exit_code == 0
     # The parent's table is not its own.
-    stale = call("quantize", source, "--table", table, "-o", tmp_path / "q", "--dialect", "cpu")
+    stale = call("quantize", source, "--table", table, "-o", tmp_path / "q", "--scheme", "cpu")
     assert stale.exit_code == 1
     assert "measured in another bundle" in stale.stderr
     made = call(
         "quantize", out, "--table", table, "-o", tmp_path / "q",
-        "--dialect", "tensorrt", "--precision", "int8",
+        "--scheme", "tensorrt", "--precision", "int8",
     )  # fmt: skip
     assert made.exit_code == 0, made.output
 

@@ -12,16 +12,17 @@ import pytest
 from segclip_deploy.artifacts.bundle import RECORD_FILE, Bundle, load_bundle
 from segclip_deploy.artifacts.files import sha256_file
 from segclip_deploy.artifacts.golden import load_golden
-from segclip_deploy.artifacts.onnx_file import initializer_names
+from segclip_deploy.artifacts.onnx_file import block_of, initializer_names
+from segclip_deploy.artifacts.plan import PrecisionPlan
+from segclip_deploy.artifacts.scheme import Scheme
 from segclip_deploy.calibration.calibrate import read_tensors
 from segclip_deploy.calibration.ranges import METHODS, Histogram
 from segclip_deploy.calibration.table import CalibrationTable
 from segclip_deploy.errors import BadArtifact
 from segclip_deploy.export.onnx_model import load_model, observer
-from segclip_deploy.planning.plan import PrecisionPlan, uniform_plan
+from segclip_deploy.quantization.block_precision import uniform_plan
 from segclip_deploy.quantization.placement import place
 from segclip_deploy.quantization.quantize import quantize
-from segclip_deploy.runtime.blocks import block_of
 from segclip_deploy.runtime.build import build_engine
 from segclip_deploy.runtime.targets.tensorrt import builder
 from segclip_deploy.runtime.targets.tensorrt.builder import build_plan
@@ -56,13 +57,13 @@ def plans(tiny_bundle: Path) -> dict[str, PrecisionPlan]:
     """FP16, INT8, and INT8 with two blocks back in FP16; and INT8 for a CPU."""
     bundle = load_bundle(tiny_bundle)
     graph = load_model(bundle.model_path).graph
-    int8 = uniform_plan(bundle, graph, "tensorrt", "int8")
+    int8 = uniform_plan(bundle, graph, Scheme.TENSORRT, "int8")
     assert all(int8.blocks[block] == "int8" for block in SPARED)
     return {
-        "fp16": uniform_plan(bundle, graph, "tensorrt", "fp16"),
+        "fp16": uniform_plan(bundle, graph, Scheme.TENSORRT, "fp16"),
         "int8": int8,
         "mix": replace(int8, blocks={**int8.blocks, **dict.fromkeys(SPARED, "fp16")}),
-        "cpu": uniform_plan(bundle, graph, "cpu", "int8"),
+        "cpu": uniform_plan(bundle, graph, Scheme.CPU, "int8"),
     }
 
 
@@ -143,7 +144,7 @@ def test_an_engine_records_what_its_plan_became(
     graph = load_model(load_bundle(tiny_bundle).model_path).graph
     plan = plans.get(precision)
     blocks = plan.blocks if plan else dict.fromkeys((block_of(n.name) for n in graph), "fp32")
-    nodes = place(graph, "tensorrt", plan.int8).nodes if plan else []
+    nodes = place(graph, Scheme.TENSORRT, plan.int8).nodes if plan else []
     islands = {block_of(name) for name in bundle.record.get("islands", {})}
     assert engine.record["bundle"].get("plan") == (plan and plan.blocks)
     assert network.keys() == blocks.keys()
@@ -173,7 +174,7 @@ def test_text_in_int8_cannot_be_refittable_and_in_fp16_can(bundles: dict[str, Pa
 
 
 @pytest.mark.parametrize(
-    ("precision", "name", "dialect"),
+    ("precision", "name", "scheme"),
     [
         ("int8", "e.ov.onnx", "cpu"),
         ("fp16", "e.ort.onnx", "cpu"),
@@ -182,11 +183,11 @@ def test_text_in_int8_cannot_be_refittable_and_in_fp16_can(bundles: dict[str, Pa
     ],
 )
 def test_a_bundle_of_the_other_dialect_is_refused_with_the_command(
-    precision: str, name: str, dialect: str, bundles: dict[str, Path], tmp_path: Path
+    precision: str, name: str, scheme: str, bundles: dict[str, Path], tmp_path: Path
 ) -> None:
     result = call("build-engine", bundles[precision], "-o", tmp_path / name)
     assert result.exit_code == 1
-    assert f"quantize FP32_BUNDLE --dialect {dialect} --precision int8" in result.stderr
+    assert f"quantize FP32_BUNDLE --scheme {scheme} --precision int8" in result.stderr
     assert len(result.stderr.splitlines()) == 1
     assert list(tmp_path.iterdir()) == []
 
@@ -196,7 +197,7 @@ def test_cpu_engines_in_int8_are_held_to_their_own_labels_and_to_fp32(
 ) -> None:
     source = load_bundle(example_bundle)
     graph = load_model(source.model_path).graph
-    plan = uniform_plan(source, graph, "cpu", "int8")
+    plan = uniform_plan(source, graph, Scheme.CPU, "int8")
     bundle = quantize(source, tmp_path / "int8", plan=plan, table=table_of(source))
     for name in ("e.ov.onnx", "e.ort.onnx"):
         verified = build_engine(bundle, tmp_path / name).record["verified"]

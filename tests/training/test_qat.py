@@ -14,6 +14,8 @@ import torch
 
 from segclip_deploy.artifacts.bundle import InputSpec, load_bundle
 from segclip_deploy.artifacts.files import sha256_file
+from segclip_deploy.artifacts.plan import PrecisionPlan, save_plan
+from segclip_deploy.artifacts.scheme import Scheme
 from segclip_deploy.artifacts.vocabulary import Vocabulary
 from segclip_deploy.calibration.selection import select_tiles
 from segclip_deploy.calibration.table import load_table
@@ -26,8 +28,8 @@ from segclip_deploy.export.parity import answers_of
 from segclip_deploy.model.checkpoint import build_model, load_checkpoint
 from segclip_deploy.model.segclip import SegCLIP
 from segclip_deploy.model.text import save_text_bank
-from segclip_deploy.planning.plan import PrecisionPlan, save_plan, uniform_plan
-from segclip_deploy.quantization.placement import DIALECTS, Dialect, place
+from segclip_deploy.quantization.block_precision import uniform_plan
+from segclip_deploy.quantization.placement import place
 from segclip_deploy.quantization.qdq import write_qdq
 from segclip_deploy.quantization.quantize import sqnr
 from segclip_deploy.runtime.targets.onnxruntime import OnnxRuntimeBackend
@@ -59,11 +61,11 @@ def decoding(model: SegCLIP, checkpoint: Any) -> Callable[[Any], Any]:
     return run
 
 
-@pytest.mark.parametrize("dialect", DIALECTS)
+@pytest.mark.parametrize("scheme", Scheme, ids=lambda scheme: scheme.value)
 @pytest.mark.parametrize("some", [(), ("encoder.stem", "encoder.stage1"), ("decoder.8",)])
 def test_pytorch_rounds_what_the_graph_rounds(
     some: tuple[str, ...],
-    dialect: Dialect,
+    scheme: Scheme,
     tiny_checkpoint: Path,
     tiny_bundle: Path,
     tiny_table: Path,
@@ -72,11 +74,11 @@ def test_pytorch_rounds_what_the_graph_rounds(
     """As many tensors in the same ranges; of few blocks, where noise has no time to spread, the same."""
     bundle, checkpoint = load_bundle(tiny_bundle), load_checkpoint(tiny_checkpoint)
     model, onnx_model = build_model(checkpoint), load_model(bundle.model_path)
-    whole = uniform_plan(bundle, onnx_model.graph, dialect, "int8")
+    whole = uniform_plan(bundle, onnx_model.graph, scheme, "int8")
     low = [name for name in whole.blocks if name in some or (not some and own_weights(name))]
     high = {name: "fp32" for name in whole.blocks if name not in low}
     plan = replace(whole, blocks={**whole.blocks, **high})
-    placement = place(onnx_model.graph, dialect, plan.int8)
+    placement = place(onnx_model.graph, scheme, plan.int8)
     nodes = {node.name: node for node in onnx_model.graph}
     read = {nodes[name].inputs[index].name for name, index in placement.reads}
 
@@ -92,7 +94,7 @@ def test_pytorch_rounds_what_the_graph_rounds(
         theirs = sorted(getattr(table[name], kind) for name in read)
         np.testing.assert_allclose(ours, theirs, rtol=5e-3, atol=1e-3)
 
-    write_qdq(onnx_model.graph, placement, table, dialect)
+    write_qdq(onnx_model.graph, placement, table, scheme)
     save_model(onnx_model, tmp_path / "m.onnx")
     backend = OnnxRuntimeBackend(tmp_path / "m.onnx", literal=True)
     wanted = answers_of(backend, np.concatenate(pixels[:4])).logits
@@ -108,7 +110,7 @@ def test_every_convolution_of_the_example_is_fake_quantized() -> None:
     model = build_model(load_checkpoint(EXAMPLE / "model.safetensors"))
     blocks = products_of(model)
     assert len(blocks) == 56  # as many as test_placement counts in the graph
-    plan = PrecisionPlan("tensorrt", "", dict.fromkeys(blocks.values(), "int8"))
+    plan = PrecisionPlan(Scheme.TENSORRT, "", dict.fromkeys(blocks.values(), "int8"))
     assert len(FakeQuant(model, plan, {}).paths) == 56
 
 
@@ -129,7 +131,9 @@ def test_rounding_lets_gradients_through_to_every_weight_that_is_rounded(
 
 def int8_everywhere(checkpoint: Path) -> PrecisionPlan:
     blocks = products_of(build_model(load_checkpoint(checkpoint))).values()
-    return PrecisionPlan("tensorrt", "0" * 64, {**dict.fromkeys(blocks, "int8"), "head": "fp16"})
+    return PrecisionPlan(
+        Scheme.TENSORRT, "0" * 64, {**dict.fromkeys(blocks, "int8"), "head": "fp16"}
+    )
 
 
 @pytest.fixture(scope="module")

@@ -14,8 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segclip_deploy._optional import require
-from segclip_deploy.artifacts.onnx_file import makers
-from segclip_deploy.runtime.blocks import block_of
+from segclip_deploy.artifacts.onnx_file import block_of, makers
 from segclip_deploy.runtime.targets.openvino import settings
 
 __all__ = [

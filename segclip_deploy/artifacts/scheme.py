@@ -1,0 +1,81 @@
+"""Quantization schemes: how INT8 and FP16 are written into an ONNX file, by whose kernels execute it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+from typing import Literal, get_args
+
+__all__ = ["PRECISIONS", "Precision", "Rules", "Scheme"]
+
+Precision = Literal["int8", "fp16", "fp32"]
+
+PRECISIONS: tuple[Precision, ...] = get_args(Precision)
+"""The lowest first."""
+
+
+@dataclass(frozen=True)
+class Rules:
+    """What an engine needs of the Q/DQ pairs and casts in its model.
+
+    Attributes:
+        engines: what executes it, for people.
+        levels: least and greatest level of an activation. A negative least one makes them symmetric.
+        weight_limit: greatest level of a weight, to each side of zero.
+        precisions: that a block may have, the lowest first.
+        high: what runs beside INT8.
+        both_addends: whether an Add reads both of its inputs in INT8. Otherwise the product before it
+            fuses with the Add, and only the skip input is rounded.
+        literal: whether engines execute Q/DQ as ONNX defines it. Otherwise ONNX Runtime's fused
+            kernels are the measure.
+    """
+
+    engines: str
+    levels: tuple[int, int]
+    weight_limit: int
+    precisions: tuple[Precision, ...]
+    high: Precision
+    both_addends: bool
+    literal: bool
+
+    @property
+    def symmetric(self) -> bool:
+        """Whether zero is the middle level of an activation."""
+        return self.levels[0] < 0
+
+
+class Scheme(Enum):
+    """A quantization scheme; its value is its name in records and on the command line."""
+
+    TENSORRT = "tensorrt"
+    CPU = "cpu"
+
+    @property
+    def rules(self) -> Rules:
+        """What it asks for."""
+        return _RULES[self]
+
+
+_RULES = {
+    Scheme.TENSORRT: Rules(
+        engines="TensorRT, TensorRT-RTX",
+        levels=(-127, 127),
+        weight_limit=127,
+        precisions=("int8", "fp16", "fp32"),
+        high="fp16",
+        both_addends=False,
+        literal=True,
+    ),
+    Scheme.CPU: Rules(
+        engines="OpenVINO, ONNX Runtime",
+        levels=(0, 255),
+        # A CPU without VNNI adds two products U8·S8 in 16 bits, which overflow silently above
+        # 2·255·64; seven bits compute the same on every processor.
+        weight_limit=63,
+        # It has no FP16. Where it has BF16, OpenVINO takes that at load.
+        precisions=("int8", "fp32"),
+        high="fp32",
+        both_addends=True,
+        literal=False,
+    ),
+}
