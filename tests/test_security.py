@@ -81,7 +81,7 @@ def test_kernels_are_compiled_from_the_packages_own_source_only() -> None:
     ]
     assert compiled == ["kernel_source()"]
     assert not any(name.endswith("SourceModule") for _, name, _ in calls())
-    own = PACKAGE / "runtime" / "kernels" / "decode.cu"
+    own = PACKAGE / "runtime" / "targets" / "tensorrt" / "decode.cu"
     assert kernel_source() == own.read_text()
     assert [p.name for p in PACKAGE.rglob("*.cu")] == ["decode.cu"]
 
