@@ -153,6 +153,7 @@ def targets(folder: Path) -> dict[str, Target]:
     from PIL import Image
 
     from segclip_deploy.artifacts.bundle import BUNDLE_SCHEMA, load_bundle
+    from segclip_deploy.artifacts.engine import ENGINE_SCHEMA, golden_path, load_engine, record_path
     from segclip_deploy.artifacts.files import sha256_file
     from segclip_deploy.artifacts.golden import Golden, load_golden, save_golden
     from segclip_deploy.artifacts.onnx_file import check_self_contained, initializer_names, makers
@@ -163,7 +164,6 @@ def targets(folder: Path) -> dict[str, Target]:
     from segclip_deploy.model.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
     from segclip_deploy.model.spec import ModelSpec, load_spec
     from segclip_deploy.model.text import TextBank, load_text_bank, save_text_bank, unit_rows
-    from segclip_deploy.runtime.engine import ENGINE_SCHEMA, golden_path, load_engine, sidecar
     from segclip_deploy.runtime.inference.frame import read_frame, read_mask
     from segclip_deploy.runtime.io.raster.geotiff import ground_sample_distance, is_georeferenced
     from segclip_deploy.runtime.io.telemetry.exif import read_capture
@@ -229,7 +229,7 @@ def targets(folder: Path) -> dict[str, Target]:
         load_bundle(bundle)
 
     def read_engine(path: Path) -> None:
-        sidecar(engine).write_bytes(path.read_bytes())
+        record_path(engine).write_bytes(path.read_bytes())
         load_engine(engine)
 
     def read_split(path: Path) -> None:

@@ -15,10 +15,11 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from segclip_deploy.artifacts.bundle import Bundle, InputSpec, load_bundle
+    from segclip_deploy.artifacts.engine import Engine, load_engine
     from segclip_deploy.artifacts.vocabulary import Vocabulary, load_vocabulary
     from segclip_deploy.errors import SegclipError
     from segclip_deploy.runtime.build import build_engine
-    from segclip_deploy.runtime.engine import Engine, load_engine, open_segmenter
+    from segclip_deploy.runtime.engine import open_segmenter
     from segclip_deploy.runtime.inference.frame import Frame, read_frame
     from segclip_deploy.runtime.inference.segmenter import LabelMap, Segmenter, StageTimes
     from segclip_deploy.runtime.targets.fake import FakeBackend
@@ -46,6 +47,7 @@ __all__ = [
 
 _HOMES = (
     "artifacts.bundle",
+    "artifacts.engine",
     "artifacts.vocabulary",
     "errors",
     "runtime.build",

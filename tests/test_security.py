@@ -16,13 +16,13 @@ import onnx
 import pytest
 
 from segclip_deploy.artifacts.bundle import load_bundle
+from segclip_deploy.artifacts.engine import load_engine, record_path
 from segclip_deploy.artifacts.files import sha256_file
 from segclip_deploy.artifacts.onnx_file import check_self_contained
 from segclip_deploy.artifacts.vocabulary import load_vocabulary
 from segclip_deploy.errors import BadArtifact, BadInput
 from segclip_deploy.model.text import load_text_bank
 from segclip_deploy.runtime.build import build_engine
-from segclip_deploy.runtime.engine import load_engine, sidecar
 from segclip_deploy.runtime.targets.tensorrt.kernels import kernel_source
 from tests.conftest import ROOT
 from tests.support.helpers import call, edited
@@ -121,8 +121,8 @@ def test_a_model_with_data_in_other_files_is_refused(
     engine = tmp_path / "e.ort.onnx"
     build_engine(load_bundle(tiny_bundle), engine)
     shutil.copy(tmp_path / "b" / "model.onnx", engine)
-    record = {**json.loads(sidecar(engine).read_text()), "engine_sha256": sha256_file(engine)}
-    sidecar(engine).write_text(json.dumps(record))
+    record = {**json.loads(record_path(engine).read_text()), "engine_sha256": sha256_file(engine)}
+    record_path(engine).write_text(json.dumps(record))
     with pytest.raises(BadArtifact, match="'secret' lies in another file"):
         load_engine(engine)
 

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from segclip_deploy.cli.options import PATH, class_iou, json_option
+from segclip_deploy.artifacts.scheme import PRECISIONS
+from segclip_deploy.cli.options import PATH, class_iou, json_option, known_target
 from segclip_deploy.cli.output import print_json, print_table, stage_bar
 
 if TYPE_CHECKING:
@@ -26,15 +27,16 @@ __all__ = ["benchmark"]
     "--target",
     "targets",
     multiple=True,
-    type=click.Choice(["openvino", "onnxruntime", "tensorrt", "tensorrt-rtx"]),
-    help="May be repeated.  [default: all that run here]",
+    metavar="TARGET",
+    callback=known_target,
+    help="As segclip-deploy doctor lists them; may be repeated.  [default: all that run here]",
 )
 @click.option(
     "--precision",
     "precisions",
     multiple=True,
-    type=click.Choice(["fp32", "fp16", "int8", "planned"]),
-    default=("fp32", "fp16", "int8", "planned"),
+    type=click.Choice([*PRECISIONS, "planned"]),
+    default=(*PRECISIONS, "planned"),
     help="May be repeated.  [default: all]",
 )
 @click.option(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,8 +15,9 @@ from segclip_deploy.cli.options import PATH, json_option
 from segclip_deploy.cli.output import print_json, progress_bar, stage_bar
 
 if TYPE_CHECKING:
-    from segclip_deploy.planning.workflows import Wanted
-    from segclip_deploy.runtime.targets.tensorrt.builder import Progress
+    from segclip_deploy.artifacts.engine import Built
+    from segclip_deploy.planning.build import BuildPrecision
+    from segclip_deploy.progress import Report
 
 __all__ = ["build_engine"]
 
@@ -35,8 +36,13 @@ def _capabilities(_: click.Context, __: click.Parameter, text: str | None) -> tu
     "--out",
     type=PATH,
     required=True,
-    help="NAME.engine (TensorRT), NAME.rtx (TensorRT-RTX), NAME.ov.onnx (OpenVINO) or "
-    "NAME.ort.onnx (ONNX Runtime).",
+    help="Its suffix selects the target: NAME.engine (TensorRT), NAME.rtx (TensorRT-RTX), NAME.ov.onnx "
+    "(OpenVINO) or NAME.ort.onnx (ONNX Runtime).",
+)
+@click.option(
+    "--device",
+    metavar="NAME",
+    help="Of the target's devices, which segclip-deploy doctor lists.  [default: its first]",
 )
 @click.option(
     "--compute-capability",
@@ -101,7 +107,7 @@ def _capabilities(_: click.Context, __: click.Parameter, text: str | None) -> tu
 def build_engine(
     bundle: Path,
     out: Path,
-    precision: Wanted | None,
+    precision: BuildPrecision | None,
     calib: Path | None,
     dataset: Path | None,
     max_miou_drop: float,
@@ -116,17 +122,18 @@ def build_engine(
         raise click.UsageError("--calib and --eval go with --precision")
     from segclip_deploy.artifacts.bundle import load_bundle
     from segclip_deploy.runtime.build import build_engine as build
-    from segclip_deploy.runtime.targets.tensorrt.options import BuildOptions
+    from segclip_deploy.runtime.targets.base import BuildOptions
 
     built = BuildOptions(**options)
+    times = None
     if precision is None:
-        with _phases() as progress:
-            engine, times = build(load_bundle(bundle), out, options=built, progress=progress), None
+        with _phases() as phases:
+            engine = build(load_bundle(bundle), out, options=built, report=phases)
     else:
-        from segclip_deploy.planning.workflows import build_wanted
+        from segclip_deploy.planning.build import build_at_precision
 
         with stage_bar() as report:
-            engine, times = build_wanted(
+            engine, times = build_at_precision(
                 load_bundle(bundle),
                 out,
                 precision,
@@ -136,45 +143,43 @@ def build_engine(
                 options=built,
                 report=report,
             )
+    record = engine.record
     if as_json:
-        print_json(engine.record)
+        print_json(record.to_json())
         return
     if times:
         click.echo(
             ", ".join(f"{name} {ms:.1f} ms" for name, ms in times.items()) + ": the faster stays"
         )
-    record = engine.record
-    click.echo(
-        f"{out}: {record['bytes'] / 1e6:.1f} MB, built in {record['build']['seconds']:.1f} s"
-    )
-    for line in _told(record):
+    click.echo(f"{out}: {record.bytes / 1e6:.1f} MB, built in {record.built.build.seconds:.1f} s")
+    for line in _told(record.built):
         click.echo(f"  {line}")
 
 
-def _told(record: Mapping[str, Any]) -> Iterator[str]:
-    build = record["build"]
-    if build.get("search"):
-        yield measured(build["search"])
-    cache = build.get("timing_cache")
-    if cache:
-        known = "an unknown number of" if cache["known"] is None else cache["known"]
-        yield f"timing cache {cache['path']}: {known} measurements known, {cache['new']} new"
-    if record["verified"]:
-        yield f"{record['verified']['engine']}: flight check passed"
+def _told(built: Built) -> Iterator[str]:
+    if built.build.search:
+        yield measured(built.build.search)
+    if cache := built.build.timing_cache:
+        known = "an unknown number of" if cache.known is None else cache.known
+        yield f"timing cache {cache.path}: {known} measurements known, {cache.new} new"
+    if built.verified:
+        yield f"{built.verified.engine}: flight check passed"
     else:
-        yield f"NOT verified: {record['not_verified']}. On the machine that flies: segclip-deploy verify"
+        yield f"NOT verified: {built.not_verified}. On the machine that flies: segclip-deploy verify"
 
 
 @contextmanager
-def _phases() -> Iterator[Progress | None]:
+def _phases() -> Iterator[Report]:
     """A bar for each phase of a build that is going on, where someone watches."""
     bar = progress_bar("steps")
     if not bar.console.is_terminal:
-        yield None
+        from segclip_deploy.progress import silent
+
+        yield silent
         return
     tasks: dict[str, Any] = {}
 
-    def progress(phase: str, done: int, steps: int) -> None:
+    def report(phase: str, done: int, steps: int) -> None:
         bar.start()
         if phase not in tasks:
             tasks[phase] = bar.add_task(phase, total=steps)
@@ -183,6 +188,6 @@ def _phases() -> Iterator[Progress | None]:
             bar.remove_task(tasks.pop(phase))
 
     try:
-        yield progress
+        yield report
     finally:
         bar.stop()

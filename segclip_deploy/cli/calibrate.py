@@ -38,7 +38,7 @@ def calibrate(
     Killed? The same command goes on.
     """
     from segclip_deploy.artifacts.bundle import load_bundle
-    from segclip_deploy.planning.workflows import calibrate_on
+    from segclip_deploy.quantization.from_tiles import calibrate_on
 
     with stage_bar() as report:
         table, chosen = calibrate_on(

@@ -28,9 +28,15 @@ def doctor(as_json: bool) -> None:
         click.echo(f"{name:15} {value}")
     print_table(
         "",
-        ["target", "build", "run"],
+        ["target", "engine", "build", "run", "devices"],
         [
-            [name, "yes" if can["build"] else "NO", "yes" if can["run"] else "NO"]
+            [
+                name,
+                can["engine"],
+                "yes" if can["build"] else "NO",
+                "yes" if can["run"] else "NO",
+                ", ".join(can["devices"]),
+            ]
             for name, can in found["targets"].items()
         ],
     )

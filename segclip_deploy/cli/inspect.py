@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from segclip_deploy.cli.options import PATH, json_option
 from segclip_deploy.cli.output import print_json, print_table
+
+if TYPE_CHECKING:
+    from segclip_deploy.artifacts.engine import EngineRecord, Search
 
 __all__ = ["inspect", "measured", "print_folding"]
 
@@ -19,13 +22,13 @@ __all__ = ["inspect", "measured", "print_folding"]
 @json_option
 def inspect(path: Path, as_json: bool) -> None:
     """Say what PATH is: a checkpoint, a bundle or an engine, with its classes and parents."""
-    kind, record = _read(path)
+    kind, record, engine = _read(path)
     if as_json:
         print_json({"kind": kind, **record})
         return
     bundle = record.get("bundle", record)  # an engine carries its bundle's record
     click.echo(f"{path}: {kind}")
-    for name, value in _facts(record, bundle):
+    for name, value in (*_facts(bundle), *(_engine_facts(engine) if engine else ())):
         click.echo(f"  {name:12} {value}")
     vocabulary = bundle["vocabulary"]
     print_table(
@@ -48,8 +51,8 @@ def inspect(path: Path, as_json: bool) -> None:
         _print_blocks(bundle["blocks"])
     if bundle.get("folding"):
         print_folding(bundle["folding"])
-    if record.get("network"):
-        _print_layers(record)
+    if engine and engine.built.network:
+        _print_layers(engine)
 
 
 def print_folding(blocks: list[Mapping[str, Any]]) -> None:
@@ -80,7 +83,7 @@ def _print_blocks(blocks: list[Mapping[str, Any]]) -> None:
     )
 
 
-def _read(path: Path) -> tuple[str, dict[str, Any]]:
+def _read(path: Path) -> tuple[str, dict[str, Any], EngineRecord | None]:
     if path.suffix == ".safetensors":
         from segclip_deploy._optional import require
 
@@ -88,7 +91,7 @@ def _read(path: Path) -> tuple[str, dict[str, Any]]:
         from segclip_deploy.model.checkpoint import load_checkpoint
 
         checkpoint = load_checkpoint(path)
-        return "checkpoint", {
+        about = {
             "model": checkpoint.spec.to_json(),
             "vocabulary": checkpoint.vocabulary.to_json(),
             "text_encoder": checkpoint.bank.encoder,
@@ -96,17 +99,18 @@ def _read(path: Path) -> tuple[str, dict[str, Any]]:
             "examples": len(checkpoint.examples),
             "training": dict(checkpoint.training),
         }
+        return "checkpoint", about, None
     if path.is_dir():
         from segclip_deploy.artifacts.bundle import load_bundle
 
-        return "bundle", dict(load_bundle(path).record)
-    from segclip_deploy.runtime.engine import load_engine
+        return "bundle", dict(load_bundle(path).record), None
+    from segclip_deploy.artifacts.engine import load_engine
 
-    engine = load_engine(path)
-    return f"engine for {engine.target}", dict(engine.record)
+    record = load_engine(path).record
+    return f"engine for {record.target}", record.to_json(), record
 
 
-def _facts(record: Mapping[str, Any], bundle: Mapping[str, Any]) -> list[tuple[str, str]]:
+def _facts(bundle: Mapping[str, Any]) -> list[tuple[str, str]]:
     from segclip_deploy.artifacts.bundle import InputSpec
 
     model = bundle["model"]
@@ -124,40 +128,37 @@ def _facts(record: Mapping[str, Any], bundle: Mapping[str, Any]) -> list[tuple[s
     if plan:
         facts.append(("plan mIoU", f"{plan['miou']:.4f}, step {bundle['training']['step']}"))
     facts += [(f"from {name}", digest[:16]) for name, digest in bundle.get("parents", {}).items()]
-    if "verified" in record:
-        facts += _engine_facts(record)
     return facts
 
 
-def _engine_facts(record: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    device, build = record["device"], record["build"]
-    named = {name: value for name, value in device.items() if value and name != "flags"}
+def _engine_facts(record: EngineRecord) -> Iterator[tuple[str, str]]:
+    built = record.built
+    device = built.device.to_json().items()
+    named = {name: v for name, v in device if v and name not in ("flags", "kind")}
     yield (
         "built for",
         ", ".join(f"{name.replace('_', ' ')} {_told(v)}" for name, v in named.items()),
     )
-    yield "built", f"{record['bytes'] / 1e6:.1f} MB in {build['seconds']:.1f} s"
-    if record["arguments"]:
-        yield "options", " ".join(record["arguments"])
-    if record["settings"]:
-        yield "settings", ", ".join(f"{name} {value}" for name, value in record["settings"].items())
-    if "search" in build:
-        yield "measured", measured(build["search"])
-    if len(build.get("tries", ())) > 1:
-        times = (
-            f"{t['median_ms']:.2f} ms{'' if t['passed'] else ' FAILED'}" for t in build["tries"]
-        )
+    yield "built", f"{record.bytes / 1e6:.1f} MB in {built.build.seconds:.1f} s"
+    if record.arguments:
+        yield "options", " ".join(record.arguments)
+    if built.settings:
+        yield "settings", ", ".join(f"{name} {value}" for name, value in built.settings.items())
+    if built.build.search:
+        yield "measured", measured(built.build.search)
+    if len(built.build.tries) > 1:
+        times = (f"{t.median_ms:.2f} ms{'' if t.passed else ' FAILED'}" for t in built.build.tries)
         yield "tries", ", ".join(times)
-    if record["verified"]:
-        yield "verified", f"passed in {record['verified']['engine']}"
+    if built.verified:
+        yield "verified", f"passed in {built.verified.engine}"
     else:
-        yield "verified", f"NO: {record['not_verified']}"
-    yield "from bundle", f"{record['bundle_sha256'][:16]} ({record['bundle_path']})"
+        yield "verified", f"NO: {built.not_verified}"
+    yield "from bundle", f"{record.bundle_sha256[:16]} ({record.bundle_path})"
 
 
-def _print_layers(record: Mapping[str, Any]) -> None:
-    asked, chosen = record["network"], record["blocks"]
-    plan = record["bundle"].get("plan") or dict.fromkeys(asked, record["bundle"]["precision"])
+def _print_layers(record: EngineRecord) -> None:
+    asked, chosen = record.built.network or {}, record.built.blocks
+    plan = record.bundle.get("plan") or dict.fromkeys(asked, record.bundle["precision"])
     print_table(
         "layers by block and type",
         ["block", "plan", "the bundle asks for", "the engine does"],
@@ -178,12 +179,10 @@ def _counts(types: Mapping[str, int]) -> str:
 
 
 def _told(value: Any) -> str:
-    return ", ".join(value) if isinstance(value, list) else str(value)
+    return ", ".join(value) if isinstance(value, (list, tuple)) else str(value)
 
 
-def measured(search: Mapping[str, Any]) -> str:
+def measured(search: Search) -> str:
     """What a search for settings found, and under which conditions."""
-    times = ", ".join(f"{name} {ms:.1f} ms" for name, ms in search["median_ms"].items())
-    return (
-        f"{times} (medians of {search['rounds']}; {search['cores']} cores, load {search['load']})"
-    )
+    times = ", ".join(f"{name} {ms:.1f} ms" for name, ms in search.median_ms.items())
+    return f"{times} (medians of {search.rounds}; {search.cores} cores, load {search.load})"

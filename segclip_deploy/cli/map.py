@@ -127,13 +127,14 @@ def map_(
 def _describe(engine: Path) -> tuple[Vocabulary, bool]:
     """An engine's classes, and whether it runs on a GPU; without opening it, which may not work here."""
     from segclip_deploy.artifacts.bundle import load_bundle
-    from segclip_deploy.runtime.engine import load_engine
-    from segclip_deploy.runtime.targets.tensorrt.library import MODULES
+    from segclip_deploy.artifacts.engine import load_engine
+    from segclip_deploy.runtime.targets.registry import find_target
 
     if engine.is_dir():
         return load_bundle(engine).vocabulary, False
     loaded = load_engine(engine)
-    return loaded.vocabulary, loaded.target in MODULES
+    target = find_target(loaded.record.target, where=engine, fix=loaded.rebuild_command())
+    return loaded.vocabulary, not target.takes_threads
 
 
 def _pool(

@@ -19,6 +19,7 @@ __all__ = [
     "duration",
     "json_option",
     "judging_option",
+    "known_target",
     "model_option",
     "overlap_option",
     "scheme_option",
@@ -61,6 +62,16 @@ text_option = click.option(
 checkpoint_option = click.option(
     "-o", "--out", type=PATH, required=True, help="Checkpoint to write (.safetensors)."
 )
+
+
+def known_target(_context: object, _option: object, names: tuple[str, ...]) -> tuple[str, ...]:
+    """Accept names of targets."""
+    from segclip_deploy.runtime.targets.registry import TARGETS
+
+    for name in names:
+        if name not in TARGETS:
+            raise click.BadParameter(f"{name!r} is not one of {', '.join(TARGETS)}")
+    return names
 
 
 def scheme_option(*, required: bool) -> Callable[[Any], Any]:

@@ -47,12 +47,12 @@ def revocab(
 
 def _refit(path: Path, bundle: Path, as_json: bool) -> None:
     from segclip_deploy.artifacts.bundle import load_bundle
-    from segclip_deploy.runtime.engine import load_engine
-    from segclip_deploy.runtime.refit import refit_engine
+    from segclip_deploy.artifacts.engine import load_engine
+    from segclip_deploy.runtime.build import refit_engine
 
     engine = refit_engine(load_engine(path), load_bundle(bundle))
     if as_json:
-        print_json(engine.record)
+        print_json(engine.record.to_json())
     else:
         click.echo(f"{path}: refitted with the texts of {bundle}, flight check passed")
 

@@ -40,7 +40,7 @@ def smooth(
     The result is an FP32 bundle that computes the same; calibrate, plan and quantize that one.
     """
     from segclip_deploy.artifacts.bundle import load_bundle
-    from segclip_deploy.planning.workflows import smooth_on
+    from segclip_deploy.quantization.from_tiles import smooth_on
 
     with stage_bar() as report:
         made = smooth_on(

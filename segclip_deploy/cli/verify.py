@@ -20,23 +20,21 @@ def verify(engine: Path, as_json: bool) -> None:
     from segclip_deploy.artifacts.golden import load_golden
     from segclip_deploy.errors import GateFailed, StaleArtifact
     from segclip_deploy.runtime.engine import open_engine
-    from segclip_deploy.runtime.verify import check
     from segclip_deploy.runtime.verify import verify as run_checks
 
     try:
         opened = open_engine(engine)
     except StaleArtifact as error:  # edited since it was made: here, that is the check failing
         raise GateFailed(error.what, where=error.where, fix=error.fix) from error
-    verification = run_checks(
-        opened.backend, load_golden(opened.golden_path), opened.vocabulary.names
-    )
-    opened.backend.close()
+    with opened.backend as backend:
+        golden = load_golden(opened.golden_path)
+        verification = run_checks(backend, golden, opened.vocabulary.names)
     if as_json:
-        print_json(verification.to_json())
+        print_json({**verification.to_json(), "passed": verification.passed})
     else:
         print_table(
             f"{engine}: {verification.engine}",
             ["check", "passed", "what was found"],
             [[c.name, "yes" if c.passed else "NO", c.detail] for c in verification.checks],
         )
-    check(verification, where=engine)
+    verification.require(where=engine)

@@ -35,7 +35,7 @@ from segclip_deploy.model.network import load_factory
 from segclip_deploy.runtime.inference.backend import Backend
 from segclip_deploy.runtime.inference.frame import Frame, list_images, prepare, read_frame
 from segclip_deploy.runtime.targets.onnxruntime import OnnxRuntimeBackend
-from segclip_deploy.runtime.verify import check, verify
+from segclip_deploy.runtime.verify import verify
 
 __all__ = ["export_bundle"]
 
@@ -98,11 +98,9 @@ def export_bundle(
         reference = TorchBackend(plain, spec, len(names))
         answers = answers_of(reference, real)
         write_onnx(folded, spec, onnx, text=text_constants(text, checkpoint.bank) if text else ())
-        chain: list[Backend] = [
-            TorchBackend(folded, spec, len(names), "folded"),
-            OnnxRuntimeBackend(onnx, batches=spec.batches),
-        ]
-        parity = [measure_parity(reference.name, answers, engine, names) for engine in chain]
+        with OnnxRuntimeBackend(onnx, batches=spec.batches) as exported:
+            chain: list[Backend] = [TorchBackend(folded, spec, len(names), "folded"), exported]
+            parity = [measure_parity(reference.name, answers, engine, names) for engine in chain]
         for link in parity:
             check_parity(link)
         kept = slice(_GOLDEN)
@@ -114,8 +112,8 @@ def export_bundle(
         if not logits:
             drop_output(onnx, "logits")
         # The last word is the flight check's, on the very file that is handed over.
-        flown = OnnxRuntimeBackend(onnx, batches=spec.batches)
-        check(verify(flown, load_golden(golden), names), where=out)
+        with OnnxRuntimeBackend(onnx, batches=spec.batches) as flown:
+            verify(flown, load_golden(golden), names).require(where=out)
         write_json(
             temporary / RECORD_FILE,
             {

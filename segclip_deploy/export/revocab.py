@@ -35,7 +35,7 @@ from segclip_deploy.export.text_weights import (
 from segclip_deploy.model.text import TextBank
 from segclip_deploy.runtime.inference.windows import LOGIT_STRIDE
 from segclip_deploy.runtime.targets.onnxruntime import OnnxRuntimeBackend
-from segclip_deploy.runtime.verify import check, verify
+from segclip_deploy.runtime.verify import verify
 
 __all__ = ["UNMEASURED", "revocab_bundle"]
 
@@ -79,8 +79,8 @@ def revocab_bundle(
         new = _answer(onnx, old.tiles, bundle)
         save_golden(golden, new)
         # The last word is the flight check's, on the very file that is handed over.
-        flown = OnnxRuntimeBackend(onnx, batches=bundle.input.batches)
-        check(verify(flown, new, vocabulary.names), where=out)
+        with OnnxRuntimeBackend(onnx, batches=bundle.input.batches) as flown:
+            verify(flown, new, vocabulary.names).require(where=out)
         trained = {key: bundle.record[key] for key in ("vocabulary", "text_encoder")}
         files = {file.name: sha256_file(file) for file in (onnx, golden)}
         write_json(
@@ -185,9 +185,8 @@ def _answer(model: Path, tiles: NDArray[np.uint8], bundle: Bundle) -> Golden:
     exposed = model if "logits" in bundle.outputs else model.with_name("logits.onnx")
     if exposed != model:
         _expose_logits(model, exposed, bundle)
-    backend = OnnxRuntimeBackend(exposed, batches=bundle.input.batches)
-    answers = answers_of(backend, tiles)
-    backend.close()
+    with OnnxRuntimeBackend(exposed, batches=bundle.input.batches) as backend:
+        answers = answers_of(backend, tiles)
     if exposed != model:
         exposed.unlink()
     if not np.isfinite(answers.logits).all():

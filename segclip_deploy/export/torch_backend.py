@@ -16,14 +16,14 @@ from segclip_deploy.export.graph import ConstantText, DeployGraph
 from segclip_deploy.model.checkpoint import build_model, load_checkpoint
 from segclip_deploy.model.segclip import SegCLIP
 from segclip_deploy.model.text import TextBank
-from segclip_deploy.runtime.inference.backend import TensorSpec
+from segclip_deploy.runtime.inference.backend import Backend, TensorSpec
 from segclip_deploy.runtime.inference.segmenter import Segmenter
 from segclip_deploy.runtime.inference.windows import LOGIT_STRIDE
 
 __all__ = ["TorchBackend", "open_checkpoint", "torch_segmenter"]
 
 
-class TorchBackend:
+class TorchBackend(Backend):
     """Runs a ``DeployGraph`` eagerly, in evaluation mode.
 
     Args:

@@ -122,10 +122,10 @@ class Judge:
         return Verdict(**found | {"drop": Drop(**found["drop"])})
 
     def times(
-        self, measure: Callable[[], tuple[Mapping[str, float], Mapping[str, float]]]
+        self, target: str, measure: Callable[[], tuple[Mapping[str, float], Mapping[str, float]]]
     ) -> tuple[Mapping[str, float], Mapping[str, float]]:
         """What ``measure`` gives, or gave on this processor: a plan must not change with the noise."""
-        key = self._key(f"times on {find_cpu()}", [])
+        key = self._key(f"times in {target} on {find_cpu()}", [])
         if key not in self._known:
             self._remember(key, dict(zip(("high", "int8"), measure(), strict=True)))
         return self._known[key]["high"], self._known[key]["int8"]
@@ -161,11 +161,8 @@ class Judge:
         )
 
     def _answer(self, blocks: list[str]) -> Any:
-        with TemporaryDirectory() as folder:
-            backend = self._open(blocks, folder)
-            answers = answers_of(backend, self.tiles)
-            backend.close()
-        return answers
+        with TemporaryDirectory() as folder, self._open(blocks, folder) as backend:
+            return answers_of(backend, self.tiles)
 
     def _score(self, blocks: list[str]) -> Accuracy:
         with TemporaryDirectory() as folder:

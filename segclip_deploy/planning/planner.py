@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import importlib.util
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -26,8 +27,9 @@ from segclip_deploy.planning.sensitivity import BlockEffect, sensitivity
 from segclip_deploy.progress import Report, silent
 from segclip_deploy.quantization.block_precision import uniform_plan
 from segclip_deploy.quantization.quantize import quantize
-from segclip_deploy.runtime.profiling.layers import block_medians, openvino_layers
-from segclip_deploy.runtime.targets.openvino import OpenVinoBackend, precisions
+from segclip_deploy.runtime.profiling.layers import block_medians
+from segclip_deploy.runtime.targets.base import Target
+from segclip_deploy.runtime.targets.registry import timing_target
 from segclip_deploy.runtime.targets.tuning import WARM_UP, median_ms
 
 __all__ = ["Planned", "make_plan", "worth"]
@@ -72,8 +74,8 @@ def make_plan(
         scheme: whom the plan is for.
         split: of the dataset.
         limits: of accuracy.
-        max_latency_ms: median of one batch in OpenVINO here, with BF16 beside INT8 where the
-            processor has it, as it flies; for ``cpu`` only.
+        max_latency_ms: median of one batch here, in the target that is preferred for the scheme and
+            runs bundles as they are; with BF16 beside INT8 where it has that, as it flies.
         state: where what was measured lies; by default ``<out>.state.json``.
         report: called with (what, done, total).
 
@@ -81,25 +83,25 @@ def make_plan(
         BadInput: a tile of the table is in the split, or a latency limit where none is measured.
         GateFailed: no mix keeps the limits.
     """
-    measures_time = not scheme.rules.literal and importlib.util.find_spec("openvino") is not None
-    if max_latency_ms is not None and not measures_time:
+    target = timing_target(scheme)
+    if max_latency_ms is not None and target is None:
         raise BadInput(
-            "latency is measured in OpenVINO, for the scheme cpu only",
+            f"no engine for scheme {scheme.value} can be timed before it is built",
             where="--max-latency-ms",
-            fix="for TensorRT, measure engines on the device",
+            fix="measure engines on the device",
         )
     tiles = _judging_tiles(bundle, table, dataset, split)
     full = uniform_plan(bundle, load_model(bundle.model_path).graph, scheme, "int8")
     state = state or out.with_name(out.name + ".state.json")
     judge = Judge(bundle, table, full, dataset, split, tiles[:_GLANCED], state)
     times = None
-    if measures_time:
-        times = judge.times(lambda: _times(bundle, full, table, tiles[0]))
+    if target is not None:
+        times = judge.times(target.name, partial(_times, target, bundle, full, table, tiles[0]))
     effects = sensitivity(
         judge, able_blocks(full), times, lambda done, total: report("sensitivity", done, total)
     )
     plan = search(judge, full, effects, limits, lambda text: report(text, 0, 0))
-    latency = _latency(bundle, plan, table, tiles[0]) if measures_time else None
+    latency = None if target is None else _latency(target, bundle, plan, table, tiles[0])
     plan = replace(plan, evidence={**plan.evidence, "latency": latency})
     if max_latency_ms is not None and latency and latency["plan_ms"] > max_latency_ms:
         raise GateFailed(
@@ -148,33 +150,51 @@ def _judging_tiles(
 
 
 def _times(
-    bundle: Bundle, plan: PrecisionPlan, table: CalibrationTable, tile: NDArray[np.uint8]
+    target: Target,
+    bundle: Bundle,
+    plan: PrecisionPlan,
+    table: CalibrationTable,
+    tile: NDArray[np.uint8],
 ) -> tuple[Mapping[str, float], Mapping[str, float]]:
     """Of each block without INT8 and with it, beside what it would fly beside."""
+    settings = target.float_settings(target.beside_int8())
+    found = []
     with TemporaryDirectory() as folder:
         int8 = quantize(bundle, Path(folder) / "int8", plan=plan, table=table)
-        high, low = (
-            openvino_layers(b.model_path, tile, precision=precisions()[-1]) for b in (bundle, int8)
-        )
-        return block_medians(high, plan.blocks), block_medians(low, plan.blocks)
+        for source in (bundle, int8):
+            batches = source.input.batches
+            with target.open(source.model_path, batches=batches, **settings) as backend:
+                runs = target.time_layers(source.model_path, backend, tile, settings) or ()
+            found.append(block_medians(runs, plan.blocks))
+    high, low = found
+    return high, low
 
 
 def _latency(
-    bundle: Bundle, plan: PrecisionPlan, table: CalibrationTable, tile: NDArray[np.uint8]
+    target: Target,
+    bundle: Bundle,
+    plan: PrecisionPlan,
+    table: CalibrationTable,
+    tile: NDArray[np.uint8],
 ) -> dict[str, Any]:
     """Of the FP32 bundle and of the plan's, each as it would fly."""
-    beside = precisions()[-1]
-    with TemporaryDirectory() as folder:
+    beside = target.beside_int8()
+    with TemporaryDirectory() as folder, ExitStack() as stack:
         mixed = quantize(bundle, Path(folder) / "plan", plan=plan, table=table)
-        backends: Sequence[OpenVinoBackend] = [
-            OpenVinoBackend(b.model_path, batches=b.input.batches, precision=precision)
-            for b, precision in ((bundle, "f32"), (mixed, beside))
+        backends = [
+            stack.enter_context(
+                target.open(
+                    source.model_path,
+                    batches=source.input.batches,
+                    **target.float_settings(precision),
+                )
+            )
+            for source, precision in ((bundle, "f32"), (mixed, beside))
         ]
         high, low = median_ms(backends, tile, rounds=_ROUNDS)
-        for backend in backends:
-            backend.close()
+        engine = backends[1].name
     return {
-        "engine": backends[1].name,
+        "engine": engine,
         "beside": beside,
         "fp32_ms": high,
         "plan_ms": low,

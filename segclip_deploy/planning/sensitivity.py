@@ -12,7 +12,7 @@ import numpy as np
 from segclip_deploy._optional import require
 from segclip_deploy.artifacts.files import replace_file
 from segclip_deploy.planning.plan_evaluator import Glance, Judge, Verdict
-from segclip_deploy.runtime.figure import save_png
+from segclip_deploy.runtime.profiling.picture import save_png
 
 __all__ = ["BlockEffect", "heat_map", "sensitivity"]
 

@@ -41,7 +41,7 @@ from segclip_deploy.quantization.fp16_emulation import round_as_fp16
 from segclip_deploy.quantization.placement import place
 from segclip_deploy.quantization.qdq import write_qdq
 from segclip_deploy.runtime.targets.onnxruntime import OnnxRuntimeBackend
-from segclip_deploy.runtime.verify import check, verify
+from segclip_deploy.runtime.verify import verify
 
 __all__ = ["Written", "quantize", "sqnr", "write_precision"]
 
@@ -154,8 +154,8 @@ def quantize(
         )
         save_golden(temporary / GOLDEN_FILE, own)
         if not plan.scheme.rules.literal:
-            flown = OnnxRuntimeBackend(path, batches=bundle.input.batches)
-            check(verify(flown, own, bundle.vocabulary.names), where=out)
+            with OnnxRuntimeBackend(path, batches=bundle.input.batches) as flown:
+                verify(flown, own, bundle.vocabulary.names).require(where=out)
         write_json(
             temporary / RECORD_FILE,
             {
@@ -219,10 +219,8 @@ def _judge(
 
 
 def _execute(path: Path, bundle: Bundle, golden: Golden) -> Golden:
-    backend = OnnxRuntimeBackend(path, batches=bundle.input.batches, literal=True)
-    answers = answers_of(backend, golden.tiles)
-    backend.close()
-    return answers
+    with OnnxRuntimeBackend(path, batches=bundle.input.batches, literal=True) as backend:
+        return answers_of(backend, golden.tiles)
 
 
 def sqnr(reference: NDArray[np.float32], values: NDArray[np.float32]) -> float:

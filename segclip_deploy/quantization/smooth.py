@@ -88,9 +88,8 @@ def smooth(
     with replace_directory(out, contents=BUNDLE_FILES) as temporary:
         path = temporary / MODEL_FILE
         save_model(model, path)
-        engine = OnnxRuntimeBackend(path, batches=bundle.input.batches)
-        link = measure_parity("the bundle before", golden, engine, bundle.vocabulary.names)
-        engine.close()
+        with OnnxRuntimeBackend(path, batches=bundle.input.batches) as engine:
+            link = measure_parity("the bundle before", golden, engine, bundle.vocabulary.names)
         check_parity(link)
         keep_outputs(model, bundle.outputs)
         save_model(model, path)

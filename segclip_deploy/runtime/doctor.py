@@ -6,7 +6,7 @@ import importlib
 import platform
 import re
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -16,7 +16,7 @@ from segclip_deploy import __version__
 from segclip_deploy._optional import require
 from segclip_deploy.errors import SegclipError
 from segclip_deploy.runtime.targets.device import command_output, find_cpu, find_gpu, find_jetson
-from segclip_deploy.runtime.targets.tensorrt.library import load_cuda, load_library
+from segclip_deploy.runtime.targets.registry import TARGETS
 
 __all__ = ["examine"]
 
@@ -39,7 +39,7 @@ def examine(folder: Path) -> dict[str, Any]:
         "system": {
             "python": platform.python_version(),
             "platform": platform.platform(),
-            **find_cpu().to_json(),
+            **{name: value for name, value in find_cpu().to_json().items() if name != "kind"},
             "memory_free": _memory("MemAvailable"),
             "memory": _memory("MemTotal"),
             "disk_free": shutil.disk_usage(folder).free,
@@ -60,18 +60,13 @@ def examine(folder: Path) -> dict[str, Any]:
 
 def _targets() -> dict[str, dict[str, Any]]:
     """By target: whether it can be built and run, and per obstacle what removes it."""
-    cuda = (lambda: find_gpu(why="running it"), load_cuda)
-    needs: Mapping[str, tuple[tuple[Callable[[], Any], ...], tuple[Callable[[], Any], ...]]] = {
-        "tensorrt": ((lambda: load_library("tensorrt"), *cuda), ()),
-        # It builds for GPUs that are not here.
-        "tensorrt-rtx": ((lambda: load_library("tensorrt-rtx"),), cuda),
-        "openvino": ((lambda: require("openvino", why="an engine for it"),), ()),
-        "onnxruntime": ((lambda: require("onnxruntime", why="an engine for it"),), ()),
-    }
     found = {}
-    for target, (to_build, to_run) in needs.items():
-        building, running = (list(filter(None, map(_obstacle, n))) for n in (to_build, to_run))
-        found[target] = {
+    for name, target in TARGETS.items():
+        building = target.obstacles(target.to_build())
+        running = target.obstacles(target.to_run())
+        found[name] = {
+            "engine": f"NAME{target.suffix}",
+            "devices": list(target.devices),
             "build": not building,
             "run": not building and not running,
             "obstacles": [
@@ -79,14 +74,6 @@ def _targets() -> dict[str, dict[str, Any]]:
             ],
         }
     return found
-
-
-def _obstacle(need: Callable[[], Any]) -> SegclipError | None:
-    try:
-        need()
-    except SegclipError as error:
-        return error
-    return None
 
 
 def _or_none(look: Callable[[], Any]) -> Any:

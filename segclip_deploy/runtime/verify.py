@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
 from itertools import product
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from segclip_deploy.artifacts.engine import Check, Verification
 from segclip_deploy.artifacts.golden import Golden
-from segclip_deploy.errors import GateFailed
 from segclip_deploy.runtime.inference.backend import Backend
 from segclip_deploy.runtime.inference.windows import margin_of
 
@@ -20,9 +19,6 @@ __all__ = [
     "MAX_LOSS",
     "MAX_MARGIN_ERROR",
     "MIN_AGREEMENT",
-    "Check",
-    "Verification",
-    "check",
     "verify",
 ]
 
@@ -45,39 +41,6 @@ MAX_MARGIN_ERROR = 1
 _Run = tuple[list[int], dict[str, NDArray[Any]]]  # which tile in which slot, and the outputs
 
 _BAND = 3  # pixels to each side of a boundary between labels
-
-
-@dataclass(frozen=True)
-class Check:
-    """One thing that was looked at."""
-
-    name: str
-    passed: bool
-    detail: str
-
-
-@dataclass(frozen=True)
-class Verification:
-    """All checks of one engine.
-
-    Attributes:
-        engine: the backend that ran.
-        checks: in the order they were made.
-        flips: pixels whose label differs from FP32's, by that label's class.
-    """
-
-    engine: str
-    checks: tuple[Check, ...]
-    flips: Mapping[str, int]
-
-    @property
-    def passed(self) -> bool:
-        """Whether every check passed."""
-        return all(check.passed for check in self.checks)
-
-    def to_json(self) -> dict[str, Any]:
-        """As JSON."""
-        return {**asdict(self), "passed": self.passed}
 
 
 def verify(backend: Backend, golden: Golden, names: tuple[str, ...]) -> Verification:
@@ -107,9 +70,9 @@ def verify(backend: Backend, golden: Golden, names: tuple[str, ...]) -> Verifica
         *finite,  # first: where logits are not, labels are wrong for that reason
         _check_labels("labels", labels, own, runs, needed),
         Check(
-            "classes",
-            int(labels.max()) < len(names),
-            f"labels up to {labels.max()} of {len(names)} classes",
+            name="classes",
+            passed=int(labels.max()) < len(names),
+            detail=f"labels up to {labels.max()} of {len(names)} classes",
         ),
     ]
     if golden.literal is not None:
@@ -121,21 +84,16 @@ def verify(backend: Backend, golden: Golden, names: tuple[str, ...]) -> Verifica
         checks += _check_logits(runs, golden)
     if "margin" in runs[0][1] and golden.precision == "fp32":
         checks.append(_check_margin(runs, golden))
-    checks.append(Check("repeats", repeated, "the same input twice, compared bit by bit"))
+    checks.append(
+        Check(name="repeats", passed=repeated, detail="the same input twice, compared bit by bit")
+    )
     truth = np.concatenate([golden.labels[picked] for picked in picks])
     flips = np.bincount(truth[labels != truth], minlength=len(names))
-    return Verification(backend.name, tuple(checks), dict(zip(names, flips.tolist(), strict=True)))
-
-
-def check(verification: Verification, *, where: object) -> None:
-    """Pass, or name the first check that did not.
-
-    Raises:
-        GateFailed: a check failed.
-    """
-    for one in verification.checks:
-        if not one.passed:
-            raise GateFailed(f"flight check failed at {one.name}: {one.detail}", where=where)
+    return Verification(
+        engine=backend.name,
+        checks=tuple(checks),
+        flips=dict(zip(names, flips.tolist(), strict=True)),
+    )
 
 
 def _needed(golden: Golden) -> float:
@@ -184,7 +142,7 @@ def _check_labels(
     if agreement < needed and not labels[~equal].any():
         # The maximum of values that are not numbers is the first of them.
         detail += "; all that differ are of class 0, as where values overflow and are not finite"
-    return Check(name, agreement >= needed, detail)
+    return Check(name=name, passed=agreement >= needed, detail=detail)
 
 
 def _check_batches(labels: NDArray[np.uint8], runs: list[_Run], tiles: int, needed: float) -> Check:
@@ -193,9 +151,9 @@ def _check_batches(labels: NDArray[np.uint8], runs: list[_Run], tiles: int, need
     picked = np.concatenate([picked for picked, _ in runs])
     alike, at = _worst_batch(labels == first[picked], runs)
     return Check(
-        "batch",
-        alike >= needed,
-        f"{alike:.4%} of the labels of any slot{at} are those of slot 0 in batch "
+        name="batch",
+        passed=alike >= needed,
+        detail=f"{alike:.4%} of the labels of any slot{at} are those of slot 0 in batch "
         f"{len(runs[0][0])}, at least {needed:.2%} needed",
     )
 
@@ -203,7 +161,7 @@ def _check_batches(labels: NDArray[np.uint8], runs: list[_Run], tiles: int, need
 def _check_finite(runs: list[_Run]) -> list[Check]:
     wrong = sum(int((~np.isfinite(outputs["logits"])).sum()) for _, outputs in runs)
     what = f"{wrong} logits are not, as where values overflow" if wrong else "all logits are"
-    return [Check("finite", not wrong, what)]
+    return [Check(name="finite", passed=not wrong, detail=what)]
 
 
 def _check_logits(runs: list[_Run], golden: Golden) -> list[Check]:
@@ -212,9 +170,9 @@ def _check_logits(runs: list[_Run], golden: Golden) -> list[Check]:
     error = np.max([np.abs(o["logits"] - golden.logits[picked]).max() for picked, o in runs])
     return [
         Check(
-            "logits",
-            bool(error <= MAX_LOGIT_ERROR),
-            f"off by up to {error:.1e}, at most {MAX_LOGIT_ERROR:g} allowed",
+            name="logits",
+            passed=bool(error <= MAX_LOGIT_ERROR),
+            detail=f"off by up to {error:.1e}, at most {MAX_LOGIT_ERROR:g} allowed",
         ),
     ]
 
@@ -223,9 +181,9 @@ def _check_margin(runs: list[_Run], golden: Golden) -> Check:
     truth = np.stack([margin_of(logits) for logits in golden.logits]).astype(int)
     error = max(int(np.abs(o["margin"] - truth[picked]).max()) for picked, o in runs)
     return Check(
-        "margin",
-        error <= MAX_MARGIN_ERROR,
-        f"off by up to {error} of 255, at most {MAX_MARGIN_ERROR} allowed",
+        name="margin",
+        passed=error <= MAX_MARGIN_ERROR,
+        detail=f"off by up to {error} of 255, at most {MAX_MARGIN_ERROR} allowed",
     )
 
 

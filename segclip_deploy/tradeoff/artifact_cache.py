@@ -11,6 +11,7 @@ from typing import Any
 
 from segclip_deploy import __version__
 from segclip_deploy.artifacts.bundle import RECORD_FILE, Bundle, load_bundle
+from segclip_deploy.artifacts.engine import Engine, load_engine
 from segclip_deploy.artifacts.files import sha256_file
 from segclip_deploy.artifacts.plan import load_plan
 from segclip_deploy.calibration.table import load_table
@@ -20,14 +21,14 @@ from segclip_deploy.export.onnx_model import load_model
 from segclip_deploy.planning.planner import make_plan
 from segclip_deploy.planning.search import Limits
 from segclip_deploy.planning.sensitivity import heat_map
-from segclip_deploy.planning.workflows import calibrate_on
 from segclip_deploy.progress import Report
 from segclip_deploy.quantization.block_precision import uniform_plan
+from segclip_deploy.quantization.from_tiles import calibrate_on
 from segclip_deploy.quantization.quantize import quantize
 from segclip_deploy.runtime.build import build_engine
-from segclip_deploy.runtime.engine import TARGETS, Engine, load_engine
 from segclip_deploy.runtime.targets.device import find_cpu
-from segclip_deploy.tradeoff.grid import Point, scheme_of
+from segclip_deploy.runtime.targets.registry import TARGETS
+from segclip_deploy.tradeoff.grid import Point
 
 __all__ = ["SENSITIVITY_FILE", "Workshop", "digest_of"]
 
@@ -83,7 +84,7 @@ class Workshop:
         return build_engine(bundle, path)
 
     def _quantized(self, point: Point, bundle: Bundle) -> Bundle:
-        scheme = scheme_of(point.target)
+        scheme = TARGETS[point.target].scheme
         table_path, plan_path = self._table_path(point), self._plan_path(point)
         table = load_table(table_path) if table_path else None
         if plan_path:
@@ -126,7 +127,7 @@ class Workshop:
         table_path = self._table_path(point)
         if point.budget is None or table_path is None:
             return None
-        scheme = scheme_of(point.target)
+        scheme = TARGETS[point.target].scheme
         folder = (
             self.root / "plans" / digest_of(table_path.stem, scheme.value, find_cpu().to_json())
         )
@@ -152,7 +153,7 @@ class Workshop:
         """Of the model in a point's precision."""
         parts: list[Any] = [self._bundle_digest(point), point.precision, point.budget]
         if point.precision != "fp32":
-            parts.append(scheme_of(point.target).name)
+            parts.append(TARGETS[point.target].scheme.name)
         if point.method:
             parts += [point.method, self._calib_digest, self.data_digest]
         return digest_of(*parts)

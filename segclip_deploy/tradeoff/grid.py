@@ -2,28 +2,18 @@
 
 from __future__ import annotations
 
-import importlib.util
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
 from typing import Literal
 
-from segclip_deploy.artifacts.scheme import Scheme
 from segclip_deploy.errors import BadInput
-from segclip_deploy.runtime.targets.device import has_gpu
-from segclip_deploy.runtime.targets.tensorrt.library import MODULES
+from segclip_deploy.runtime.targets.registry import TARGETS
 
-__all__ = ["Grid", "Point", "Wanted", "points", "scheme_of", "targets_here"]
+__all__ = ["Grid", "Point", "Wanted", "points", "targets_here"]
 
 Wanted = Literal["fp32", "fp16", "int8", "planned"]
-
-_SHORT: Mapping[str, str] = {
-    "openvino": "ov",
-    "onnxruntime": "ort",
-    "tensorrt": "trt",
-    "tensorrt-rtx": "rtx",
-}
 
 
 @dataclass(frozen=True)
@@ -32,7 +22,7 @@ class Grid:
 
     Attributes:
         bundles: folders, FP32.
-        targets: keys of ``runtime.engine.TARGETS``.
+        targets: names of ``TARGETS``.
         precisions: FP32 is measured in any case, the others are compared with it.
         budgets: points of mIoU that a planned mix may lose.
         methods: how ranges are read off histograms.
@@ -55,7 +45,7 @@ class Point:
 
     Attributes:
         bundle: FP32.
-        target: a key of ``runtime.engine.TARGETS``.
+        target: a name of ``TARGETS``.
         precision: of the engine.
         budget: points of mIoU that a plan may lose; None where nothing is planned.
         method: of calibration; None where nothing is calibrated.
@@ -74,7 +64,7 @@ class Point:
     def name(self) -> str:
         """Unique within a sweep, for people."""
         precision = self.precision
-        parts = [self.bundle.name, _SHORT[self.target]]
+        parts = [self.bundle.name, TARGETS[self.target].short]
         parts.append(precision if self.budget is None else f"planned ≤ {self.budget:g}")
         if self.method not in (None, "percentile"):
             parts.append(str(self.method))
@@ -88,19 +78,19 @@ class Point:
 def points(grid: Grid) -> list[Point]:
     """Every combination that exists, FP32 first.
 
-    FP16 is for TensorRT: OpenVINO and ONNX Runtime compute it in FP32 on a CPU. Threads are of
-    engines on the CPU.
+    A precision that a target does not have is left out, and so are threads of engines that have none.
     """
     found = []
     precisions = ["fp32", *(p for p in grid.precisions if p != "fp32")]
     for bundle, target in product(grid.bundles, grid.targets):
-        threads = (0,) if target in MODULES else grid.threads
+        known = TARGETS[target]
+        threads = grid.threads if known.takes_threads else (0,)
         for precision in precisions:
-            if precision == "fp16" and target not in MODULES:
+            if precision != "planned" and precision not in known.precisions:
                 continue
             for method, budget in _calibrated(grid, precision):
                 for overlap, count in product(grid.overlaps, threads):
-                    wanted: Wanted = precision  # type: ignore[assignment]
+                    wanted: Wanted = precision
                     found.append(Point(bundle, target, wanted, budget, method, overlap, count))
     return found
 
@@ -114,20 +104,13 @@ def _calibrated(grid: Grid, precision: str) -> Iterator[tuple[str | None, float 
             yield method, budget
 
 
-def scheme_of(target: str) -> Scheme:
-    """Whom Q/DQ is written for."""
-    return Scheme.TENSORRT if target in MODULES else Scheme.CPU
-
-
 def targets_here() -> list[str]:
     """What can be measured on this machine.
 
     Raises:
         BadInput: nothing can.
     """
-    found = [name for name in ("openvino", "onnxruntime") if importlib.util.find_spec(name)]
-    if has_gpu():
-        found += [name for name, module in MODULES.items() if importlib.util.find_spec(module)]
+    found = [name for name, target in TARGETS.items() if target.runs_here()]
     if not found:
         raise BadInput("no engine runs here", fix="segclip-deploy doctor")
     return found

@@ -14,12 +14,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from segclip_deploy.artifacts.engine import Engine
 from segclip_deploy.artifacts.files import UNREADABLE, read_json, write_json
 from segclip_deploy.errors import BadArtifact
 from segclip_deploy.evaluation.accuracy import Accuracy, score
 from segclip_deploy.evaluation.dataset import open_dataset
 from segclip_deploy.evaluation.metrics import BoundaryTally, Confusion
-from segclip_deploy.runtime.engine import Engine, open_segmenter
+from segclip_deploy.runtime.engine import open_segmenter
 from segclip_deploy.runtime.inference.frame import Frame
 from segclip_deploy.runtime.inference.segmenter import LabelMap, Segmenter
 from segclip_deploy.runtime.profiling.power import PowerMeter, find_wattmeter

@@ -9,11 +9,11 @@ from statistics import median
 
 import numpy as np
 
+from segclip_deploy.artifacts.engine import Engine
 from segclip_deploy.errors import BadInput, GateFailed
 from segclip_deploy.evaluation.accuracy import Accuracy, miou_drop
 from segclip_deploy.evaluation.dataset import open_dataset
 from segclip_deploy.progress import Report
-from segclip_deploy.runtime.engine import Engine
 from segclip_deploy.runtime.inference.windows import default_overlap
 from segclip_deploy.tradeoff.artifact_cache import Workshop, digest_of
 from segclip_deploy.tradeoff.grid import Grid, Point, points
@@ -178,7 +178,7 @@ def _row(
     joules: float | None,
 ) -> Row:
     scores = accuracy.to_json()
-    settings = engine.record["settings"]
+    settings = engine.record.built.settings
     return Row(
         name=point.name,
         target=point.target,
@@ -186,9 +186,9 @@ def _row(
         window=(engine.input.height, engine.input.width),
         batch=engine.input.batch,
         overlap=_overlap(point, engine),
-        threads=point.threads or settings.get("threads", 0),
-        bytes=engine.record["bytes"],
-        sha256=engine.record["engine_sha256"],
+        threads=point.threads or int(settings.get("threads", 0)),
+        bytes=engine.record.bytes,
+        sha256=engine.record.engine_sha256,
         miou=scores["miou"],
         drop=miou_drop(reference, accuracy),
         iou=scores["iou"],

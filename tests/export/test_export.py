@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from segclip_deploy.artifacts.bundle import InputSpec, load_bundle
+from segclip_deploy.artifacts.engine import load_engine
 from segclip_deploy.artifacts.onnx_file import block_of
 from segclip_deploy.artifacts.plan import PrecisionPlan
 from segclip_deploy.artifacts.scheme import Precision, Scheme
@@ -36,7 +37,7 @@ from segclip_deploy.quantization.qdq import write_qdq
 from segclip_deploy.quantization.quantize import sqnr, write_precision
 from segclip_deploy.quantization.smooth import find_norms, smooth_graph
 from segclip_deploy.runtime.build import build_engine
-from segclip_deploy.runtime.engine import load_engine, open_segmenter
+from segclip_deploy.runtime.engine import open_segmenter
 from segclip_deploy.runtime.inference.backend import Backend
 from segclip_deploy.runtime.targets.onnxruntime import OnnxRuntimeBackend
 from segclip_deploy.runtime.targets.openvino import OpenVinoBackend

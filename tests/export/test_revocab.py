@@ -18,6 +18,7 @@ from click.testing import CliRunner
 from numpy.typing import NDArray
 
 from segclip_deploy.artifacts.bundle import TEXT_FILE, Bundle, load_bundle
+from segclip_deploy.artifacts.engine import Verification
 from segclip_deploy.artifacts.files import sha256_file
 from segclip_deploy.artifacts.golden import load_golden
 from segclip_deploy.artifacts.vocabulary import load_vocabulary
@@ -34,7 +35,7 @@ from segclip_deploy.model.checkpoint import load_checkpoint
 from segclip_deploy.model.text import TextBank, save_text_bank
 from segclip_deploy.runtime.inference.backend import Backend
 from segclip_deploy.runtime.targets.onnxruntime import OnnxRuntimeBackend
-from segclip_deploy.runtime.verify import Verification, verify
+from segclip_deploy.runtime.verify import verify
 from tests.conftest import EXAMPLE
 from tests.support.fakes import random_bank
 

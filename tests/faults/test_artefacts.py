@@ -16,10 +16,12 @@ from safetensors.numpy import load_file, save_file
 
 from segclip_deploy.artifacts import files
 from segclip_deploy.artifacts.bundle import load_bundle
+from segclip_deploy.artifacts.engine import load_engine, record_path
 from segclip_deploy.artifacts.files import read_json, read_npz, sha256_file
 from segclip_deploy.artifacts.golden import load_golden
 from segclip_deploy.artifacts.onnx_file import check_self_contained, makers
 from segclip_deploy.artifacts.plan import PrecisionPlan, load_plan, save_plan
+from segclip_deploy.artifacts.scheme import Scheme
 from segclip_deploy.artifacts.vocabulary import load_vocabulary
 from segclip_deploy.calibration.table import load_table
 from segclip_deploy.errors import BadArtifact, BadInput, SegclipError, StaleArtifact
@@ -27,7 +29,7 @@ from segclip_deploy.model.checkpoint import load_checkpoint
 from segclip_deploy.model.spec import ModelSpec, load_spec
 from segclip_deploy.model.text import load_text_bank, save_text_bank
 from segclip_deploy.runtime.build import build_engine
-from segclip_deploy.runtime.engine import load_engine, open_engine, sidecar
+from segclip_deploy.runtime.engine import open_engine
 from segclip_deploy.tradeoff.measure import load_accuracy, load_latency
 from tests.support.fakes import random_bank
 from tests.support.helpers import call
@@ -72,13 +74,13 @@ def test_a_newer_schema_is_refused_with_the_command(
         edit(path, raise_schema)
     elif kind == "plan":
         path, load = tmp_path / "p.yaml", load_plan
-        save_plan(path, PrecisionPlan("cpu", "b", {"head": "int8"}))
+        save_plan(path, PrecisionPlan(Scheme.CPU, "b", {"head": "int8"}))
         assert load_plan(path).blocks == {"head": "int8"}
         path.write_text(path.read_text().replace("schema: 1", "schema: 9"))
     elif kind == "engine":
         path, load = tmp_path / "e.ort.onnx", load_engine
         build_engine(load_bundle(tiny_bundle), path)
-        edit(sidecar(path), raise_schema)
+        edit(record_path(path), raise_schema)
     elif kind == "checkpoint":
         path, load = (
             with_metadata(tiny_checkpoint, tmp_path / "c.safetensors", newer),
@@ -129,7 +131,7 @@ def test_an_edited_engine_or_one_beside_another_bundles_record_is_refused(
     with pytest.raises(StaleArtifact, match="build-engine"):
         load_engine(path)
     path.write_bytes(whole)
-    sidecar(other).replace(sidecar(path))
+    record_path(other).replace(record_path(path))
     with pytest.raises(StaleArtifact, match="build-engine"):
         load_engine(path)
 
@@ -140,7 +142,7 @@ def test_an_engine_of_unknown_settings_is_refused_with_the_command(
 ) -> None:
     path = tmp_path / "e.ort.onnx"
     build_engine(load_bundle(tiny_bundle), path)
-    edit(sidecar(path), lambda record: record.update(settings=settings))
+    edit(record_path(path), lambda record: record["built"].update(settings=settings))
     with pytest.raises(BadArtifact, match="build-engine"):
         open_engine(path)
 

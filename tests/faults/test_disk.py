@@ -15,9 +15,9 @@ import pytest
 from PIL import Image
 
 from segclip_deploy.artifacts.bundle import load_bundle
+from segclip_deploy.artifacts.engine import load_engine
 from segclip_deploy.artifacts.files import locked
 from segclip_deploy.calibration.table import load_table
-from segclip_deploy.runtime.engine import load_engine
 from segclip_deploy.runtime.targets.compile_cache import CompileCache
 from tests.conftest import EXAMPLE
 from tests.support.faults import MAIN, ROOT, error_lines, leftovers, segclip, small_disk

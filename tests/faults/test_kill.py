@@ -14,10 +14,10 @@ import pytest
 from PIL import Image
 
 from segclip_deploy.artifacts.bundle import load_bundle
+from segclip_deploy.artifacts.engine import load_engine
 from segclip_deploy.artifacts.files import replace_directory
 from segclip_deploy.calibration.table import load_table
 from segclip_deploy.errors import BadArtifact
-from segclip_deploy.runtime.engine import load_engine
 from tests.conftest import EXAMPLE
 from tests.support.faults import ROOT, leftovers, segclip
 

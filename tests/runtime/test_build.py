@@ -14,15 +14,13 @@ import pytest
 from onnx import TensorProto, helper
 
 from segclip_deploy.artifacts.bundle import load_bundle
+from segclip_deploy.artifacts.engine import load_engine
 from segclip_deploy.errors import BadArtifact, BadInput
 from segclip_deploy.runtime.build import build_engine
-from segclip_deploy.runtime.engine import (
-    load_engine,
-)
+from segclip_deploy.runtime.targets.base import BuildOptions
 from segclip_deploy.runtime.targets.tensorrt import builder
 from segclip_deploy.runtime.targets.tensorrt.builder import build_plan
 from segclip_deploy.runtime.targets.tensorrt.library import logger_of
-from segclip_deploy.runtime.targets.tensorrt.options import BuildOptions
 from tests.support.fake_tensorrt import install, remove_driver
 from tests.support.helpers import call, edited
 
@@ -48,19 +46,19 @@ def test_a_bundle_builds_for_three_gpus_that_are_not_here(
             bundle,
             tmp_path / "e.rtx",
             options=THREE,
-            progress=lambda *told: phases.append(told),
+            report=lambda *told: phases.append(told),
         )
     record = load_engine(engine.path).record
-    assert record["device"]["compute_capability"] == ["8.6", "8.9", "12.0"]
-    assert record["device"]["library"].startswith("TensorRT-RTX 1.")
-    assert record["arguments"] == ["--compute-capability", "86,89,120"]
-    assert record["bytes"] == engine.path.stat().st_size > 1e6
-    assert record["build"]["seconds"] > 0
+    assert record.built.device.compute_capability == ("8.6", "8.9", "12.0")
+    assert record.built.device.library.startswith("TensorRT-RTX 1.")
+    assert record.arguments == ("--compute-capability", "86,89,120")
+    assert record.bytes == engine.path.stat().st_size > 1e6
+    assert record.built.build.seconds > 0
     # What only a GPU can tell is not told.
-    assert record["verified"] is record["layers"] is record["blocks"] is None
-    assert record["not_verified"] == "no NVIDIA GPU is here"
-    assert {"graph", "cff.16.read", "refiner", "head"} <= record["network"].keys()
-    assert {kind for counts in record["network"].values() for kind in counts} == {"fp32"}
+    assert record.built.verified is record.built.layers is record.built.blocks is None
+    assert record.built.not_verified == "no NVIDIA GPU is here"
+    assert {"graph", "cff.16.read", "refiner", "head"} <= record.built.network.keys()
+    assert {kind for counts in record.built.network.values() for kind in counts} == {"fp32"}
     assert ("Building engine", 6, 6) in phases
     assert all(0 <= done <= steps for _, done, steps in phases)
     assert {p.name for p in tmp_path.iterdir()} == {"e.rtx", "e.rtx.json", "e.rtx.golden.npz"}
@@ -122,7 +120,7 @@ import os, signal, sys, time
 from pathlib import Path
 from segclip_deploy.artifacts.bundle import load_bundle
 from segclip_deploy.runtime.build import build_engine
-from segclip_deploy.runtime.targets.tensorrt.options import BuildOptions
+from segclip_deploy.runtime.targets.base import BuildOptions
 
 phases = []
 
@@ -136,7 +134,7 @@ def interrupt(phase, done, steps):
 signal.signal(signal.SIGINT, signal.default_int_handler)
 options = BuildOptions(compute_capability=("86", "89", "120"))
 try:
-    build_engine(load_bundle(sys.argv[1]), Path(sys.argv[2]), options=options, progress=interrupt)
+    build_engine(load_bundle(sys.argv[1]), Path(sys.argv[2]), options=options, report=interrupt)
 except KeyboardInterrupt:
     print(sorted(set(phases)))
 """
@@ -164,7 +162,7 @@ def test_an_error_of_the_progress_bar_ends_the_build_with_that_error(
         raise ZeroDivisionError
 
     with pytest.raises(ZeroDivisionError):
-        build_engine(load_bundle(tiny_bundle), tmp_path / "e.rtx", options=THREE, progress=broken)
+        build_engine(load_bundle(tiny_bundle), tmp_path / "e.rtx", options=THREE, report=broken)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -231,8 +229,8 @@ def test_options_and_their_words_say_the_same() -> None:
         *("--workspace", "512", "--timing-iterations", "4", "--refittable"),
         *("--dla", "0", "--timing-cache", "c", "--tries", "3"),
     ]
-    assert options.arguments() == words
-    assert BuildOptions().arguments() == []
+    assert options.arguments() == tuple(words)
+    assert BuildOptions().arguments() == ()
 
 
 def test_classic_tensorrt_says_what_is_missing(

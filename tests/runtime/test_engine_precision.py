@@ -24,10 +24,10 @@ from segclip_deploy.quantization.block_precision import uniform_plan
 from segclip_deploy.quantization.placement import place
 from segclip_deploy.quantization.quantize import quantize
 from segclip_deploy.runtime.build import build_engine
+from segclip_deploy.runtime.targets.base import BuildOptions
 from segclip_deploy.runtime.targets.tensorrt import builder
 from segclip_deploy.runtime.targets.tensorrt.builder import build_plan
 from segclip_deploy.runtime.targets.tensorrt.library import logger_of
-from segclip_deploy.runtime.targets.tensorrt.options import BuildOptions
 from tests.support.helpers import call
 
 SPARED = ("encoder.stage3", "decoder.8")
@@ -140,13 +140,13 @@ def test_an_engine_records_what_its_plan_became(
     pytest.importorskip("tensorrt_rtx")
     bundle, path = load_bundle(bundles[precision]), tmp_path / "e.rtx"
     engine = build_engine(bundle, path, options=BuildOptions(compute_capability=("86",)))
-    network = engine.record["network"]
+    network = engine.record.built.network
     graph = load_model(load_bundle(tiny_bundle).model_path).graph
     plan = plans.get(precision)
     blocks = plan.blocks if plan else dict.fromkeys((block_of(n.name) for n in graph), "fp32")
     nodes = place(graph, Scheme.TENSORRT, plan.int8).nodes if plan else []
     islands = {block_of(name) for name in bundle.record.get("islands", {})}
-    assert engine.record["bundle"].get("plan") == (plan and plan.blocks)
+    assert engine.record.bundle.get("plan") == (plan and plan.blocks)
     assert network.keys() == blocks.keys()
     multiplied = Counter(block_of(name) for name in nodes)
     assert {b: kinds["int8"] for b, kinds in network.items() if "int8" in kinds} == multiplied
@@ -200,6 +200,6 @@ def test_cpu_engines_in_int8_are_held_to_their_own_labels_and_to_fp32(
     plan = uniform_plan(source, graph, Scheme.CPU, "int8")
     bundle = quantize(source, tmp_path / "int8", plan=plan, table=table_of(source))
     for name in ("e.ov.onnx", "e.ort.onnx"):
-        verified = build_engine(bundle, tmp_path / name).record["verified"]
-        assert verified["passed"]
-        assert [one["name"] for one in verified["checks"]][:3] == ["labels", "classes", "fp32"]
+        verified = build_engine(bundle, tmp_path / name).record.built.verified
+        assert verified.passed
+        assert [one.name for one in verified.checks][:3] == ["labels", "classes", "fp32"]

@@ -11,19 +11,15 @@ import pytest
 from onnx import numpy_helper
 
 from segclip_deploy.artifacts.bundle import load_bundle
+from segclip_deploy.artifacts.engine import GpuDevice, TimingCacheUse, load_engine, record_path
 from segclip_deploy.artifacts.files import sha256_file
+from segclip_deploy.artifacts.records import replace
 from segclip_deploy.errors import BadArtifact, BadInput, GateFailed, StaleArtifact
-from segclip_deploy.runtime.build import build_engine
-from segclip_deploy.runtime.engine import (
-    load_engine,
-    open_engine,
-    open_segmenter,
-    sidecar,
-)
+from segclip_deploy.runtime.build import build_engine, refit_engine
+from segclip_deploy.runtime.engine import open_engine, open_segmenter
 from segclip_deploy.runtime.inference.frame import Frame
-from segclip_deploy.runtime.refit import refit_engine
+from segclip_deploy.runtime.targets.base import BuildOptions
 from segclip_deploy.runtime.targets.tensorrt.backend import TensorRtBackend
-from segclip_deploy.runtime.targets.tensorrt.options import BuildOptions
 from tests.conftest import EXAMPLE
 from tests.support.fake_tensorrt import install
 from tests.support.helpers import call, edited
@@ -48,20 +44,17 @@ def test_an_engine_is_proven_and_its_layers_are_written_down(
 ) -> None:
     install(monkeypatch, tiny_bundle / "model.onnx")
     engine = build_engine(load_bundle(tiny_bundle), tmp_path / "e.engine")
-    record = engine.record
-    assert record["verified"]["passed"]
-    assert record["verified"]["engine"] == "TensorRT 10.3.0, Orin, CUDA graph"
-    assert record["blocks"] == {"encoder.stage1": {"fp16": 1}}
-    assert record["device"] == {
-        "gpu": "Orin",
-        "compute_capability": ["8.7"],
-        "driver": "540.4.0",
-        "cuda": "12.6",
-        "library": "TensorRT 10.3.0",
-        "board": None,
-        "l4t": None,
-        "jetpack": None,
-    }
+    built = engine.record.built
+    assert built.verified.passed
+    assert built.verified.engine == "TensorRT 10.3.0, Orin, CUDA graph"
+    assert built.blocks == {"encoder.stage1": {"fp16": 1}}
+    assert built.device == GpuDevice(
+        gpu="Orin",
+        compute_capability=("8.7",),
+        driver="540.4.0",
+        cuda="12.6",
+        library="TensorRT 10.3.0",
+    )
     image = np.random.default_rng(0).integers(0, 256, (64, 96, 3), dtype=np.uint8)
     with open_segmenter(engine.path) as flown, open_segmenter(tiny_bundle) as reference:
         frame = Frame(image, "noise")
@@ -76,7 +69,7 @@ def test_an_open_batch_is_set_at_each_change_and_runs_in_the_same_buffers(
     state = install(monkeypatch, open_bundle / "model.onnx")
     engine = build_engine(load_bundle(open_bundle), tmp_path / "e.engine")
     assert state.profile == range(1, 4)
-    assert "slot 0 in batch 1" in str(engine.record["verified"]["checks"])
+    assert "slot 0 in batch 1" in str(engine.record.built.verified.checks)
     backend = open_engine(engine.path).backend
     assert {spec.batches for spec in (*backend.inputs, *backend.outputs)} == {range(1, 4)}
     reference = open_engine(open_bundle).backend
@@ -113,12 +106,12 @@ def test_of_several_tries_the_fastest_that_passes_is_kept(
     state = install(monkeypatch, tiny_bundle / "model.onnx")
     state.delay = {1: 0.02, 3: 0.005}
     state.wrong = {2}  # the fastest, and wrong
-    monkeypatch.setattr("segclip_deploy.runtime.targets.tensorrt.make._ROUNDS", 3)
+    monkeypatch.setattr("segclip_deploy.runtime.targets.tensorrt.target._ROUNDS", 3)
     options = BuildOptions(tries=3)
     engine = build_engine(load_bundle(tiny_bundle), tmp_path / "e.engine", options=options)
-    tries = engine.record["build"]["tries"]
-    assert [one["passed"] for one in tries] == [True, False, True]
-    assert tries[2]["median_ms"] < tries[0]["median_ms"]
+    tries = engine.record.built.build.tries
+    assert [one.passed for one in tries] == [True, False, True]
+    assert tries[2].median_ms < tries[0].median_ms
     state.wrong = {4, 5}
     with pytest.raises(GateFailed):
         build_engine(load_bundle(tiny_bundle), tmp_path / "f.engine", options=BuildOptions(tries=2))
@@ -130,9 +123,9 @@ def test_a_timing_cache_is_kept_reused_and_reported(
 ) -> None:
     install(monkeypatch, tiny_bundle / "model.onnx")
     bundle = load_bundle(tiny_bundle)
-    use = build_engine(bundle, tmp_path / "e.engine").record["build"]["timing_cache"]
+    use = build_engine(bundle, tmp_path / "e.engine").record.built.build.timing_cache
     stored = own_cache / "segclip-deploy" / "Orin-540.4.0-TensorRT-10.3.0.timing"
-    assert use == {"path": str(stored), "known": 0, "new": 0}  # RTX times nothing
+    assert use == TimingCacheUse(path=str(stored), known=0, new=0)  # RTX times nothing
     assert stored.is_file()
     assert b"10.3.0" in stored.read_bytes().partition(b"\n")[0]
 
@@ -165,9 +158,9 @@ def test_an_engine_built_elsewhere_is_refused_with_what_differs_and_the_command(
     options = BuildOptions(workspace=512)
     build_engine(load_bundle(tiny_bundle), path, options=options)
     command = f"segclip-deploy build-engine {tiny_bundle} -o {path} --workspace 512"
-    record = json.loads(sidecar(path).read_text())
-    record["device"].update(gpu="NVIDIA RTX A2000", compute_capability=["8.6"])
-    sidecar(path).write_text(json.dumps(record))
+    record = json.loads(record_path(path).read_text())
+    record["built"]["device"].update(gpu="NVIDIA RTX A2000", compute_capability=["8.6"])
+    record_path(path).write_text(json.dumps(record))
     with pytest.raises(StaleArtifact) as caught:
         open_engine(path)
     assert str(caught.value) == (
@@ -194,7 +187,7 @@ def test_a_truncated_engine_and_a_foreign_sidecar_are_refused_with_the_command(
         load_engine(path)
     assert f"{command} 86" in str(caught.value)
     path.write_bytes(whole)
-    shutil.copy(sidecar(other), sidecar(path))
+    shutil.copy(record_path(other), record_path(path))
     with pytest.raises(StaleArtifact, match="is not the file"):
         load_engine(path)
 
@@ -206,9 +199,9 @@ def test_a_plan_the_library_refuses_is_named_with_the_command(
     path = tmp_path / "e.engine"
     build_engine(load_bundle(tiny_bundle), path)
     path.write_bytes(b"not a plan")
-    record = json.loads(sidecar(path).read_text())
+    record = json.loads(record_path(path).read_text())
     record["engine_sha256"] = sha256_file(path)
-    sidecar(path).write_text(json.dumps(record))
+    record_path(path).write_text(json.dumps(record))
     with pytest.raises(
         BadArtifact, match=r"TensorRT 10\.3\.0 refuses it \(Error Code 6: the plan is damaged\)"
     ) as caught:
@@ -234,7 +227,9 @@ def test_what_cannot_be_refitted_is_refused_with_the_command(
     with pytest.raises(BadInput, match="not built to be refitted") as caught:
         refit_engine(plain, bundle)
     assert f"{command} {plain.path} --refittable" in str(caught.value)
-    refittable = dataclasses.replace(plain, record={**plain.record, "arguments": ["--refittable"]})
+    refittable = dataclasses.replace(
+        plain, record=replace(plain.record, arguments=("--refittable",))
+    )
     other = edited(tiny_bundle, tmp_path / "int8", onnx.load(bundle.model_path), precision="int8")
     with pytest.raises(BadInput, match="another model than the engine's: precision differs"):
         refit_engine(refittable, other)
@@ -249,13 +244,13 @@ def test_an_engine_built_here_passes_here(name: str, example_bundle: Path, tmp_p
     pytest.importorskip("tensorrt" if name == "e.engine" else "tensorrt_rtx")
     path = tmp_path / name
     engine = build_engine(load_bundle(example_bundle), path)
-    assert engine.record["verified"]["passed"]
-    assert engine.record["layers"]
+    assert engine.record.built.verified.passed
+    assert engine.record.built.layers
     assert call("verify", path).exit_code == 0
-    cache = engine.record["build"]["timing_cache"]
+    cache = engine.record.built.build.timing_cache
     if name == "e.engine":
-        again = build_engine(load_bundle(example_bundle), path).record["build"]["timing_cache"]
-        assert again["known"] is None or again["known"] == cache["known"] + cache["new"]
+        again = build_engine(load_bundle(example_bundle), path).record.built.build.timing_cache
+        assert again.known is None or again.known == cache.known + cache.new
 
 
 @pytest.mark.gpu
@@ -275,4 +270,4 @@ def test_a_refittable_engine_takes_over_another_vocabulary(
     with pytest.raises(GateFailed):
         refit_engine(engine, bundle)
     assert load_engine(path).record == engine.record
-    assert refit_engine(engine, load_bundle(tiny_bundle)).record["verified"]["passed"]
+    assert refit_engine(engine, load_bundle(tiny_bundle)).record.built.verified.passed

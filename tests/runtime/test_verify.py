@@ -13,6 +13,7 @@ from click.testing import CliRunner
 from onnx import helper, numpy_helper
 
 from segclip_deploy.artifacts.bundle import load_bundle
+from segclip_deploy.artifacts.engine import Verification
 from segclip_deploy.artifacts.files import sha256_file
 from segclip_deploy.artifacts.golden import Golden, load_golden
 from segclip_deploy.cli import main
@@ -21,7 +22,7 @@ from segclip_deploy.export.onnx_model import load_model, save_model
 from segclip_deploy.quantization.fp16_emulation import round_as_fp16
 from segclip_deploy.runtime.build import build_engine
 from segclip_deploy.runtime.targets.onnxruntime import OnnxRuntimeBackend
-from segclip_deploy.runtime.verify import Verification, check, verify
+from segclip_deploy.runtime.verify import verify
 from tests.support.fakes import CLASSES, FakeBackend, classes_of, random_frame
 
 NAMES = tuple(f"class {k}" for k in range(CLASSES))
@@ -148,10 +149,10 @@ def test_an_overflow_in_fp16_fails_where_fp16_is_computed(
         save_model(model, rounded)
         gpu = OnnxRuntimeBackend(rounded, literal=True)  # else it leaves the rounding out
         found[name] = verify(gpu, load_golden(bundle.golden_path), bundle.vocabulary.names)
-    check(found["whole"], where=whole)
+    found["whole"].require(where=whole)
     told = r"at labels: .* all that differ are of class 0, as where values overflow"
     with pytest.raises(GateFailed, match=told) as raised:
-        check(found["forged"], where=forged)
+        found["forged"].require(where=forged)
     assert raised.value.exit_code == 3
 
 
@@ -165,7 +166,7 @@ def test_logits_that_are_not_finite_are_named_before_the_labels_they_spoil() -> 
     with pytest.raises(
         GateFailed, match=r"at finite: \d+ logits are not, as where values overflow"
     ):
-        check(verify(backend, golden(), NAMES), where="here")
+        verify(backend, golden(), NAMES).require(where="here")
 
 
 def test_int8_is_allowed_what_rounding_its_fp16_tensors_moves_and_half_a_point() -> None:
@@ -259,7 +260,7 @@ def test_what_labels_do_not_show_is_checked_too(backend: type[FakeBackend], name
     assert name in failed
     assert "labels" not in failed
     with pytest.raises(GateFailed, match="flight check failed at"):
-        check(verification, where="here")
+        verification.require(where="here")
 
 
 def test_flips_are_counted_by_class() -> None:

@@ -91,8 +91,8 @@ def install(monkeypatch: pytest.MonkeyPatch, model: Path, gpu: Gpu | None = ORIN
 
     monkeypatch.setattr(builder, "_add_profile", profiled)
     if gpu is not None:
-        for home in ("engine", "targets.tensorrt.make"):
-            monkeypatch.setattr(f"segclip_deploy.runtime.{home}.find_gpu", lambda why: gpu)
+        home = "segclip_deploy.runtime.targets.tensorrt.target"
+        monkeypatch.setattr(f"{home}.find_gpu", lambda why: gpu)
     return state
 
 

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from types import TracebackType
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from segclip_deploy.artifacts.bundle import describe_shape
 
-__all__ = ["Backend", "TensorSpec", "checked"]
+__all__ = ["Backend", "Decode", "TensorSpec", "checked"]
+
+Decode = Callable[..., tuple[NDArray[np.uint8], NDArray[np.uint8] | None]]
+"""Logits (K, h, w) and ``margin=`` → labels (4h, 4w), and the margin (h, w) if asked for."""
+
+B = TypeVar("B", bound="Backend")
 
 
 @dataclass(frozen=True)
@@ -43,17 +49,19 @@ class TensorSpec:
 
 
 class Backend(Protocol):
-    """An engine ready to run.
+    """An engine ready to run; ``with`` closes it. To be subclassed: what is not abstract is optional.
 
     Attributes:
         name: engine and version, for reports.
         inputs: what ``infer`` takes.
         outputs: what ``infer`` gives.
+        decode: labels from blended logits, where the engine's device does that; else None.
     """
 
     name: str
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
+    decode: Decode | None = None
 
     def infer(self, arrays: Mapping[str, NDArray[Any]]) -> Mapping[str, NDArray[Any]]:
         """Run once, on any of the batches that ``inputs`` allow.
@@ -65,6 +73,25 @@ class Backend(Protocol):
     def close(self) -> None:
         """Release the engine; no call may follow."""
         ...
+
+    def stage_ms(self) -> Mapping[str, float]:
+        """Milliseconds of the last ``infer`` by stage, ``copy_in``, ``infer`` and ``copy_out``, if told."""
+        return {}
+
+    def memory_taken(self) -> int | None:
+        """Bytes taken on the device, by all processes; None where it is the host's memory."""
+        return None
+
+    def __enter__(self: B) -> B:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
 
 
 def checked(arrays: Mapping[str, NDArray[Any]], spec: TensorSpec) -> NDArray[Any]:

@@ -12,12 +12,11 @@ from numpy.typing import NDArray
 from segclip_deploy.artifacts.bundle import InputSpec
 from segclip_deploy.artifacts.vocabulary import Vocabulary
 from segclip_deploy.errors import BadArtifact, BadInput
-from segclip_deploy.runtime.inference.backend import Backend
+from segclip_deploy.runtime.inference.backend import Backend, Decode
 from segclip_deploy.runtime.inference.frame import Frame, prepare
 from segclip_deploy.runtime.inference.stitching import (
     Blend,
     Centres,
-    Decode,
     Read,
     Rows,
     Tally,
@@ -120,7 +119,7 @@ class Segmenter:
         self.blends = "logits" in outputs
         self.measures = "margin" in outputs
         # A backend on a GPU decodes there; elsewhere NumPy does.
-        self._decode: Decode = getattr(backend, "decode", None) or decode
+        self._decode: Decode = backend.decode or decode
         self._batch = np.zeros(backend.inputs[0].shape, dtype=np.uint8)
 
     def __enter__(self) -> Segmenter:

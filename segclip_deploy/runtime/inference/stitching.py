@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segclip_deploy.artifacts.vocabulary import IGNORE_INDEX
-from segclip_deploy.runtime.inference.backend import Backend
+from segclip_deploy.runtime.inference.backend import Backend, Decode
 from segclip_deploy.runtime.inference.windows import (
     LOGIT_STRIDE,
     Window,
@@ -19,10 +19,7 @@ from segclip_deploy.runtime.inference.windows import (
     triangle,
 )
 
-__all__ = ["Blend", "Centres", "Decode", "Read", "Rows", "Tally", "infer_windows"]
-
-Decode = Callable[..., tuple[NDArray[np.uint8], NDArray[np.uint8] | None]]
-"""Logits (K, h, w) and ``margin=`` → labels (4h, 4w), and the margin (h, w) if asked for."""
+__all__ = ["Blend", "Centres", "Read", "Rows", "Tally", "infer_windows"]
 
 Read = Callable[[Window], NDArray[np.uint8] | None]
 """The pixels (h, w, 3) of a window, uint8 RGB; None where there is nothing to label."""

@@ -14,7 +14,6 @@ from segclip_deploy import __version__
 from segclip_deploy.errors import SegclipError
 from segclip_deploy.runtime.inference.backend import Backend
 from segclip_deploy.runtime.targets.device import command_output, find_cpu, find_gpu, find_jetson
-from segclip_deploy.runtime.targets.tensorrt.backend import TensorRtBackend
 
 __all__ = ["Memory", "device_conditions", "find_memory", "load_average", "unlike"]
 
@@ -93,8 +92,7 @@ def find_memory(backend: Backend, root: Path = _ROOT) -> Memory:
     status = _read(root / "proc/self/status") or ""
     fields = dict(re.findall(r"^(VmRSS|VmHWM):\s+(\d+) kB", status, re.MULTILINE))
     resident, peak = (int(fields[k]) << 10 if k in fields else None for k in ("VmRSS", "VmHWM"))
-    taken = backend.memory_taken() if isinstance(backend, TensorRtBackend) else None
-    return Memory(resident, peak, taken)
+    return Memory(resident, peak, backend.memory_taken())
 
 
 def unlike(one: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:

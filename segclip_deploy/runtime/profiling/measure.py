@@ -16,7 +16,6 @@ from segclip_deploy.runtime.inference.segmenter import Segmenter
 from segclip_deploy.runtime.io.sinks.folder import FolderSink, stage_ms
 from segclip_deploy.runtime.io.sources.frames import Shot
 from segclip_deploy.runtime.io.telemetry.exif import Capture
-from segclip_deploy.runtime.targets.tensorrt.backend import TensorRtBackend
 
 __all__ = ["STAGES", "Samples", "Statistics", "WarmUp", "sample", "statistics", "warm_up"]
 
@@ -134,9 +133,9 @@ def sample(
 def _on_gpu(segmenter: Segmenter, windows: int, infer_ms: float) -> dict[str, float]:
     """Copies and inference apart, where the engine tells; of one inference, so of one batch."""
     backend = segmenter.backend
-    if not isinstance(backend, TensorRtBackend) or windows > segmenter.spec.batch:
-        return {}
     stages = backend.stage_ms()
+    if not stages or windows > segmenter.spec.batch:
+        return {}
     # What the host did around the GPU's work stays with the inference.
     return {**stages, "infer": infer_ms - stages["copy_in"] - stages["copy_out"]}
 

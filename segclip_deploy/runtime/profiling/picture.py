@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 
 from segclip_deploy._optional import require
 from segclip_deploy.artifacts.files import replace_file
-from segclip_deploy.runtime.figure import save_png
 from segclip_deploy.runtime.profiling.layers import sum_blocks
 from segclip_deploy.runtime.profiling.measure import STAGES
 from segclip_deploy.runtime.profiling.profile import Profile
 
-__all__ = ["draw_profile"]
+__all__ = ["draw_profile", "save_png"]
 
 _COLOURS = dict(
     zip(
@@ -107,3 +106,12 @@ def _course(axes: Any, profile: Profile) -> None:
             other = axes.twinx()
             other.plot(profile.power.at[: len(values)], values, color=colour, linewidth=1)
             other.set_ylabel(label, color=colour)
+
+
+def save_png(figure: Any, file: Path | IO[bytes]) -> None:
+    """Write a figure; its texts stand as they are: a class called ``$x_{`` is no formula."""
+    from matplotlib.text import Text
+
+    for text in figure.findobj(Text):
+        text.set_parse_math(False)
+    figure.savefig(file, format="png")

@@ -20,17 +20,10 @@ from segclip_deploy.runtime.inference.backend import Backend
 from segclip_deploy.runtime.inference.frame import list_images, read_frame
 from segclip_deploy.runtime.profiling.cold import cold_starts
 from segclip_deploy.runtime.profiling.conditions import device_conditions, find_memory, load_average
-from segclip_deploy.runtime.profiling.layers import (
-    LayerTime,
-    Runs,
-    layer_medians,
-    onnxruntime_layers,
-    openvino_layers,
-)
+from segclip_deploy.runtime.profiling.layers import LayerTime, layer_medians
 from segclip_deploy.runtime.profiling.measure import Samples, sample, statistics, warm_up
 from segclip_deploy.runtime.profiling.power import PowerLog, PowerMeter
 from segclip_deploy.runtime.profiling.subject import Subject, read_subject
-from segclip_deploy.runtime.targets.tensorrt.backend import TensorRtBackend
 
 __all__ = ["PROFILE_SCHEMA", "Profile", "profile_engine"]
 
@@ -128,7 +121,7 @@ def profile_engine(
             {
                 name: cold_starts(path, paths[0], threads=threads, cached=cached)
                 for name, cached in (("cached", True), ("compiled", False))
-                if cached or subject.target == "openvino"
+                if cached or subject.target.compile_cache
             }
             if cold
             else None
@@ -168,17 +161,8 @@ def profile_engine(
 
 
 def _layers(subject: Subject, backend: Backend, tile: NDArray[np.uint8]) -> list[LayerTime]:
-    settings = subject.settings
-    if isinstance(backend, TensorRtBackend):
-        runs: Runs = backend.layer_ms(tile)
-    elif subject.target == "openvino":
-        runs = openvino_layers(subject.model, tile, **settings)
-    elif settings.get("provider", "cpu") != "cpu":
-        return []  # its profiler sees the host's side only
-    else:
-        batch = backend.inputs[0].batches.stop - 1
-        runs = onnxruntime_layers(subject.model, tile, batch, threads=settings.get("threads", 0))
-    return layer_medians(runs, subject.blocks, subject.told)
+    runs = subject.target.time_layers(subject.model, backend, tile, subject.settings)
+    return [] if runs is None else layer_medians(runs, subject.blocks, subject.told)
 
 
 def _golden_tiles(golden: Golden, folder: Path) -> list[Path]:

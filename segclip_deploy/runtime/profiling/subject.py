@@ -8,8 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from segclip_deploy.artifacts.bundle import RECORD_FILE, load_bundle
+from segclip_deploy.artifacts.engine import golden_path, load_engine
 from segclip_deploy.artifacts.files import sha256_file
-from segclip_deploy.runtime.engine import golden_path, load_engine
+from segclip_deploy.runtime.targets.base import Settings, Target
+from segclip_deploy.runtime.targets.registry import BUNDLES, find_target
 
 __all__ = ["Subject", "read_subject"]
 
@@ -20,7 +22,7 @@ class Subject:
 
     Attributes:
         model: the file that runs.
-        target: a key of ``engine.TARGETS``.
+        target: what runs it.
         settings: of its backend.
         precision: the lowest in it.
         sha256: of the file.
@@ -31,8 +33,8 @@ class Subject:
     """
 
     model: Path
-    target: str
-    settings: Mapping[str, Any]
+    target: Target
+    settings: Settings
     precision: str
     sha256: str
     bundle_sha256: str
@@ -52,7 +54,7 @@ def read_subject(path: Path, threads: int) -> Subject:
         bundle = load_bundle(path)
         return Subject(
             model=bundle.model_path,
-            target="onnxruntime",
+            target=BUNDLES,
             settings=own,
             precision=bundle.precision,
             sha256=sha256_file(bundle.model_path),
@@ -63,17 +65,17 @@ def read_subject(path: Path, threads: int) -> Subject:
         )
     engine = load_engine(path)
     record = engine.record
-    layers = record["layers"] or ()
+    layers = record.built.layers or ()
     return Subject(
         model=path,
-        target=engine.target,
-        settings={**record["settings"], **own},
-        precision=str(record["bundle"]["precision"]),
-        sha256=str(record["engine_sha256"]),
-        bundle_sha256=str(record["bundle_sha256"]),
+        target=find_target(record.target, where=path, fix=engine.rebuild_command()),
+        settings={**record.built.settings, **own},
+        precision=str(record.bundle["precision"]),
+        sha256=record.engine_sha256,
+        bundle_sha256=record.bundle_sha256,
         golden_path=golden_path(path),
-        blocks=_blocks(record["bundle"]),
-        told={layer["name"]: layer["blocks"][0] for layer in layers if layer["blocks"]},
+        blocks=_blocks(record.bundle),
+        told={layer.name: layer.blocks[0] for layer in layers if layer.blocks},
     )
 
 

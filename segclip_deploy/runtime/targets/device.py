@@ -9,14 +9,14 @@ import re
 import shutil
 import subprocess
 import sys
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from segclip_deploy.artifacts.engine import CpuDevice
 from segclip_deploy.errors import MissingDependency
 
 __all__ = [
-    "Cpu",
     "Gpu",
     "Jetson",
     "cache_folder",
@@ -33,27 +33,6 @@ _CPU_FLAGS = re.compile(
     r"avx2|avx512f|avx512_(vnni|bf16|fp16)|avx_vnni|amx_(tile|int8|bf16)|asimd(dp|hp)?|i8mm|bf16|sve2?"
 )
 _COMPUTE_CAPABILITY = (75, 76)  # CUdevice_attribute, major and minor
-
-
-@dataclass(frozen=True)
-class Cpu:
-    """A processor.
-
-    Attributes:
-        cpu: its model.
-        machine: architecture, for example ``"aarch64"``.
-        cores: how many this process may use.
-        flags: what it can, as far as it matters to inference.
-    """
-
-    cpu: str
-    machine: str
-    cores: int
-    flags: tuple[str, ...]
-
-    def to_json(self) -> dict[str, Any]:
-        """As JSON."""
-        return {**asdict(self), "flags": list(self.flags)}
 
 
 @dataclass(frozen=True)
@@ -90,12 +69,12 @@ class Jetson:
     jetpack: str | None
 
 
-def find_cpu(root: Path = _ROOT) -> Cpu:
+def find_cpu(root: Path = _ROOT) -> CpuDevice:
     """The processor of this machine."""
     text = _read(root / "proc/cpuinfo") or ""
     entries = dict(re.findall(r"^([^\n:]+?)[ \t]*:[ \t]*(.*)$", text, re.MULTILINE))
     listed = (entries.get("flags") or entries.get("Features") or "").split()
-    return Cpu(
+    return CpuDevice(
         cpu=entries.get("model name") or platform.processor() or platform.machine(),
         machine=platform.machine(),
         cores=usable_cores(),

@@ -9,13 +9,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from segclip_deploy.runtime.inference.backend import TensorSpec, checked
+from segclip_deploy.runtime.inference.backend import Backend, TensorSpec, checked
 from segclip_deploy.runtime.inference.windows import LOGIT_STRIDE
 
 __all__ = ["FakeBackend"]
 
 
-class FakeBackend:
+class FakeBackend(Backend):
     """Labels each pixel by its own blue, so that the right answer is known without a GPU.
 
     The class of a pixel is its blue in ``classes`` equal bands. Logits are ten for the class of

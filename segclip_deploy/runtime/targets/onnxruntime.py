@@ -1,19 +1,32 @@
-"""ONNX Runtime behind the Backend contract."""
+"""ONNX Runtime: the target, and its backend."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from segclip_deploy._optional import require
+from segclip_deploy.artifacts.bundle import Bundle
+from segclip_deploy.artifacts.onnx_file import makers
+from segclip_deploy.artifacts.scheme import Scheme
 from segclip_deploy.errors import BadArtifact
-from segclip_deploy.runtime.inference.backend import TensorSpec, checked
+from segclip_deploy.runtime.inference.backend import Backend, TensorSpec, checked
+from segclip_deploy.runtime.targets.base import BuildOptions, Need, Runs, Settings, Target
+from segclip_deploy.runtime.targets.device import has_gpu, usable_cores
+from segclip_deploy.runtime.targets.tuning import (
+    PROFILE_ROUNDS,
+    PROFILE_WARM_UP,
+    sum_layers,
+    thread_counts,
+)
 
-__all__ = ["OnnxRuntimeBackend", "providers"]
+__all__ = ["OnnxRuntime", "OnnxRuntimeBackend", "providers"]
 
 _PROVIDERS: Mapping[str, tuple[str, Mapping[str, str]]] = {
     "cpu": ("CPUExecutionProvider", {}),
@@ -23,7 +36,78 @@ _PROVIDERS: Mapping[str, tuple[str, Mapping[str, str]]] = {
 _DTYPES = {"tensor(uint8)": np.uint8, "tensor(float)": np.float32}
 
 
-class OnnxRuntimeBackend:
+class OnnxRuntime(Target):
+    """Engines ``NAME.ort.onnx``: the bundle's model as it is."""
+
+    name = "onnxruntime"
+    title = "ONNX Runtime"
+    short = "ort"
+    suffix = ".ort.onnx"
+    scheme = Scheme.CPU
+    takes_threads = True
+
+    def to_build(self) -> tuple[Need, ...]:
+        """The package."""
+        return (lambda: require("onnxruntime", why="an engine for it"),)
+
+    def candidates(self, bundle: Bundle, options: BuildOptions) -> list[Settings]:
+        """Thread counts; and the other providers, where there is a GPU."""
+        del bundle, options
+        found: list[Settings] = [{"threads": count} for count in thread_counts(usable_cores())]
+        others = [name for name in providers() if name != "cpu"] if has_gpu() else []
+        return found + [{"provider": name} for name in others]
+
+    def open(
+        self,
+        model: Path,
+        *,
+        batches: range = range(1, 2),
+        sha256: str | None = None,
+        **settings: Any,
+    ) -> Backend:
+        """An ``OnnxRuntimeBackend``; settings as its arguments."""
+        del sha256  # it compiles nothing worth keeping
+        return OnnxRuntimeBackend(model, batches=batches, **settings)
+
+    def time_layers(
+        self, model: Path, backend: Backend, tile: NDArray[np.uint8], settings: Settings
+    ) -> Runs | None:
+        """By ONNX Runtime's profiler, on the CPU; elsewhere it sees the host's side only.
+
+        What it fuses for its blocked layout it names after the tensor that is made; here it gets the
+        name of the node that makes that tensor in the file.
+        """
+        if settings.get("provider", "cpu") != "cpu":
+            return None
+        ort = require("onnxruntime", why="running an ONNX model")
+        options = ort.SessionOptions()
+        options.intra_op_num_threads = settings.get("threads", 0)
+        options.log_severity_level = 3
+        options.enable_profiling = True
+        with TemporaryDirectory() as folder:
+            options.profile_file_prefix = str(Path(folder) / "profile")
+            session = ort.InferenceSession(str(model), options, providers=["CPUExecutionProvider"])
+            batch = backend.inputs[0].batches.stop - 1
+            image = {backend.inputs[0].name: np.repeat(tile[None], batch, axis=0)}
+            for _ in range(PROFILE_WARM_UP + PROFILE_ROUNDS):
+                session.run(None, image)
+            events = json.loads(Path(session.end_profiling()).read_text(encoding="utf-8"))
+        kernels = [event for event in events if event["name"].endswith("_kernel_time")]
+        names = {f"{tensor}_nchwc": node for tensor, node in makers(model).items()}
+        size = len(kernels) // (PROFILE_WARM_UP + PROFILE_ROUNDS)  # every run executes the same
+        return [
+            sum_layers(
+                (
+                    names.get(name := event["name"].removesuffix("_kernel_time"), name),
+                    event["dur"] / 1e3,
+                )
+                for event in kernels[start : start + size]
+            )
+            for start in range(PROFILE_WARM_UP * size, len(kernels), size)
+        ]
+
+
+class OnnxRuntimeBackend(Backend):
     """Runs an ONNX file through buffers bound once for each change of batch.
 
     Args:

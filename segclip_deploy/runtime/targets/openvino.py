@@ -1,9 +1,10 @@
-"""OpenVINO behind the Backend contract."""
+"""OpenVINO: the target, and its backend."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from contextlib import suppress
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -11,15 +12,91 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segclip_deploy._optional import require
+from segclip_deploy.artifacts.bundle import Bundle
+from segclip_deploy.artifacts.scheme import Scheme
 from segclip_deploy.errors import BadArtifact
-from segclip_deploy.runtime.inference.backend import TensorSpec, checked
+from segclip_deploy.runtime.inference.backend import Backend, TensorSpec, checked
+from segclip_deploy.runtime.targets.base import BuildOptions, Need, Runs, Settings, Target
 from segclip_deploy.runtime.targets.compile_cache import CompileCache
-from segclip_deploy.runtime.targets.device import find_cpu
+from segclip_deploy.runtime.targets.device import find_cpu, usable_cores
+from segclip_deploy.runtime.targets.tuning import (
+    PROFILE_ROUNDS,
+    PROFILE_WARM_UP,
+    sum_layers,
+    thread_counts,
+)
 
-__all__ = ["OpenVinoBackend", "precisions", "settings"]
+__all__ = ["OpenVino", "OpenVinoBackend", "precisions"]
 
 
-class OpenVinoBackend:
+class OpenVino(Target):
+    """Engines ``NAME.ov.onnx``: the bundle's model, compiled when it is opened."""
+
+    name = "openvino"
+    title = "OpenVINO"
+    short = "ov"
+    suffix = ".ov.onnx"
+    scheme = Scheme.CPU
+    takes_threads = True
+    compile_cache = True
+
+    def to_build(self) -> tuple[Need, ...]:
+        """The package."""
+        return (lambda: require("openvino", why="an engine for it"),)
+
+    def candidates(self, bundle: Bundle, options: BuildOptions) -> list[Settings]:
+        """Thread counts, in every precision that a quantized model may have beside INT8."""
+        del options
+        # What was exported as FP32 is run as FP32: in BF16 it would be another model.
+        offered = ("f32",) if bundle.precision == "fp32" else precisions()
+        return [
+            {"threads": threads, "precision": precision}
+            for precision, threads in product(offered, thread_counts(usable_cores()))
+        ]
+
+    def open(
+        self,
+        model: Path,
+        *,
+        batches: range = range(1, 2),
+        sha256: str | None = None,
+        **settings: Any,
+    ) -> Backend:
+        """An ``OpenVinoBackend``; settings as its arguments."""
+        return OpenVinoBackend(model, batches=batches, sha256=sha256, **settings)
+
+    def beside_int8(self) -> str:
+        """BF16 where the processor has it."""
+        return precisions()[-1]
+
+    def float_settings(self, precision: str) -> Settings:
+        """The precision."""
+        return {"precision": precision}
+
+    def time_layers(
+        self, model: Path, backend: Backend, tile: NDArray[np.uint8], settings: Settings
+    ) -> Runs | None:
+        """By OpenVINO's counters, on a model compiled with them; counting costs a few percent itself."""
+        del backend
+        ov = require("openvino", why="a profile by layer")
+        config = _config(**settings) | {"PERF_COUNT": "YES"}
+        compiled = ov.Core().compile_model(str(model), "CPU", config)
+        request = compiled.create_infer_request()
+        shape = compiled.inputs[0].partial_shape
+        batch = shape[0].get_length() if shape[0].is_static else 1
+        image = np.repeat(tile[None], batch, axis=0)
+
+        def run() -> Mapping[str, float]:
+            request.infer({"image": image})
+            return sum_layers(
+                (info.node_name, 1e3 * info.real_time.total_seconds())
+                for info in request.profiling_info
+            )
+
+        return [run() for _ in range(PROFILE_WARM_UP + PROFILE_ROUNDS)][PROFILE_WARM_UP:]
+
+
+class OpenVinoBackend(Backend):
     """Compiles an ONNX file for the CPU, for latency, with outputs bound for each change of batch.
 
     Args:
@@ -48,7 +125,7 @@ class OpenVinoBackend:
         if precision != "f32" and precision not in precisions():
             raise BadArtifact(f"it is run in {precision}, which this CPU has not", where=model)
         try:
-            compiled = _compile(ov, model, settings(threads, precision), batches, sha256)
+            compiled = _compile(ov, model, _config(threads, precision), batches, sha256)
         except RuntimeError as error:
             raise BadArtifact(f"OpenVINO refuses it ({error})", where=model) from error
         self.name = f"OpenVINO {ov.__version__.split('-')[0]} CPU {precision}"
@@ -78,7 +155,7 @@ class OpenVinoBackend:
         del self._request
 
 
-def settings(threads: int, precision: str) -> dict[str, str]:
+def _config(threads: int = 0, precision: str = "f32") -> dict[str, str]:
     """How OpenVINO compiles for latency; arguments as of ``OpenVinoBackend``."""
     chosen = {
         "PERFORMANCE_HINT": "LATENCY",

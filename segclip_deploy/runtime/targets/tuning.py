@@ -4,20 +4,35 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import ExitStack
 from statistics import median
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from segclip_deploy.artifacts.engine import Search
 from segclip_deploy.runtime.inference.backend import Backend
 from segclip_deploy.runtime.targets.device import usable_cores
 
-__all__ = ["ROUNDS", "WARM_UP", "median_ms", "rank_settings", "thread_counts"]
+__all__ = [
+    "PROFILE_ROUNDS",
+    "PROFILE_WARM_UP",
+    "ROUNDS",
+    "WARM_UP",
+    "median_ms",
+    "rank_settings",
+    "sum_layers",
+    "thread_counts",
+]
 
 WARM_UP = 2
 ROUNDS = 7
+
+PROFILE_WARM_UP = 5
+PROFILE_ROUNDS = 30
+"""Of a profile by layer."""
 
 
 def median_ms(
@@ -46,34 +61,40 @@ def median_ms(
 def rank_settings(
     open_backend: Callable[..., Backend],
     candidates: Sequence[Mapping[str, Any]],
-    tile: NDArray[Any],
-) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    tile: NDArray[np.uint8],
+) -> tuple[list[Mapping[str, Any]], Search]:
     """Settings of an engine, the fastest first, and what was measured.
 
     Args:
         open_backend: takes settings as keywords.
         candidates: settings to try; equals stay in their order.
-        tile: (H, W, 3) uint8.
+        tile: (H, W, 3).
     """
-    backends: list[Backend] = []
-    try:
-        backends.extend(open_backend(**settings) for settings in candidates)
+    with ExitStack() as stack:
+        backends = [stack.enter_context(open_backend(**settings)) for settings in candidates]
         times = [round(ms, 3) for ms in median_ms(backends, tile)]
-    finally:
-        for backend in backends:
-            backend.close()
     ranked = sorted(range(len(candidates)), key=times.__getitem__)
-    labels = [" ".join(f"{k}={v}" for k, v in settings.items()) for settings in candidates]
-    measured = dict(zip(labels, times, strict=True))
-    conditions = {
-        "warm_up": WARM_UP,
-        "rounds": ROUNDS,
-        "cores": usable_cores(),
-        "load": round(os.getloadavg()[0], 1) if hasattr(os, "getloadavg") else None,
-    }
-    return [dict(candidates[index]) for index in ranked], {"median_ms": measured, **conditions}
+    labels = [
+        " ".join(f"{k}={v}" for k, v in settings.items()) or "default" for settings in candidates
+    ]
+    search = Search(
+        median_ms=dict(zip(labels, times, strict=True)),
+        warm_up=WARM_UP,
+        rounds=ROUNDS,
+        cores=usable_cores(),
+        load=round(os.getloadavg()[0], 1) if hasattr(os, "getloadavg") else None,
+    )
+    return [candidates[index] for index in ranked], search
 
 
 def thread_counts(cores: int) -> list[int]:
     """Thread counts worth trying: the powers of two below the cores, and the cores."""
     return [*(2**power for power in range(cores.bit_length()) if 2**power < cores), cores]
+
+
+def sum_layers(pairs: Iterable[tuple[str, float]]) -> dict[str, float]:
+    """Milliseconds by name, those of one name added up."""
+    total: dict[str, float] = {}
+    for name, ms in pairs:
+        total[name] = total.get(name, 0.0) + ms
+    return total

@@ -21,16 +21,13 @@ from segclip_deploy.runtime.inference.segmenter import LabelMap, Segmenter, Stag
 from segclip_deploy.runtime.profiling import measure
 from segclip_deploy.runtime.profiling.cold import cold_starts
 from segclip_deploy.runtime.profiling.conditions import device_conditions, find_memory
-from segclip_deploy.runtime.profiling.layers import (
-    layer_medians,
-    onnxruntime_layers,
-    openvino_layers,
-)
+from segclip_deploy.runtime.profiling.layers import layer_medians
 from segclip_deploy.runtime.profiling.measure import sample, statistics, warm_up
 from segclip_deploy.runtime.profiling.power import PowerMeter, find_thermometer, find_wattmeter
 from segclip_deploy.runtime.profiling.profile import profile_engine
 from segclip_deploy.runtime.targets.onnxruntime import OnnxRuntimeBackend
 from segclip_deploy.runtime.targets.openvino import OpenVinoBackend
+from segclip_deploy.runtime.targets.registry import TARGETS
 from tests.support.fake_tensorrt import install
 from tests.support.fakes import FakeBackend
 from tests.support.helpers import call
@@ -112,11 +109,9 @@ def load_spec(height: int, width: int) -> Any:
 def test_layers_are_those_of_the_model(target: str, tiny_bundle: Path) -> None:
     bundle = load_bundle(tiny_bundle)
     tile = load_golden(bundle.golden_path).tiles[0]
-    runs = (
-        onnxruntime_layers(bundle.model_path, tile, 1, threads=1)
-        if target == "onnxruntime"
-        else openvino_layers(bundle.model_path, tile, threads=1)
-    )
+    settings = {"threads": 1}
+    with TARGETS[target].open(bundle.model_path, **settings) as backend:
+        runs = TARGETS[target].time_layers(bundle.model_path, backend, tile, settings)
     assert len(runs) == 30
     layers = layer_medians(runs, [block["block"] for block in bundle.record["blocks"]])
     assert [layer.ms for layer in layers] == sorted((layer.ms for layer in layers), reverse=True)

@@ -14,9 +14,10 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from segclip_deploy.artifacts.engine import load_engine
 from segclip_deploy.artifacts.files import sha256_file
 from segclip_deploy.errors import StaleArtifact
-from segclip_deploy.runtime.engine import load_engine, open_engine
+from segclip_deploy.runtime.engine import open_engine
 from segclip_deploy.runtime.targets.compile_cache import _KEPT, CompileCache
 from segclip_deploy.runtime.targets.openvino import OpenVinoBackend
 from tests.support.fakes import random_frame

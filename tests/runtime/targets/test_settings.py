@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -8,45 +8,53 @@ import onnx
 import pytest
 
 from segclip_deploy.artifacts.bundle import load_bundle
+from segclip_deploy.artifacts.engine import ENGINE, record_path
+from segclip_deploy.artifacts.records import replace
 from segclip_deploy.errors import BadArtifact
-from segclip_deploy.runtime import build as build_module
 from segclip_deploy.runtime.build import build_engine
-from segclip_deploy.runtime.engine import (
-    TARGETS,
-    Target,
-    open_engine,
-    sidecar,
-)
-from segclip_deploy.runtime.targets.onnxruntime import OnnxRuntimeBackend
+from segclip_deploy.runtime.engine import open_engine
+from segclip_deploy.runtime.inference.backend import Backend
+from segclip_deploy.runtime.targets import onnxruntime, openvino
+from segclip_deploy.runtime.targets.base import BuildOptions
+from segclip_deploy.runtime.targets.onnxruntime import OnnxRuntime, OnnxRuntimeBackend
+from segclip_deploy.runtime.targets.openvino import OpenVino
+from segclip_deploy.runtime.targets.registry import TARGETS
 from tests.support.fakes import FakeBackend
 from tests.support.helpers import edited
+
+
+class Spied(OnnxRuntime):
+    """ONNX Runtime, which remembers the settings of each ``open``, and may be wrong on a GPU."""
+
+    def __init__(self, answers: Mapping[str, Backend] | None = None) -> None:
+        self.answers, self.seen = answers or {}, []
+
+    def open(self, model: Path, *, sha256: str | None = None, **settings: Any) -> Backend:
+        assert settings.pop("batches") == range(1, 2)
+        self.seen.append(settings)
+        wrong = self.answers.get(settings.get("provider", "cpu"))
+        return wrong or super().open(model, **settings)
 
 
 def test_the_fastest_settings_are_stored_and_used_on_the_same_processor_only(
     tiny_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    seen: list[dict[str, Any]] = []
-
-    def open_backend(model: Path, **settings: Any) -> OnnxRuntimeBackend:
-        assert settings["batches"] == range(1, 2)
-        seen.append({k: v for k, v in settings.items() if k != "batches"})
-        return OnnxRuntimeBackend(model, **settings)
-
-    monkeypatch.setitem(TARGETS, "onnxruntime", Target(".ort.onnx", open_backend))
+    spied = Spied()
+    monkeypatch.setitem(TARGETS, "onnxruntime", spied)
     path = tmp_path / "e.ort.onnx"
     record = build_engine(load_bundle(tiny_bundle), path).record
-    times = record["build"]["search"]["median_ms"]
-    assert f"threads={record['settings']['threads']}" == min(times, key=times.__getitem__)
+    search, settings = record.built.build.search, record.built.settings
+    times = search.median_ms
+    assert f"threads={settings['threads']}" == min(times, key=times.__getitem__)
     assert all(ms > 0 for ms in times.values())
-    assert record["build"]["search"]["rounds"] == 7
-    for threads, used in ((0, record["settings"]), (3, {"threads": 3})):
-        open_engine(path, threads=threads)
-        assert seen[-1] == used
-    sidecar(path).write_text(
-        json.dumps({**record, "device": {**record["device"], "cpu": "another"}})
-    )
-    open_engine(path)
-    assert seen[-1] == {}
+    assert search.rounds == 7
+    for threads, used in ((0, settings), (3, {"threads": 3})):
+        open_engine(path, threads=threads).backend.close()
+        assert spied.seen[-1] == used
+    device = replace(record.built.device, cpu="another")
+    ENGINE.write(record_path(path), replace(record, built=replace(record.built, device=device)))
+    open_engine(path).backend.close()
+    assert spied.seen[-1] == {}
 
 
 @pytest.mark.parametrize(("precision", "tried"), [("fp32", {"f32"}), ("int8", {"f32", "bf16"})])
@@ -60,17 +68,9 @@ def test_bf16_is_never_tried_for_an_fp32_bundle(
     bundle = edited(
         tiny_bundle, tmp_path / "b", onnx.load(tiny_bundle / "model.onnx"), precision=precision
     )
-    found: list[set[str]] = []
-
-    def search(_: Any, candidates: list[dict[str, Any]], __: Any) -> Any:
-        found.append({c["precision"] for c in candidates})
-        raise StopIteration
-
-    monkeypatch.setattr(build_module, "precisions", lambda: ("f32", "bf16"))
-    monkeypatch.setattr(build_module, "rank_settings", search)
-    with pytest.raises(StopIteration):
-        build_engine(bundle, tmp_path / "e.ov.onnx")
-    assert found == [tried]
+    monkeypatch.setattr(openvino, "precisions", lambda: ("f32", "bf16"))
+    candidates = OpenVino().candidates(bundle, BuildOptions())
+    assert {settings["precision"] for settings in candidates} == tried
 
 
 def test_the_fastest_provider_that_passes_is_taken(
@@ -78,18 +78,15 @@ def test_the_fastest_provider_that_passes_is_taken(
 ) -> None:
     """A stand-in: the other providers need a GPU."""
     wrong = FakeBackend(64, 96)
-
-    def open_backend(model: Path, *, batches: range, provider: str = "cpu", **more: Any) -> Any:
-        return wrong if provider == "cuda" else OnnxRuntimeBackend(model, **more)
-
-    monkeypatch.setitem(TARGETS, "onnxruntime", Target(".ort.onnx", open_backend))
-    monkeypatch.setattr(build_module, "providers", lambda: ("cpu", "cuda"))
-    monkeypatch.setattr(build_module, "has_gpu", lambda: True)
-    record = build_engine(load_bundle(tiny_bundle), tmp_path / "e.ort.onnx").record
-    times = record["build"]["search"]["median_ms"]
+    monkeypatch.setitem(TARGETS, "onnxruntime", Spied({"cuda": wrong}))
+    monkeypatch.setattr(onnxruntime, "providers", lambda: ("cpu", "cuda"))
+    monkeypatch.setattr(onnxruntime, "has_gpu", lambda: True)
+    built = build_engine(load_bundle(tiny_bundle), tmp_path / "e.ort.onnx").record.built
+    times = built.build.search.median_ms
     assert min(times, key=times.__getitem__) == "provider=cuda"
-    assert record["settings"].keys() == {"threads"}
-    assert record["verified"]["passed"]
+    assert built.settings.keys() == {"threads"}
+    assert built.verified.passed
+    assert wrong.closed
 
 
 def test_a_provider_that_is_not_here_is_refused(tiny_bundle: Path) -> None:

@@ -11,9 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segclip_deploy.errors import BadArtifact, MissingDependency
-from segclip_deploy.runtime.inference.backend import TensorSpec, checked
-from segclip_deploy.runtime.inference.stitching import Decode
-from segclip_deploy.runtime.targets.tensorrt.buffers import Buffer
+from segclip_deploy.runtime.inference.backend import Backend, Decode, TensorSpec, checked
+from segclip_deploy.runtime.targets.tensorrt.cuda import Buffer
 from segclip_deploy.runtime.targets.tensorrt.cuda_graph import CannotRecord, record
 from segclip_deploy.runtime.targets.tensorrt.kernels import GpuDecoder
 from segclip_deploy.runtime.targets.tensorrt.library import (
@@ -27,7 +26,7 @@ from segclip_deploy.runtime.targets.tensorrt.library import (
 __all__ = ["TensorRtBackend"]
 
 
-class TensorRtBackend:
+class TensorRtBackend(Backend):
     """Runs a plan on the first GPU, on a stream of its own, through pinned memory bound once.
 
     Where the batch is fixed, the launches are recorded as one CUDA graph; where they cannot be,
@@ -141,7 +140,7 @@ class TensorRtBackend:
                 found.append(collector.run)
         return found
 
-    def memory_taken(self) -> int:
+    def memory_taken(self) -> int | None:
         """Bytes taken on the GPU, by all processes."""
         with self._current():
             free, total = self._cuda.mem_get_info()

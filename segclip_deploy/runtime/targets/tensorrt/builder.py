@@ -4,24 +4,23 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from segclip_deploy.artifacts.engine import TimingCacheUse
 from segclip_deploy.artifacts.onnx_file import initializer_names
 from segclip_deploy.errors import BadArtifact, BadInput
+from segclip_deploy.progress import Report, silent
+from segclip_deploy.runtime.targets.base import BuildOptions
 from segclip_deploy.runtime.targets.tensorrt.inspector import network_types
 from segclip_deploy.runtime.targets.tensorrt.library import complaints, library_name, logger_of
-from segclip_deploy.runtime.targets.tensorrt.options import BuildOptions
 from segclip_deploy.runtime.targets.tensorrt.timing_cache import TimingCache
 
-__all__ = ["Plan", "Progress", "build_plan"]
-
-Progress = Callable[[str, int, int], None]
-"""Told of each phase of a build: its name, steps done, steps in all."""
+__all__ = ["Plan", "build_plan", "refit_plan"]
 
 _REFITTABLE = "text."  # prefix of the weights that hold the vocabulary
 
@@ -40,7 +39,7 @@ class Plan:
     data: Any
     seconds: float
     types: Mapping[str, Mapping[str, int]]
-    timing_cache: Mapping[str, Any] | None
+    timing_cache: TimingCacheUse | None
 
 
 def build_plan(
@@ -50,7 +49,7 @@ def build_plan(
     *,
     batches: range,
     timing_cache: TimingCache | None = None,
-    progress: Progress | None = None,
+    report: Report = silent,
 ) -> Plan:
     """Parse an ONNX file and build a plan of it.
 
@@ -60,7 +59,7 @@ def build_plan(
         trt: ``tensorrt`` or ``tensorrt_rtx``.
         batches: what to take where the file leaves the batch open.
         timing_cache: None builds without; TensorRT-RTX has none.
-        progress: called from the build's thread.
+        report: told of phases, steps done, steps in all; called from the build's thread.
 
     Raises:
         BadArtifact: the parser or the builder refuses the model.
@@ -77,7 +76,7 @@ def build_plan(
     _add_profile(builder, network, config, batches)
     known = timing_cache.attach(trt, config) if timing_cache else None
     cancelled = threading.Event()
-    monitor = _monitor(trt, cancelled, progress)
+    monitor = _monitor(trt, cancelled, report)
     config.progress_monitor = monitor
     started = time.perf_counter()
     with ThreadPoolExecutor(1) as pool:  # leaving it waits for the build
@@ -97,6 +96,30 @@ def build_plan(
     seconds = time.perf_counter() - started
     use = timing_cache.store(config, known) if timing_cache else None
     return Plan(data, seconds, network_types(network), use)
+
+
+def refit_plan(trt: ModuleType, plan: Path, model: Path) -> Any:
+    """A plan with the refittable weights of another ONNX file.
+
+    Args:
+        trt: ``tensorrt`` or ``tensorrt_rtx``, with a GPU.
+        plan: built with REFIT_INDIVIDUAL.
+        model: the same graph with other weights of the same names.
+
+    Raises:
+        BadArtifact: the library refuses, or some weights would keep their old values.
+    """
+    complaints(trt)  # what an earlier call left
+    runtime = trt.Runtime(logger_of(trt))
+    engine = runtime.deserialize_cuda_engine(plan.read_bytes())
+    if engine is None:
+        raise BadArtifact(f"{library_name(trt)} refuses it ({complaints(trt)})", where=plan)
+    refitter = trt.Refitter(engine, logger_of(trt))
+    parser = trt.OnnxParserRefitter(refitter, logger_of(trt))
+    done = parser.refit_from_file(str(model)) and not refitter.get_missing_weights()
+    if not done or not refitter.refit_cuda_engine():
+        raise BadArtifact(f"{library_name(trt)} cannot refit it ({complaints(trt)})", where=plan)
+    return engine.serialize()
 
 
 def _build(builder: Any, network: Any, config: Any, _needed: object) -> Any:
@@ -196,10 +219,10 @@ def _add_profile(builder: Any, network: Any, config: Any, batches: range) -> Non
     config.add_optimization_profile(profile)
 
 
-def _monitor(trt: ModuleType, cancelled: threading.Event, progress: Progress | None) -> Any:
+def _monitor(trt: ModuleType, cancelled: threading.Event, report: Report) -> Any:
     """An IProgressMonitor that reports, and stops the build once ``cancelled`` is set.
 
-    Nothing may be raised into the library: an error of ``progress`` cancels, and is kept.
+    Nothing may be raised into the library: an error of ``report`` cancels, and is kept.
     """
 
     class Monitor(trt.IProgressMonitor):  # type: ignore[name-defined,misc]
@@ -209,10 +232,10 @@ def _monitor(trt: ModuleType, cancelled: threading.Event, progress: Progress | N
             self.steps: dict[str, int] = {}
 
         def tell(self, phase: str, done: int) -> None:
-            if progress is None or self.error is not None:
+            if self.error is not None:
                 return
             try:
-                progress(phase, done, self.steps[phase])
+                report(phase, done, self.steps[phase])
             except BaseException as error:
                 self.error = error
                 cancelled.set()

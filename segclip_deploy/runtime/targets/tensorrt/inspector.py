@@ -8,6 +8,8 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
+from segclip_deploy.artifacts.engine import Layer
+
 __all__ = ["by_block", "engine_layers", "network_types"]
 
 # How the library's enum and the inspectors of 8.6 to 11 spell an element type. BF16 before FP16,
@@ -53,34 +55,33 @@ def network_types(network: Any) -> dict[str, dict[str, int]]:
     return _count(found)
 
 
-def engine_layers(information: str) -> list[dict[str, Any]] | None:
+def engine_layers(information: str) -> tuple[Layer, ...] | None:
     """Layers of an engine, from the inspector's JSON (TensorRT 10 and 11).
 
     Returns:
-        per layer its name, type, blocks and the element types of what it reads and writes; None
-        where the engine holds no such detail. A type that the inspector does not tell is None.
+        None where the engine holds no such detail.
     """
     layers = json.loads(information).get("Layers", [])
     if not layers or not all(isinstance(layer, dict) for layer in layers):
         return None
-    return [
-        {
-            "name": layer.get("Name", ""),
-            "type": layer.get("LayerType"),
-            "blocks": _blocks(layer.get("Metadata") or ""),
-            "reads": [_tensor_type(tensor) for tensor in layer.get("Inputs", [])],
-            "writes": [_tensor_type(tensor) for tensor in layer.get("Outputs", [])],
-        }
+    return tuple(
+        Layer(
+            name=layer.get("Name", ""),
+            type=layer.get("LayerType"),
+            blocks=_blocks(layer.get("Metadata") or ""),
+            reads=tuple(_tensor_type(tensor) for tensor in layer.get("Inputs", [])),
+            writes=tuple(_tensor_type(tensor) for tensor in layer.get("Outputs", [])),
+        )
         for layer in layers
-    ]
+    )
 
 
-def by_block(layers: Iterable[Mapping[str, Any]]) -> dict[str, dict[str, int]]:
+def by_block(layers: Iterable[Layer]) -> dict[str, dict[str, int]]:
     """Engine layers by block and type of what they read first: what they compute in."""
-    return _count((layer["blocks"], next(iter(layer["reads"]), None)) for layer in layers)
+    return _count((layer.blocks, next(iter(layer.reads), None)) for layer in layers)
 
 
-def _count(layers: Iterable[tuple[list[str], str | None]]) -> dict[str, dict[str, int]]:
+def _count(layers: Iterable[tuple[tuple[str, ...], str | None]]) -> dict[str, dict[str, int]]:
     counts: dict[str, Counter[str]] = {}
     for blocks, kind in layers:
         if blocks and kind in _COUNTED:
@@ -96,11 +97,11 @@ def _dequantized(tensor: Any, makers: Mapping[str, Any]) -> bool:
     return layer is not None and layer.type.name == "DEQUANTIZE"
 
 
-def _blocks(text: str) -> list[str]:
+def _blocks(text: str) -> tuple[str, ...]:
     """Blocks of the ONNX nodes ``block/Operator`` that a layer was made of, each once."""
     nodes: Iterator[str] = (match[1] for match in _NODE.finditer(text))
     named = (node.partition("/") for node in nodes if "/" in node)
-    return list(dict.fromkeys(block for block, _, operator in named if operator not in _WRITTEN))
+    return tuple(dict.fromkeys(block for block, _, operator in named if operator not in _WRITTEN))
 
 
 def _tensor_type(tensor: Mapping[str, Any]) -> str | None:

@@ -10,6 +10,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from segclip_deploy.artifacts.engine import TimingCacheUse
 from segclip_deploy.artifacts.files import locked, replace_file
 from segclip_deploy.errors import BadArtifact, StaleArtifact
 from segclip_deploy.runtime.targets.device import cache_folder
@@ -75,15 +76,14 @@ class TimingCache:
             )
         return _entries(cache)
 
-    def store(self, config: Any, known: int | None) -> dict[str, Any]:
+    def store(self, config: Any, known: int | None) -> TimingCacheUse:
         """Add what a build measured to the file, and to what other builds put there meanwhile.
 
         Args:
             known: what ``attach`` returned.
 
         Returns:
-            the path, and how many measurements were known and are new; None before TensorRT 10.8,
-            which does not tell.
+            how many measurements were known and are new; before TensorRT 10.8 nobody tells.
         """
         cache = config.get_timing_cache()
         after = _entries(cache)
@@ -95,7 +95,7 @@ class TimingCache:
                 header = json.dumps(dict(self.key)).encode()
                 temporary.write_bytes(header + b"\n" + bytes(cache.serialize()))
         new = None if known is None or after is None else after - known
-        return {"path": str(self.path), "known": known, "new": new}
+        return TimingCacheUse(path=str(self.path), known=known, new=new)
 
 
 def _entries(cache: Any) -> int | None:

@@ -14,7 +14,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from onnx import helper, numpy_helper
 
+from segclip_deploy.artifacts.engine import GpuDevice, TimingCacheUse
 from segclip_deploy.artifacts.onnx_file import initializer_names, makers
+from segclip_deploy.artifacts.records import replace
 from segclip_deploy.errors import BadArtifact, StaleArtifact
 from segclip_deploy.runtime.targets.tensorrt.compatibility import differences
 from segclip_deploy.runtime.targets.tensorrt.inspector import by_block, engine_layers
@@ -92,15 +94,15 @@ def test_layers_are_read_from_both_inspectors(layout: str, spelled: list[str | N
         )
     )
     assert layers is not None
-    assert [one["reads"] for one in layers] == [
-        ["uint8"],
-        ["int8", "fp16"],
-        ["fp16"],
-        [None],
-        ["fp16"],
+    assert [one.reads for one in layers] == [
+        ("uint8",),
+        ("int8", "fp16"),
+        ("fp16",),
+        (None,),
+        ("fp16",),
     ]
-    assert [one["writes"][0] for one in layers] == ["fp16", "fp16", "fp32", "bf16", "fp16"]
-    assert layers[1]["blocks"] == ["cff.16", "decoder"]
+    assert [one.writes[0] for one in layers] == ["fp16", "fp16", "fp32", "bf16", "fp16"]
+    assert layers[1].blocks == ("cff.16", "decoder")
     # A type that is not told is not counted, and bookkeeping without a node belongs to no block.
     assert by_block(layers) == {"cff.16": {"int8": 1, "fp16": 1}}
 
@@ -110,15 +112,26 @@ def test_layers_without_detail_are_none(information: str) -> None:
     assert engine_layers(information) is None
 
 
-BUILT = {"gpu": "Orin", "compute_capability": ["8.7"], "library": "TensorRT 10.3.0"}
-AHEAD = {"gpu": None, "compute_capability": ["8.6", "12.0"], "library": "TensorRT-RTX 1.7.1"}
+def device(gpu: str | None, capabilities: tuple[str, ...], library: str) -> GpuDevice:
+    return GpuDevice(
+        gpu=gpu, compute_capability=capabilities, driver=None, cuda=None, library=library
+    )
+
+
+BUILT = device("Orin", ("8.7",), "TensorRT 10.3.0")
+AHEAD = device(None, ("8.6", "12.0"), "TensorRT-RTX 1.7.1")
 
 
 @pytest.mark.parametrize(
     ("built", "arguments", "here", "fields"),
     [
         (BUILT, [], {}, []),
-        (BUILT, [], {"gpu": "Thor", "compute_capability": ["11.0"]}, ["GPU", "compute capability"]),
+        (
+            BUILT,
+            [],
+            {"gpu": "Thor", "compute_capability": ("11.0",)},
+            ["GPU", "compute capability"],
+        ),
         (BUILT, [], {"library": "TensorRT 10.13.3"}, ["library"]),
         (BUILT, ["--version-compatible"], {"library": "TensorRT 10.13.3"}, []),
         (BUILT, ["--version-compatible"], {"library": "TensorRT 10.0.1"}, ["library"]),
@@ -126,29 +139,39 @@ AHEAD = {"gpu": None, "compute_capability": ["8.6", "12.0"], "library": "TensorR
         (
             BUILT,
             ["--hardware-compatibility", "ampere-plus"],
-            {"gpu": "A", "compute_capability": ["8.9"]},
+            {"gpu": "A", "compute_capability": ("8.9",)},
             [],
         ),
         (
             BUILT,
             ["--hardware-compatibility", "ampere-plus"],
-            {"gpu": "A", "compute_capability": ["7.5"]},
+            {"gpu": "A", "compute_capability": ("7.5",)},
             ["compute capability"],
         ),
         (
             BUILT,
             ["--hardware-compatibility", "same-compute-capability"],
-            {"gpu": "A", "compute_capability": ["8.9"]},
+            {"gpu": "A", "compute_capability": ("8.9",)},
             ["compute capability"],
         ),
-        (AHEAD, [], {**AHEAD, "gpu": "RTX", "compute_capability": ["12.0"]}, []),
-        (AHEAD, [], {**AHEAD, "compute_capability": ["8.9"]}, ["compute capability"]),
+        (
+            AHEAD,
+            [],
+            {"library": AHEAD.library, "gpu": "RTX", "compute_capability": ("12.0",)},
+            [],
+        ),
+        (
+            AHEAD,
+            [],
+            {"library": AHEAD.library, "compute_capability": ("8.9",)},
+            ["compute capability"],
+        ),
     ],
 )
 def test_what_differs_is_named_field_by_field(
-    built: dict[str, Any], arguments: list[str], here: dict[str, Any], fields: list[str]
+    built: GpuDevice, arguments: list[str], here: dict[str, Any], fields: list[str]
 ) -> None:
-    found = differences(built, {**BUILT, **here}, arguments)
+    found = differences(built, replace(BUILT, **here), arguments)
     assert [phrase.partition(" is ")[0] for phrase in found] == fields
 
 
@@ -199,11 +222,11 @@ def test_two_builds_at_once_both_add_to_the_cache(tmp_path: Path) -> None:
     assert cache.attach(None, first) == cache.attach(None, second) == 0  # type: ignore[arg-type]
     first.cache.keys |= {"a", "b"}
     second.cache.keys |= {"b", "c"}
-    assert cache.store(first, 0) == {"path": str(cache.path), "known": 0, "new": 2}
-    assert cache.store(second, 0)["new"] == 2
+    assert cache.store(first, 0) == TimingCacheUse(path=str(cache.path), known=0, new=2)
+    assert cache.store(second, 0).new == 2
     third = Config()
     assert cache.attach(None, third) == 3  # type: ignore[arg-type]
-    assert cache.store(third, 3)["new"] == 0
+    assert cache.store(third, 3).new == 0
 
 
 @pytest.mark.parametrize("field", KEY)

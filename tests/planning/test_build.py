@@ -8,11 +8,11 @@ import pytest
 from click.testing import CliRunner
 from PIL import Image
 
+from segclip_deploy.artifacts.engine import load_engine
 from segclip_deploy.artifacts.plan import load_plan
 from segclip_deploy.artifacts.vocabulary import Vocabulary
 from segclip_deploy.cli import main
 from segclip_deploy.planning.plan_evaluator import Judge
-from segclip_deploy.runtime.engine import load_engine
 from tests.conftest import EXAMPLE
 
 
@@ -47,10 +47,10 @@ def test_from_an_fp32_bundle_to_the_faster_engine_in_one_go(
     assert result.exit_code == 0, result.output
     assert "the faster stays" in result.stdout
     engine = load_engine(out)
-    assert engine.record["verified"]["passed"]
+    assert engine.record.built.verified.passed
     work = out.with_name(out.name + ".work")
     plan = load_plan(work / "plan.yaml")
-    assert engine.record["bundle"].get("plan") in (None, dict(plan.blocks))
+    assert engine.record.bundle.get("plan") in (None, dict(plan.blocks))
     assert plan.evidence["split"] == "plan"
 
     # The same plan again measures nothing anew.

@@ -1,0 +1,96 @@
+"""From folders of images to a calibration table, or a smoothed bundle: find tiles, choose, measure."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from segclip_deploy.artifacts.bundle import Bundle
+from segclip_deploy.calibration.calibrate import calibrate
+from segclip_deploy.calibration.selection import TileSet, select_tiles
+from segclip_deploy.calibration.sheet import contact_sheet
+from segclip_deploy.calibration.table import CalibrationTable
+from segclip_deploy.calibration.tiles import find_tiles
+from segclip_deploy.export.onnx_model import check_fp32
+from segclip_deploy.progress import Report, silent
+from segclip_deploy.quantization.smooth import smooth
+from segclip_deploy.runtime.engine import open_engine
+
+__all__ = ["calibrate_on", "smooth_on"]
+
+_SELECTED = 256
+
+
+def calibrate_on(
+    bundle: Bundle,
+    sources: Sequence[Path],
+    out: Path,
+    *,
+    method: str = "percentile",
+    select: int = _SELECTED,
+    exclude: Path | None = None,
+    sheet: Path | None = None,
+    report: Report = silent,
+) -> tuple[CalibrationTable, TileSet]:
+    """Find tiles, choose those that cover them all, and measure ranges on these.
+
+    Args:
+        bundle: in FP32; it also labels the tiles, so that no class is forgotten.
+        sources: images, folders, lists or datasets.
+        out: the table to write.
+        method: how a range is read off a histogram.
+        select: how many tiles.
+        exclude: a dataset that will judge the result.
+        sheet: a contact sheet to write.
+        report: of progress.
+
+    Raises:
+        BadInput: the tiles cannot be used.
+        BadArtifact: the bundle is not FP32.
+    """
+    check_fp32(bundle)  # before all images are read
+    pool = find_tiles(sources, bundle.input, exclude=exclude, report=_stage(report, "reading"))
+    with open_engine(bundle.path).backend as backend:
+        batch = backend.inputs[0].batches.start
+
+        def label(tile: NDArray[np.uint8]) -> NDArray[np.uint8]:
+            outputs = backend.infer({"image": np.repeat(tile[None], batch, axis=0)})
+            return outputs["labels"][0].copy()
+
+        tiles = select_tiles(pool, select, labels=label, report=_stage(report, "labelling"))
+    if sheet:
+        contact_sheet(tiles, sheet, vocabulary=bundle.vocabulary)
+    table = calibrate(bundle, tiles, out, method=method, report=_stage(report, "calibrating"))
+    return table, tiles
+
+
+def smooth_on(
+    bundle: Bundle,
+    sources: Sequence[Path],
+    out: Path,
+    *,
+    alpha: float,
+    select: int,
+    exclude: Path | None = None,
+    report: Report = silent,
+) -> Bundle:
+    """Find tiles, choose those that cover them all, and ``smooth`` by what channels reach on these.
+
+    Args:
+        sources, select, exclude, report: as for ``calibrate_on``.
+        bundle, out, alpha: as for ``smooth``.
+
+    Raises:
+        SegclipError: whatever finding tiles and smoothing raise.
+    """
+    check_fp32(bundle)  # before all images are read
+    pool = find_tiles(sources, bundle.input, exclude=exclude, report=_stage(report, "reading"))
+    tiles = select_tiles(pool, select)
+    return smooth(bundle, tiles, out, alpha=alpha, report=_stage(report, "looking"))
+
+
+def _stage(report: Report, what: str) -> Callable[[int, int], None]:
+    return lambda done, total: report(what, done, total)

@@ -1,0 +1,303 @@
+"""TensorRT and TensorRT-RTX as targets: build a plan, prove it if the GPU is here, tell what it is."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from segclip_deploy.artifacts.bundle import Bundle
+from segclip_deploy.artifacts.engine import (
+    Build,
+    Built,
+    Engine,
+    GpuDevice,
+    Layer,
+    Try,
+    Verification,
+)
+from segclip_deploy.artifacts.golden import load_golden
+from segclip_deploy.artifacts.records import replace as with_fields
+from segclip_deploy.artifacts.scheme import Scheme
+from segclip_deploy.errors import BadArtifact, BadInput, MissingDependency, StaleArtifact
+from segclip_deploy.runtime.inference.backend import Backend
+from segclip_deploy.runtime.targets.base import (
+    BuildOptions,
+    Job,
+    Need,
+    Prove,
+    Runs,
+    Settings,
+    Target,
+)
+from segclip_deploy.runtime.targets.device import Gpu, find_gpu
+from segclip_deploy.runtime.targets.tensorrt.backend import TensorRtBackend
+from segclip_deploy.runtime.targets.tensorrt.builder import Plan, build_plan, refit_plan
+from segclip_deploy.runtime.targets.tensorrt.compatibility import differences, gpu_device
+from segclip_deploy.runtime.targets.tensorrt.inspector import by_block, engine_layers
+from segclip_deploy.runtime.targets.tensorrt.library import library_name, load_cuda, load_library
+from segclip_deploy.runtime.targets.tensorrt.timing_cache import TimingCache, default_path
+from segclip_deploy.runtime.targets.tuning import median_ms
+
+__all__ = ["TensorRt", "TensorRtRtx"]
+
+_ROUNDS = 50  # inferences that choose between tries
+
+
+@dataclass(frozen=True)
+class _Flown:
+    """What a plan did on the GPU that is here."""
+
+    verification: Verification
+    layers: tuple[Layer, ...] | None
+    median_ms: float
+
+
+class TensorRt(Target):
+    """Engines ``NAME.engine``: plans for the GPU of the machine that builds them."""
+
+    name = "tensorrt"
+    title = "TensorRT"
+    short = "trt"
+    suffix = ".engine"
+    scheme = Scheme.TENSORRT
+    takes_onnx = False
+    options = frozenset(
+        {
+            "--workspace",
+            "--optimization-level",
+            "--refittable",
+            "--tries",
+            "--timing-iterations",
+            "--hardware-compatibility",
+            "--version-compatible",
+            "--dla",
+            "--timing-cache",
+        }
+    )
+
+    def to_build(self) -> tuple[Need, ...]:
+        """The library, a GPU and PyCUDA."""
+        return (lambda: load_library(self.name), *_cuda())
+
+    def build(self, job: Job) -> Built:
+        """Of several tries the fastest that passes the flight check.
+
+        What only a run can tell is None where the GPU is not here.
+        """
+        options = job.options
+        trt = load_library(self.name)
+        gpu, capabilities, obstacle = self._aim(options)
+        if obstacle is None:
+            load_cuda()  # not after minutes of building
+        for flag, given in (("--tries", options.tries > 1), ("--refittable", options.refittable)):
+            if obstacle and given:
+                raise BadInput(f"it needs the GPU that the engine is for: {obstacle}", where=flag)
+        settings: Settings = {"host_code": True} if options.version_compatible else {}
+        tries: list[tuple[Plan, _Flown | None]] = []
+        for _ in range(options.tries):
+            plan = build_plan(
+                trt,
+                job.bundle.model_path,
+                replace(options, compute_capability=self._named(capabilities)),
+                batches=job.bundle.input.batches,
+                timing_cache=self._timing_cache(trt, gpu, options),
+                report=job.report,
+            )
+            job.file.write_bytes(plan.data)
+            tries.append(
+                (plan, None if obstacle else self._fly(job.file, job.bundle, job.prove, settings))
+            )
+        best, flown = _fastest(tries, where=job.bundle.path)
+        job.file.write_bytes(best.data)
+        layers = flown.layers if flown else None
+        return Built(
+            device=self._device(trt, gpu, capabilities),
+            settings=settings,
+            build=Build(
+                seconds=round(best.seconds, 3),
+                timing_cache=best.timing_cache,
+                tries=tuple(
+                    Try(median_ms=f.median_ms, rounds=_ROUNDS, passed=f.verification.passed)
+                    for _, f in tries
+                    if f
+                ),
+            ),
+            network=best.types,
+            layers=layers,
+            blocks=by_block(layers) if layers else None,
+            verified=flown.verification if flown else None,
+            not_verified=obstacle,
+        )
+
+    def refit(self, engine: Engine, bundle: Bundle, file: Path, prove: Prove) -> Built:
+        """Replace the weights ``text.*`` of an engine that was built with ``--refittable``.
+
+        Raises:
+            BadArtifact: the library refuses to refit it.
+            BadInput: it was not built to be refitted.
+            StaleArtifact: it was built for another machine.
+        """
+        remedy = engine.rebuild_command(bundle.path)
+        if "--refittable" not in engine.record.arguments:
+            raise BadInput(
+                "it was not built to be refitted",
+                where=engine.path,
+                fix=f"{remedy} --refittable",
+            )
+        self.admit(engine)
+        try:
+            plan = refit_plan(load_library(self.name), engine.path, bundle.model_path)
+        except BadArtifact as error:
+            raise BadArtifact(error.what, where=engine.path, fix=remedy) from error
+        file.write_bytes(plan)
+        built = engine.record.built
+        flown = self._fly(file, bundle, prove, built.settings)
+        flown.verification.require(where=engine.path)
+        return with_fields(
+            built,
+            layers=flown.layers,
+            blocks=by_block(flown.layers) if flown.layers else None,
+            verified=flown.verification,
+            not_verified=None,
+        )
+
+    def open(
+        self,
+        model: Path,
+        *,
+        batches: range = range(1, 2),
+        sha256: str | None = None,
+        **settings: Any,
+    ) -> Backend:
+        """A ``TensorRtBackend``; settings as its arguments."""
+        del sha256  # a plan is compiled already
+        return TensorRtBackend(model, target=self.name, batches=batches, **settings)
+
+    def admit(self, engine: Engine) -> None:
+        """Accept an engine for this GPU, compute capability and library version."""
+        trt = load_library(self.name)
+        gpu = find_gpu(why=f"an engine for {self.name}")
+        here = gpu_device(trt, gpu, [gpu.compute_capability])
+        built = engine.record.built.device
+        if not isinstance(built, GpuDevice):
+            found = ["it was not built for a GPU"]
+        else:
+            found = differences(built, here, engine.record.arguments)
+        if found:
+            raise StaleArtifact("; ".join(found), where=engine.path, fix=engine.rebuild_command())
+
+    def time_layers(
+        self, model: Path, backend: Backend, tile: NDArray[np.uint8], settings: Settings
+    ) -> Runs | None:
+        """By the library's profiler, which synchronizes after every layer."""
+        del model, settings
+        assert isinstance(backend, TensorRtBackend)
+        return backend.layer_ms(tile)
+
+    def _fly(self, file: Path, bundle: Bundle, prove: Prove, settings: Settings) -> _Flown:
+        """Run a plan: the flight check, its layers, its time for one inference."""
+        tile = load_golden(bundle.golden_path).tiles[0]
+        with self.open(file, batches=bundle.input.batches, **settings) as backend:
+            assert isinstance(backend, TensorRtBackend)
+            layers = engine_layers(backend.describe())
+            verification = prove(backend)
+            (milliseconds,) = median_ms([backend], tile, rounds=_ROUNDS)
+        return _Flown(verification, layers, round(milliseconds, 3))
+
+    def _aim(self, options: BuildOptions) -> tuple[Gpu | None, tuple[str, ...], str | None]:
+        """The GPU here, the compute capabilities to build for, and why it cannot run here if so."""
+        del options
+        gpu = find_gpu(why=f"building for {self.name}")
+        return gpu, (gpu.compute_capability.replace(".", ""),), None
+
+    def _named(self, capabilities: tuple[str, ...]) -> tuple[str, ...]:
+        """The compute capabilities to tell the builder; none: the GPU here."""
+        del capabilities
+        return ()
+
+    def _device(self, trt: ModuleType, gpu: Gpu | None, capabilities: tuple[str, ...]) -> GpuDevice:
+        return gpu_device(trt, gpu, [_dotted(c) for c in capabilities])
+
+    def _timing_cache(
+        self, trt: ModuleType, gpu: Gpu | None, options: BuildOptions
+    ) -> TimingCache | None:
+        assert gpu is not None
+        if options.tries > 1:  # measurements of the first would make all the others the same
+            if options.timing_cache:
+                raise BadInput("tries do not differ with one", where="--timing-cache")
+            return None
+        key = {"gpu": gpu.gpu, "driver": gpu.driver, "library": library_name(trt)}
+        return TimingCache(options.timing_cache or default_path(key), key)
+
+
+class TensorRtRtx(TensorRt):
+    """Engines ``NAME.rtx``: plans for any GPUs, which need not be here."""
+
+    name = "tensorrt-rtx"
+    title = "TensorRT-RTX"
+    short = "rtx"
+    suffix = ".rtx"
+    # It times nothing while it builds, and ignores or refuses the other options [1.7.1].
+    options = frozenset(
+        {"--workspace", "--optimization-level", "--refittable", "--tries", "--compute-capability"}
+    )
+
+    def to_build(self) -> tuple[Need, ...]:
+        """The library."""
+        return (lambda: load_library(self.name),)
+
+    def to_run(self) -> tuple[Need, ...]:
+        """A GPU and PyCUDA."""
+        return _cuda()
+
+    def _aim(self, options: BuildOptions) -> tuple[Gpu | None, tuple[str, ...], str | None]:
+        wanted = options.compute_capability
+        try:
+            gpu = find_gpu(why=f"building for {self.name}")
+        except MissingDependency as error:
+            if not wanted:
+                raise BadInput(
+                    "no NVIDIA GPU is here to build for",
+                    where=self.name,
+                    fix="say for which: --compute-capability 86,89,120",
+                ) from error
+            return None, wanted, "no NVIDIA GPU is here"
+        here = gpu.compute_capability.replace(".", "")
+        if wanted and here not in wanted:
+            return gpu, wanted, f"the GPU here has compute capability {gpu.compute_capability}"
+        return gpu, wanted or (here,), None
+
+    def _named(self, capabilities: tuple[str, ...]) -> tuple[str, ...]:
+        return capabilities
+
+    def _device(self, trt: ModuleType, gpu: Gpu | None, capabilities: tuple[str, ...]) -> GpuDevice:
+        del gpu  # the plan is for every GPU of these capabilities
+        return super()._device(trt, None, capabilities)
+
+    def _timing_cache(
+        self, trt: ModuleType, gpu: Gpu | None, options: BuildOptions
+    ) -> TimingCache | None:
+        del trt, gpu, options
+        return None
+
+
+def _cuda() -> tuple[Need, ...]:
+    return (lambda: find_gpu(why="running it"), load_cuda)
+
+
+def _fastest(tries: list[tuple[Plan, _Flown | None]], *, where: Path) -> tuple[Plan, _Flown | None]:
+    passed = [(plan, flown) for plan, flown in tries if not flown or flown.verification.passed]
+    if not passed:
+        for _, flown in tries:
+            assert flown is not None  # it did not pass
+            flown.verification.require(where=where)
+    return min(passed, key=lambda made: made[1].median_ms if made[1] else 0.0)
+
+
+def _dotted(capability: str) -> str:
+    return f"{capability[:-1]}.{capability[-1]}"
