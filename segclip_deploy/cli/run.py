@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 
     from segclip_deploy.artifacts.vocabulary import Vocabulary
     from segclip_deploy.runtime.io.sinks.storage import LineFile
-    from segclip_deploy.runtime.io.sources.frames import Source
-    from segclip_deploy.runtime.io.video import VideoWriter
+    from segclip_deploy.runtime.io.sinks.video import VideoWriter
+    from segclip_deploy.runtime.io.sources.base import Source
     from segclip_deploy.runtime.streaming.run import Outcome, Run
 
 __all__ = ["run"]
@@ -145,7 +145,7 @@ def run(
 
 def _video(path: Path | None, sources: tuple[str, ...]) -> VideoWriter | None:
     from segclip_deploy.errors import BadInput
-    from segclip_deploy.runtime.io.video import VideoWriter
+    from segclip_deploy.runtime.io.sinks.video import VideoWriter
 
     if path is None:
         return None
@@ -162,7 +162,8 @@ def _source(
 ) -> tuple[Source, list[Path]]:
     """Where frames come from, and the georeferenced TIFFs among the sources."""
     from segclip_deploy.errors import BadInput
-    from segclip_deploy.runtime.io.sources.frames import FileSource, LiveSource, is_live
+    from segclip_deploy.runtime.io.sources.files import FileSource
+    from segclip_deploy.runtime.io.sources.live import LiveSource, is_live
     from segclip_deploy.runtime.streaming.run import find_files
 
     if not any(map(is_live, sources)):

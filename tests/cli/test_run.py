@@ -30,9 +30,12 @@ from segclip_deploy.runtime.inference.frame import Frame
 from segclip_deploy.runtime.inference.segmenter import Segmenter
 from segclip_deploy.runtime.io.sinks.folder import FolderSink, class_areas
 from segclip_deploy.runtime.io.sinks.storage import LineFile, Storage
-from segclip_deploy.runtime.io.sources.frames import FileSource, LiveSource, Shot
+from segclip_deploy.runtime.io.sinks.video import VideoWriter
+from segclip_deploy.runtime.io.sources.base import Shot
+from segclip_deploy.runtime.io.sources.files import FileSource
+from segclip_deploy.runtime.io.sources.live import LiveSource
+from segclip_deploy.runtime.io.sources.video import count_frames, read_video
 from segclip_deploy.runtime.io.telemetry.exif import Capture
-from segclip_deploy.runtime.io.video import VideoWriter, count_frames, read_video
 from segclip_deploy.runtime.streaming.run import Run
 from tests.conftest import ROOT, SHARED
 from tests.support.fake_cli import open_fake

@@ -14,7 +14,7 @@ import numpy as np
 from segclip_deploy.runtime.inference.frame import Frame, read_frame
 from segclip_deploy.runtime.inference.segmenter import Segmenter
 from segclip_deploy.runtime.io.sinks.folder import FolderSink, stage_ms
-from segclip_deploy.runtime.io.sources.frames import Shot
+from segclip_deploy.runtime.io.sources.base import Shot
 from segclip_deploy.runtime.io.telemetry.exif import Capture
 from segclip_deploy.runtime.targets.tensorrt.backend import TensorRtBackend
 

@@ -17,7 +17,8 @@ from segclip_deploy.runtime.inference.frame import Frame, list_images
 from segclip_deploy.runtime.inference.segmenter import LabelMap, Segmenter
 from segclip_deploy.runtime.inference.windows import LOGIT_STRIDE
 from segclip_deploy.runtime.io.sinks.folder import FolderSink, result_names, stage_ms
-from segclip_deploy.runtime.io.sources.frames import Shot, Source, Unreadable, is_video
+from segclip_deploy.runtime.io.sources.base import Shot, Source, Unreadable
+from segclip_deploy.runtime.io.sources.video import is_video
 from segclip_deploy.runtime.streaming.deadline import Decision, Pacer, count_windows
 from segclip_deploy.runtime.streaming.pipeline import Pipeline
 from segclip_deploy.runtime.streaming.summary import Summary

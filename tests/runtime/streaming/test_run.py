@@ -15,7 +15,7 @@ from segclip_deploy.artifacts.vocabulary import load_vocabulary
 from segclip_deploy.errors import BadInput
 from segclip_deploy.runtime.inference.segmenter import Segmenter
 from segclip_deploy.runtime.io.sinks.folder import AREAS_FILE, FolderSink
-from segclip_deploy.runtime.io.sources.frames import FileSource
+from segclip_deploy.runtime.io.sources.files import FileSource
 from segclip_deploy.runtime.streaming.run import Outcome, Run, find_files
 from tests.support.fakes import FakeBackend, classes_of, random_frame
 

@@ -20,8 +20,8 @@ from segclip_deploy.artifacts.vocabulary import IGNORE_INDEX, UNLABELLED, Vocabu
 from segclip_deploy.errors import BadInput
 from segclip_deploy.runtime.inference.segmenter import LabelMap
 from segclip_deploy.runtime.io.sinks.storage import LineFile, Storage
-from segclip_deploy.runtime.io.sources.frames import Shot
-from segclip_deploy.runtime.io.video import VideoWriter
+from segclip_deploy.runtime.io.sinks.video import VideoWriter
+from segclip_deploy.runtime.io.sources.base import Shot
 
 __all__ = [
     "AREAS_FILE",

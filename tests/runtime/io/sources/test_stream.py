@@ -19,15 +19,12 @@ from PIL import Image
 from segclip_deploy.artifacts.vocabulary import load_vocabulary
 from segclip_deploy.errors import BadInput
 from segclip_deploy.runtime.inference.frame import read_frame
-from segclip_deploy.runtime.io.sources.frames import (
-    FileSource,
-    LiveSource,
-    Shot,
-    Unreadable,
-    is_live,
-)
+from segclip_deploy.runtime.io.sinks.video import VideoWriter
+from segclip_deploy.runtime.io.sources.base import Shot, Unreadable
+from segclip_deploy.runtime.io.sources.files import FileSource
+from segclip_deploy.runtime.io.sources.live import LiveSource, is_live
+from segclip_deploy.runtime.io.sources.video import count_frames, read_video
 from segclip_deploy.runtime.io.telemetry.exif import Capture, Position, read_capture, scale_warning
-from segclip_deploy.runtime.io.video import VideoWriter, count_frames, read_video
 from tests.conftest import SHARED
 
 BRIGHTON = SHARED / "uav_frames_brighton"
@@ -180,7 +177,7 @@ def live(camera: Camera, said: list[str], patience: float = 60.0) -> LiveSource:
 
 @pytest.fixture
 def no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("segclip_deploy.runtime.io.sources.frames._FIRST_WAIT_S", 0.001)
+    monkeypatch.setattr("segclip_deploy.runtime.io.sources.live._FIRST_WAIT_S", 0.001)
 
 
 @pytest.mark.usefixtures("no_waiting")

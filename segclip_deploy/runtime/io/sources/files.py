@@ -1,0 +1,58 @@
+"""Frames of files: images and videos."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from segclip_deploy.errors import BadInput
+from segclip_deploy.runtime.inference.frame import Frame, read_frame
+from segclip_deploy.runtime.io.sources.base import Shot, Unreadable
+from segclip_deploy.runtime.io.sources.video import count_frames, is_video, read_video
+from segclip_deploy.runtime.io.telemetry.exif import Capture, read_capture
+
+__all__ = ["FileSource"]
+
+
+class FileSource:
+    """Images and videos, one after another; a bad one is reported and the next goes on."""
+
+    live = False
+    reconnects = 0
+
+    def __init__(self, paths: Sequence[Path]) -> None:
+        self.paths = paths
+        counts = [count_frames(path) if is_video(path) else 1 for path in paths]
+        known = [count for count in counts if count is not None]
+        self.total = sum(known) if len(known) == len(counts) else None
+
+    def shots(self, stop: threading.Event) -> Iterator[Shot | Unreadable]:  # noqa: ARG002
+        """Read them one by one."""
+        index = 0
+        for path in self.paths:
+            frames = _frames(path)
+            while True:
+                started = time.perf_counter()
+                try:
+                    found = next(frames, None)
+                except BadInput as error:
+                    yield Unreadable(str(path), error)
+                    index += 1
+                    break
+                if found is None:
+                    break
+                frame, name, capture, seconds = found
+                now = time.perf_counter()
+                yield Shot(frame, name, index, capture, seconds, 1e3 * (now - started), now)
+                index += 1
+
+
+def _frames(path: Path) -> Iterator[tuple[Frame, str, Capture, float | None]]:
+    """Frames of a file, each with the name of its results and its time in a video."""
+    if not is_video(path):
+        yield read_frame(path), path.stem, read_capture(path), None
+        return
+    for number, (pixels, seconds) in enumerate(read_video(path)):
+        yield Frame(pixels, str(path)), f"{path.stem}_{number:06d}", Capture(), seconds
