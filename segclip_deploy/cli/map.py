@@ -83,7 +83,7 @@ def map_(
     from segclip_deploy.cluster.work import Order
     from segclip_deploy.runtime.engine import engine_sha256
     from segclip_deploy.runtime.io.sinks.folder import FolderSink
-    from segclip_deploy.runtime.streaming.run import find_files
+    from segclip_deploy.runtime.io.sources.listing import find_files
     from segclip_deploy.runtime.targets.device import usable_cores
 
     if scheduler and workers:

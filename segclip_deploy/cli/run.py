@@ -163,8 +163,8 @@ def _source(
     """Where frames come from, and the georeferenced TIFFs among the sources."""
     from segclip_deploy.errors import BadInput
     from segclip_deploy.runtime.io.sources.files import FileSource
+    from segclip_deploy.runtime.io.sources.listing import find_files
     from segclip_deploy.runtime.io.sources.live import LiveSource, is_live
-    from segclip_deploy.runtime.streaming.run import find_files
 
     if not any(map(is_live, sources)):
         frames, rasters = split_rasters(find_files(map(Path, sources), out), for_rasters)

@@ -4,26 +4,24 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from segclip_deploy.artifacts.vocabulary import IGNORE_INDEX
 from segclip_deploy.errors import BadInput
-from segclip_deploy.runtime.inference.frame import Frame, list_images
+from segclip_deploy.runtime.inference.frame import Frame
 from segclip_deploy.runtime.inference.segmenter import LabelMap, Segmenter
 from segclip_deploy.runtime.inference.windows import LOGIT_STRIDE
-from segclip_deploy.runtime.io.sinks.folder import FolderSink, result_names, stage_ms
+from segclip_deploy.runtime.io.sinks.folder import FolderSink, stage_ms
 from segclip_deploy.runtime.io.sources.base import Shot, Source, Unreadable
-from segclip_deploy.runtime.io.sources.video import is_video
 from segclip_deploy.runtime.streaming.deadline import Decision, Pacer, count_windows
 from segclip_deploy.runtime.streaming.pipeline import Pipeline
 from segclip_deploy.runtime.streaming.summary import Summary
 
-__all__ = ["Outcome", "Run", "find_files", "mask_uncertain", "segment_centre"]
+__all__ = ["Outcome", "Run", "mask_uncertain", "segment_centre"]
 
 
 @dataclass(frozen=True)
@@ -159,35 +157,6 @@ class Run:
                 late=not facts.get("deadline", {}).get("met", True),
             )
         return outcome
-
-
-def find_files(sources: Iterable[Path], out: Path) -> list[Path]:
-    """All images and videos of some files and folders (of a folder, its images).
-
-    Raises:
-        BadInput: a source without images, ``out`` itself, or two whose results would have
-            one name.
-    """
-    sources = list(sources)
-    for source in sources:
-        if not source.exists():
-            raise BadInput("no such file or folder", where=source)
-    found = [path for s in sources for path in ([s] if is_video(s) else list_images(s))]
-    seen: dict[str, Path] = {}
-    for path in found:
-        if path.parent.resolve() == out.resolve() and not is_video(path):
-            raise BadInput(
-                "the results would lie among the images", where=out, fix="choose another -o"
-            )
-        for name in result_names(f"{path.stem}_*" if is_video(path) else path.stem):
-            if name in seen:
-                raise BadInput(
-                    f"its results would overwrite those of {seen[name]}",
-                    where=path,
-                    fix="rename one, or run them into two folders",
-                )
-            seen[name] = path
-    return found
 
 
 def mask_uncertain(result: LabelMap, below: int) -> LabelMap:
