@@ -58,7 +58,7 @@ def together(pool: Pool, order: Order, source: Path, out: Path) -> tuple[int, fl
     started = time.perf_counter()
     (result,) = map_rasters(pool, order, {source: out})
     assert isinstance(result, Mapped)
-    return result.line["windows"], time.perf_counter() - started
+    return result.labelled.windows, time.perf_counter() - started
 
 
 def throughput(engine: Path, size: tuple[int, int], rounds: int) -> dict[str, Any]:

@@ -94,7 +94,7 @@ def main() -> None:
         frames = [read_frame(path).pixels.copy() for path in paths]
 
         def sink(kind: type[FolderSink], name: str, **options: Any) -> FolderSink:
-            return kind(Path(scratch) / name, segmenter.vocabulary, **options)
+            return kind(Path(scratch) / name, **options)
 
         with (
             sink(LinesOnly, "lines", overlays=False) as lines,

@@ -18,11 +18,10 @@ from segclip_deploy.cli.rasters import reading_of, reading_options
 from segclip_deploy.errors import SegclipError
 
 if TYPE_CHECKING:
-    from segclip_deploy.artifacts.vocabulary import Vocabulary
     from segclip_deploy.cluster.map import Failure
     from segclip_deploy.cluster.pool import Pool
     from segclip_deploy.cluster.work import Order
-    from segclip_deploy.runtime.io.sinks.folder import FolderSink
+    from segclip_deploy.runtime.io.sinks.base import RasterResult, Sink
 
 __all__ = ["map_"]
 
@@ -83,6 +82,7 @@ def map_(
     from segclip_deploy.cluster.work import Order
     from segclip_deploy.runtime.engine import engine_sha256
     from segclip_deploy.runtime.io.sinks.folder import FolderSink
+    from segclip_deploy.runtime.io.sinks.lines import describe_raster_result
     from segclip_deploy.runtime.io.sources.listing import find_files
     from segclip_deploy.runtime.targets.device import usable_cores
 
@@ -92,24 +92,24 @@ def map_(
         raise click.UsageError(
             "--require is for --scheduler: workers of this machine are all alike"
         )
-    vocabulary, on_gpu = _describe(engine)
+    on_gpu = _runs_on_gpu(engine)
     if threads is None:
         threads = 0 if scheduler or on_gpu else max(1, usable_cores() // (workers or 1))
     how = reading_of(reading)
     order = Order(engine.absolute(), engine_sha256(engine), how, overlap, threads)
     paths = find_files(map(Path, sources), out)
     started = time.perf_counter()
-    sink = FolderSink(out, vocabulary)
+    sink = FolderSink(out)
     with _pool(scheduler, workers or 1, resources) as pool, sink:
         count = len(pool.workers())
-        lines, failed = _map(pool, order, paths, sink)
+        results, failed = _map(pool, order, paths, out, sink)
     report = {
         "out": str(out),
         "workers": count,
         "threads": threads,
         "seconds": round(time.perf_counter() - started, 3),
-        "windows": sum(line["windows"] for line in lines),
-        "rasters": lines,
+        "windows": sum(result.labelled.windows for result in results),
+        "rasters": [describe_raster_result(result) for result in results],
         "failed": [{"image": str(f.source), "error": str(f.failed)} for f in failed],
     }
     if as_json:
@@ -117,23 +117,23 @@ def map_(
     else:
         told = f"; {len(failed)} failures, see {out / FAILURES_FILE}" if failed else ""
         click.echo(
-            f"{out}: {len(lines)} of {len(paths)} rasters in {report['windows']} windows, "
+            f"{out}: {len(results)} of {len(paths)} rasters in {report['windows']} windows, "
             f"{report['seconds']:.1f} s by {count} worker{'s' * (count != 1)}{told}"
         )
     if failed:
         click.get_current_context().exit(1)
 
 
-def _describe(engine: Path) -> tuple[Vocabulary, bool]:
-    """An engine's classes, and whether it runs on a GPU; without opening it, which may not work here."""
+def _runs_on_gpu(engine: Path) -> bool:
+    """Whether an engine runs on a GPU; without opening it, which may not work here."""
     from segclip_deploy.artifacts.bundle import load_bundle
     from segclip_deploy.runtime.engine import load_engine
     from segclip_deploy.runtime.targets.tensorrt.library import MODULES
 
     if engine.is_dir():
-        return load_bundle(engine).vocabulary, False
-    loaded = load_engine(engine)
-    return loaded.vocabulary, loaded.target in MODULES
+        load_bundle(engine)  # or it is refused here, before a worker starts
+        return False
+    return load_engine(engine).target in MODULES
 
 
 def _pool(
@@ -145,15 +145,16 @@ def _pool(
 
 
 def _map(
-    pool: Pool, order: Order, paths: Sequence[Path], sink: FolderSink
-) -> tuple[list[dict[str, Any]], list[Failure]]:
-    """The lines of the rasters that are finished, and what failed."""
+    pool: Pool, order: Order, paths: Sequence[Path], out: Path, sink: Sink
+) -> tuple[list[RasterResult], list[Failure]]:
+    """The rasters that are finished, and what failed."""
     from segclip_deploy.cluster.map import Failure, map_rasters
+    from segclip_deploy.runtime.io.sinks.base import RasterResult
 
-    lines: list[dict[str, Any]] = []
+    results: list[RasterResult] = []
     failed: list[Failure] = []
     given = {path.absolute(): path for path in paths}
-    targets = {path: sink.folder.absolute() / f"{path.stem}.tif" for path in given}
+    targets = {path: out.absolute() / f"{path.stem}.tif" for path in given}
     folders = {path.parent for path in (*given, *targets.values())}
     pool.check_sees((order.engine, *sorted(folders)))
     with _progress() as (tell, report):
@@ -161,23 +162,23 @@ def _map(
             f"workers: {len(pool.workers())}, engine threads of each: {order.threads or 'its choice'}"
         )
         try:
-            for result in map_rasters(pool, order, targets, report=report):
-                source = given[result.source]
-                if isinstance(result, Failure):
-                    failed.append(replace(result, source=source))
-                    tell(f"error: {result.failed}")
+            for mapped in map_rasters(pool, order, targets, report=report):
+                source = given[mapped.source]
+                if isinstance(mapped, Failure):
+                    failed.append(replace(mapped, source=source))
+                    tell(f"error: {mapped.failed}")
                     continue
-                lines.append({**result.line, "image": str(source)})
-                sink.write_line(lines[-1])
-                for note in result.notes:
+                results.append(RasterResult(str(source), source.stem, mapped.labelled))
+                sink.write(results[-1])
+                for note in mapped.notes:
                     tell(f"{source}: {note}")
-                tell(f"{source}: {result.line['labels']}, {result.line['windows']} windows")
+                tell(f"{source}: {mapped.labelled.labels.name}, {mapped.labelled.windows} windows")
         except (SegclipError, OSError, KeyboardInterrupt):
             tell("what is finished is kept, the same command goes on from there")
             raise
         finally:
-            _write_failures(sink.folder / FAILURES_FILE, failed)
-    return lines, failed
+            _write_failures(out / FAILURES_FILE, failed)
+    return results, failed
 
 
 @contextmanager

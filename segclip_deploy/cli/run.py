@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from rich.progress import Progress
 
     from segclip_deploy.artifacts.vocabulary import Vocabulary
-    from segclip_deploy.runtime.io.sinks.storage import LineFile
-    from segclip_deploy.runtime.io.sinks.video import VideoWriter
+    from segclip_deploy.runtime.io.sinks.lines import LineFile
+    from segclip_deploy.runtime.io.sinks.video import VideoSink
     from segclip_deploy.runtime.io.sources.base import Source
     from segclip_deploy.runtime.streaming.run import Outcome, Run
 
@@ -75,7 +75,9 @@ def run(
     images are listed, the others done, and the exit code is 1.
     """
     from segclip_deploy.runtime.engine import open_segmenter
+    from segclip_deploy.runtime.io.sinks.base import FanOut
     from segclip_deploy.runtime.io.sinks.folder import FolderSink
+    from segclip_deploy.runtime.io.sinks.lines import describe_raster_result
     from segclip_deploy.runtime.streaming.run import Run
 
     if as_json and jsonl == "-":
@@ -87,20 +89,14 @@ def run(
         bar = progress_bar("frames")
         tell = partial(bar.console.print, markup=False, soft_wrap=True)
         source, rasters = _source(sources, out, tell, for_rasters)
-        overlays = _video(video, sources)
+        videos = _videos(video, sources)
         segmenter = stack.enter_context(
             open_segmenter(engine, overlap=overlap, threads=threads, preflight=preflight)
         )
         name = segmenter.backend.name
         tell(f"{engine} runs in {name}" + (", flight check passed" if preflight else ""))
-        sink = FolderSink(
-            out,
-            segmenter.vocabulary,
-            overlays=not no_overlay,
-            lines=_lines(jsonl, stack),
-            video=overlays,
-            keep=limit,
-        )
+        folder = FolderSink(out, overlays=not no_overlay, lines=_lines(jsonl, stack), keep=limit)
+        sink = FanOut(folder, *videos)
         with stop_at_signals() as stop:
             flight = Run(
                 segmenter,
@@ -118,7 +114,9 @@ def run(
                 ended = error  # what was done before is told first
         bar.stop()
         go_on = ended is None and not stop.is_set()
-        lines, bad = run_rasters(segmenter, engine, rasters if go_on else [], sink, for_rasters)
+        results, bad = run_rasters(
+            segmenter, engine, rasters if go_on else [], out, sink, for_rasters
+        )
         failed += bad
     report = {
         "engine": name,
@@ -126,9 +124,9 @@ def run(
         **flight.summary.to_json(),
         "dropped": flight.dropped,
         "reconnects": source.reconnects,
-        "removed": sink.storage.removed,
+        "removed": folder.storage.removed,
         "interrupted": stop.is_set(),
-        "rasters": lines,
+        "rasters": [describe_raster_result(result) for result in results],
         "failed": [{"image": o.source, "error": str(o.error)} for o in failed],
     }
     if as_json:
@@ -143,15 +141,15 @@ def run(
         click.get_current_context().exit(1)
 
 
-def _video(path: Path | None, sources: tuple[str, ...]) -> VideoWriter | None:
+def _videos(path: Path | None, sources: tuple[str, ...]) -> list[VideoSink]:
     from segclip_deploy.errors import BadInput
-    from segclip_deploy.runtime.io.sinks.video import VideoWriter
+    from segclip_deploy.runtime.io.sinks.video import VideoSink
 
     if path is None:
-        return None
+        return []
     if path.resolve() in [Path(source).resolve() for source in sources]:
         raise BadInput("the overlays would overwrite a source", where=path)
-    return VideoWriter(path)
+    return [VideoSink(path)]
 
 
 def _source(
@@ -176,7 +174,7 @@ def _source(
 
 
 def _lines(jsonl: str | None, stack: ExitStack) -> LineFile | None:
-    from segclip_deploy.runtime.io.sinks.storage import LineFile
+    from segclip_deploy.runtime.io.sinks.lines import LineFile
 
     if jsonl is None:
         return None

@@ -28,8 +28,9 @@ from segclip_deploy.artifacts.vocabulary import IGNORE_INDEX, load_vocabulary
 from segclip_deploy.errors import BadInput
 from segclip_deploy.runtime.inference.frame import Frame
 from segclip_deploy.runtime.inference.segmenter import Segmenter
-from segclip_deploy.runtime.io.sinks.folder import FolderSink, class_areas
-from segclip_deploy.runtime.io.sinks.storage import LineFile, Storage
+from segclip_deploy.runtime.io.sinks.folder import FolderSink
+from segclip_deploy.runtime.io.sinks.lines import LineFile, class_areas
+from segclip_deploy.runtime.io.sinks.storage import Storage
 from segclip_deploy.runtime.io.sinks.video import VideoWriter
 from segclip_deploy.runtime.io.sources.base import Shot
 from segclip_deploy.runtime.io.sources.files import FileSource
@@ -231,7 +232,7 @@ def test_a_deadline_leaves_out_what_does_not_fit_and_says_so(tmp_path: Path) -> 
     source, out = images(tmp_path / "in", 8, 150, 200), tmp_path / "out"
     backend = FakeBackend(64, 64, latency_ms=20)
     flyer = Segmenter(backend, InputSpec(64, 64), DUBAI)  # 15 windows, 12 without overlap
-    with flyer, FolderSink(out, DUBAI) as sink:
+    with flyer, FolderSink(out) as sink:
         run = Run(flyer, FileSource(sorted(source.iterdir())), sink, deadline_ms=165)
         assert len(list(run)) == 8
     found = lines(out)
@@ -253,7 +254,7 @@ def test_a_frame_that_is_skipped_has_a_line_and_no_old_files(tmp_path: Path) -> 
     source, out = images(tmp_path / "in", 4), tmp_path / "out"
     for deadline in (None, 1.0):
         flyer = Segmenter(FakeBackend(64, 96, latency_ms=15), InputSpec(64, 96), DUBAI)
-        with FolderSink(out, DUBAI) as sink:
+        with FolderSink(out) as sink:
             run = Run(flyer, FileSource(sorted(source.iterdir())), sink, deadline_ms=deadline)
             list(run)
     actions = [line["deadline"]["action"] for line in lines(out)]
@@ -271,7 +272,7 @@ def test_a_slow_engine_on_a_camera_drops_frames_and_counts_them(tmp_path: Path) 
 
     source = LiveSource("rtsp://drone", report=lambda _: None, patience_s=0, read=camera)
     flyer = Segmenter(FakeBackend(64, 64, latency_ms=30), InputSpec(64, 64), DUBAI)
-    with FolderSink(tmp_path / "out", DUBAI) as sink:
+    with FolderSink(tmp_path / "out") as sink:
         run = Run(flyer, source, sink)
         with pytest.raises(BadInput, match="vanished"):
             list(run)
@@ -540,7 +541,7 @@ def test_two_thousand_frames_grow_no_memory(tmp_path: Path) -> None:
         return pages * resource.getpagesize()
 
     flyer = Segmenter(FakeBackend(128, 128), InputSpec(128, 128), DUBAI)
-    with FolderSink(tmp_path / "out", DUBAI, overlays=False) as sink:
+    with FolderSink(tmp_path / "out", overlays=False) as sink:
         for number, _ in enumerate(Run(flyer, Endless(), sink)):
             if number == 500:
                 before = resident()

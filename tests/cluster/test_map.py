@@ -151,11 +151,11 @@ def test_the_bytes_are_those_of_one_process_and_a_second_call_does_nothing(
     before = {path: path.stat().st_mtime_ns for path in out.iterdir()}
     again = mapped(pool, engine, rasters, out)
     assert {path: path.stat().st_mtime_ns for path in out.iterdir()} == before
-    by_name = {result.source: result.line for result in results}
+    by_name = {result.source: result.labelled for result in results}
     for result in again:
-        line = result.line
-        assert (line["windows"], line["rows_kept"]) == (0, line["size"][0])
-        assert line["areas"] == by_name[result.source]["areas"]
+        labelled = result.labelled
+        assert (labelled.windows, labelled.kept) == (0, labelled.size[0])
+        assert labelled.areas == by_name[result.source].areas
 
 
 @pytest.mark.faults
@@ -189,7 +189,7 @@ def test_an_interrupted_call_goes_on_with_the_blocks_that_are_there(
         mapped(pool, tiny_bundle, [source], out, interrupt)
     assert not (out / "a.tif").exists()
     (result,) = mapped(pool, tiny_bundle, [source], out)
-    assert 0 < result.line["rows_kept"] < 4000
+    assert 0 < result.labelled.kept < 4000
     assert written(out) == in_one_process(tiny_bundle, [source], tmp_path / "once")
 
 

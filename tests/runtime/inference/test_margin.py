@@ -133,7 +133,7 @@ def test_a_run_writes_the_margin_and_leaves_no_old_one(tmp_path: Path) -> None:
     pixels = random_frame(70, 90).pixels
     Image.fromarray(pixels).save(source)
     for has in (True, False):
-        with segmenter(logits=False, margin=has) as flyer, FolderSink(out, DUBAI) as sink:
+        with segmenter(logits=False, margin=has) as flyer, FolderSink(out) as sink:
             list(Run(flyer, FileSource([source]), sink))
         line = (out / "areas.jsonl").read_text()
         assert ('"margin": "a.margin.png"' if has else '"margin": null') in line

@@ -35,7 +35,7 @@ def fly(source: Path, out: Path) -> list[Outcome]:
     """All images of a folder through a per-pixel engine."""
     segmenter = Segmenter(FakeBackend(32, 64), InputSpec(32, 64), DUBAI)
     paths = find_files([source], out)
-    with segmenter, FolderSink(out, DUBAI) as sink:
+    with segmenter, FolderSink(out) as sink:
         return list(Run(segmenter, FileSource(paths), sink))
 
 
@@ -97,7 +97,7 @@ def test_a_folder_of_other_files_is_refused_and_left_untouched(tmp_path: Path) -
     out = write_images(tmp_path / "out", "a.png")
     before = (out / "a.png").read_bytes()
     with pytest.raises(BadInput, match="not written by this command") as caught:
-        FolderSink(out, DUBAI)
+        FolderSink(out)
     assert str(out) in str(caught.value)
     assert [p.name for p in out.iterdir()] == ["a.png"]
     assert (out / "a.png").read_bytes() == before
@@ -106,7 +106,7 @@ def test_a_folder_of_other_files_is_refused_and_left_untouched(tmp_path: Path) -
 def test_a_file_for_an_output_folder_is_refused(tmp_path: Path) -> None:
     (tmp_path / "out").write_text("a file")
     with pytest.raises(BadInput, match="not written by this command"):
-        FolderSink(tmp_path / "out", DUBAI)
+        FolderSink(tmp_path / "out")
 
 
 @pytest.mark.parametrize(

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import time
 from contextlib import ExitStack
 from fractions import Fraction
 from pathlib import Path
+from types import TracebackType
 from typing import Any
 
 import numpy as np
@@ -13,12 +15,49 @@ from numpy.typing import NDArray
 from segclip_deploy._optional import require
 from segclip_deploy.artifacts.files import replace_file
 from segclip_deploy.errors import BadInput
+from segclip_deploy.runtime.io.sinks.base import FrameResult, RasterResult, WriteTimes
 
-__all__ = ["VideoWriter"]
+__all__ = ["VideoSink", "VideoWriter"]
 
 _TICKS = 90_000  # per second: MPEG's own clock, so that any capture time can be written
 _RATE = 2  # frames per second given to frames that have no time of their own
 _BT709 = 1  # AVCOL_SPC_BT709, AVCOL_PRI_BT709 and AVCOL_TRC_BT709
+
+
+class VideoSink:
+    """Writes the overlays of frames into a video. Rasters and skipped frames are not in it.
+
+    Args:
+        path: see ``VideoWriter``, as for what is raised.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._video = VideoWriter(path)
+
+    def __enter__(self) -> VideoSink:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._video.close()
+
+    def write(self, result: FrameResult | RasterResult) -> WriteTimes:
+        """Add a frame's overlay at its time.
+
+        Raises:
+            BadInput: a frame of another size than the first.
+            OSError: the disk is full.
+        """
+        started = time.perf_counter()
+        if isinstance(result, RasterResult) or result.overlay is None:
+            return WriteTimes(0.0)
+        self._video.write(np.asarray(result.overlay), result.shot.seconds)
+        now = time.perf_counter()
+        return WriteTimes(1e3 * (now - started), 1e3 * (now - result.shot.clock))
 
 
 class VideoWriter:
