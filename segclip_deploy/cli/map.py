@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from segclip_deploy.cluster.map import Failure
     from segclip_deploy.cluster.pool import Pool
     from segclip_deploy.cluster.work import Order
+    from segclip_deploy.runtime.io.naming import SourceFile
     from segclip_deploy.runtime.io.sinks.base import RasterResult, Sink
 
 __all__ = ["map_"]
@@ -73,9 +74,9 @@ def map_(
     as_json: bool,
     **reading: Any,
 ) -> None:
-    """Segment georeferenced TIFFs, SOURCES or in folders, on the workers of a Dask cluster.
+    """Segment georeferenced TIFFs on the workers of a Dask cluster.
 
-    Writes what ``run`` writes of them, the same bytes: NAME.tif, a Cloud-Optimized GeoTIFF, and
+    SOURCES are files, and folders with their sub-folders. Writes what ``run`` writes of them, the same bytes: NAME.tif, a Cloud-Optimized GeoTIFF, and
     areas.jsonl. Interrupted or in part failed, the same command goes on from there. What failed is
     listed, with tracebacks in map-failures.json, the rest is done, and the exit code is 1.
     """
@@ -97,12 +98,12 @@ def map_(
         threads = 0 if scheduler or on_gpu else max(1, usable_cores() // (workers or 1))
     how = reading_of(reading)
     order = Order(engine.absolute(), engine_sha256(engine), how, overlap, threads)
-    paths = find_files(map(Path, sources), out)
+    files = find_files(map(Path, sources), out)
     started = time.perf_counter()
     sink = FolderSink(out)
     with _pool(scheduler, workers or 1, resources) as pool, sink:
         count = len(pool.workers())
-        results, failed = _map(pool, order, paths, out, sink)
+        results, failed = _map(pool, order, files, out, sink)
     report = {
         "out": str(out),
         "workers": count,
@@ -117,7 +118,7 @@ def map_(
     else:
         told = f"; {len(failed)} failures, see {out / FAILURES_FILE}" if failed else ""
         click.echo(
-            f"{out}: {len(results)} of {len(paths)} rasters in {report['windows']} windows, "
+            f"{out}: {len(results)} of {len(files)} rasters in {report['windows']} windows, "
             f"{report['seconds']:.1f} s by {count} worker{'s' * (count != 1)}{told}"
         )
     if failed:
@@ -145,34 +146,40 @@ def _pool(
 
 
 def _map(
-    pool: Pool, order: Order, paths: Sequence[Path], out: Path, sink: Sink
+    pool: Pool, order: Order, files: Sequence[SourceFile], out: Path, sink: Sink
 ) -> tuple[list[RasterResult], list[Failure]]:
     """The rasters that are finished, and what failed."""
     from segclip_deploy.cluster.map import Failure, map_rasters
     from segclip_deploy.runtime.io.sinks.base import RasterResult
+    from segclip_deploy.runtime.io.sources.listing import count_folders
 
     results: list[RasterResult] = []
     failed: list[Failure] = []
-    given = {path.absolute(): path for path in paths}
-    targets = {path: out.absolute() / f"{path.stem}.tif" for path in given}
+    given = {file.path.absolute(): file for file in files}
+    targets = {path: out.absolute() / f"{file.name}.tif" for path, file in given.items()}
+    for target in targets.values():
+        target.parent.mkdir(parents=True, exist_ok=True)
     folders = {path.parent for path in (*given, *targets.values())}
     pool.check_sees((order.engine, *sorted(folders)))
+    counted = count_folders(files)
     with _progress() as (tell, report):
+        if counted is not None:
+            tell(counted)
         tell(
             f"workers: {len(pool.workers())}, engine threads of each: {order.threads or 'its choice'}"
         )
         try:
             for mapped in map_rasters(pool, order, targets, report=report):
-                source = given[mapped.source]
+                file = given[mapped.source]
                 if isinstance(mapped, Failure):
-                    failed.append(replace(mapped, source=source))
+                    failed.append(replace(mapped, source=file.path))
                     tell(f"error: {mapped.failed}")
                     continue
-                results.append(RasterResult(str(source), source.stem, mapped.labelled))
+                results.append(RasterResult(str(file.path), file.name, mapped.labelled))
                 sink.write(results[-1])
                 for note in mapped.notes:
-                    tell(f"{source}: {note}")
-                tell(f"{source}: {mapped.labelled.labels.name}, {mapped.labelled.windows} windows")
+                    tell(f"{file.path}: {note}")
+                tell(f"{file.path}: {file.name}.tif, {mapped.labelled.windows} windows")
         except (SegclipError, OSError, KeyboardInterrupt):
             tell("what is finished is kept, the same command goes on from there")
             raise

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
 
     from segclip_deploy.runtime.inference.segmenter import Segmenter
+    from segclip_deploy.runtime.io.naming import SourceFile
     from segclip_deploy.runtime.io.raster.source import Reading
     from segclip_deploy.runtime.io.sinks.base import RasterResult, Sink
     from segclip_deploy.runtime.streaming.run import Outcome
@@ -91,8 +92,8 @@ def raster_options(command: F) -> F:
 
 
 def split_rasters(
-    paths: Sequence[Path], options: Mapping[str, Any]
-) -> tuple[list[Path], list[Path]]:
+    files: Sequence[SourceFile], options: Mapping[str, Any]
+) -> tuple[list[SourceFile], list[SourceFile]]:
     """(images, georeferenced TIFFs) among the sources.
 
     Raises:
@@ -100,10 +101,10 @@ def split_rasters(
     """
     from segclip_deploy.runtime.io.raster.geotiff import is_georeferenced
 
-    frames: list[Path] = []
-    rasters: list[Path] = []
-    for path in paths:
-        (rasters if is_georeferenced(path) else frames).append(path)
+    frames: list[SourceFile] = []
+    rasters: list[SourceFile] = []
+    for file in files:
+        (rasters if is_georeferenced(file.path) else frames).append(file)
     given = [f"--{name.replace('_', '-')}" for name, value in options.items() if value]
     if given and not rasters:
         raise click.UsageError(f"{given[0]} is for georeferenced TIFFs, and there is none")
@@ -113,7 +114,7 @@ def split_rasters(
 def run_rasters(
     segmenter: Segmenter,
     engine: Path,
-    paths: Sequence[Path],
+    files: Sequence[SourceFile],
     out: Path,
     sink: Sink,
     options: Mapping[str, Any],
@@ -125,16 +126,16 @@ def run_rasters(
 
     results: list[RasterResult] = []
     failures: list[Outcome] = []
-    if not paths:
+    if not files:
         return results, failures
     digest = engine_sha256(engine)
     with progress_bar("rows") as bar:
-        for path in paths:
-            task = bar.add_task(path.name, total=None)
+        for file in files:
+            task = bar.add_task(file.name, total=None)
             try:
-                result = _run_raster(segmenter, digest, path, out, bar, task, options)
+                result = _run_raster(segmenter, digest, file, out, bar, task, options)
             except BadInput as error:
-                failures.append(Outcome(str(path), error=error))
+                failures.append(Outcome(str(file.path), error=error))
                 bar.console.print(f"error: {error}", markup=False, soft_wrap=True)
             else:
                 sink.write(result)
@@ -146,7 +147,7 @@ def run_rasters(
 def _run_raster(
     segmenter: Segmenter,
     engine_sha256: str,
-    path: Path,
+    file: SourceFile,
     folder: Path,
     bar: Progress,
     task: TaskID,
@@ -158,11 +159,13 @@ def _run_raster(
     from segclip_deploy.runtime.io.raster.source import describe_raster
     from segclip_deploy.runtime.io.sinks.base import RasterResult
 
+    path = file.path
+
     def tell(text: str) -> None:
         bar.console.print(f"{path}: {text}", markup=False, soft_wrap=True)
 
     def report(what: str, done: int, total: int) -> None:
-        bar.update(task, description=f"{path.name}: {what}", completed=done, total=total)
+        bar.update(task, description=f"{file.name}: {what}", completed=done, total=total)
 
     vocabulary = segmenter.vocabulary
     raster = describe_raster(path, reading_of(options), vocabulary.ground_sample_distance_m)
@@ -170,7 +173,8 @@ def _run_raster(
         tell(note)
     if options["polygons"]:
         check_polygons(raster)
-    out = folder / f"{path.stem}.tif"
+    out = folder / f"{file.name}.tif"
+    out.parent.mkdir(parents=True, exist_ok=True)
     digest = settings_digest(segmenter, raster, engine_sha256)
     try:
         labelled = segment_raster(segmenter, raster, out, digest=digest, report=report)
@@ -188,11 +192,11 @@ def _run_raster(
     seams = seam_score(segmenter, raster, out, report=report) if options["seam_score"] else None
     height, width = raster.grid.own
     tell(
-        f"{out.name}, {width}×{height} in {labelled.windows} windows, {labelled.seconds:.1f} s"
+        f"{file.name}.tif, {width}×{height} in {labelled.windows} windows, {labelled.seconds:.1f} s"
         + (f", {count} polygons" if count is not None else "")
         + (f", {_seams(seams.share)}" if seams else "")
     )
-    return RasterResult(str(path), path.stem, labelled, None if count is None else polygons, seams)
+    return RasterResult(str(path), file.name, labelled, None if count is None else polygons, seams)
 
 
 def _seams(share: float | None) -> str:

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from rich.progress import Progress
 
     from segclip_deploy.artifacts.vocabulary import Vocabulary
+    from segclip_deploy.runtime.io.naming import SourceFile
     from segclip_deploy.runtime.io.sinks.lines import LineFile
     from segclip_deploy.runtime.io.sinks.video import VideoSink
     from segclip_deploy.runtime.io.sources.base import Source
@@ -69,8 +70,9 @@ def run(
 ) -> None:
     """Segment SOURCES with ENGINE, an engine or a bundle.
 
-    SOURCES are images, folders of them, videos and GeoTIFFs, or one camera: /dev/video0,
-    rtsp://... Writes NAME.png (labels), NAME.overlay.png, NAME.margin.png where the engine has
+    SOURCES are images, folders of them with their sub-folders, videos and GeoTIFFs, or one
+    camera: /dev/video0, rtsp://... Results lie below --out as the sources lie below the deepest
+    folder that holds all of them. Writes NAME.png (labels), NAME.overlay.png, NAME.margin.png where the engine has
     a margin, and areas.jsonl; of a georeferenced TIFF NAME.tif, a Cloud-Optimized GeoTIFF. Bad
     images are listed, the others done, and the exit code is 1.
     """
@@ -157,15 +159,19 @@ def _source(
     out: Path,
     tell: Callable[[str], None],
     for_rasters: dict[str, Any],
-) -> tuple[Source, list[Path]]:
+) -> tuple[Source, list[SourceFile]]:
     """Where frames come from, and the georeferenced TIFFs among the sources."""
     from segclip_deploy.errors import BadInput
     from segclip_deploy.runtime.io.sources.files import FileSource
-    from segclip_deploy.runtime.io.sources.listing import find_files
+    from segclip_deploy.runtime.io.sources.listing import count_folders, find_files
     from segclip_deploy.runtime.io.sources.live import LiveSource, is_live
 
     if not any(map(is_live, sources)):
-        frames, rasters = split_rasters(find_files(map(Path, sources), out), for_rasters)
+        files = find_files(map(Path, sources), out)
+        counted = count_folders(files)
+        if counted is not None:
+            tell(counted)
+        frames, rasters = split_rasters(files, for_rasters)
         return FileSource(frames), rasters
     split_rasters([], for_rasters)  # its options are for none
     if len(sources) > 1:

@@ -34,6 +34,7 @@ from segclip_deploy.runtime.io.sinks.storage import Storage
 from segclip_deploy.runtime.io.sinks.video import VideoWriter
 from segclip_deploy.runtime.io.sources.base import Shot
 from segclip_deploy.runtime.io.sources.files import FileSource
+from segclip_deploy.runtime.io.sources.listing import find_files
 from segclip_deploy.runtime.io.sources.live import LiveSource
 from segclip_deploy.runtime.io.sources.video import count_frames, read_video
 from segclip_deploy.runtime.io.telemetry.exif import Capture
@@ -198,6 +199,34 @@ def test_a_consumer_that_ends_ends_the_run_with_one_line(tmp_path: Path) -> None
     assert "Traceback" not in done.stderr
 
 
+# ---- sub-folders
+
+
+@pytest.mark.usefixtures("fake_engine")
+def test_images_of_one_name_in_two_folders_are_kept_apart(tmp_path: Path) -> None:
+    source = tmp_path / "uavid"
+    out = source / "labels"
+    for seed, folder in enumerate(("seq1", "seq2")):
+        (source / folder / "Images").mkdir(parents=True)
+        image = random_frame(50, 70, seed).pixels
+        Image.fromarray(image).save(source / folder / "Images" / "000000.png")
+    told = ok(call("run", "engine", source, "-o", out))
+    assert "2 images in 2 folders" in told.stderr.splitlines()
+    for seed, (folder, line) in enumerate(zip(("seq1", "seq2"), lines(out), strict=True)):
+        assert line["labels"] == f"{folder}/Images/000000.png"
+        expected = classes_of(random_frame(50, 70, seed).pixels)
+        np.testing.assert_array_equal(read(out / line["labels"]), expected)
+        assert (out / folder / "Images" / "000000.overlay.png").exists()
+
+    # The results are no images of the next run, and --keep counts them where they lie.
+    one = ok(call("run", "engine", source, "-o", source / "again", "--json"))
+    assert json.loads(one.stdout)["done"] == 2
+    ok(call("run", "engine", source / "seq1", "-o", out, "--no-overlay", "--keep", "0.001MB"))
+    assert [path.relative_to(out).as_posix() for path in out.rglob("*.png")] == ["000000.png"]
+    one = ok(call("run", "engine", source / "seq1", "-o", tmp_path / "flat"))
+    assert "images in" not in one.stderr
+
+
 # ---- masks and deadlines
 
 
@@ -233,7 +262,7 @@ def test_a_deadline_leaves_out_what_does_not_fit_and_says_so(tmp_path: Path) -> 
     backend = FakeBackend(64, 64, latency_ms=20)
     flyer = Segmenter(backend, InputSpec(64, 64), DUBAI)  # 15 windows, 12 without overlap
     with flyer, FolderSink(out) as sink:
-        run = Run(flyer, FileSource(sorted(source.iterdir())), sink, deadline_ms=165)
+        run = Run(flyer, FileSource(find_files([source], out)), sink, deadline_ms=165)
         assert len(list(run)) == 8
     found = lines(out)
     assert [line["deadline"]["ms"] for line in found] == [165] * 8
@@ -255,7 +284,7 @@ def test_a_frame_that_is_skipped_has_a_line_and_no_old_files(tmp_path: Path) -> 
     for deadline in (None, 1.0):
         flyer = Segmenter(FakeBackend(64, 96, latency_ms=15), InputSpec(64, 96), DUBAI)
         with FolderSink(out) as sink:
-            run = Run(flyer, FileSource(sorted(source.iterdir())), sink, deadline_ms=deadline)
+            run = Run(flyer, FileSource(find_files([source], out)), sink, deadline_ms=deadline)
             list(run)
     actions = [line["deadline"]["action"] for line in lines(out)]
     assert actions == ["full", "skip", "full", "skip"]

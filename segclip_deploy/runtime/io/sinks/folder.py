@@ -28,9 +28,10 @@ class FolderSink:
 
     Args:
         folder: made if absent; if it holds anything, it must hold an ``areas.jsonl`` of before.
+            A result with a slash in its name goes to a sub-folder.
         overlays: whether to write them.
         lines: gets a copy of every line.
-        keep: bytes that the images in the folder may take; the oldest are removed.
+        keep: bytes that the images in it and its sub-folders may take; the oldest are removed.
 
     Raises:
         BadInput: the folder holds something else, which a label map might overwrite.
@@ -55,7 +56,7 @@ class FolderSink:
                 fix="choose a new folder with -o",
             )
         self.folder = folder
-        self.storage = Storage(keep, folder.glob("*.png"))
+        self.storage = Storage(keep, folder.rglob("*.png"))
         self._overlays = overlays
         self._lines = [lines] if lines else []
         self._opened = ExitStack()

@@ -20,7 +20,7 @@ class Shot:
 
     Attributes:
         frame: its pixels.
-        name: stem of its results' file names.
+        name: of its results: a path without suffix, with forward slashes.
         index: its number in the run, bad and dropped ones counted, from 0.
         capture: when, where and how it was taken.
         seconds: its time in the video, or since the first frame of a camera.

@@ -1,42 +1,78 @@
-"""The files of a run."""
+"""Which files a run labels."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import os
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from segclip_deploy.errors import BadInput
-from segclip_deploy.runtime.inference.frame import list_images
-from segclip_deploy.runtime.io.naming import result_names
+from segclip_deploy.runtime.inference.frame import IMAGE_SUFFIXES
+from segclip_deploy.runtime.io.naming import AREAS_FILE, SourceFile, name_results
 from segclip_deploy.runtime.io.sources.video import is_video
 
-__all__ = ["find_files"]
+__all__ = ["count_folders", "find_files"]
 
 
-def find_files(sources: Iterable[Path], out: Path) -> list[Path]:
-    """All images and videos of some files and folders (of a folder, its images).
+def find_files(sources: Iterable[Path], out: Path) -> list[SourceFile]:
+    """All files that are named, and all images of the folders that are named.
+
+    A folder is searched with its sub-folders. Left out are hidden ones, links to folders, ``out``,
+    and folders of results of an earlier run, which hold an ``areas.jsonl``.
+
+    Args:
+        sources: images, videos, and folders of images.
+        out: the folder that the results go to.
+
+    Returns:
+        in the order of the sources, a folder's images sorted by path.
 
     Raises:
-        BadInput: a source without images, ``out`` itself, or two whose results would have
-            one name.
+        BadInput: a source that is not there, a folder without images, images inside ``out``, or
+            two files whose results would have one name.
+        OSError: a folder that may not be read.
     """
-    sources = list(sources)
+    sources, out = list(sources), out.resolve()
     for source in sources:
         if not source.exists():
             raise BadInput("no such file or folder", where=source)
-    found = [path for s in sources for path in ([s] if is_video(s) else list_images(s))]
-    seen: dict[str, Path] = {}
-    for path in found:
-        if path.parent.resolve() == out.resolve() and not is_video(path):
+    paths = [path for s in sources for path in (_search(s, out) if s.is_dir() else [s])]
+    for path in paths:
+        folder = path.parent.resolve()
+        if out in (folder, *folder.parents) and not is_video(path):
             raise BadInput(
                 "the results would lie among the images", where=out, fix="choose another -o"
             )
-        for name in result_names(f"{path.stem}_*" if is_video(path) else path.stem):
-            if name in seen:
-                raise BadInput(
-                    f"its results would overwrite those of {seen[name]}",
-                    where=path,
-                    fix="rename one, or run them into two folders",
-                )
-            seen[name] = path
-    return found
+    return name_results(paths)
+
+
+def count_folders(files: Sequence[SourceFile]) -> str | None:
+    """How many images lie in how many folders, if in more than one."""
+    images = [file.path for file in files if not is_video(file.path)]
+    folders = {path.parent for path in images}
+    return f"{len(images)} images in {len(folders)} folders" if len(folders) > 1 else None
+
+
+def _search(folder: Path, out: Path) -> list[Path]:
+    """The images of a folder and its sub-folders, sorted."""
+    found: list[Path] = []
+    for place, names, files in os.walk(folder, onerror=_refuse):
+        here = Path(place)
+        names[:] = [name for name in names if _is_searched(here / name, out)]
+        found += [here / name for name in files if Path(name).suffix.lower() in IMAGE_SUFFIXES]
+    if not found:
+        raise BadInput(
+            f"no images in this folder or its sub-folders (looked for {' '.join(IMAGE_SUFFIXES)})",
+            where=folder,
+        )
+    return sorted(found)
+
+
+def _is_searched(folder: Path, out: Path) -> bool:
+    hidden = folder.name.startswith(".")
+    return not (hidden or folder.resolve() == out or (folder / AREAS_FILE).exists())
+
+
+def _refuse(error: OSError) -> None:
+    """Without this, a folder that may not be read counts as empty."""
+    raise error

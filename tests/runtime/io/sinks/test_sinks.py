@@ -19,6 +19,7 @@ from segclip_deploy.runtime.io.sinks.base import (
 )
 from segclip_deploy.runtime.io.sinks.folder import FolderSink
 from segclip_deploy.runtime.io.sources.files import FileSource
+from segclip_deploy.runtime.io.sources.listing import find_files
 from segclip_deploy.runtime.streaming.run import Run
 from tests.cli.test_run import files_up_to, images, lines
 from tests.support.fakes import FakeBackend
@@ -52,9 +53,9 @@ class Radio:
         return WriteTimes(1000.0)
 
 
-def fly(source: Path, sink: Sink) -> Run:
+def fly(source: Path, out: Path, sink: Sink) -> Run:
     segmenter = Segmenter(FakeBackend(64, 64), InputSpec(64, 64), DUBAI)
-    run = Run(segmenter, FileSource(sorted(source.iterdir())), sink)
+    run = Run(segmenter, FileSource(find_files([source], out)), sink)
     with segmenter, sink:
         list(run)
     return run
@@ -63,7 +64,7 @@ def fly(source: Path, sink: Sink) -> Run:
 def test_a_sink_of_ones_own_flies_beside_the_folder(tmp_path: Path) -> None:
     source, out, radio = images(tmp_path / "in", 3), tmp_path / "out", Radio()
     (source / "f001.png").write_bytes(b"bad")
-    run = fly(source, FanOut(radio, FolderSink(out)))
+    run = fly(source, out, FanOut(radio, FolderSink(out)))
     assert radio.sent == ["f000", "f002"]
     assert radio.ended_with == [None]
     assert [line["labels"] for line in lines(out)] == ["f000.png", "f002.png"]
@@ -77,7 +78,7 @@ def test_every_sink_is_closed_when_one_meets_a_full_disk(tmp_path: Path) -> None
     source, out = images(tmp_path / "in", 3, 300, 300), tmp_path / "out"
     before, after = Radio(), Radio()
     with files_up_to(20_000), pytest.raises(OSError, match="File too large"):
-        fly(source, FanOut(before, FolderSink(out), after))
+        fly(source, out, FanOut(before, FolderSink(out), after))
     assert (before.sent, after.sent) == (["f000"], [])
     assert before.ended_with == after.ended_with == [OSError]
     assert [path.name for path in out.iterdir()] == ["areas.jsonl"]
