@@ -29,7 +29,7 @@ import distributed
 from raster import write_raster
 from record import record
 
-from segclip_deploy.cli.common import size as parse_size
+from segclip_deploy.cli.options import size as parse_size
 from segclip_deploy.cluster.blocks import cut_blocks
 from segclip_deploy.cluster.map import Mapped, map_rasters
 from segclip_deploy.cluster.pool import Job, Pool, local_pool, scheduler_pool
@@ -58,7 +58,7 @@ def together(pool: Pool, order: Order, source: Path, out: Path) -> tuple[int, fl
     started = time.perf_counter()
     (result,) = map_rasters(pool, order, {source: out})
     assert isinstance(result, Mapped)
-    return result.line["windows"], time.perf_counter() - started
+    return result.labelled.windows, time.perf_counter() - started
 
 
 def throughput(engine: Path, size: tuple[int, int], rounds: int) -> dict[str, Any]:

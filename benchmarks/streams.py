@@ -26,8 +26,9 @@ from record import record
 from segclip_deploy.runtime.engine import open_segmenter
 from segclip_deploy.runtime.inference.frame import read_frame
 from segclip_deploy.runtime.inference.segmenter import Segmenter
+from segclip_deploy.runtime.io.naming import SourceFile
 from segclip_deploy.runtime.io.sinks.folder import FolderSink
-from segclip_deploy.runtime.io.sources.frames import FileSource
+from segclip_deploy.runtime.io.sources.files import FileSource
 from segclip_deploy.runtime.streaming.run import Run
 
 SIDE = 1024
@@ -62,7 +63,9 @@ def bare(segmenter: Segmenter, frames: list[np.ndarray]) -> None:
 
 def flown(segmenter: Segmenter, paths: list[Path], sink: FolderSink) -> None:
     """A run from its start to its last written frame."""
-    for outcome in Run(segmenter, FileSource(paths), sink):
+    for outcome in Run(
+        segmenter, FileSource([SourceFile(path, path.stem) for path in paths]), sink
+    ):
         assert outcome.error is None
 
 
@@ -94,7 +97,7 @@ def main() -> None:
         frames = [read_frame(path).pixels.copy() for path in paths]
 
         def sink(kind: type[FolderSink], name: str, **options: Any) -> FolderSink:
-            return kind(Path(scratch) / name, segmenter.vocabulary, **options)
+            return kind(Path(scratch) / name, **options)
 
         with (
             sink(LinesOnly, "lines", overlays=False) as lines,

@@ -18,11 +18,11 @@ from segclip_deploy.cli.rasters import reading_of, reading_options
 from segclip_deploy.errors import SegclipError
 
 if TYPE_CHECKING:
-    from segclip_deploy.artifacts.vocabulary import Vocabulary
     from segclip_deploy.cluster.map import Failure
     from segclip_deploy.cluster.pool import Pool
     from segclip_deploy.cluster.work import Order
-    from segclip_deploy.runtime.io.sinks.folder import FolderSink
+    from segclip_deploy.runtime.io.naming import SourceFile
+    from segclip_deploy.runtime.io.sinks.base import RasterResult, Sink
 
 __all__ = ["map_"]
 
@@ -74,16 +74,17 @@ def map_(
     as_json: bool,
     **reading: Any,
 ) -> None:
-    """Segment georeferenced TIFFs, SOURCES or in folders, on the workers of a Dask cluster.
+    """Segment georeferenced TIFFs on the workers of a Dask cluster.
 
-    Writes what ``run`` writes of them, the same bytes: NAME.tif, a Cloud-Optimized GeoTIFF, and
+    SOURCES are files, and folders with their sub-folders. Writes what ``run`` writes of them, the same bytes: NAME.tif, a Cloud-Optimized GeoTIFF, and
     areas.jsonl. Interrupted or in part failed, the same command goes on from there. What failed is
     listed, with tracebacks in map-failures.json, the rest is done, and the exit code is 1.
     """
     from segclip_deploy.cluster.work import Order
     from segclip_deploy.runtime.engine import engine_sha256
     from segclip_deploy.runtime.io.sinks.folder import FolderSink
-    from segclip_deploy.runtime.streaming.run import find_files
+    from segclip_deploy.runtime.io.sinks.lines import describe_raster_result
+    from segclip_deploy.runtime.io.sources.listing import find_files
     from segclip_deploy.runtime.targets.device import usable_cores
 
     if scheduler and workers:
@@ -92,24 +93,24 @@ def map_(
         raise click.UsageError(
             "--require is for --scheduler: workers of this machine are all alike"
         )
-    vocabulary, on_gpu = _describe(engine)
+    on_gpu = _runs_on_gpu(engine)
     if threads is None:
         threads = 0 if scheduler or on_gpu else max(1, usable_cores() // (workers or 1))
     how = reading_of(reading)
     order = Order(engine.absolute(), engine_sha256(engine), how, overlap, threads)
-    paths = find_files(map(Path, sources), out)
+    files = find_files(map(Path, sources), out)
     started = time.perf_counter()
-    sink = FolderSink(out, vocabulary)
+    sink = FolderSink(out)
     with _pool(scheduler, workers or 1, resources) as pool, sink:
         count = len(pool.workers())
-        lines, failed = _map(pool, order, paths, sink)
+        results, failed = _map(pool, order, files, out, sink)
     report = {
         "out": str(out),
         "workers": count,
         "threads": threads,
         "seconds": round(time.perf_counter() - started, 3),
-        "windows": sum(line["windows"] for line in lines),
-        "rasters": lines,
+        "windows": sum(result.labelled.windows for result in results),
+        "rasters": [describe_raster_result(result) for result in results],
         "failed": [{"image": str(f.source), "error": str(f.failed)} for f in failed],
     }
     if as_json:
@@ -117,24 +118,25 @@ def map_(
     else:
         told = f"; {len(failed)} failures, see {out / FAILURES_FILE}" if failed else ""
         click.echo(
-            f"{out}: {len(lines)} of {len(paths)} rasters in {report['windows']} windows, "
+            f"{out}: {len(results)} of {len(files)} rasters in {report['windows']} windows, "
             f"{report['seconds']:.1f} s by {count} worker{'s' * (count != 1)}{told}"
         )
     if failed:
         click.get_current_context().exit(1)
 
 
-def _describe(engine: Path) -> tuple[Vocabulary, bool]:
-    """An engine's classes, and whether it runs on a GPU; without opening it, which may not work here."""
+def _runs_on_gpu(engine: Path) -> bool:
+    """Whether an engine runs on a GPU; without opening it, which may not work here."""
     from segclip_deploy.artifacts.bundle import load_bundle
     from segclip_deploy.artifacts.engine import load_engine
     from segclip_deploy.runtime.targets.registry import find_target
 
     if engine.is_dir():
-        return load_bundle(engine).vocabulary, False
+        load_bundle(engine)  # or it is refused here, before a worker starts
+        return False
     loaded = load_engine(engine)
     target = find_target(loaded.record.target, where=engine, fix=loaded.rebuild_command())
-    return loaded.vocabulary, not target.takes_threads
+    return not target.takes_threads
 
 
 def _pool(
@@ -146,39 +148,46 @@ def _pool(
 
 
 def _map(
-    pool: Pool, order: Order, paths: Sequence[Path], sink: FolderSink
-) -> tuple[list[dict[str, Any]], list[Failure]]:
-    """The lines of the rasters that are finished, and what failed."""
+    pool: Pool, order: Order, files: Sequence[SourceFile], out: Path, sink: Sink
+) -> tuple[list[RasterResult], list[Failure]]:
+    """The rasters that are finished, and what failed."""
     from segclip_deploy.cluster.map import Failure, map_rasters
+    from segclip_deploy.runtime.io.sinks.base import RasterResult
+    from segclip_deploy.runtime.io.sources.listing import count_folders
 
-    lines: list[dict[str, Any]] = []
+    results: list[RasterResult] = []
     failed: list[Failure] = []
-    given = {path.absolute(): path for path in paths}
-    targets = {path: sink.folder.absolute() / f"{path.stem}.tif" for path in given}
+    given = {file.path.absolute(): file for file in files}
+    targets = {path: out.absolute() / f"{file.name}.tif" for path, file in given.items()}
+    for target in targets.values():
+        target.parent.mkdir(parents=True, exist_ok=True)
     folders = {path.parent for path in (*given, *targets.values())}
     pool.check_sees((order.engine, *sorted(folders)))
+    counted = count_folders(files)
     with _progress() as (tell, report):
+        if counted is not None:
+            tell(counted)
         tell(
             f"workers: {len(pool.workers())}, engine threads of each: {order.threads or 'its choice'}"
         )
         try:
-            for result in map_rasters(pool, order, targets, report=report):
-                source = given[result.source]
-                if isinstance(result, Failure):
-                    failed.append(replace(result, source=source))
-                    tell(f"error: {result.failed}")
+            for mapped in map_rasters(pool, order, targets, report=report):
+                file = given[mapped.source]
+                if isinstance(mapped, Failure):
+                    failed.append(replace(mapped, source=file.path))
+                    tell(f"error: {mapped.failed}")
                     continue
-                lines.append({**result.line, "image": str(source)})
-                sink.write_line(lines[-1])
-                for note in result.notes:
-                    tell(f"{source}: {note}")
-                tell(f"{source}: {result.line['labels']}, {result.line['windows']} windows")
+                results.append(RasterResult(str(file.path), file.name, mapped.labelled))
+                sink.write(results[-1])
+                for note in mapped.notes:
+                    tell(f"{file.path}: {note}")
+                tell(f"{file.path}: {file.name}.tif, {mapped.labelled.windows} windows")
         except (SegclipError, OSError, KeyboardInterrupt):
             tell("what is finished is kept, the same command goes on from there")
             raise
         finally:
-            _write_failures(sink.folder / FAILURES_FILE, failed)
-    return lines, failed
+            _write_failures(out / FAILURES_FILE, failed)
+    return results, failed
 
 
 @contextmanager

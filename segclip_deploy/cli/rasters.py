@@ -15,8 +15,9 @@ if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
 
     from segclip_deploy.runtime.inference.segmenter import Segmenter
+    from segclip_deploy.runtime.io.naming import SourceFile
     from segclip_deploy.runtime.io.raster.source import Reading
-    from segclip_deploy.runtime.io.sinks.folder import FolderSink
+    from segclip_deploy.runtime.io.sinks.base import RasterResult, Sink
     from segclip_deploy.runtime.streaming.run import Outcome
 
 __all__ = ["raster_options", "reading_of", "reading_options", "run_rasters", "split_rasters"]
@@ -91,8 +92,8 @@ def raster_options(command: F) -> F:
 
 
 def split_rasters(
-    paths: Sequence[Path], options: Mapping[str, Any]
-) -> tuple[list[Path], list[Path]]:
+    files: Sequence[SourceFile], options: Mapping[str, Any]
+) -> tuple[list[SourceFile], list[SourceFile]]:
     """(images, georeferenced TIFFs) among the sources.
 
     Raises:
@@ -100,10 +101,10 @@ def split_rasters(
     """
     from segclip_deploy.runtime.io.raster.geotiff import is_georeferenced
 
-    frames: list[Path] = []
-    rasters: list[Path] = []
-    for path in paths:
-        (rasters if is_georeferenced(path) else frames).append(path)
+    frames: list[SourceFile] = []
+    rasters: list[SourceFile] = []
+    for file in files:
+        (rasters if is_georeferenced(file.path) else frames).append(file)
     given = [f"--{name.replace('_', '-')}" for name, value in options.items() if value]
     if given and not rasters:
         raise click.UsageError(f"{given[0]} is for georeferenced TIFFs, and there is none")
@@ -113,58 +114,58 @@ def split_rasters(
 def run_rasters(
     segmenter: Segmenter,
     engine: Path,
-    paths: Sequence[Path],
-    sink: FolderSink,
+    files: Sequence[SourceFile],
+    out: Path,
+    sink: Sink,
     options: Mapping[str, Any],
-) -> tuple[list[dict[str, Any]], list[Outcome]]:
-    """Segment rasters one by one: their lines of areas.jsonl, and the bad ones."""
+) -> tuple[list[RasterResult], list[Outcome]]:
+    """Segment rasters one by one into a folder: their results, and the bad ones."""
     from segclip_deploy.errors import BadInput
     from segclip_deploy.runtime.engine import engine_sha256
     from segclip_deploy.runtime.streaming.run import Outcome
 
-    lines: list[dict[str, Any]] = []
+    results: list[RasterResult] = []
     failures: list[Outcome] = []
-    if not paths:
-        return lines, failures
+    if not files:
+        return results, failures
     digest = engine_sha256(engine)
     with progress_bar("rows") as bar:
-        for path in paths:
-            task = bar.add_task(path.name, total=None)
+        for file in files:
+            task = bar.add_task(file.name, total=None)
             try:
-                line = _run_raster(segmenter, digest, path, sink.folder, bar, task, options)
+                result = _run_raster(segmenter, digest, file, out, bar, task, options)
             except BadInput as error:
-                failures.append(Outcome(str(path), error=error))
+                failures.append(Outcome(str(file.path), error=error))
                 bar.console.print(f"error: {error}", markup=False, soft_wrap=True)
             else:
-                sink.write_line(line)
-                lines.append(line)
+                sink.write(result)
+                results.append(result)
             bar.remove_task(task)
-    return lines, failures
+    return results, failures
 
 
 def _run_raster(
     segmenter: Segmenter,
     engine_sha256: str,
-    path: Path,
+    file: SourceFile,
     folder: Path,
     bar: Progress,
     task: TaskID,
     options: Mapping[str, Any],
-) -> dict[str, Any]:
+) -> RasterResult:
     from segclip_deploy.runtime.io.raster.polygons import check_polygons, write_polygons
     from segclip_deploy.runtime.io.raster.seams import seam_score
-    from segclip_deploy.runtime.io.raster.segment import (
-        describe_result,
-        segment_raster,
-        settings_digest,
-    )
+    from segclip_deploy.runtime.io.raster.segment import segment_raster, settings_digest
     from segclip_deploy.runtime.io.raster.source import describe_raster
+    from segclip_deploy.runtime.io.sinks.base import RasterResult
+
+    path = file.path
 
     def tell(text: str) -> None:
         bar.console.print(f"{path}: {text}", markup=False, soft_wrap=True)
 
     def report(what: str, done: int, total: int) -> None:
-        bar.update(task, description=f"{path.name}: {what}", completed=done, total=total)
+        bar.update(task, description=f"{file.name}: {what}", completed=done, total=total)
 
     vocabulary = segmenter.vocabulary
     raster = describe_raster(path, reading_of(options), vocabulary.ground_sample_distance_m)
@@ -172,32 +173,30 @@ def _run_raster(
         tell(note)
     if options["polygons"]:
         check_polygons(raster)
-    out = folder / f"{path.stem}.tif"
+    out = folder / f"{file.name}.tif"
+    out.parent.mkdir(parents=True, exist_ok=True)
     digest = settings_digest(segmenter, raster, engine_sha256)
     try:
-        result = segment_raster(segmenter, raster, out, digest=digest, report=report)
+        labelled = segment_raster(segmenter, raster, out, digest=digest, report=report)
     except (OSError, KeyboardInterrupt):
         tell("what is finished is kept, the same command goes on from there")
         raise
-    if result.kept:
+    if labelled.kept:
         tell(
-            f"{result.kept} of {raster.grid.own[0]} rows were there already, from the same settings"
+            f"{labelled.kept} of {raster.grid.own[0]} rows were there already, from the same settings"
         )
     polygons = out.with_suffix(".geojson")
     count = write_polygons(out, vocabulary, polygons) if options["polygons"] else None
     if count is None:
         polygons.unlink(missing_ok=True)  # of an earlier run
     seams = seam_score(segmenter, raster, out, report=report) if options["seam_score"] else None
-    line = describe_result(raster, result)
-    line["polygons"] = None if count is None else polygons.name
-    line["seams"] = seams and {"share": seams.share, "pixels": seams.pixels}
     height, width = raster.grid.own
     tell(
-        f"{out.name}, {width}×{height} in {result.windows} windows, {result.seconds:.1f} s"
+        f"{file.name}.tif, {width}×{height} in {labelled.windows} windows, {labelled.seconds:.1f} s"
         + (f", {count} polygons" if count is not None else "")
         + (f", {_seams(seams.share)}" if seams else "")
     )
-    return line
+    return RasterResult(str(path), file.name, labelled, None if count is None else polygons, seams)
 
 
 def _seams(share: float | None) -> str:

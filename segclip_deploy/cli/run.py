@@ -21,9 +21,10 @@ if TYPE_CHECKING:
     from rich.progress import Progress
 
     from segclip_deploy.artifacts.vocabulary import Vocabulary
-    from segclip_deploy.runtime.io.sinks.storage import LineFile
-    from segclip_deploy.runtime.io.sources.frames import Source
-    from segclip_deploy.runtime.io.video import VideoWriter
+    from segclip_deploy.runtime.io.naming import SourceFile
+    from segclip_deploy.runtime.io.sinks.lines import LineFile
+    from segclip_deploy.runtime.io.sinks.video import VideoSink
+    from segclip_deploy.runtime.io.sources.base import Source
     from segclip_deploy.runtime.streaming.run import Outcome, Run
 
 __all__ = ["run"]
@@ -69,13 +70,16 @@ def run(
 ) -> None:
     """Segment SOURCES with ENGINE, an engine or a bundle.
 
-    SOURCES are images, folders of them, videos and GeoTIFFs, or one camera: /dev/video0,
-    rtsp://... Writes NAME.png (labels), NAME.overlay.png, NAME.margin.png where the engine has
+    SOURCES are images, folders of them with their sub-folders, videos and GeoTIFFs, or one
+    camera: /dev/video0, rtsp://... Results lie below --out as the sources lie below the deepest
+    folder that holds all of them. Writes NAME.png (labels), NAME.overlay.png, NAME.margin.png where the engine has
     a margin, and areas.jsonl; of a georeferenced TIFF NAME.tif, a Cloud-Optimized GeoTIFF. Bad
     images are listed, the others done, and the exit code is 1.
     """
     from segclip_deploy.runtime.engine import open_segmenter
+    from segclip_deploy.runtime.io.sinks.base import FanOut
     from segclip_deploy.runtime.io.sinks.folder import FolderSink
+    from segclip_deploy.runtime.io.sinks.lines import describe_raster_result
     from segclip_deploy.runtime.streaming.run import Run
 
     if as_json and jsonl == "-":
@@ -87,20 +91,14 @@ def run(
         bar = progress_bar("frames")
         tell = partial(bar.console.print, markup=False, soft_wrap=True)
         source, rasters = _source(sources, out, tell, for_rasters)
-        overlays = _video(video, sources)
+        videos = _videos(video, sources)
         segmenter = stack.enter_context(
             open_segmenter(engine, overlap=overlap, threads=threads, preflight=preflight)
         )
         name = segmenter.backend.name
         tell(f"{engine} runs in {name}" + (", flight check passed" if preflight else ""))
-        sink = FolderSink(
-            out,
-            segmenter.vocabulary,
-            overlays=not no_overlay,
-            lines=_lines(jsonl, stack),
-            video=overlays,
-            keep=limit,
-        )
+        folder = FolderSink(out, overlays=not no_overlay, lines=_lines(jsonl, stack), keep=limit)
+        sink = FanOut(folder, *videos)
         with stop_at_signals() as stop:
             flight = Run(
                 segmenter,
@@ -118,7 +116,9 @@ def run(
                 ended = error  # what was done before is told first
         bar.stop()
         go_on = ended is None and not stop.is_set()
-        lines, bad = run_rasters(segmenter, engine, rasters if go_on else [], sink, for_rasters)
+        results, bad = run_rasters(
+            segmenter, engine, rasters if go_on else [], out, sink, for_rasters
+        )
         failed += bad
     report = {
         "engine": name,
@@ -126,9 +126,9 @@ def run(
         **flight.summary.to_json(),
         "dropped": flight.dropped,
         "reconnects": source.reconnects,
-        "removed": sink.storage.removed,
+        "removed": folder.storage.removed,
         "interrupted": stop.is_set(),
-        "rasters": lines,
+        "rasters": [describe_raster_result(result) for result in results],
         "failed": [{"image": o.source, "error": str(o.error)} for o in failed],
     }
     if as_json:
@@ -143,15 +143,15 @@ def run(
         click.get_current_context().exit(1)
 
 
-def _video(path: Path | None, sources: tuple[str, ...]) -> VideoWriter | None:
+def _videos(path: Path | None, sources: tuple[str, ...]) -> list[VideoSink]:
     from segclip_deploy.errors import BadInput
-    from segclip_deploy.runtime.io.video import VideoWriter
+    from segclip_deploy.runtime.io.sinks.video import VideoSink
 
     if path is None:
-        return None
+        return []
     if path.resolve() in [Path(source).resolve() for source in sources]:
         raise BadInput("the overlays would overwrite a source", where=path)
-    return VideoWriter(path)
+    return [VideoSink(path)]
 
 
 def _source(
@@ -159,14 +159,19 @@ def _source(
     out: Path,
     tell: Callable[[str], None],
     for_rasters: dict[str, Any],
-) -> tuple[Source, list[Path]]:
+) -> tuple[Source, list[SourceFile]]:
     """Where frames come from, and the georeferenced TIFFs among the sources."""
     from segclip_deploy.errors import BadInput
-    from segclip_deploy.runtime.io.sources.frames import FileSource, LiveSource, is_live
-    from segclip_deploy.runtime.streaming.run import find_files
+    from segclip_deploy.runtime.io.sources.files import FileSource
+    from segclip_deploy.runtime.io.sources.listing import count_folders, find_files
+    from segclip_deploy.runtime.io.sources.live import LiveSource, is_live
 
     if not any(map(is_live, sources)):
-        frames, rasters = split_rasters(find_files(map(Path, sources), out), for_rasters)
+        files = find_files(map(Path, sources), out)
+        counted = count_folders(files)
+        if counted is not None:
+            tell(counted)
+        frames, rasters = split_rasters(files, for_rasters)
         return FileSource(frames), rasters
     split_rasters([], for_rasters)  # its options are for none
     if len(sources) > 1:
@@ -175,7 +180,7 @@ def _source(
 
 
 def _lines(jsonl: str | None, stack: ExitStack) -> LineFile | None:
-    from segclip_deploy.runtime.io.sinks.storage import LineFile
+    from segclip_deploy.runtime.io.sinks.lines import LineFile
 
     if jsonl is None:
         return None

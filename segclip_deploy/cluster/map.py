@@ -13,6 +13,7 @@ from segclip_deploy.cluster.pool import Failed, Job, Pool
 from segclip_deploy.cluster.work import Labelled, Order, Plan, finish, label, survey
 from segclip_deploy.errors import BadArtifact, MissingDependency
 from segclip_deploy.progress import Report, silent
+from segclip_deploy.runtime.io.raster.segment import LabelledRaster
 
 __all__ = ["Failure", "Mapped", "map_rasters"]
 
@@ -23,12 +24,12 @@ class Mapped:
 
     Attributes:
         source: the raster.
-        line: of ``areas.jsonl``; times are those of all workers together.
+        labelled: its label map; times are those of all workers together.
         notes: what the user should know of it, a line each.
     """
 
     source: Path
-    line: dict[str, Any]
+    labelled: LabelledRaster
     notes: tuple[str, ...]
 
 

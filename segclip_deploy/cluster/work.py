@@ -9,7 +9,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from segclip_deploy import __version__
 from segclip_deploy.cluster.blocks import Block, Shelf, cut_blocks
@@ -20,9 +19,9 @@ from segclip_deploy.runtime.inference.stitching import Tally
 from segclip_deploy.runtime.io.raster.cog import digest_of, write_cog
 from segclip_deploy.runtime.io.raster.geotiff import is_georeferenced
 from segclip_deploy.runtime.io.raster.segment import (
-    RasterResult,
+    LabelledRaster,
     count_areas,
-    describe_result,
+    describe_labels,
     label_rows,
     settings_digest,
 )
@@ -139,7 +138,7 @@ def label(order: Order, plan: Plan, block: Block) -> Labelled:
     return Labelled(tally.windows, time.perf_counter() - started, tally.inferring)
 
 
-def finish(order: Order, plan: Plan, labelled: Labelled) -> dict[str, Any]:
+def finish(order: Order, plan: Plan, labelled: Labelled) -> LabelledRaster:
     """Put a raster's blocks together to its Cloud-Optimized GeoTIFF, unless that is there already.
 
     Args:
@@ -148,7 +147,7 @@ def finish(order: Order, plan: Plan, labelled: Labelled) -> dict[str, Any]:
         labelled: what its blocks took, all together.
 
     Returns:
-        its line of ``areas.jsonl``.
+        its label map; times are those of all workers together.
 
     Raises:
         BadInput: the raster is not the one that was surveyed.
@@ -165,15 +164,15 @@ def finish(order: Order, plan: Plan, labelled: Labelled) -> dict[str, Any]:
         )
     areas = count_areas(out, raster, vocabulary.names)
     shelf.clear()
-    result = RasterResult(
+    return describe_labels(
+        raster,
         out,
-        areas.to_json(),
-        labelled.windows,
-        plan.size[0] - sum(bottom - top for top, bottom in plan.missing),
-        labelled.seconds + time.perf_counter() - started,
-        labelled.inferring,
+        areas,
+        windows=labelled.windows,
+        kept=plan.size[0] - sum(bottom - top for top, bottom in plan.missing),
+        seconds=labelled.seconds + time.perf_counter() - started,
+        inferring=labelled.inferring,
     )
-    return describe_result(raster, result)
 
 
 def _described(order: Order, segmenter: Segmenter, source: Path) -> tuple[Raster, str]:

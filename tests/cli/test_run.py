@@ -28,11 +28,16 @@ from segclip_deploy.artifacts.vocabulary import IGNORE_INDEX, load_vocabulary
 from segclip_deploy.errors import BadInput
 from segclip_deploy.runtime.inference.frame import Frame
 from segclip_deploy.runtime.inference.segmenter import Segmenter
-from segclip_deploy.runtime.io.sinks.folder import FolderSink, class_areas
-from segclip_deploy.runtime.io.sinks.storage import LineFile, Storage
-from segclip_deploy.runtime.io.sources.frames import FileSource, LiveSource, Shot
+from segclip_deploy.runtime.io.sinks.folder import FolderSink
+from segclip_deploy.runtime.io.sinks.lines import LineFile, class_areas
+from segclip_deploy.runtime.io.sinks.storage import Storage
+from segclip_deploy.runtime.io.sinks.video import VideoWriter
+from segclip_deploy.runtime.io.sources.base import Shot
+from segclip_deploy.runtime.io.sources.files import FileSource
+from segclip_deploy.runtime.io.sources.listing import find_files
+from segclip_deploy.runtime.io.sources.live import LiveSource
+from segclip_deploy.runtime.io.sources.video import count_frames, read_video
 from segclip_deploy.runtime.io.telemetry.exif import Capture
-from segclip_deploy.runtime.io.video import VideoWriter, count_frames, read_video
 from segclip_deploy.runtime.streaming.run import Run
 from tests.conftest import ROOT, SHARED
 from tests.support.fake_cli import open_fake
@@ -194,6 +199,34 @@ def test_a_consumer_that_ends_ends_the_run_with_one_line(tmp_path: Path) -> None
     assert "Traceback" not in done.stderr
 
 
+# ---- sub-folders
+
+
+@pytest.mark.usefixtures("fake_engine")
+def test_images_of_one_name_in_two_folders_are_kept_apart(tmp_path: Path) -> None:
+    source = tmp_path / "uavid"
+    out = source / "labels"
+    for seed, folder in enumerate(("seq1", "seq2")):
+        (source / folder / "Images").mkdir(parents=True)
+        image = random_frame(50, 70, seed).pixels
+        Image.fromarray(image).save(source / folder / "Images" / "000000.png")
+    told = ok(call("run", "engine", source, "-o", out))
+    assert "2 images in 2 folders" in told.stderr.splitlines()
+    for seed, (folder, line) in enumerate(zip(("seq1", "seq2"), lines(out), strict=True)):
+        assert line["labels"] == f"{folder}/Images/000000.png"
+        expected = classes_of(random_frame(50, 70, seed).pixels)
+        np.testing.assert_array_equal(read(out / line["labels"]), expected)
+        assert (out / folder / "Images" / "000000.overlay.png").exists()
+
+    # The results are no images of the next run, and --keep counts them where they lie.
+    one = ok(call("run", "engine", source, "-o", source / "again", "--json"))
+    assert json.loads(one.stdout)["done"] == 2
+    ok(call("run", "engine", source / "seq1", "-o", out, "--no-overlay", "--keep", "0.001MB"))
+    assert [path.relative_to(out).as_posix() for path in out.rglob("*.png")] == ["000000.png"]
+    one = ok(call("run", "engine", source / "seq1", "-o", tmp_path / "flat"))
+    assert "images in" not in one.stderr
+
+
 # ---- masks and deadlines
 
 
@@ -228,8 +261,8 @@ def test_a_deadline_leaves_out_what_does_not_fit_and_says_so(tmp_path: Path) -> 
     source, out = images(tmp_path / "in", 8, 150, 200), tmp_path / "out"
     backend = FakeBackend(64, 64, latency_ms=20)
     flyer = Segmenter(backend, InputSpec(64, 64), DUBAI)  # 15 windows, 12 without overlap
-    with flyer, FolderSink(out, DUBAI) as sink:
-        run = Run(flyer, FileSource(sorted(source.iterdir())), sink, deadline_ms=165)
+    with flyer, FolderSink(out) as sink:
+        run = Run(flyer, FileSource(find_files([source], out)), sink, deadline_ms=165)
         assert len(list(run)) == 8
     found = lines(out)
     assert [line["deadline"]["ms"] for line in found] == [165] * 8
@@ -250,8 +283,8 @@ def test_a_frame_that_is_skipped_has_a_line_and_no_old_files(tmp_path: Path) -> 
     source, out = images(tmp_path / "in", 4), tmp_path / "out"
     for deadline in (None, 1.0):
         flyer = Segmenter(FakeBackend(64, 96, latency_ms=15), InputSpec(64, 96), DUBAI)
-        with FolderSink(out, DUBAI) as sink:
-            run = Run(flyer, FileSource(sorted(source.iterdir())), sink, deadline_ms=deadline)
+        with FolderSink(out) as sink:
+            run = Run(flyer, FileSource(find_files([source], out)), sink, deadline_ms=deadline)
             list(run)
     actions = [line["deadline"]["action"] for line in lines(out)]
     assert actions == ["full", "skip", "full", "skip"]
@@ -268,7 +301,7 @@ def test_a_slow_engine_on_a_camera_drops_frames_and_counts_them(tmp_path: Path) 
 
     source = LiveSource("rtsp://drone", report=lambda _: None, patience_s=0, read=camera)
     flyer = Segmenter(FakeBackend(64, 64, latency_ms=30), InputSpec(64, 64), DUBAI)
-    with FolderSink(tmp_path / "out", DUBAI) as sink:
+    with FolderSink(tmp_path / "out") as sink:
         run = Run(flyer, source, sink)
         with pytest.raises(BadInput, match="vanished"):
             list(run)
@@ -537,7 +570,7 @@ def test_two_thousand_frames_grow_no_memory(tmp_path: Path) -> None:
         return pages * resource.getpagesize()
 
     flyer = Segmenter(FakeBackend(128, 128), InputSpec(128, 128), DUBAI)
-    with FolderSink(tmp_path / "out", DUBAI, overlays=False) as sink:
+    with FolderSink(tmp_path / "out", overlays=False) as sink:
         for number, _ in enumerate(Run(flyer, Endless(), sink)):
             if number == 500:
                 before = resident()

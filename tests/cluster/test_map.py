@@ -78,7 +78,8 @@ def in_one_process(engine: Path, sources: list[Path], out: Path) -> dict[str, by
 
 
 def written(out: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in out.iterdir()}
+    files = (path for path in out.rglob("*") if path.is_file())
+    return {path.relative_to(out).as_posix(): path.read_bytes() for path in files}
 
 
 def order_for(engine: Path) -> Order:
@@ -151,11 +152,11 @@ def test_the_bytes_are_those_of_one_process_and_a_second_call_does_nothing(
     before = {path: path.stat().st_mtime_ns for path in out.iterdir()}
     again = mapped(pool, engine, rasters, out)
     assert {path: path.stat().st_mtime_ns for path in out.iterdir()} == before
-    by_name = {result.source: result.line for result in results}
+    by_name = {result.source: result.labelled for result in results}
     for result in again:
-        line = result.line
-        assert (line["windows"], line["rows_kept"]) == (0, line["size"][0])
-        assert line["areas"] == by_name[result.source]["areas"]
+        labelled = result.labelled
+        assert (labelled.windows, labelled.kept) == (0, labelled.size[0])
+        assert labelled.areas == by_name[result.source].areas
 
 
 @pytest.mark.faults
@@ -189,7 +190,7 @@ def test_an_interrupted_call_goes_on_with_the_blocks_that_are_there(
         mapped(pool, tiny_bundle, [source], out, interrupt)
     assert not (out / "a.tif").exists()
     (result,) = mapped(pool, tiny_bundle, [source], out)
-    assert 0 < result.line["rows_kept"] < 4000
+    assert 0 < result.labelled.kept < 4000
     assert written(out) == in_one_process(tiny_bundle, [source], tmp_path / "once")
 
 
@@ -260,10 +261,37 @@ def test_the_command_on_workers_of_its_own(
     assert "in survey" in kept["traceback"]
     lines = [json.loads(line) for line in (out / "areas.jsonl").read_text().splitlines()]
     assert lines == report["rasters"]
-    expected = in_one_process(tiny_bundle, [rasters[0], rasters[2]], tmp_path / "once")
+    below = rasters[0].parent.name  # beside the folder of the plain one
+    in_one_process(tiny_bundle, [rasters[0], rasters[2]], tmp_path / "once" / below)
     assert {
         n: data for n, data in written(out).items() if not n.endswith(("json", "jsonl"))
-    } == expected
+    } == written(tmp_path / "once")
+
+
+def test_rasters_of_one_name_in_two_folders_are_kept_apart(
+    tiny_bundle: Path, tmp_path: Path
+) -> None:
+    source, ran, mapped = tmp_path / "in", tmp_path / "ran", tmp_path / "mapped"
+    for seed, folder in enumerate(("north", "south")):
+        (source / folder).mkdir(parents=True)
+        write_raster(source / folder / "ortho.tif", noise(90, 130, seed))
+    one = call("run", tiny_bundle, source, "-o", ran, "--polygons", "--threads", 1)
+    assert one.exit_code == 0, one.output
+    many = call("map", source, "--engine", tiny_bundle, "-o", mapped, "--threads", 1)
+    assert many.exit_code == 0, many.output
+    for result in (one, many):
+        assert "2 images in 2 folders" in result.stderr.splitlines()
+    for out, polygons in ((ran, "{}/ortho.geojson"), (mapped, None)):
+        lines = [json.loads(line) for line in (out / "areas.jsonl").read_text().splitlines()]
+        assert sorted((line["labels"], line["polygons"]) for line in lines) == [
+            (f"{folder}/ortho.tif", polygons and polygons.format(folder))
+            for folder in ("north", "south")
+        ]
+    assert (labels_in(ran / "north/ortho.tif") != labels_in(ran / "south/ortho.tif")).any()
+    names = [f"{f}/ortho.tif{end}" for f in ("north", "south") for end in ("", ".aux.xml")]
+    expected = written(ran)
+    assert {n: expected[n] for n in names} == {n: written(mapped)[n] for n in names}
+    assert sorted(written(mapped)) == sorted([*names, "areas.jsonl"])
 
 
 @pytest.fixture

@@ -16,8 +16,8 @@ from segclip_deploy.artifacts.vocabulary import load_vocabulary
 from segclip_deploy.errors import BadInput
 from segclip_deploy.evaluation.dataset import open_dataset
 from segclip_deploy.runtime.inference.frame import read_frame
+from segclip_deploy.runtime.io.sources.listing import find_files
 from segclip_deploy.runtime.io.telemetry.exif import Capture, read_capture
-from segclip_deploy.runtime.streaming.run import find_files
 from tests.support.faults import error_lines, segclip
 
 pytestmark = pytest.mark.faults
@@ -89,14 +89,16 @@ def test_a_folder_of_everything_is_done_as_far_as_it_can_be(
     (source / "gnir.png").symlink_to(source / "ring.png")
     (source / "nowhere.jpg").symlink_to(tmp_path / "absent.jpg")
     (source / "folder.png").mkdir()
+    good(source / "folder.png" / "d.png")
     os.mkfifo(source / "pipe.tif")
     (source / "empty.tif").write_bytes(b"")
     (source / "cut.tif").write_bytes(tiff_of(64, 64)[:60])
     done = segclip("run", tiny_bundle, source, "-o", tmp_path / "out", "--json")
     assert done.returncode == 1, done.stderr
     report = json.loads(done.stdout)
-    assert report["done"] == 3
-    assert len(report["failed"]) == len(error_lines(done)) == 10
+    assert report["done"] == 4
+    assert (tmp_path / "out" / "folder.png" / "d.png").exists()
+    assert len(report["failed"]) == len(error_lines(done)) == 9
 
 
 def test_names_of_any_kind_stay_one_line_each(tiny_bundle: Path, tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from rasterio.enums import ColorInterp
 from segclip_deploy.artifacts.bundle import InputSpec
 from segclip_deploy.artifacts.vocabulary import load_vocabulary
 from segclip_deploy.runtime.inference.segmenter import Segmenter
-from segclip_deploy.runtime.io.raster.segment import RasterResult, segment_raster, settings_digest
+from segclip_deploy.runtime.io.raster.segment import LabelledRaster, segment_raster, settings_digest
 from segclip_deploy.runtime.io.raster.source import Raster, Reading, describe_raster
 from tests.support.fakes import FakeBackend, random_frame
 
@@ -76,7 +76,7 @@ def describe(path: Path, flyer: Segmenter, **reading: Any) -> Raster:
     return describe_raster(path, Reading(**reading), flyer.vocabulary.ground_sample_distance_m)
 
 
-def label(path: Path, out: Path, flyer: Segmenter | None = None, **reading: Any) -> RasterResult:
+def label(path: Path, out: Path, flyer: Segmenter | None = None, **reading: Any) -> LabelledRaster:
     """A raster through a segmenter."""
     flyer = flyer or segmenter()
     raster = describe(path, flyer, **reading)

@@ -13,8 +13,9 @@ import numpy as np
 
 from segclip_deploy.runtime.inference.frame import Frame, read_frame
 from segclip_deploy.runtime.inference.segmenter import Segmenter
-from segclip_deploy.runtime.io.sinks.folder import FolderSink, stage_ms
-from segclip_deploy.runtime.io.sources.frames import Shot
+from segclip_deploy.runtime.io.sinks.base import FrameResult, stage_ms
+from segclip_deploy.runtime.io.sinks.folder import FolderSink
+from segclip_deploy.runtime.io.sources.base import Shot
 from segclip_deploy.runtime.io.telemetry.exif import Capture
 
 __all__ = ["STAGES", "Samples", "Statistics", "WarmUp", "sample", "statistics", "warm_up"]
@@ -113,14 +114,15 @@ def sample(
     rows: list[dict[str, float]] = []
     at: list[float] = []
     shots = _shots(paths)
-    with FolderSink(out, segmenter.vocabulary, overlays=False) as sink:
+    with FolderSink(out, overlays=False) as sink:
         started = time.perf_counter()
         while going(len(rows), time.perf_counter() - started):
             shot = next(shots)
-            result = segmenter.segment(shot.frame)
+            labelled = segmenter.segment(shot.frame)
             at.append(time.perf_counter() - started)
-            times = stage_ms(shot, result, sink.write(shot, result))
-            rows.append({**times, **_on_gpu(segmenter, result.windows, times["infer"])})
+            result = FrameResult(shot, labelled, segmenter.vocabulary)
+            times = stage_ms(result, sink.write(result))
+            rows.append({**times, **_on_gpu(segmenter, labelled.windows, times["infer"])})
     ready = [sum(v for stage, v in row.items() if stage != "write") for row in rows]
     return Samples(
         {s: tuple(row[s] for row in rows) for s in STAGES if rows and s in rows[0]},

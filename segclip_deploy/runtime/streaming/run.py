@@ -1,28 +1,26 @@
-"""``run``: frames through a segmenter into a folder."""
+"""``run``: frames through a segmenter into a sink."""
 
 from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from segclip_deploy.artifacts.vocabulary import IGNORE_INDEX
 from segclip_deploy.errors import BadInput
-from segclip_deploy.runtime.inference.frame import Frame, list_images
+from segclip_deploy.runtime.inference.frame import Frame
 from segclip_deploy.runtime.inference.segmenter import LabelMap, Segmenter
 from segclip_deploy.runtime.inference.windows import LOGIT_STRIDE
-from segclip_deploy.runtime.io.sinks.folder import FolderSink, result_names, stage_ms
-from segclip_deploy.runtime.io.sources.frames import Shot, Source, Unreadable, is_video
+from segclip_deploy.runtime.io.sinks.base import DeadlineResult, FrameResult, Sink, stage_ms
+from segclip_deploy.runtime.io.sources.base import Shot, Source, Unreadable
 from segclip_deploy.runtime.streaming.deadline import Decision, Pacer, count_windows
 from segclip_deploy.runtime.streaming.pipeline import Pipeline
 from segclip_deploy.runtime.streaming.summary import Summary
 
-__all__ = ["Outcome", "Run", "find_files", "mask_uncertain", "segment_centre"]
+__all__ = ["Outcome", "Run", "mask_uncertain", "segment_centre"]
 
 
 @dataclass(frozen=True)
@@ -49,7 +47,7 @@ class Run:
     frame is an outcome like any other, and the next goes on.
 
     Args:
-        deadline_ms: what a label map may take, by the policy of ``stream.deadline``; None: as
+        deadline_ms: what a label map may take, by the policy of ``streaming.deadline``; None: as
             long as it does.
         margin_below: pixels of a smaller margin, 1–255, get no label.
         stop: set to end early: the frame in work is finished and written.
@@ -65,7 +63,7 @@ class Run:
         self,
         segmenter: Segmenter,
         source: Source,
-        sink: FolderSink,
+        sink: Sink,
         *,
         deadline_ms: float | None = None,
         margin_below: int = 0,
@@ -95,21 +93,22 @@ class Run:
         """Frames of a live source that nobody had time for."""
         return self._pipeline.dropped
 
-    def _label(self, item: Shot | Unreadable) -> tuple[Outcome, dict[str, Any]]:
-        """The outcome of an item, and what its line says beside."""
+    def _label(self, item: Shot | Unreadable) -> FrameResult | Outcome:
+        """What the model says of a frame; the outcome of a bad one."""
         if isinstance(item, Unreadable):
-            return Outcome(item.source, error=item.error), {}
-        source = item.frame.source
-        facts: dict[str, Any] = {"dropped": self.dropped} if self._source.live else {}
+            return Outcome(item.source, error=item.error)
+        dropped = self.dropped if self._source.live else None
+        deadline = None
         try:
             if self._pacer is None:
-                return Outcome(source, item, self._segment(item.frame, None)), facts
-            result, facts["deadline"] = self._in_time(self._pacer, item)
-            return Outcome(source, item, result), facts
+                labelled: LabelMap | None = self._segment(item.frame, None)
+            else:
+                labelled, deadline = self._in_time(self._pacer, item)
         except BadInput as error:
-            return Outcome(source, error=error), {}
+            return Outcome(item.frame.source, error=error)
+        return FrameResult(item, labelled, self._segmenter.vocabulary, deadline, dropped)
 
-    def _in_time(self, pacer: Pacer, shot: Shot) -> tuple[LabelMap | None, dict[str, Any]]:
+    def _in_time(self, pacer: Pacer, shot: Shot) -> tuple[LabelMap | None, DeadlineResult]:
         """As much of a frame as its deadline allows, and how that went."""
         started = shot.clock if self._source.live else time.perf_counter()
         spent = 1e3 * (time.perf_counter() - started)
@@ -118,12 +117,8 @@ class Run:
         if result is not None:
             pacer.learn(result.times.total, result.windows)
         took = 1e3 * (time.perf_counter() - started)
-        return result, {
-            "ms": pacer.limit_ms,
-            "action": decision.action,
-            "took_ms": round(took, 3),
-            "met": result is not None and took <= pacer.limit_ms,
-        }
+        met = result is not None and took <= pacer.limit_ms
+        return result, DeadlineResult(pacer.limit_ms, decision.action, round(took, 3), met)
 
     def _grids(self, frame: Frame) -> tuple[tuple[int, int], tuple[int, int]]:
         """(rows, columns) of windows with overlap, and without."""
@@ -141,52 +136,22 @@ class Run:
             result = segment_centre(self._segmenter, frame, decision.rows, decision.columns)
         return mask_uncertain(result, self._margin_below) if self._margin_below else result
 
-    def _write(self, labelled: tuple[Outcome, dict[str, Any]]) -> Outcome:
-        outcome, facts = labelled
-        if outcome.shot is None:
+    def _write(self, result: FrameResult | Outcome) -> Outcome:
+        if isinstance(result, Outcome):
             self.summary.bad += 1
-            return outcome
-        written = self._sink.write(outcome.shot, outcome.result, facts)
-        if "deadline" in facts:
-            self.summary.actions[facts["deadline"]["action"]] += 1
-        if outcome.result is None:
+            return result
+        times, deadline = self._sink.write(result), result.deadline
+        if deadline is not None:
+            self.summary.actions[deadline.action] += 1
+        if result.labelled is None:
             self.summary.skipped += 1
         else:
             self.summary.add_done(
-                stage_ms(outcome.shot, outcome.result, written),
-                outcome.result.windows,
-                late=not facts.get("deadline", {}).get("met", True),
+                stage_ms(result, times),
+                result.labelled.windows,
+                late=deadline is not None and not deadline.met,
             )
-        return outcome
-
-
-def find_files(sources: Iterable[Path], out: Path) -> list[Path]:
-    """All images and videos of some files and folders (of a folder, its images).
-
-    Raises:
-        BadInput: a source without images, ``out`` itself, or two whose results would have
-            one name.
-    """
-    sources = list(sources)
-    for source in sources:
-        if not source.exists():
-            raise BadInput("no such file or folder", where=source)
-    found = [path for s in sources for path in ([s] if is_video(s) else list_images(s))]
-    seen: dict[str, Path] = {}
-    for path in found:
-        if path.parent.resolve() == out.resolve() and not is_video(path):
-            raise BadInput(
-                "the results would lie among the images", where=out, fix="choose another -o"
-            )
-        for name in result_names(f"{path.stem}_*" if is_video(path) else path.stem):
-            if name in seen:
-                raise BadInput(
-                    f"its results would overwrite those of {seen[name]}",
-                    where=path,
-                    fix="rename one, or run them into two folders",
-                )
-            seen[name] = path
-    return found
+        return Outcome(result.source, result.shot, result.labelled)
 
 
 def mask_uncertain(result: LabelMap, below: int) -> LabelMap:

@@ -27,8 +27,9 @@ from segclip_deploy.export.onnx import drop_output
 from segclip_deploy.export.torch_backend import TorchBackend
 from segclip_deploy.runtime.inference.segmenter import Segmenter
 from segclip_deploy.runtime.inference.windows import margin_of
+from segclip_deploy.runtime.io.naming import SourceFile
 from segclip_deploy.runtime.io.sinks.folder import FolderSink
-from segclip_deploy.runtime.io.sources.frames import FileSource
+from segclip_deploy.runtime.io.sources.files import FileSource
 from segclip_deploy.runtime.streaming.run import Run
 from segclip_deploy.runtime.targets.onnxruntime import OnnxRuntimeBackend
 from segclip_deploy.runtime.targets.openvino import OpenVinoBackend
@@ -133,8 +134,8 @@ def test_a_run_writes_the_margin_and_leaves_no_old_one(tmp_path: Path) -> None:
     pixels = random_frame(70, 90).pixels
     Image.fromarray(pixels).save(source)
     for has in (True, False):
-        with segmenter(logits=False, margin=has) as flyer, FolderSink(out, DUBAI) as sink:
-            list(Run(flyer, FileSource([source]), sink))
+        with segmenter(logits=False, margin=has) as flyer, FolderSink(out) as sink:
+            list(Run(flyer, FileSource([SourceFile(source, "a")]), sink))
         line = (out / "areas.jsonl").read_text()
         assert ('"margin": "a.margin.png"' if has else '"margin": null') in line
         assert (out / "a.margin.png").exists() == has

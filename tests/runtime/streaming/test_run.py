@@ -14,9 +14,11 @@ from segclip_deploy.artifacts.bundle import InputSpec
 from segclip_deploy.artifacts.vocabulary import load_vocabulary
 from segclip_deploy.errors import BadInput
 from segclip_deploy.runtime.inference.segmenter import Segmenter
-from segclip_deploy.runtime.io.sinks.folder import AREAS_FILE, FolderSink
-from segclip_deploy.runtime.io.sources.frames import FileSource
-from segclip_deploy.runtime.streaming.run import Outcome, Run, find_files
+from segclip_deploy.runtime.io.naming import AREAS_FILE
+from segclip_deploy.runtime.io.sinks.folder import FolderSink
+from segclip_deploy.runtime.io.sources.files import FileSource
+from segclip_deploy.runtime.io.sources.listing import find_files
+from segclip_deploy.runtime.streaming.run import Outcome, Run
 from tests.support.fakes import FakeBackend, classes_of, random_frame
 
 DUBAI = load_vocabulary("dubai")
@@ -32,9 +34,9 @@ def write_images(folder: Path, *names: str) -> Path:
 def fly(source: Path, out: Path) -> list[Outcome]:
     """All images of a folder through a per-pixel engine."""
     segmenter = Segmenter(FakeBackend(32, 64), InputSpec(32, 64), DUBAI)
-    paths = find_files([source], out)
-    with segmenter, FolderSink(out, DUBAI) as sink:
-        return list(Run(segmenter, FileSource(paths), sink))
+    files = find_files([source], out)
+    with segmenter, FolderSink(out) as sink:
+        return list(Run(segmenter, FileSource(files), sink))
 
 
 def areas(out: Path) -> list[dict[str, Any]]:
@@ -95,7 +97,7 @@ def test_a_folder_of_other_files_is_refused_and_left_untouched(tmp_path: Path) -
     out = write_images(tmp_path / "out", "a.png")
     before = (out / "a.png").read_bytes()
     with pytest.raises(BadInput, match="not written by this command") as caught:
-        FolderSink(out, DUBAI)
+        FolderSink(out)
     assert str(out) in str(caught.value)
     assert [p.name for p in out.iterdir()] == ["a.png"]
     assert (out / "a.png").read_bytes() == before
@@ -104,12 +106,12 @@ def test_a_folder_of_other_files_is_refused_and_left_untouched(tmp_path: Path) -
 def test_a_file_for_an_output_folder_is_refused(tmp_path: Path) -> None:
     (tmp_path / "out").write_text("a file")
     with pytest.raises(BadInput, match="not written by this command"):
-        FolderSink(tmp_path / "out", DUBAI)
+        FolderSink(tmp_path / "out")
 
 
 @pytest.mark.parametrize(
     "names",
-    [("one/a.png", "one/a.jpg"), ("one/a.png", "two/a.png"), ("one/a.png", "one/a.overlay.png")],
+    [("one/a.png", "one/a.jpg"), ("one/a.png", "one/a.png"), ("one/a.png", "one/a.overlay.png")],
 )
 @pytest.mark.faults
 def test_images_whose_results_would_collide_are_refused(
@@ -123,9 +125,33 @@ def test_images_whose_results_would_collide_are_refused(
     assert all(str(tmp_path / name) in str(caught.value) for name in names)
 
 
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        (["one/a.png", "two/a.png"], ["one/a", "two/a"]),
+        (["two", "one/a.png"], ["two/a", "two/deep/a", "one/a"]),
+        (["two/deep"], ["a"]),
+        (["two/deep/a.png"], ["a"]),
+        (["one", "one/../two/deep"], ["one/a", "two/deep/a"]),
+    ],
+)
+def test_results_are_named_below_the_deepest_folder_of_all(
+    tmp_path: Path, given: list[str], expected: list[str]
+) -> None:
+    for folder in ("one", "two", "two/deep", "two/.hidden", "two/before", "two/out"):
+        write_images(tmp_path / folder, "a.png")
+    (tmp_path / "two" / "before" / AREAS_FILE).touch()  # results of an earlier run
+    found = find_files([tmp_path / path for path in given], tmp_path / "two" / "out")
+    assert [file.name for file in found] == expected
+
+
 def test_results_are_not_written_among_the_images(tmp_path: Path) -> None:
     source = write_images(tmp_path / "in", "a.png")
     (source / AREAS_FILE).touch()
     for out in (source, source / ".." / "in"):
         with pytest.raises(BadInput, match="among the images"):
             find_files([source], out)
+    # In the results of two folders --keep would remove them.
+    below = write_images(source / "seq1", "b.png")
+    with pytest.raises(BadInput, match="among the images"):
+        find_files([below], source)

@@ -26,9 +26,9 @@ from segclip_deploy.runtime.io.raster.rows import RowReader
 from segclip_deploy.runtime.io.raster.source import Raster, opened
 
 __all__ = [
-    "RasterResult",
+    "LabelledRaster",
     "count_areas",
-    "describe_result",
+    "describe_labels",
     "label_rows",
     "read_labels",
     "segment_raster",
@@ -40,12 +40,18 @@ _BLOCK = 512  # rows of a COG's tile
 
 
 @dataclass(frozen=True)
-class RasterResult:
-    """What became of a raster.
+class LabelledRaster:
+    """The label map of a raster, and how it was made; small, and able to travel between processes.
 
     Attributes:
         labels: the Cloud-Optimized GeoTIFF.
         areas: pixels, share and m² by class.
+        size: (H, W) of the raster and of its labels.
+        model_size: (H, W) at which the model saw it.
+        crs: the coordinate reference system as text; None where the raster names none.
+        pixel_m: width and height of the middle pixel on the ground; None where unknown.
+        bands: of red, green and blue, from 1.
+        scale: the values that became 0 and 255; None for 8 bits.
         windows: how many were inferred this time.
         kept: rows that were finished before.
         seconds: of this time, writing included.
@@ -54,6 +60,12 @@ class RasterResult:
 
     labels: Path
     areas: dict[str, dict[str, Any]]
+    size: tuple[int, int]
+    model_size: tuple[int, int]
+    crs: str | None
+    pixel_m: tuple[float, float] | None
+    bands: tuple[int, int, int]
+    scale: tuple[float, float] | None
     windows: int
     kept: int
     seconds: float
@@ -83,7 +95,7 @@ def segment_raster(
     *,
     digest: str,
     report: Report = silent,
-) -> RasterResult:
+) -> LabelledRaster:
     """Label a raster of any size; ``out`` appears when it is whole.
 
     Reading, inference and writing overlap; what is held is two rows of windows. An interrupted
@@ -126,8 +138,15 @@ def segment_raster(
             report("writing", height, height)
             write_cog(partial.labels, raster, segmenter.vocabulary, out, digest=digest)
             partial.remove()
-    seconds = time.perf_counter() - started
-    return RasterResult(out, areas.to_json(), tally.windows, kept, seconds, tally.inferring)
+    return describe_labels(
+        raster,
+        out,
+        areas,
+        windows=tally.windows,
+        kept=kept,
+        seconds=time.perf_counter() - started,
+        inferring=tally.inferring,
+    )
 
 
 def count_areas(labels: Path, raster: Raster, names: tuple[str, ...]) -> AreaCount:
@@ -139,24 +158,31 @@ def count_areas(labels: Path, raster: Raster, names: tuple[str, ...]) -> AreaCou
     return areas
 
 
-def describe_result(raster: Raster, result: RasterResult) -> dict[str, Any]:
-    """The line of a raster in ``areas.jsonl``."""
-    return {
-        "image": str(raster.path),
-        "labels": result.labels.name,
-        "margin": None,
-        "areas": result.areas,
-        "windows": result.windows,
-        "size": list(raster.grid.own),
-        "model_size": list(raster.grid.model),
-        "crs": raster.crs and raster.crs.to_string(),
-        "pixel_m": raster.metres and [round(side, 6) for side in raster.metres],
-        "bands": list(raster.bands),
-        "scale": raster.scale and list(raster.scale),
-        "rows_kept": result.kept,
-        "seconds": round(result.seconds, 3),
-        "inferring": round(result.inferring, 3),
-    }
+def describe_labels(
+    raster: Raster,
+    labels: Path,
+    areas: AreaCount,
+    *,
+    windows: int,
+    kept: int,
+    seconds: float,
+    inferring: float,
+) -> LabelledRaster:
+    """The label map of a raster with what is known of both; arguments as in ``LabelledRaster``."""
+    return LabelledRaster(
+        labels,
+        areas.to_json(),
+        size=raster.grid.own,
+        model_size=raster.grid.model,
+        crs=raster.crs and raster.crs.to_string(),
+        pixel_m=raster.metres,
+        bands=raster.bands,
+        scale=raster.scale,
+        windows=windows,
+        kept=kept,
+        seconds=seconds,
+        inferring=inferring,
+    )
 
 
 def read_labels(dataset: Any, top: int, bottom: int) -> NDArray[np.uint8]:

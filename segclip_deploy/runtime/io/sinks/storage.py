@@ -1,16 +1,13 @@
-"""A folder of results that does not grow over a limit, and lines that are whole or not there."""
+"""Files that together stay within a limit."""
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Iterable
 from pathlib import Path
-from typing import BinaryIO
 
 from segclip_deploy.artifacts.files import replace_file
-from segclip_deploy.errors import BadInput
 
-__all__ = ["LineFile", "Storage"]
+__all__ = ["Storage"]
 
 
 class Storage:
@@ -54,39 +51,3 @@ class Storage:
         path.unlink(missing_ok=True)
         if self.limit is not None:
             self._total -= self._sizes.pop(path, 0)
-
-
-class LineFile:
-    """Lines to a file or pipe, each handed on at once; where one fails, no part of it stays.
-
-    Args:
-        stream: binary and unbuffered.
-        name: for errors.
-        anew: what is there already goes when the first line comes.
-    """
-
-    def __init__(self, stream: BinaryIO, name: str, *, anew: bool = False) -> None:
-        self._stream, self.name, self._anew = stream, name, anew
-
-    def write(self, line: str) -> None:
-        """Write a line.
-
-        Raises:
-            BadInput: the process that reads the pipe has ended.
-            OSError: it could not be written, and is not there in part.
-        """
-        data = memoryview(line.encode() + b"\n")
-        written = 0
-        try:
-            if self._anew:
-                self._stream.truncate(0)
-                self._anew = False
-            while written < len(data):
-                written += self._stream.write(data[written:]) or 0
-            self._stream.flush()
-        except BrokenPipeError as error:
-            raise BadInput("the process that reads the lines has ended", where=self.name) from error
-        except OSError as error:
-            with contextlib.suppress(OSError):  # a pipe
-                self._stream.truncate(self._stream.tell() - written)
-            raise OSError(error.errno, error.strerror, self.name) from error

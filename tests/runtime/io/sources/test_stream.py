@@ -19,15 +19,13 @@ from PIL import Image
 from segclip_deploy.artifacts.vocabulary import load_vocabulary
 from segclip_deploy.errors import BadInput
 from segclip_deploy.runtime.inference.frame import read_frame
-from segclip_deploy.runtime.io.sources.frames import (
-    FileSource,
-    LiveSource,
-    Shot,
-    Unreadable,
-    is_live,
-)
+from segclip_deploy.runtime.io.naming import SourceFile
+from segclip_deploy.runtime.io.sinks.video import VideoWriter
+from segclip_deploy.runtime.io.sources.base import Shot, Unreadable
+from segclip_deploy.runtime.io.sources.files import FileSource
+from segclip_deploy.runtime.io.sources.live import LiveSource, is_live
+from segclip_deploy.runtime.io.sources.video import count_frames, read_video
 from segclip_deploy.runtime.io.telemetry.exif import Capture, Position, read_capture, scale_warning
-from segclip_deploy.runtime.io.video import VideoWriter, count_frames, read_video
 from tests.conftest import SHARED
 
 BRIGHTON = SHARED / "uav_frames_brighton"
@@ -63,7 +61,7 @@ def remux(source: Path, path: Path, **options: str) -> Path:
 
 def test_every_frame_of_a_video_is_read_in_order_with_its_time(tmp_path: Path) -> None:
     path = write_video(tmp_path / "clip.mp4")
-    source = FileSource([path])
+    source = FileSource([SourceFile(path, path.stem)])
     assert source.total == 12
     shots = [shot for shot in source.shots(NEVER) if isinstance(shot, Shot)]
     assert [shot.index for shot in shots] == list(range(12))
@@ -98,7 +96,7 @@ def test_a_video_that_was_cut_off_is_reported_and_the_next_is_read(
         cut = remux(cut, tmp_path / "cut.mp4", movflags="faststart")
     cut.write_bytes(cut.read_bytes()[: int(left * cut.stat().st_size)])
     whole = write_video(tmp_path / "b.mp4", 3)
-    items = list(FileSource([cut, whole]).shots(NEVER))
+    items = list(FileSource([SourceFile(path, path.stem) for path in (cut, whole)]).shots(NEVER))
     bad = [item for item in items if isinstance(item, Unreadable)]
     assert len(bad) == 1
     assert str(bad[0].error).startswith(f"{cut}: ")
@@ -114,7 +112,7 @@ def test_a_whole_video_of_any_container_is_read_whole(tmp_path: Path) -> None:
 
 def test_what_is_no_video_is_reported(tmp_path: Path) -> None:
     (tmp_path / "a.mp4").write_bytes(b"no video")
-    source = FileSource([tmp_path / "a.mp4"])
+    source = FileSource([SourceFile(tmp_path / "a.mp4", "a")])
     assert source.total is None
     (item,) = source.shots(NEVER)
     assert isinstance(item, Unreadable)
@@ -180,7 +178,7 @@ def live(camera: Camera, said: list[str], patience: float = 60.0) -> LiveSource:
 
 @pytest.fixture
 def no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("segclip_deploy.runtime.io.sources.frames._FIRST_WAIT_S", 0.001)
+    monkeypatch.setattr("segclip_deploy.runtime.io.sources.live._FIRST_WAIT_S", 0.001)
 
 
 @pytest.mark.usefixtures("no_waiting")

@@ -1,11 +1,12 @@
-"""Video through PyAV (FFmpeg): files and cameras in, H.264 out."""
+"""Overlays as a video: H.264 through PyAV (FFmpeg)."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import time
 from contextlib import ExitStack
 from fractions import Fraction
 from pathlib import Path
+from types import TracebackType
 from typing import Any
 
 import numpy as np
@@ -14,90 +15,49 @@ from numpy.typing import NDArray
 from segclip_deploy._optional import require
 from segclip_deploy.artifacts.files import replace_file
 from segclip_deploy.errors import BadInput
+from segclip_deploy.runtime.io.sinks.base import FrameResult, RasterResult, WriteTimes
 
-__all__ = ["VIDEO_SUFFIXES", "VideoWriter", "count_frames", "read_live", "read_video"]
+__all__ = ["VideoSink", "VideoWriter"]
 
-VIDEO_SUFFIXES = (".mp4", ".mov", ".mkv", ".avi", ".ts", ".m4v", ".webm")
-
-_OPEN_S, _READ_S = 10.0, 5.0  # a camera that is silent for so long has vanished
 _TICKS = 90_000  # per second: MPEG's own clock, so that any capture time can be written
 _RATE = 2  # frames per second given to frames that have no time of their own
 _BT709 = 1  # AVCOL_SPC_BT709, AVCOL_PRI_BT709 and AVCOL_TRC_BT709
 
 
-def count_frames(path: Path) -> int | None:
-    """How many frames a video's header promises; None where it does not say or cannot be read."""
-    av = _av()
-    try:
-        with av.open(str(path)) as container:
-            return container.streams.video[0].frames or None
-    except (av.error.FFmpegError, IndexError):
-        return None
-
-
-def read_video(path: Path) -> Iterator[tuple[NDArray[np.uint8], float | None]]:
-    """Every frame of a video, (H, W, 3) uint8 RGB, and its time in seconds.
-
-    Raises:
-        BadInput: not a video, damaged, or shorter than its header says; after the frames
-            that could be read, and those behind damage are lost.
-    """
-    av = _av()
-    times: list[float] = []  # of the first, the last but one and the last frame
-    done = 0
-    try:
-        with av.open(str(path)) as container:
-            stream = _video_stream(container, path)
-            stream.thread_type = "AUTO"
-            for frame in container.decode(stream):
-                if frame.is_corrupt:
-                    raise BadInput(f"frame {done} is damaged", where=path)
-                yield frame.to_ndarray(format="rgb24"), frame.time
-                done += 1
-                times = [*times[:1], *times[-1:], frame.time or 0.0]
-            lasts = (container.duration or 0) / av.time_base
-            alone, promised = len(container.streams) == 1, stream.frames
-    except av.error.FFmpegError as error:
-        after = f" after {done} frames" if done else ""
-        raise BadInput(
-            f"not a video that can be read{after} ({error.strerror})", where=path
-        ) from error
-    if not done:
-        raise BadInput("no frame in it that can be read", where=path)
-    covered, gap = times[-1] - times[0], times[-1] - times[-2:][0]
-    # A count may include frames that an edit list hides; Matroska has none, but says how long it lasts.
-    fewer, shorter = done < promised, lasts - covered > 1.5 * gap
-    much_shorter = not promised and alone and lasts - covered > max(1.0, 2 * gap)
-    if (fewer and shorter) or much_shorter:
-        raise BadInput(f"cut off: {done} frames in {covered:.1f} of {lasts:.1f} s", where=path)
-
-
-def read_live(url: str) -> Iterator[NDArray[np.uint8]]:
-    """Frames of a camera as they come, (H, W, 3) uint8 RGB, until it ends.
+class VideoSink:
+    """Writes the overlays of frames into a video. Rasters and skipped frames are not in it.
 
     Args:
-        url: ``/dev/video0``, ``rtsp://…``, or any other that FFmpeg opens.
-
-    Raises:
-        BadInput: it cannot be opened, or has stopped to answer.
+        path: see ``VideoWriter``, as for what is raised.
     """
-    av = _av()
-    device = "://" not in url
-    options = {"rtsp_transport": "tcp"} if url.startswith("rtsp") else {}
-    try:
-        with av.open(
-            url,
-            format="v4l2" if device else None,
-            options=options,
-            timeout=None if device else (_OPEN_S, _READ_S),
-        ) as container:
-            stream = _video_stream(container, url)
-            stream.thread_type = "SLICE"  # threads by frame would hold frames back
-            for frame in container.decode(stream):
-                if not frame.is_corrupt:  # the first ones of a stream joined midway
-                    yield frame.to_ndarray(format="rgb24")
-    except av.error.FFmpegError as error:
-        raise BadInput(f"no picture ({error.strerror})", where=url) from error
+
+    def __init__(self, path: Path) -> None:
+        self._video = VideoWriter(path)
+
+    def __enter__(self) -> VideoSink:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._video.close()
+
+    def write(self, result: FrameResult | RasterResult) -> WriteTimes:
+        """Add a frame's overlay at its time.
+
+        Raises:
+            BadInput: a frame of another size than the first.
+            OSError: the disk is full.
+        """
+        started = time.perf_counter()
+        if isinstance(result, RasterResult) or result.overlay is None:
+            return WriteTimes(0.0)
+        self._video.write(np.asarray(result.overlay), result.shot.seconds)
+        now = time.perf_counter()
+        return WriteTimes(1e3 * (now - started), 1e3 * (now - result.shot.clock))
 
 
 class VideoWriter:
@@ -114,7 +74,7 @@ class VideoWriter:
     """
 
     def __init__(self, path: Path) -> None:
-        self._av = _av()
+        self._av = require("av", why="video")
         if path.suffix.lower() not in (".mp4", ".mov", ".mkv"):
             raise BadInput("a video is named NAME.mp4, NAME.mov or NAME.mkv", where=path)
         if "libx264" not in self._av.codecs_available:
@@ -193,13 +153,3 @@ class VideoWriter:
                 self._offset = following - seconds
             self._last = seconds + self._offset
         return round(self._last * _TICKS)
-
-
-def _av() -> Any:
-    return require("av", why="video")
-
-
-def _video_stream(container: Any, where: object) -> Any:
-    if not container.streams.video:
-        raise BadInput("no video in it", where=where)
-    return container.streams.video[0]

@@ -1,0 +1,59 @@
+"""Frames of files: images and videos."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator, Sequence
+
+from segclip_deploy.errors import BadInput
+from segclip_deploy.runtime.inference.frame import Frame, read_frame
+from segclip_deploy.runtime.io.naming import SourceFile
+from segclip_deploy.runtime.io.sources.base import Shot, Unreadable
+from segclip_deploy.runtime.io.sources.video import count_frames, is_video, read_video
+from segclip_deploy.runtime.io.telemetry.exif import Capture, read_capture
+
+__all__ = ["FileSource"]
+
+
+class FileSource:
+    """Images and videos, one after another; a bad one is reported and the next goes on."""
+
+    live = False
+    reconnects = 0
+
+    def __init__(self, files: Sequence[SourceFile]) -> None:
+        self.files = files
+        counts = [count_frames(file.path) if is_video(file.path) else 1 for file in files]
+        known = [count for count in counts if count is not None]
+        self.total = sum(known) if len(known) == len(counts) else None
+
+    def shots(self, stop: threading.Event) -> Iterator[Shot | Unreadable]:  # noqa: ARG002
+        """Read them one by one."""
+        index = 0
+        for file in self.files:
+            frames = _frames(file)
+            while True:
+                started = time.perf_counter()
+                try:
+                    found = next(frames, None)
+                except BadInput as error:
+                    yield Unreadable(str(file.path), error)
+                    index += 1
+                    break
+                if found is None:
+                    break
+                frame, name, capture, seconds = found
+                now = time.perf_counter()
+                yield Shot(frame, name, index, capture, seconds, 1e3 * (now - started), now)
+                index += 1
+
+
+def _frames(file: SourceFile) -> Iterator[tuple[Frame, str, Capture, float | None]]:
+    """Frames of a file, each with the name of its results and its time in a video."""
+    path = file.path
+    if not is_video(path):
+        yield read_frame(path), file.name, read_capture(path), None
+        return
+    for number, (pixels, seconds) in enumerate(read_video(path)):
+        yield Frame(pixels, str(path)), f"{file.name}_{number:06d}", Capture(), seconds

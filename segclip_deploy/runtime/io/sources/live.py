@@ -1,0 +1,99 @@
+"""Frames of cameras and network streams."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from datetime import datetime, timezone
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from segclip_deploy.errors import BadInput
+from segclip_deploy.runtime.inference.frame import Frame
+from segclip_deploy.runtime.io.sources.base import Shot, Unreadable
+from segclip_deploy.runtime.io.sources.video import read_live
+from segclip_deploy.runtime.io.telemetry.exif import Capture
+
+__all__ = ["LiveSource", "is_live"]
+
+_FIRST_WAIT_S, _LONGEST_WAIT_S = 0.5, 8.0  # between attempts to reach a camera
+
+
+class LiveSource:
+    """A camera or a network stream; one that vanishes is waited for, for a while.
+
+    Args:
+        url: see ``read_live``.
+        report: is told when it vanishes and returns.
+        patience_s: how long it may be away.
+        read: url → its frames until it ends; for tests.
+    """
+
+    live = True
+    total: int | None = None
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        report: Callable[[str], None],
+        patience_s: float = 60.0,
+        read: Callable[[str], Iterator[NDArray[np.uint8]]] = read_live,
+    ) -> None:
+        self.url, self.report, self.patience_s = url, report, patience_s
+        self.reconnects = 0
+        self._read = read
+
+    def shots(self, stop: threading.Event) -> Iterator[Shot | Unreadable]:
+        """Read frames as they come.
+
+        Raises:
+            BadInput: nothing was there at the start, or it was away for longer than the patience.
+        """
+        index, first, seen = 0, time.perf_counter(), 0.0
+        wait, lost = _FIRST_WAIT_S, False
+        while not stop.is_set():
+            reason = "it has ended"
+            started = time.perf_counter()
+            try:
+                for pixels in self._read(self.url):
+                    seen = now = time.perf_counter()
+                    if lost:
+                        self.reconnects += 1
+                        self.report(f"{self.url}: there again")
+                    wait, lost = _FIRST_WAIT_S, False
+                    yield self._shot(pixels, index, now - first, 1e3 * (now - started), now)
+                    index += 1
+                    started = time.perf_counter()
+                    if stop.is_set():
+                        return
+            except BadInput as error:
+                if not index:
+                    raise
+                reason = error.what
+            if not index:
+                raise BadInput("no picture (it ended before the first frame)", where=self.url)
+            if time.perf_counter() - seen + wait > self.patience_s:
+                raise BadInput(
+                    f"vanished ({reason}), and did not return for {self.patience_s:g} s",
+                    where=self.url,
+                )
+            self.report(f"{self.url}: vanished ({reason}); trying again in {wait:g} s")
+            lost = True
+            stop.wait(wait)
+            wait = min(2 * wait, _LONGEST_WAIT_S)
+
+    def _shot(
+        self, pixels: NDArray[np.uint8], index: int, seconds: float, read_ms: float, clock: float
+    ) -> Shot:
+        capture = Capture(time=datetime.now(timezone.utc).isoformat(timespec="milliseconds"))
+        frame = Frame(pixels, self.url)
+        return Shot(frame, f"live_{index:06d}", index, capture, seconds, read_ms, clock)
+
+
+def is_live(source: str) -> bool:
+    """Whether a source is a camera's device or a URL."""
+    return "://" in source or Path(source).is_char_device()
