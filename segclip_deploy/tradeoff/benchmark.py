@@ -140,8 +140,8 @@ def _conditions(ask: Ask, grid: Grid, names: Sequence[str], dataset: Any) -> dic
     sizes = {dataset.read(name).frame.pixels.shape[:2] for name in names[:FRAMES]}
     return {
         "made": time.strftime("%Y-%m-%d %H:%M"),
-        "processor": f"{device['cpu']}, {device['cores']} cores ({' '.join(device['flags'])})",
-        "gpu": device["gpu"],
+        "processor": f"{device.cpu.cpu}, {device.cpu.cores} cores ({' '.join(device.cpu.flags)})",
+        "gpu": device.gpu and device.gpu.gpu,
         "load": load_average(),
         "dataset": str(ask.dataset),
         "split": ask.split,

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import median
 from tempfile import TemporaryDirectory
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from segclip_deploy._optional import require
 from segclip_deploy.artifacts.onnx_file import block_of, makers
+from segclip_deploy.artifacts.records import Record
 from segclip_deploy.runtime.targets.openvino import settings
 
 __all__ = [
@@ -34,8 +33,7 @@ Runs = Sequence[Mapping[str, float]]
 """For every run, milliseconds by layer."""
 
 
-@dataclass(frozen=True)
-class LayerTime:
+class LayerTime(Record, frozen=True):
     """A layer of an engine.
 
     Attributes:
@@ -47,10 +45,6 @@ class LayerTime:
     name: str
     block: str
     ms: float
-
-    def to_json(self) -> dict[str, Any]:
-        """As JSON."""
-        return asdict(self)
 
 
 def openvino_layers(
@@ -132,7 +126,11 @@ def layer_medians(
         return found if found in known else "engine"
 
     times = [
-        LayerTime(name, block(name), round(median(run.get(name, 0.0) for run in runs), 5))
+        LayerTime(
+            name=name,
+            block=block(name),
+            ms=round(median(run.get(name, 0.0) for run in runs), 5),
+        )
         for name in dict.fromkeys(name for run in runs for name in run)
     ]
     return sorted(times, key=lambda layer: -layer.ms)

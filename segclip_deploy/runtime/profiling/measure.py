@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from itertools import count, cycle
 from pathlib import Path
 from statistics import median
 
 import numpy as np
 
+from segclip_deploy.artifacts.records import Record
 from segclip_deploy.runtime.inference.frame import Frame, read_frame
 from segclip_deploy.runtime.inference.segmenter import Segmenter
 from segclip_deploy.runtime.io.sinks.folder import FolderSink, stage_ms
@@ -27,8 +27,7 @@ _STABLE = 0.02  # two medians in a row that differ by less are one
 _MOST = 200  # frames of warm-up
 
 
-@dataclass(frozen=True)
-class WarmUp:
+class WarmUp(Record, frozen=True):
     """Frames that did not count.
 
     Attributes:
@@ -41,8 +40,7 @@ class WarmUp:
     stable: bool
 
 
-@dataclass(frozen=True)
-class Samples:
+class Samples(Record, frozen=True):
     """What was measured, a value a frame, milliseconds.
 
     Attributes:
@@ -58,8 +56,7 @@ class Samples:
     at: tuple[float, ...]
 
 
-@dataclass(frozen=True)
-class Statistics:
+class Statistics(Record, frozen=True):
     """Of some milliseconds.
 
     Attributes:
@@ -81,7 +78,15 @@ def statistics(values: Sequence[float]) -> Statistics:
     """Percentiles and jitter of one value or more."""
     p50, p90, p95, p99, top = np.percentile(values, [50, 90, 95, 99, 100]).round(4).tolist()
     jitter = float(np.abs(np.diff(values)).mean()) if len(values) > 1 else 0.0
-    return Statistics(p50, p90, p95, p99, top, round(jitter, 4), len(values))
+    return Statistics(
+        p50=p50,
+        p90=p90,
+        p95=p95,
+        p99=p99,
+        max=top,
+        jitter=round(jitter, 4),
+        samples=len(values),
+    )
 
 
 def warm_up(segmenter: Segmenter, frames: Sequence[Frame]) -> WarmUp:
@@ -92,7 +97,7 @@ def warm_up(segmenter: Segmenter, frames: Sequence[Frame]) -> WarmUp:
         now = median(segmenter.segment(next(turn)).times.total for _ in range(_WINDOW))
         stable = before is not None and abs(now - before) <= _STABLE * before
         if stable or done >= _MOST:
-            return WarmUp(done, stable)
+            return WarmUp(frames=done, stable=stable)
         before = now
     raise AssertionError  # count() does not end
 
@@ -124,10 +129,10 @@ def sample(
             rows.append({**times, **_on_gpu(segmenter, result.windows, times["infer"])})
     ready = [sum(v for stage, v in row.items() if stage != "write") for row in rows]
     return Samples(
-        {s: tuple(row[s] for row in rows) for s in STAGES if rows and s in rows[0]},
-        tuple(ready),
-        tuple(sum(row.values()) for row in rows),
-        tuple(at),
+        stages={s: tuple(row[s] for row in rows) for s in STAGES if rows and s in rows[0]},
+        ready=tuple(ready),
+        total=tuple(sum(row.values()) for row in rows),
+        at=tuple(at),
     )
 
 
