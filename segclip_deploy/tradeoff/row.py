@@ -1,24 +1,23 @@
-"""A row of the tradeoff: one engine at one setting, with everything that was measured of it."""
+"""A row of the tradeoff: one engine at one setting, and all that was measured of it; or why not."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
 
 import numpy as np
 
+from segclip_deploy.artifacts.records import Record
 from segclip_deploy.evaluation.accuracy import Drop
 
-__all__ = ["Row", "pareto_front"]
+__all__ = ["Failure", "Row", "pareto_front"]
 
 
-@dataclass(frozen=True)
-class Row:
+class Row(Record, frozen=True):
     """Latency and accuracy of the same file at the same input size.
 
     Attributes:
         name: unique in a report.
+        reference: name of the FP32 row that it is compared with; its own, if it is FP32.
         target: what runs it.
         precision: ``fp32``, ``fp16``, ``int8``, or ``planned`` with its budget in points.
         window: (height, width) the engine takes, pixels.
@@ -39,6 +38,7 @@ class Row:
     """
 
     name: str
+    reference: str
     target: str
     precision: str
     window: tuple[int, int]
@@ -51,11 +51,11 @@ class Row:
     drop: Drop
     iou: Mapping[str, float | None]
     areas: Mapping[str, float | None]
-    frame_ms: Sequence[float]
+    frame_ms: tuple[float, ...]
     windows: float
     stages: Mapping[str, float]
     backend: str
-    joules: float | None = None
+    joules: float | None
 
     def percentile(self, rank: float) -> float:
         """Milliseconds a frame that ``rank`` percent of the frames stay below."""
@@ -68,9 +68,17 @@ class Row:
         low, high = np.percentile(np.percentile(samples[drawn], rank, axis=1), [2.5, 97.5])
         return float(low), float(high)
 
-    def to_json(self) -> dict[str, Any]:
-        """As JSON."""
-        return asdict(self)
+
+class Failure(Record, frozen=True):
+    """An engine that must not fly.
+
+    Attributes:
+        name: as a row's.
+        why: what it failed.
+    """
+
+    name: str
+    why: str
 
 
 def pareto_front(rows: Sequence[Row], rank: float) -> list[Row]:
