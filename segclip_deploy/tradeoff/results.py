@@ -25,13 +25,13 @@ class SweepConditions(Record, frozen=True):
         device: the machine.
         load: processes that wanted the processor in the last minute; None where it is unknown.
         dataset: folder of the images that judge.
-        split: of the dataset.
-        images: in the split.
-        frames: images that latency was measured on.
+        split: the part of the dataset that judges.
+        images: how many there are in the split.
+        frames: how many of them latency was measured on.
         frame_sizes: (height, width) of these, each once, pixels.
-        samples: of latency a row, at least.
-        warm_up: rounds over all rows that did not count.
-        points: of the grid, failures included.
+        samples: of latency, how many a row has at least.
+        warm_up: rounds over all rows and frames that did not count.
+        points: how many the grid has, failures included.
     """
 
     made: str
@@ -51,13 +51,13 @@ class ResultsRecord(Record, frozen=True):
     """A sweep, and which of its engines to fly.
 
     Attributes:
-        conditions: of measurement.
+        conditions: where and how the rows were measured.
         recommended: name of the row to fly; None where none keeps the limits.
-        why: in words, with figures.
-        rows: of the engines that passed their flight check, every sample included.
+        why: the recommendation in words, with figures.
+        rows: the engines that passed their flight check, every sample included.
         failures: the other engines.
         engines: file of each row, by name.
-        bounds: of boards that are not here.
+        bounds: lower bounds on latency, of boards that are not here.
         mission: the margin of each row, the fastest first; empty where no mission was given.
     """
 

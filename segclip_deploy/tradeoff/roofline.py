@@ -51,7 +51,7 @@ class Bound(Record, frozen=True):
 
     Attributes:
         bundle: the network's name.
-        board: a key of ``BOARDS``.
+        board: as ``--bound`` names it.
         precision: of all products.
         ms: milliseconds a window, at least.
         by_memory: share of that time which memory, not arithmetic, sets.

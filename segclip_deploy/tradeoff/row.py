@@ -18,23 +18,24 @@ class Row(Record, frozen=True):
     Attributes:
         name: unique in a report.
         reference: name of the FP32 row that it is compared with; its own, if it is FP32.
-        target: what runs it.
+        target: library that it is built for.
         precision: ``fp32``, ``fp16``, ``int8``, or ``planned`` with its budget in points.
         window: (height, width) the engine takes, pixels.
         batch: windows an inference.
         overlap: pixels windows share.
         threads: of the engine; 0 where it has none, or chose.
-        bytes: of the engine file.
-        sha256: of the engine file.
-        miou: shares of 1.
-        drop: of mIoU against FP32 on the same images, with its 95 % bounds.
-        iou: by class; None where a class is absent.
-        areas: by class, the labelled area relative to FP32's, less 1; None where FP32 has none.
-        frame_ms: uint8 image to label map, one sample a frame.
-        windows: in a frame, the mean.
+        bytes: size of the engine file.
+        sha256: digest of the engine file.
+        miou: mean IoU on the split, a share of 1.
+        drop: of mIoU against the reference on the same images, with its 95 % bounds.
+        iou: by class, shares of 1; None where a class is absent.
+        areas: by class, the labelled area relative to the reference's, less 1; None where the
+            reference has none.
+        frame_ms: milliseconds from uint8 image to label map, one sample a frame.
+        windows: in a frame, the mean of the frames.
         stages: median milliseconds by stage.
-        backend: what ran.
-        joules: a frame; None where nothing could be read.
+        backend: library that ran it, and its version.
+        joules: energy a frame; None where no sensor could be read.
     """
 
     name: str

@@ -34,10 +34,10 @@ class DeviceConditions(Record, frozen=True):
         cpu: the processor.
         gpu: the NVIDIA GPU.
         jetson: the board, where it is a Jetson.
-        governor: of the first core's clock.
+        governor: that sets the clock of the first core.
         cpu_mhz: clock of the first core, at that moment.
         power_mode: as ``nvpmodel`` calls it.
-        clocks: what ``jetson_clocks`` shows; it tells root alone.
+        clocks: what ``jetson_clocks`` shows to root; to others it shows nothing.
         system: operating system and kernel.
         python: its version.
         segclip_deploy: the version of this package.
@@ -65,8 +65,8 @@ class Memory(Record, frozen=True):
     """Bytes this process takes; None where the system does not tell.
 
     Attributes:
-        resident: now.
-        peak: so far.
+        resident: in memory now.
+        peak: the most of it so far.
         gpu: taken on the GPU, by all processes; on a Jetson the same memory.
     """
 

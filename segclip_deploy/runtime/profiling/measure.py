@@ -33,7 +33,7 @@ class WarmUp(Record, frozen=True):
     Attributes:
         frames: how many.
         stable: whether the medians of the last two tens were within 2 %; if not, the clocks or
-            a neighbour were still moving after ``_MOST`` frames.
+            a neighbour were still moving after 200 frames.
     """
 
     frames: int
@@ -41,12 +41,12 @@ class WarmUp(Record, frozen=True):
 
 
 class Samples(Record, frozen=True):
-    """What was measured, a value a frame, milliseconds.
+    """What was measured, one value a frame.
 
     Attributes:
-        stages: by stage; copies only where the engine tells them.
-        ready: from the file to the label map.
-        total: from the file to the written label map, one after another.
+        stages: milliseconds by stage; copies only where the engine tells them.
+        ready: milliseconds from the file to the label map.
+        total: milliseconds from the file to the written label map, one stage after another.
         at: seconds since the first sample, when each was ready.
     """
 
@@ -57,12 +57,12 @@ class Samples(Record, frozen=True):
 
 
 class Statistics(Record, frozen=True):
-    """Of some milliseconds.
+    """Percentiles and jitter of some milliseconds.
 
     Attributes:
         p50, p90, p95, p99, max: milliseconds.
         jitter: mean absolute difference of one frame and the next (as in RFC 3550, unsmoothed).
-        samples: how many.
+        samples: how many values these are of.
     """
 
     p50: float

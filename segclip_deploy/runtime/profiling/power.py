@@ -18,13 +18,13 @@ _TOTAL_RAILS = ("VDD_IN", "SYS5V", "POM_5V_IN")  # of a Jetson: what the whole m
 
 
 class PowerLog(Record, frozen=True):
-    """What was read.
+    """What the sensors told.
 
     Attributes:
-        sensor: which; None where there is none.
-        at: seconds since the start.
-        watts: as many; empty without a sensor.
-        celsius: of the hottest zone; empty where none can be read.
+        sensor: name of the wattmeter; None where there is none.
+        at: seconds since the start, one value a reading.
+        watts: power at each reading that told it; empty without a sensor.
+        celsius: temperature of the hottest zone, likewise; empty where none can be read.
     """
 
     sensor: str | None

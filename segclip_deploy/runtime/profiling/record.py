@@ -15,11 +15,11 @@ __all__ = ["PROFILE", "ColdStarts", "Conditions", "Load", "ProfileRecord"]
 
 
 class Load(Record, frozen=True):
-    """Processes that wanted the processor in the last minute, the mean; None where it is unknown.
+    """Processes that wanted the processor, the mean of a minute; None where it is unknown.
 
     Attributes:
-        before: the measurement.
-        after: the measurement.
+        before: in the minute before the measurement.
+        after: in the last minute of it.
     """
 
     before: float | None
@@ -27,23 +27,23 @@ class Load(Record, frozen=True):
 
 
 class Conditions(Record, frozen=True):
-    """In what conditions a profile was taken; without them a figure is none.
+    """The conditions that a profile was taken in.
 
     Attributes:
         device: the machine.
         engine: library that ran it, and its version.
         path: of the engine or bundle, as it was given.
-        sha256: of the file that ran.
-        bundle_sha256: of the record of the bundle it was made of.
-        packages: versions by name.
-        precision: the lowest in it.
+        sha256: digest of the file that ran.
+        bundle_sha256: digest of the record of the bundle it was made of.
+        packages: versions of loaded libraries, by name.
+        precision: the lowest in the engine.
         window: (height, width) the engine takes, pixels.
         batch: shape of the input, for people: ``(1..8, 512, 512, 3)``.
         overlap: pixels windows share.
         threads: of the engine; 0 where it has none, or chose.
         frames: (height, width) of the frames, each once, pixels.
         images: what the frames were: ``golden tiles``, or files and folders.
-        load: of the machine.
+        load: of the machine, before and after.
         warm_up: frames that did not count.
     """
 
@@ -89,13 +89,13 @@ class ProfileRecord(Record, frozen=True):
         stages: milliseconds by stage, in order; copies only where the engine tells them.
         ready: milliseconds from the file to the label map.
         total: milliseconds from the file to the written label map, one after another.
-        frames_per_second: one frame after another.
-        deadline_ms: for the label map; None where none was given.
-        miss_rate: share of the frames that missed it.
-        memory: bytes taken.
-        joules_per_frame: at the mean power; None without a sensor.
-        cold_start_ms: of new processes; None where none was asked for.
-        layers: the slowest first; empty where the engine does not tell.
+        frames_per_second: with one frame after another.
+        deadline_ms: from the file to the label map; None where none was given.
+        miss_rate: share of the frames that missed the deadline, 0 to 1.
+        memory: that the process takes.
+        joules_per_frame: energy at the mean power; None without a sensor.
+        cold_start_ms: first label maps of new processes; None where none was asked for.
+        layers: of one inference, the slowest first; empty where the engine does not tell.
         samples: what was measured, frame by frame.
         power: what the sensors told meanwhile.
     """
