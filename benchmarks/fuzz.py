@@ -168,7 +168,7 @@ def targets(folder: Path) -> dict[str, Target]:
     from segclip_deploy.runtime.io.raster.geotiff import ground_sample_distance, is_georeferenced
     from segclip_deploy.runtime.io.telemetry.exif import read_capture
     from segclip_deploy.runtime.targets.compile_cache import CompileCache
-    from segclip_deploy.tradeoff.measure import load_accuracy, load_latency
+    from segclip_deploy.tradeoff.state import load_accuracy, load_latency
 
     rng = np.random.default_rng(0)
     vocabulary = load_vocabulary("dubai")
@@ -280,8 +280,8 @@ def targets(folder: Path) -> dict[str, Target]:
         "GeoTIFF header": Target("t.tif", lambda p: (is_georeferenced(p), ground_sample_distance(p)), [made("t.tif", geotiff)]),
         "ONNX": Target("m.onnx", lambda p: both(check_self_contained, initializer_names, p, makers), [model]),
         "compile cache": Target("c.compiled", lambda p: CompileCache(p).read(), [made("c.compiled", lambda p: CompileCache(p).write(b"x"))]),
-        "sweep accuracy": Target("a.json", lambda p: load_accuracy(p, vocabulary.names), [dump({"images": ["a"], "counts": [counts], "boundary": [[1] * 5, [2] * 5]})], edit_json),
-        "sweep latency": Target("l.json", load_latency, [dump({"frame_ms": [1.0], "stages": {"infer": [1.0]}, "windows": [1], "backend": "x"})], edit_json),
+        "sweep accuracy": Target("a.json", lambda p: load_accuracy(p, vocabulary.names), [dump({"schema": 1, "images": ["a"], "counts": [counts], "intersection": [1] * 5, "union": [2] * 5})], edit_json),
+        "sweep latency": Target("l.json", load_latency, [dump({"schema": 1, "frame_ms": [1.0], "stages": {"infer": [1.0]}, "windows": [1], "backend": "x"})], edit_json),
     }  # fmt: skip
 
 

@@ -20,7 +20,6 @@ import gc
 import sys
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from statistics import median
@@ -173,7 +172,7 @@ def measure(segmenters: Mapping[str, Segmenter], data: Dataset) -> list[dict[str
                 "backend": segmenters[name].backend.name,
                 "size": side,
                 "miou": accuracy.confusion.miou,
-                "drop": asdict(miou_drop(found[EAGER], accuracy)),
+                "drop": miou_drop(found[EAGER], accuracy).to_json(),
                 "ms": times[name],
                 "median_ms": median(times[name]),
                 "speed_up": float(np.median(ratios)),

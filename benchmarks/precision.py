@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -170,7 +170,7 @@ def measure(
             print(f"{row.name}: {error}"[:200], flush=True)
             continue
         drop = miou_drop(accuracy[rows[0].name], accuracy[row.name])
-        scores = {"miou": accuracy[row.name].confusion.miou, "drop": asdict(drop)}
+        scores = {"miou": accuracy[row.name].confusion.miou, "drop": drop.to_json()}
         results[row.name] |= scores
         print(f"{row.name}: mIoU {scores['miou']:.4f}, drop {100 * drop.value:+.2f}", flush=True)
     medians = median_ms(list(opened.values()), tile, rounds=ROUNDS)

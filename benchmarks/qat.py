@@ -95,7 +95,7 @@ def main() -> None:
         drop = miou_drop(scores[rows[0].name], scores[row.name])
         miou = scores[row.name].confusion.miou
         results.append({**asdict(row), "model": row.model.parent.name, "miou": miou})
-        results[-1]["drop"] = asdict(drop)
+        results[-1]["drop"] = drop.to_json()
         bounds = f"[{100 * drop.low:+.2f}, {100 * drop.high:+.2f}]"
         print(f"| {row.name} | {miou:.4f} | {100 * drop.value:+.2f} {bounds} |", flush=True)
     training = load_checkpoint(checkpoint).training

@@ -34,7 +34,7 @@ def record_path(name: str, device: str | None = None) -> Path:
 def record(name: str, rows: Sequence[Any], *, device: str | None = None, **conditions: Any) -> Path:
     """Write a benchmark's rows beside what they were measured on and how; returns the file."""
     path = record_path(name, device)
-    conditions = {**device_conditions(), "load_at_end": load_average(), **conditions}
+    conditions = {**device_conditions().to_json(), "load_at_end": load_average(), **conditions}
     write_json(path, {"conditions": conditions, "rows": list(rows)})
     return path
 

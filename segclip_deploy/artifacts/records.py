@@ -75,7 +75,11 @@ class Format(Generic[R]):
         Raises:
             BadArtifact: unreadable, of a newer schema or one too old, or a field is not as it should be.
         """
-        return self.parse(read_json(path), where=path, fix=fix)
+        try:
+            data = read_json(path)
+        except BadArtifact as error:
+            raise BadArtifact(error.what, where=path, fix=fix) from error
+        return self.parse(data, where=path, fix=fix)
 
     def dump(self, record: R) -> dict[str, Any]:
         """The record as JSON, its schema first."""

@@ -25,14 +25,14 @@ def compare(one: Path, other: Path, force: bool, as_json: bool) -> None:
     from segclip_deploy.runtime.profiling.compare import compare as ratios_of
     from segclip_deploy.runtime.profiling.compare import load_profile
 
-    profiles = [load_profile(path) for path in (one, other)]
-    result = ratios_of(*profiles, force=force)
+    result = ratios_of(load_profile(one), load_profile(other), force=force)
     if as_json:
-        print_json(result)
+        print_json(result.to_json())
         return
-    for difference in result["unlike"]:
+    for difference in result.unlike:
         click.echo(f"unlike: {difference}", err=True)
     rows = [
-        [name, *(f"{v:.2f}" for v in ratio.values())] for name, ratio in result["ratios"].items()
+        [name, *("absent" if v is None else f"{v:.2f}" for v in (ratio.p50, ratio.p99))]
+        for name, ratio in result.ratios.items()
     ]
     print_table(f"{one} over {other}", ["stage", "p50", "p99"], rows)

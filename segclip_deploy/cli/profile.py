@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Sequence
 from pathlib import Path
 from statistics import median
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
@@ -13,11 +13,9 @@ from segclip_deploy.cli.options import PATH, duration, json_option, overlap_opti
 from segclip_deploy.cli.output import print_json, print_table, stage_bar
 
 if TYPE_CHECKING:
-    from segclip_deploy.runtime.profiling.profile import Profile
+    from segclip_deploy.runtime.profiling.record import ProfileRecord
 
 __all__ = ["profile"]
-
-_RANKS = ("p50", "p90", "p95", "p99", "max", "jitter")
 
 
 @click.command()
@@ -52,9 +50,9 @@ def profile(
     as_json: bool,
 ) -> None:
     """Time ENGINE, an engine or a bundle, stage by stage and layer by layer, on this machine."""
-    from segclip_deploy.artifacts.files import write_json
     from segclip_deploy.runtime.profiling.picture import draw_profile
     from segclip_deploy.runtime.profiling.profile import profile_engine
+    from segclip_deploy.runtime.profiling.record import PROFILE
 
     soak_s = duration(soak) if soak else 0.0
     with stage_bar() as report:
@@ -71,60 +69,63 @@ def profile(
         )
     if out is not None:
         out.mkdir(parents=True, exist_ok=True)
-        write_json(out / "profile.json", found.to_json())
+        PROFILE.write(out / "profile.json", found)
         draw_profile(found, out / "profile.png")
     if as_json:
-        print_json(found.to_json())
+        print_json(PROFILE.dump(found))
         return
     _print(found)
     if out is not None:
         click.echo(f"{out / 'profile.json'}, {out / 'profile.png'}")
 
 
-def _print(found: Profile) -> None:
-    record = found.record
-    conditions: Mapping[str, Any] = record["conditions"]
-    warm = conditions["warm_up"]
+def _print(found: ProfileRecord) -> None:
+    conditions = found.conditions
     rows = [
-        [name, *(f"{values[rank]:.2f}" for rank in _RANKS)]
-        for name, values in {
-            **record["stages"],
-            "label map ready": record["ready"],
-            "all, one after another": record["total"],
+        [name, *(f"{ms:.2f}" for ms in (s.p50, s.p90, s.p95, s.p99, s.max, s.jitter))]
+        for name, s in {
+            **found.stages,
+            "label map ready": found.ready,
+            "all, one after another": found.total,
         }.items()
     ]
     print_table(
-        f"{conditions['engine']} on {found.device}, {len(found.samples.total)} frames of "
-        f"{', '.join(conditions['frames'])}, window {conditions['batch']}",
-        ["ms", *_RANKS],
+        f"{conditions.engine} on {conditions.device.name}, {len(found.samples.total)} frames of "
+        f"{conditions.frame_sizes}, window {conditions.batch}",
+        ["ms", "p50", "p90", "p95", "p99", "max", "jitter"],
         rows,
     )
-    settled = "stable" if warm["stable"] else "NOT stable"
-    load = conditions["load"]
+    settled = "stable" if conditions.warm_up.stable else "NOT stable"
+    load = conditions.load
     click.echo(
-        f"warm-up {warm['frames']} frames, {settled}; threads {conditions['threads']}; load "
-        f"{load['before']} to {load['after']}; {record['frames_per_second']:.2f} frames/s"
+        f"warm-up {conditions.warm_up.frames} frames, {settled}; threads {conditions.threads}; "
+        f"load {load.before} to {load.after}; {found.frames_per_second:.2f} frames/s"
     )
-    if record["miss_rate"] is not None:
-        click.echo(f"deadline {record['deadline_ms']:g} ms: {record['miss_rate']:.1%} missed")
-    memory = record["memory"]
-    told = [f"{k} {v / 1e6:.0f} MB" for k, v in memory.items() if v is not None]
-    joules = record["joules_per_frame"]
+    if found.miss_rate is not None:
+        click.echo(f"deadline {found.deadline_ms:g} ms: {found.miss_rate:.1%} missed")
+    memory = found.memory
+    taken = {"resident": memory.resident, "peak": memory.peak, "gpu": memory.gpu}
+    told = [f"{what} {size / 1e6:.0f} MB" for what, size in taken.items() if size is not None]
+    joules = found.joules_per_frame
     told.append(
         "no power sensor" if joules is None else f"{joules:.2f} J a frame ({found.power.sensor})"
     )
     click.echo(", ".join(told))
-    if record["cold_start_ms"]:
-        for name, starts in record["cold_start_ms"].items():
-            how = ", compile cache empty" if name == "compiled" else ""
-            click.echo(
-                f"first label map of a new process{how}: {median(starts):.0f} ms, "
-                f"median of {len(starts)} (first {starts[0]:.0f})"
-            )
+    if found.cold_start_ms:
+        _print_cold("", found.cold_start_ms.cached)
+        _print_cold(", compile cache empty", found.cold_start_ms.compiled or ())
     _print_layers(found)
 
 
-def _print_layers(found: Profile) -> None:
+def _print_cold(how: str, starts: Sequence[float]) -> None:
+    if starts:
+        click.echo(
+            f"first label map of a new process{how}: {median(starts):.0f} ms, "
+            f"median of {len(starts)} (first {starts[0]:.0f})"
+        )
+
+
+def _print_layers(found: ProfileRecord) -> None:
     if not found.layers:
         click.echo("the engine does not tell its layers")
         return

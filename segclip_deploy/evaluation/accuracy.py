@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from segclip_deploy.artifacts.records import Record
 from segclip_deploy.evaluation.dataset import Sample
 from segclip_deploy.evaluation.metrics import BoundaryTally, Confusion, confusion_matrix
 from segclip_deploy.runtime.inference.segmenter import Segmenter
@@ -56,8 +57,7 @@ def score(segmenter: Segmenter, samples: Iterable[Sample]) -> Accuracy:
     return Accuracy(pooled, boundary, tuple(images), tuple(by_image))
 
 
-@dataclass(frozen=True)
-class Drop:
+class Drop(Record, frozen=True):
     """How much mIoU is lost; in shares of 1, negative where it is gained.
 
     Attributes:
@@ -90,4 +90,4 @@ def miou_drop(reference: Accuracy, other: Accuracy) -> Drop:
         return before - after
 
     low, high = np.percentile([drop(rows) for rows in drawn], [2.5, 97.5])
-    return Drop(drop(slice(None)), float(low), float(high))
+    return Drop(value=drop(slice(None)), low=float(low), high=float(high))

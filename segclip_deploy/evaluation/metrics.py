@@ -65,6 +65,11 @@ class Confusion:
         return np.divide(hits, union, out=np.full(len(self.names), np.nan), where=union > 0)
 
     @property
+    def class_iou(self) -> dict[str, float | None]:
+        """IoU by class name; None for a class that is in neither truth nor labels."""
+        return {name: _finite(value) for name, value in zip(self.names, self.iou, strict=True)}
+
+    @property
     def miou(self) -> float:
         """Mean IoU over the classes that occur; NaN if none does."""
         iou = self.iou
@@ -81,7 +86,7 @@ class Confusion:
         return {
             "miou": _finite(self.miou),
             "pixel_accuracy": _finite(self.pixel_accuracy),
-            "iou": {name: _finite(v) for name, v in zip(self.names, self.iou, strict=True)},
+            "iou": self.class_iou,
             "pixels": int(self.counts.sum()),
         }
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from segclip_deploy.artifacts.bundle import Bundle
 from segclip_deploy.artifacts.files import read_json, write_json
 from segclip_deploy.artifacts.plan import PrecisionPlan
+from segclip_deploy.artifacts.records import Record
 from segclip_deploy.calibration.table import CalibrationTable
 from segclip_deploy.evaluation.accuracy import Accuracy, Drop, miou_drop, score
 from segclip_deploy.evaluation.dataset import Dataset
@@ -31,8 +32,7 @@ from segclip_deploy.runtime.targets.onnxruntime import OnnxRuntimeBackend
 __all__ = ["Glance", "Judge", "Verdict"]
 
 
-@dataclass(frozen=True)
-class Glance:
+class Glance(Record, frozen=True):
     """The cheap look: a few tiles, against FP32.
 
     Attributes:
@@ -44,8 +44,7 @@ class Glance:
     agreement: float
 
 
-@dataclass(frozen=True)
-class Verdict:
+class Verdict(Record, frozen=True):
     """The exact one: a whole split, against FP32 on the same images.
 
     Attributes:
@@ -104,7 +103,8 @@ class Judge:
             self._answers = self._answers or self._answer([])
             got = self._answer(blocks)
             agreement = float((got.labels == self._answers.labels).mean())
-            self._remember(key, asdict(Glance(sqnr(self._answers.logits, got.logits), agreement)))
+            glance = Glance(sqnr(self._answers.logits, got.logits), agreement)
+            self._remember(key, glance.to_json())
         return Glance(**self._known[key])
 
     def verdict(self, int8: Iterable[str]) -> Verdict:
@@ -117,7 +117,7 @@ class Judge:
             scores = accuracy.to_json()
             drop = miou_drop(self._fp32, accuracy)
             verdict = Verdict(drop, scores["miou"], scores["iou"], scores["boundary_iou"])
-            self._remember(key, asdict(verdict))
+            self._remember(key, verdict.to_json())
         found = self._known[key]
         return Verdict(**found | {"drop": Drop(**found["drop"])})
 

@@ -99,7 +99,7 @@ def search(
             "split": judge.split,
             "images": len(judge.dataset.names(judge.split)),
             "limits": asdict(limits),
-            "verdict": asdict(verdict),
+            "verdict": verdict.to_json(),
             "spared": spared,
             "steps": steps,
         },

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from segclip_deploy._optional import require
 from segclip_deploy.artifacts.files import replace_file
+from segclip_deploy.artifacts.records import Record
 from segclip_deploy.planning.plan_evaluator import Glance, Judge, Verdict
 from segclip_deploy.runtime.profiling.picture import save_png
 
@@ -21,8 +20,7 @@ _EXACT = 4
 less than these, and each costs two passes over the split."""
 
 
-@dataclass(frozen=True)
-class BlockEffect:
+class BlockEffect(Record, frozen=True):
     """What INT8 does to one block.
 
     Attributes:
@@ -41,10 +39,6 @@ class BlockEffect:
     spared_exact: Verdict | None
     high_ms: float | None
     int8_ms: float | None
-
-    def to_json(self) -> dict[str, Any]:
-        """As JSON."""
-        return asdict(self)
 
 
 def sensitivity(

@@ -7,7 +7,6 @@ import platform
 import re
 import shutil
 from collections.abc import Callable
-from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -44,11 +43,11 @@ def examine(folder: Path) -> dict[str, Any]:
             "memory": _memory("MemTotal"),
             "disk_free": shutil.disk_usage(folder).free,
         },
-        "gpu": _or_none(lambda: asdict(find_gpu(why="TensorRT"))),
+        "gpu": _or_none(lambda: find_gpu(why="TensorRT").to_json()),
         "nvcc": _nvcc(),
         "jetson": jetson
         and {
-            **asdict(jetson),
+            **jetson.to_json(),
             "power_mode": command_output("nvpmodel", "-q"),
             "jetson_clocks": command_output("jetson_clocks", "--show"),  # tells root alone
         },

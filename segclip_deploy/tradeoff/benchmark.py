@@ -6,12 +6,10 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
-from segclip_deploy import __version__
 from segclip_deploy.artifacts.bundle import load_bundle
 from segclip_deploy.errors import BadInput
-from segclip_deploy.evaluation.dataset import open_dataset
+from segclip_deploy.evaluation.dataset import Dataset, open_dataset
 from segclip_deploy.export.costs import find_products
 from segclip_deploy.export.onnx_model import check_fp32
 from segclip_deploy.progress import Report
@@ -19,9 +17,10 @@ from segclip_deploy.runtime.profiling.conditions import device_conditions, load_
 from segclip_deploy.tradeoff.artifact_cache import SENSITIVITY_FILE, Workshop
 from segclip_deploy.tradeoff.grid import Grid, Wanted, points, targets_here
 from segclip_deploy.tradeoff.measure import FRAMES, WARM_UP
-from segclip_deploy.tradeoff.mission import Mission, sensor
+from segclip_deploy.tradeoff.mission import Mission, margins, sensor
 from segclip_deploy.tradeoff.recommend import Limits, Recommendation, recommend
-from segclip_deploy.tradeoff.report import Extras, write_report
+from segclip_deploy.tradeoff.report import write_report
+from segclip_deploy.tradeoff.results import ResultsRecord, SweepConditions, write_results
 from segclip_deploy.tradeoff.roofline import bound, find_boards
 from segclip_deploy.tradeoff.sweep import Sweep, run_sweep
 
@@ -117,14 +116,26 @@ def benchmark_bundles(
         for name in find_boards(ask.boards or ""):
             bounds += [bound(path.name, products, name, p) for p in ("fp16", "int8")]
     plans = sorted((workshop.root / "plans").glob(f"*/{SENSITIVITY_FILE}"))
+    mission = _mission(ask)
+    fastest_first = sorted(sweep.rows, key=lambda row: row.percentile(ask.limits.percentile))
+    results = ResultsRecord(
+        conditions=_conditions(ask, grid, dataset),
+        recommended=advice.row.name if advice.row else None,
+        why=advice.why,
+        rows=sweep.rows,
+        failures=sweep.failures,
+        engines={name: str(path) for name, path in sweep.engines.items()},
+        bounds=tuple(bounds),
+        mission=margins(mission, fastest_first, ask.limits.percentile) if mission else (),
+    )
+    write_results(ask.out, results)
     page = write_report(
         ask.out,
-        sweep,
-        advice,
+        results,
         rank=ask.limits.percentile,
         dataset=dataset,
-        conditions=_conditions(ask, grid, dataset.names(ask.split), dataset),
-        extras=Extras(bounds, _mission(ask), plans),
+        mission=mission,
+        sensitivities=plans,
     )
     return page, sweep, advice
 
@@ -135,21 +146,19 @@ def _mission(ask: Ask) -> Mission | None:
     return Mission(sensor(ask.camera), ask.altitude, ask.speed, ask.front_overlap, ask.side_overlap)
 
 
-def _conditions(ask: Ask, grid: Grid, names: Sequence[str], dataset: Any) -> dict[str, Any]:
-    device = device_conditions()
-    sizes = {dataset.read(name).frame.pixels.shape[:2] for name in names[:FRAMES]}
-    return {
-        "made": time.strftime("%Y-%m-%d %H:%M"),
-        "processor": f"{device['cpu']}, {device['cores']} cores ({' '.join(device['flags'])})",
-        "gpu": device["gpu"],
-        "load": load_average(),
-        "dataset": str(ask.dataset),
-        "split": ask.split,
-        "images": len(names),
-        "frames": min(FRAMES, len(names)),
-        "frame_size": ", ".join(f"{h} × {w}" for h, w in sorted(sizes)),
-        "samples": ask.samples,
-        "warm_up": WARM_UP,
-        "points": len(points(grid)),
-        "version": __version__,
-    }
+def _conditions(ask: Ask, grid: Grid, dataset: Dataset) -> SweepConditions:
+    names = dataset.names(ask.split)
+    pixels = [dataset.read(name).frame.pixels for name in names[:FRAMES]]
+    return SweepConditions(
+        made=time.strftime("%Y-%m-%d %H:%M"),
+        device=device_conditions(),
+        load=load_average(),
+        dataset=str(ask.dataset),
+        split=ask.split,
+        images=len(names),
+        frames=len(pixels),
+        frame_sizes=tuple(sorted({(one.shape[0], one.shape[1]) for one in pixels})),
+        samples=ask.samples,
+        warm_up=WARM_UP,
+        points=len(points(grid)),
+    )

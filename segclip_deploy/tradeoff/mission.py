@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
-from typing import Any
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
+from segclip_deploy.artifacts.records import Record
 from segclip_deploy.errors import BadInput
 from segclip_deploy.runtime.inference.windows import cover
+from segclip_deploy.tradeoff.row import Row
 
-__all__ = ["SENSORS", "Demand", "Mission", "Sensor", "demand", "sensor"]
+__all__ = ["SENSORS", "Demand", "Margin", "Mission", "Sensor", "demand", "margins", "sensor"]
 
 
 @dataclass(frozen=True)
@@ -104,9 +105,23 @@ class Demand:
     windows_per_second: float
     square_kilometres_per_hour: float
 
-    def to_json(self) -> dict[str, Any]:
-        """As JSON."""
-        return asdict(self)
+
+class Margin(Record, frozen=True):
+    """Whether an engine keeps up with a mission.
+
+    Attributes:
+        name: of its row.
+        windows: of its size in a photo.
+        needed: windows a second.
+        has: windows a second, at the percentile of latency that counts.
+        margin: has / needed; it keeps up from 1 on.
+    """
+
+    name: str
+    windows: int
+    needed: float
+    has: float
+    margin: float
 
 
 def demand(mission: Mission, window: tuple[int, int], overlap: int) -> Demand:
@@ -129,3 +144,27 @@ def demand(mission: Mission, window: tuple[int, int], overlap: int) -> Demand:
         windows_per_second=windows / interval,
         square_kilometres_per_hour=mission.speed * across * (1 - mission.side) * 3600 / 1e6,
     )
+
+
+def margins(mission: Mission, rows: Sequence[Row], rank: float) -> tuple[Margin, ...]:
+    """What a mission asks of each row and what the row has.
+
+    Args:
+        mission: to keep up with.
+        rows: as measured.
+        rank: the percentile of latency that counts.
+    """
+    found = []
+    for row in rows:
+        asked = demand(mission, row.window, row.overlap)
+        needed, has = asked.windows_per_second, 1e3 * row.windows / row.percentile(rank)
+        found.append(
+            Margin(
+                name=row.name,
+                windows=asked.windows,
+                needed=needed,
+                has=has,
+                margin=has / needed,
+            )
+        )
+    return tuple(found)

@@ -1,12 +1,9 @@
-"""The report: one HTML file that needs no network, results.json, a CSV, and the pictures."""
+"""The report: one HTML file that needs no network, and its pictures."""
 
 from __future__ import annotations
 
 import base64
-import csv
-import io
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -14,11 +11,11 @@ from typing import Any
 import numpy as np
 
 from segclip_deploy._optional import require
-from segclip_deploy.artifacts.files import replace_file, write_json
+from segclip_deploy.artifacts.files import replace_file
 from segclip_deploy.evaluation.dataset import Dataset
 from segclip_deploy.runtime.engine import open_segmenter
 from segclip_deploy.runtime.inference.segmenter import Segmenter
-from segclip_deploy.tradeoff.mission import Demand, Mission, demand
+from segclip_deploy.tradeoff.mission import Mission, demand
 from segclip_deploy.tradeoff.pictures import (
     class_changes,
     latencies,
@@ -27,92 +24,71 @@ from segclip_deploy.tradeoff.pictures import (
     stage_bars,
     tradeoff,
 )
-from segclip_deploy.tradeoff.recommend import Recommendation
-from segclip_deploy.tradeoff.roofline import BOARDS, Bound
+from segclip_deploy.tradeoff.results import ResultsRecord, SweepConditions
+from segclip_deploy.tradeoff.roofline import BOARDS
 from segclip_deploy.tradeoff.row import Row
-from segclip_deploy.tradeoff.sweep import Sweep
 
-__all__ = ["REPORT_SCHEMA", "Extras", "write_report"]
-
-REPORT_SCHEMA = 1
+__all__ = ["write_report"]
 
 _WORST = 3  # images shown
 
 
-@dataclass(frozen=True)
-class Extras:
-    """What a report shows besides what was measured.
-
-    Attributes:
-        bounds: of boards that are not here.
-        mission: to keep up with.
-        sensitivities: PNG files, heat maps by block.
-    """
-
-    bounds: Sequence[Bound] = ()
-    mission: Mission | None = None
-    sensitivities: Sequence[Path] = ()
-
-
 def write_report(
     out: Path,
-    sweep: Sweep,
-    advice: Recommendation,
+    results: ResultsRecord,
     *,
     rank: float,
     dataset: Dataset,
-    conditions: Mapping[str, Any],
-    extras: Extras,
+    mission: Mission | None = None,
+    sensitivities: Sequence[Path] = (),
 ) -> Path:
-    """Write ``report.html``, ``results.json``, ``results.csv`` and the pictures into a folder.
+    """Write ``report.html`` and its pictures into a folder.
 
     Args:
         out: the folder; it exists.
-        sweep: what was measured.
-        advice: which engine to fly.
+        results: what was measured, and which engine to fly.
         rank: the percentile of latency that counts.
-        dataset: for the images where engines disagree most; ``conditions["split"]`` of it.
-        conditions: of measurement.
-        extras: what else to show.
+        dataset: for the images where engines disagree most; the split of the results.
+        mission: that the margins of the results are of.
+        sensitivities: PNG files, heat maps by block.
 
     Returns:
         The HTML file.
     """
-    rows = sorted(sweep.rows, key=lambda row: row.percentile(rank))
+    rows = sorted(results.rows, key=lambda row: row.percentile(rank))
     by_name = {row.name: row for row in rows}
-    references = {name: by_name[other] for name, other in sweep.references.items()}
+    references = {row.name: by_name[row.reference] for row in rows}
+    best = by_name[results.recommended] if results.recommended else None
     pictures = {
-        "tradeoff": tradeoff(rows, rank, best=advice.row),
+        "tradeoff": tradeoff(rows, rank, best=best),
         "stages": stage_bars(rows),
         "latencies": latencies(rows, rank),
         "classes": class_changes(rows, references),
     }
-    if extras.bounds:
-        pictures["bounds"] = lower_bounds(extras.bounds)
+    if results.bounds:
+        pictures["bounds"] = lower_bounds(results.bounds)
     for name, data in pictures.items():
         with replace_file(out / f"{name}.png") as temporary:
             temporary.write_bytes(data)
-    missions = _missions(rows, extras.mission, rank)
-    _write_results(out, sweep, advice, conditions, extras, missions)
     values = {
         "title": f"{dataset.vocabulary.title}: accuracy against latency",
-        "best": advice.row,
-        "why": advice.why,
-        "engine": sweep.engines[advice.row.name] if advice.row else None,
+        "best": best,
+        "why": results.why,
+        "engine": results.engines[best.name] if best else None,
         "rows": rows,
-        "failures": sweep.failures,
+        "failures": results.failures,
         "rank": f"{rank:g}" if rank != int(rank) else int(rank),
         "speed": {r.name: references[r.name].percentile(50) / r.percentile(50) for r in rows},
         "joules": any(row.joules is not None for row in rows),
         "classes": dataset.vocabulary.names,
         "pictures": {name: _embedded(data) for name, data in pictures.items()},
-        "worst": _worst(sweep, advice, references, dataset, str(conditions["split"])),
-        "sensitivities": [_embedded(path.read_bytes()) for path in extras.sensitivities],
-        "bounds": extras.bounds,
+        "worst": _worst(results, best, references, dataset),
+        "sensitivities": [_embedded(path.read_bytes()) for path in sensitivities],
+        "bounds": results.bounds,
         "boards": BOARDS,
-        "missions": missions,
-        "mission_text": _mission_text(extras.mission, rows) if missions else "",
-        "conditions": conditions,
+        "missions": results.mission,
+        "mission_text": _mission_text(mission, rows) if mission and rows else "",
+        "conditions": _told(results.conditions),
     }
     jinja2 = require("jinja2", why="a report")
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
@@ -123,67 +99,28 @@ def write_report(
     return page
 
 
-def _write_results(
-    out: Path,
-    sweep: Sweep,
-    advice: Recommendation,
-    conditions: Mapping[str, Any],
-    extras: Extras,
-    missions: Sequence[Mapping[str, Any]],
-) -> None:
-    """The same for programs (docs/benchmark.md has the schema)."""
-    record = {
-        "schema": REPORT_SCHEMA,
-        "conditions": dict(conditions),
-        "recommended": advice.row.name if advice.row else None,
-        "why": advice.why,
-        "rows": [{**row.to_json(), "reference": sweep.references[row.name]} for row in sweep.rows],
-        "failures": [vars(failure) for failure in sweep.failures],
-        "engines": {name: str(path) for name, path in sweep.engines.items()},
-        "bounds": [one.to_json() for one in extras.bounds],
-        "mission": list(missions),
+def _told(conditions: SweepConditions) -> dict[str, object]:
+    """The conditions, for people."""
+    cpu, gpu = conditions.device.cpu, conditions.device.gpu
+    return {
+        "made": conditions.made,
+        "processor": f"{cpu.cpu}, {cpu.cores} cores ({' '.join(cpu.flags)})",
+        "gpu": gpu and gpu.gpu,
+        "load": conditions.load,
+        "dataset": conditions.dataset,
+        "split": conditions.split,
+        "images": conditions.images,
+        "frames": conditions.frames,
+        "frame_size": ", ".join(f"{h} × {w}" for h, w in conditions.frame_sizes),
+        "samples": conditions.samples,
+        "warm_up": conditions.warm_up,
+        "points": conditions.points,
+        "version": conditions.device.segclip_deploy,
     }
-    write_json(out / "results.json", record)
-    text = io.StringIO()
-    writer = csv.writer(text)
-    columns = ("name", "target", "precision", "threads", "overlap", "windows", "bytes", "miou")
-    writer.writerow([*columns, "drop", "drop_low", "drop_high", "p50_ms", "p99_ms", "sha256"])
-    for row in sweep.rows:
-        writer.writerow(
-            [
-                *(getattr(row, column) for column in columns),
-                *(row.drop.value, row.drop.low, row.drop.high),
-                *(row.percentile(50), row.percentile(99), row.sha256),
-            ]
-        )
-    with replace_file(out / "results.csv") as temporary:
-        temporary.write_text(text.getvalue(), encoding="utf-8")
 
 
-def _missions(rows: Sequence[Row], mission: Mission | None, rank: float) -> list[dict[str, Any]]:
-    if mission is None:
-        return []
-    found = []
-    for row in rows:
-        asked = demand(mission, row.window, row.overlap)
-        has = 1e3 * row.windows / row.percentile(rank)
-        needed = asked.windows_per_second
-        found.append(
-            {
-                "name": row.name,
-                "windows": asked.windows,
-                "needed": needed,
-                "has": has,
-                "margin": has / needed,
-            }
-        )
-    return found
-
-
-def _mission_text(mission: Mission | None, rows: Sequence[Row]) -> str:
-    if mission is None:
-        return ""
-    asked: Demand = demand(mission, rows[0].window, rows[0].overlap)
+def _mission_text(mission: Mission, rows: Sequence[Row]) -> str:
+    asked = demand(mission, rows[0].window, rows[0].overlap)
     along, across = asked.footprint
     return (
         f"{mission.altitude:g} m above ground at {mission.speed:g} m/s, "
@@ -196,24 +133,23 @@ def _mission_text(mission: Mission | None, rows: Sequence[Row]) -> str:
 
 
 def _worst(
-    sweep: Sweep,
-    advice: Recommendation,
+    results: ResultsRecord,
+    best: Row | None,
     references: Mapping[str, Row],
     dataset: Dataset,
-    split: str,
 ) -> list[dict[str, Any]]:
     """Images where the recommended engine, or if that is FP32 the fastest other, and FP32 differ."""
-    others = [row for row in sweep.rows if row.precision != "fp32"]
-    row = advice.row if advice.row in others else min(others, key=_typical, default=None)
+    others = [row for row in results.rows if row.precision != "fp32"]
+    row = best if best in others else min(others, key=_typical, default=None)
     if row is None:
         return []
     reference = references[row.name]
     found = []
     with (
-        _open(sweep, row) as segmenter,
-        _open(sweep, reference) as other,
+        _open(results, row) as segmenter,
+        _open(results, reference) as other,
     ):
-        for sample in dataset.samples(split):
+        for sample in dataset.samples(results.conditions.split):
             labels, before = (s.segment(sample.frame).labels for s in (segmenter, other))
             found.append((float(np.mean(labels != before)), sample, before, labels))
             found = sorted(found, key=lambda one: -one[0])[:_WORST]
@@ -233,9 +169,10 @@ def _worst(
     ]
 
 
-def _open(sweep: Sweep, row: Row) -> Segmenter:
+def _open(results: ResultsRecord, row: Row) -> Segmenter:
     """As it was measured."""
-    return open_segmenter(sweep.engines[row.name], overlap=row.overlap, threads=row.threads)
+    engine = Path(results.engines[row.name])
+    return open_segmenter(engine, overlap=row.overlap, threads=row.threads)
 
 
 def _typical(row: Row) -> float:

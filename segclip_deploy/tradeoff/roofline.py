@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
+from segclip_deploy.artifacts.records import Record
 from segclip_deploy.errors import BadInput
 from segclip_deploy.export.costs import Product
 
@@ -46,13 +46,12 @@ they advertise. Those of Thor are derived from its sparse FP4 figure, and doubtf
 slower: AGX Orin has 26.7 TFLOP/s in FP16 at 50 W, 10.0 at 30 W and 5.0 at 15 W."""
 
 
-@dataclass(frozen=True)
-class Bound:
+class Bound(Record, frozen=True):
     """No engine of this network can be faster on this board.
 
     Attributes:
         bundle: the network's name.
-        board: a key of ``BOARDS``.
+        board: as ``--bound`` names it.
         precision: of all products.
         ms: milliseconds a window, at least.
         by_memory: share of that time which memory, not arithmetic, sets.
@@ -63,10 +62,6 @@ class Bound:
     precision: str
     ms: float
     by_memory: float
-
-    def to_json(self) -> dict[str, Any]:
-        """As JSON."""
-        return asdict(self)
 
 
 def find_boards(text: str) -> list[str]:
@@ -97,4 +92,10 @@ def bound(bundle: str, products: Sequence[Product], name: str, precision: str) -
         arithmetic, transfer = 2 * product.macs / peak, moved / (board.bandwidth * 1e9)
         total += max(arithmetic, transfer)
         memory += transfer if transfer > arithmetic else 0.0
-    return Bound(bundle, name, precision, 1e3 * total, memory / total if total else 0.0)
+    return Bound(
+        bundle=bundle,
+        board=name,
+        precision=precision,
+        ms=1e3 * total,
+        by_memory=memory / total if total else 0.0,
+    )

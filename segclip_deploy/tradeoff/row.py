@@ -1,44 +1,45 @@
-"""A row of the tradeoff: one engine at one setting, with everything that was measured of it."""
+"""A row of the tradeoff: one engine at one setting, and all that was measured of it; or why not."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
 
 import numpy as np
 
+from segclip_deploy.artifacts.records import Record
 from segclip_deploy.evaluation.accuracy import Drop
 
-__all__ = ["Row", "pareto_front"]
+__all__ = ["Failure", "Row", "pareto_front"]
 
 
-@dataclass(frozen=True)
-class Row:
+class Row(Record, frozen=True):
     """Latency and accuracy of the same file at the same input size.
 
     Attributes:
         name: unique in a report.
-        target: what runs it.
+        reference: name of the FP32 row that it is compared with; its own, if it is FP32.
+        target: library that it is built for.
         precision: ``fp32``, ``fp16``, ``int8``, or ``planned`` with its budget in points.
         window: (height, width) the engine takes, pixels.
         batch: windows an inference.
         overlap: pixels windows share.
         threads: of the engine; 0 where it has none, or chose.
-        bytes: of the engine file.
-        sha256: of the engine file.
-        miou: shares of 1.
-        drop: of mIoU against FP32 on the same images, with its 95 % bounds.
-        iou: by class; None where a class is absent.
-        areas: by class, the labelled area relative to FP32's, less 1; None where FP32 has none.
-        frame_ms: uint8 image to label map, one sample a frame.
-        windows: in a frame, the mean.
+        bytes: size of the engine file.
+        sha256: digest of the engine file.
+        miou: mean IoU on the split, a share of 1.
+        drop: of mIoU against the reference on the same images, with its 95 % bounds.
+        iou: by class, shares of 1; None where a class is absent.
+        areas: by class, the labelled area relative to the reference's, less 1; None where the
+            reference has none.
+        frame_ms: milliseconds from uint8 image to label map, one sample a frame.
+        windows: in a frame, the mean of the frames.
         stages: median milliseconds by stage.
-        backend: what ran.
-        joules: a frame; None where nothing could be read.
+        backend: library that ran it, and its version.
+        joules: energy a frame; None where no sensor could be read.
     """
 
     name: str
+    reference: str
     target: str
     precision: str
     window: tuple[int, int]
@@ -51,11 +52,11 @@ class Row:
     drop: Drop
     iou: Mapping[str, float | None]
     areas: Mapping[str, float | None]
-    frame_ms: Sequence[float]
+    frame_ms: tuple[float, ...]
     windows: float
     stages: Mapping[str, float]
     backend: str
-    joules: float | None = None
+    joules: float | None
 
     def percentile(self, rank: float) -> float:
         """Milliseconds a frame that ``rank`` percent of the frames stay below."""
@@ -68,9 +69,17 @@ class Row:
         low, high = np.percentile(np.percentile(samples[drawn], rank, axis=1), [2.5, 97.5])
         return float(low), float(high)
 
-    def to_json(self) -> dict[str, Any]:
-        """As JSON."""
-        return asdict(self)
+
+class Failure(Record, frozen=True):
+    """An engine that must not fly.
+
+    Attributes:
+        name: as a row's.
+        why: what it failed.
+    """
+
+    name: str
+    why: str
 
 
 def pareto_front(rows: Sequence[Row], rank: float) -> list[Row]:

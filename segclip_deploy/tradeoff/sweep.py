@@ -19,22 +19,14 @@ from segclip_deploy.tradeoff.artifact_cache import Workshop, digest_of
 from segclip_deploy.tradeoff.grid import Grid, Point, points
 from segclip_deploy.tradeoff.measure import (
     FRAMES,
-    Latency,
     measure_accuracy,
     measure_energy,
     measure_latency,
 )
-from segclip_deploy.tradeoff.row import Row
+from segclip_deploy.tradeoff.row import Failure, Row
+from segclip_deploy.tradeoff.state import Latency
 
-__all__ = ["Failure", "Sweep", "run_sweep", "steps"]
-
-
-@dataclass(frozen=True)
-class Failure:
-    """A point that must not fly, and why."""
-
-    name: str
-    why: str
+__all__ = ["Sweep", "run_sweep", "steps"]
 
 
 @dataclass(frozen=True)
@@ -45,13 +37,11 @@ class Sweep:
         rows: of the points that passed their flight check.
         failures: the other points.
         engines: files of the rows, by name.
-        references: name of the FP32 row that each row is compared with.
     """
 
     rows: tuple[Row, ...]
     failures: tuple[Failure, ...]
     engines: Mapping[str, Path]
-    references: Mapping[str, str]
 
 
 def steps(grid: Grid, workshop: Workshop, samples: int) -> dict[str, int]:
@@ -91,7 +81,7 @@ def run_sweep(grid: Grid, workshop: Workshop, *, split: str, samples: int, repor
         try:
             engines[point] = workshop.engine(point)
         except GateFailed as error:
-            failures.append(Failure(point.name, str(error)))
+            failures.append(Failure(name=point.name, why=str(error)))
     accuracies: dict[Point, Accuracy] = {}
     for index, (point, engine) in enumerate(engines.items()):
         report(f"scoring {point.name}", index, len(engines))
@@ -106,6 +96,7 @@ def run_sweep(grid: Grid, workshop: Workshop, *, split: str, samples: int, repor
         _row(
             point,
             engine,
+            references[point],
             accuracies[point],
             accuracies[references[point]],
             latencies[point],
@@ -117,7 +108,6 @@ def run_sweep(grid: Grid, workshop: Workshop, *, split: str, samples: int, repor
         rows,
         tuple(failures),
         {point.name: engine.path for point, engine in engines.items()},
-        {point.name: reference.name for point, reference in references.items()},
     )
 
 
@@ -172,28 +162,28 @@ def _reference(point: Point, measured: Sequence[Point]) -> Point:
 def _row(
     point: Point,
     engine: Engine,
+    reference: Point,
     accuracy: Accuracy,
-    reference: Accuracy,
+    before: Accuracy,
     latency: Latency,
     joules: float | None,
 ) -> Row:
-    scores = accuracy.to_json()
-    settings = engine.record.built.settings
     return Row(
         name=point.name,
+        reference=reference.name,
         target=point.target,
         precision=point.precision if point.budget is None else f"planned ≤ {point.budget:g}",
         window=(engine.input.height, engine.input.width),
         batch=engine.input.batch,
         overlap=_overlap(point, engine),
-        threads=point.threads or int(settings.get("threads", 0)),
+        threads=point.threads or int(engine.record.built.settings.get("threads", 0)),
         bytes=engine.record.bytes,
         sha256=engine.record.engine_sha256,
-        miou=scores["miou"],
-        drop=miou_drop(reference, accuracy),
-        iou=scores["iou"],
-        areas=_area_change(accuracy, reference),
-        frame_ms=list(latency.frame_ms),
+        miou=accuracy.confusion.miou,
+        drop=miou_drop(before, accuracy),
+        iou=accuracy.confusion.class_iou,
+        areas=_area_change(accuracy, before),
+        frame_ms=latency.frame_ms,
         windows=float(np.mean(latency.windows)),
         stages={name: round(median(values), 4) for name, values in latency.stages.items()},
         backend=latency.backend,

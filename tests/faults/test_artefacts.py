@@ -30,7 +30,7 @@ from segclip_deploy.model.spec import ModelSpec, load_spec
 from segclip_deploy.model.text import load_text_bank, save_text_bank
 from segclip_deploy.runtime.build import build_engine
 from segclip_deploy.runtime.engine import open_engine
-from segclip_deploy.tradeoff.measure import load_accuracy, load_latency
+from segclip_deploy.tradeoff.state import load_accuracy, load_latency
 from tests.support.fakes import random_bank
 from tests.support.helpers import call
 

@@ -15,6 +15,7 @@ from segclip_deploy.artifacts.vocabulary import load_vocabulary
 from segclip_deploy.runtime.profiling import power
 from segclip_deploy.tradeoff import artifact_cache as workshop
 from segclip_deploy.tradeoff import measure
+from segclip_deploy.tradeoff.results import RESULTS
 from tests.conftest import EXAMPLE
 from tests.support.helpers import call
 
@@ -62,6 +63,7 @@ def test_a_sweep_that_was_killed_goes_on_to_the_same_accuracy(
 ) -> None:
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     options = ("--precision", "int8", "--bound", "orin-nano", "--threads", 1)
+    options += ("--altitude", 100, "--speed", 5, "--sensor", "dji-p1")
     assert call(*sweep(whole, *options)).exit_code == 0
     once, made = measure._once, []
 
@@ -92,7 +94,13 @@ def test_a_sweep_that_was_killed_goes_on_to_the_same_accuracy(
     assert {row["precision"] for row in first["rows"]} == {"fp32", "int8"}
     assert first["rows"][0]["drop"] == {"value": 0.0, "low": 0.0, "high": 0.0}
 
+    results = RESULTS.read(whole / "results.json", fix="")
+    assert {row.reference for row in results.rows} == {results.rows[0].name}
+    assert {one.name for one in results.mission} == {row.name for row in results.rows}
+    assert {bound.board for bound in results.bounds} == {"orin-nano"}
+
     page = (whole / "report.html").read_text()
+    assert "100 m above ground at 5 m/s" in page
     assert not re.search(r"""(src|href)=["'](?!data:)""", page)  # needs no network
     assert "<0>" not in page
     assert "image&lt;" in page
@@ -119,8 +127,9 @@ def test_what_fails_its_check_is_shown_and_never_flies(
     assert result.exit_code == 0, result.stderr
     assert "must not fly: bundle · ort · int8: flight check failed at labels" in result.stdout
     assert "fly bundle · ort · fp32" in result.stdout
-    results = json.loads((tmp_path / "r" / "results.json").read_text())
-    assert [f["name"] for f in results["failures"]] == ["bundle · ort · int8"]
+    results = RESULTS.read(tmp_path / "r" / "results.json", fix="")
+    assert [failure.name for failure in results.failures] == ["bundle · ort · int8"]
+    assert [results.recommended] == list(results.engines) == ["bundle · ort · fp32"]
     assert "must not fly" in (tmp_path / "r" / "report.html").read_text()
     result = call(*sweep(tmp_path / "r", "--precision", "fp32", "--max-latency-ms", 1e-6))
     assert result.exit_code == 3
@@ -136,9 +145,10 @@ def test_energy_is_metered_where_there_is_a_sensor(
     result = call(*sweep(tmp_path, "--precision", "fp32", "--max-joules", 1e-6))
     assert result.exit_code == 3
     assert "energy" in result.stdout
-    (row,) = json.loads((tmp_path / "results.json").read_text())["rows"]
+    (row,) = RESULTS.read(tmp_path / "results.json", fix="").rows
+    assert row.joules is not None
     # At constant power, energy is time, but for what else ran here in one of the two.
-    assert 0.1 < row["joules"] / (7 * np.median(row["frame_ms"]) / 1e3) < 10
+    assert 0.1 < row.joules / (7 * np.median(row.frame_ms) / 1e3) < 10
     assert "J a frame" in (tmp_path / "report.html").read_text()
 
 

@@ -22,6 +22,7 @@ PROPERTY = settings(derandomize=True, deadline=None, max_examples=60)
 def row(name: str, ms: float, miou: float, **more: Any) -> Row:
     """A row whose every frame took ``ms``; FP32 has mIoU 0.7."""
     values: dict[str, Any] = {
+        "reference": "fp32",
         "target": "openvino",
         "precision": "int8",
         "window": (512, 512),
@@ -37,6 +38,7 @@ def row(name: str, ms: float, miou: float, **more: Any) -> Row:
         "windows": 4.0,
         "stages": {},
         "backend": "x",
+        "joules": None,
     }
     return Row(name=name, miou=miou, **{**values, **more})
 

@@ -5,46 +5,67 @@ from __future__ import annotations
 import os
 import platform
 import re
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 from segclip_deploy import __version__
+from segclip_deploy.artifacts.engine import CpuDevice
+from segclip_deploy.artifacts.records import Record
 from segclip_deploy.errors import SegclipError
 from segclip_deploy.runtime.inference.backend import Backend
-from segclip_deploy.runtime.targets.device import command_output, find_cpu, find_gpu, find_jetson
+from segclip_deploy.runtime.targets.device import (
+    Gpu,
+    Jetson,
+    command_output,
+    find_cpu,
+    find_gpu,
+    find_jetson,
+)
 
-__all__ = ["Memory", "device_conditions", "find_memory", "load_average", "unlike"]
+__all__ = ["DeviceConditions", "Memory", "device_conditions", "find_memory", "load_average"]
 
 _ROOT = Path("/")
 
-_COMPARED = (
-    "cpu",
-    "cores",
-    "gpu",
-    "driver",
-    "board",
-    "l4t",
-    "power_mode",
-    "governor",
-    "engine",
-    "threads",
-    "window",
-    "batch",
-    "overlap",
-    "frames",
-)
-"""What must be alike before two profiles may be compared."""
+
+class DeviceConditions(Record, frozen=True):
+    """A machine and the state it is in; None for what is not here, or does not tell.
+
+    Attributes:
+        cpu: the processor.
+        gpu: the NVIDIA GPU.
+        jetson: the board, where it is a Jetson.
+        governor: that sets the clock of the first core.
+        cpu_mhz: clock of the first core, at that moment.
+        power_mode: as ``nvpmodel`` calls it.
+        clocks: what ``jetson_clocks`` shows to root; to others it shows nothing.
+        system: operating system and kernel.
+        python: its version.
+        segclip_deploy: the version of this package.
+    """
+
+    cpu: CpuDevice
+    gpu: Gpu | None
+    jetson: Jetson | None
+    governor: str | None
+    cpu_mhz: int | None
+    power_mode: str | None
+    clocks: str | None
+    system: str
+    python: str
+    segclip_deploy: str
+
+    @property
+    def name(self) -> str:
+        """What it is, for people: the board, else the GPU, else the processor."""
+        board = self.jetson.board if self.jetson else None
+        return board or (self.gpu.gpu if self.gpu else self.cpu.cpu)
 
 
-@dataclass(frozen=True)
-class Memory:
+class Memory(Record, frozen=True):
     """Bytes this process takes; None where the system does not tell.
 
     Attributes:
-        resident: now.
-        peak: so far.
+        resident: in memory now.
+        peak: the most of it so far.
         gpu: taken on the GPU, by all processes; on a Jetson the same memory.
     """
 
@@ -53,33 +74,29 @@ class Memory:
     gpu: int | None
 
 
-def device_conditions(root: Path = _ROOT) -> dict[str, Any]:
-    """Board, processor, GPU, power mode, clocks and versions; None for what is not here.
+def device_conditions(root: Path = _ROOT) -> DeviceConditions:
+    """Board, processor, GPU, power mode, clocks and versions of this machine.
 
-    ``jetson_clocks`` tells root alone.
+    Args:
+        root: of the file system.
     """
-    jetson, cpu = find_jetson(root), find_cpu(root)
     try:
-        gpu: dict[str, Any] = asdict(find_gpu(why="a profile", root=root))
+        gpu: Gpu | None = find_gpu(why="a profile", root=root)
     except SegclipError:
-        gpu = {"gpu": None, "driver": None}
+        gpu = None
     frequency = _read(root / "sys/devices/system/cpu/cpu0/cpufreq/scaling_cur_freq")
-    return {
-        "cpu": cpu.cpu,
-        "cores": cpu.cores,
-        "flags": list(cpu.flags),
-        "governor": _read(root / "sys/devices/system/cpu/cpu0/cpufreq/scaling_governor"),
-        "cpu_mhz": int(frequency) // 1000 if frequency else None,
-        **gpu,
-        "board": jetson.board if jetson else None,
-        "l4t": jetson.l4t if jetson else None,
-        "jetpack": jetson.jetpack if jetson else None,
-        "power_mode": _power_mode(command_output("nvpmodel", "-q")),
-        "clocks": command_output("jetson_clocks", "--show"),
-        "system": platform.platform(),
-        "python": platform.python_version(),
-        "segclip_deploy": __version__,
-    }
+    return DeviceConditions(
+        cpu=find_cpu(root),
+        gpu=gpu,
+        jetson=find_jetson(root),
+        governor=_read(root / "sys/devices/system/cpu/cpu0/cpufreq/scaling_governor"),
+        cpu_mhz=int(frequency) // 1000 if frequency else None,
+        power_mode=_power_mode(command_output("nvpmodel", "-q")),
+        clocks=command_output("jetson_clocks", "--show"),
+        system=platform.platform(),
+        python=platform.python_version(),
+        segclip_deploy=__version__,
+    )
 
 
 def load_average() -> float | None:
@@ -92,16 +109,7 @@ def find_memory(backend: Backend, root: Path = _ROOT) -> Memory:
     status = _read(root / "proc/self/status") or ""
     fields = dict(re.findall(r"^(VmRSS|VmHWM):\s+(\d+) kB", status, re.MULTILINE))
     resident, peak = (int(fields[k]) << 10 if k in fields else None for k in ("VmRSS", "VmHWM"))
-    return Memory(resident, peak, backend.memory_taken())
-
-
-def unlike(one: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:
-    """What differs between two conditions and makes a comparison meaningless, in words."""
-    return [
-        f"{key.replace('_', ' ')} is {one.get(key)} and {other.get(key)}"
-        for key in _COMPARED
-        if one.get(key) != other.get(key)
-    ]
+    return Memory(resident=resident, peak=peak, gpu=backend.memory_taken())
 
 
 def _power_mode(told: str | None) -> str | None:

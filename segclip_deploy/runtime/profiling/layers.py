@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass
 from statistics import median
-from typing import Any
 
 from segclip_deploy.artifacts.onnx_file import block_of
+from segclip_deploy.artifacts.records import Record
 from segclip_deploy.runtime.targets.base import Runs
 from segclip_deploy.runtime.targets.tuning import sum_layers
 
@@ -19,8 +18,7 @@ __all__ = [
 ]
 
 
-@dataclass(frozen=True)
-class LayerTime:
+class LayerTime(Record, frozen=True):
     """A layer of an engine.
 
     Attributes:
@@ -32,10 +30,6 @@ class LayerTime:
     name: str
     block: str
     ms: float
-
-    def to_json(self) -> dict[str, Any]:
-        """As JSON."""
-        return asdict(self)
 
 
 def layer_medians(
@@ -55,7 +49,11 @@ def layer_medians(
         return found if found in known else "engine"
 
     times = [
-        LayerTime(name, block(name), round(median(run.get(name, 0.0) for run in runs), 5))
+        LayerTime(
+            name=name,
+            block=block(name),
+            ms=round(median(run.get(name, 0.0) for run in runs), 5),
+        )
         for name in dict.fromkeys(name for run in runs for name in run)
     ]
     return sorted(times, key=lambda layer: -layer.ms)

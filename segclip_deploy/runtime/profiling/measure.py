@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from itertools import count, cycle
 from pathlib import Path
 from statistics import median
 
 import numpy as np
 
+from segclip_deploy.artifacts.records import Record
 from segclip_deploy.runtime.inference.frame import Frame, read_frame
 from segclip_deploy.runtime.inference.segmenter import Segmenter
 from segclip_deploy.runtime.io.sinks.base import FrameResult, stage_ms
@@ -27,28 +27,26 @@ _STABLE = 0.02  # two medians in a row that differ by less are one
 _MOST = 200  # frames of warm-up
 
 
-@dataclass(frozen=True)
-class WarmUp:
+class WarmUp(Record, frozen=True):
     """Frames that did not count.
 
     Attributes:
         frames: how many.
         stable: whether the medians of the last two tens were within 2 %; if not, the clocks or
-            a neighbour were still moving after ``_MOST`` frames.
+            a neighbour were still moving after 200 frames.
     """
 
     frames: int
     stable: bool
 
 
-@dataclass(frozen=True)
-class Samples:
-    """What was measured, a value a frame, milliseconds.
+class Samples(Record, frozen=True):
+    """What was measured, one value a frame.
 
     Attributes:
-        stages: by stage; copies only where the engine tells them.
-        ready: from the file to the label map.
-        total: from the file to the written label map, one after another.
+        stages: milliseconds by stage; copies only where the engine tells them.
+        ready: milliseconds from the file to the label map.
+        total: milliseconds from the file to the written label map, one stage after another.
         at: seconds since the first sample, when each was ready.
     """
 
@@ -58,14 +56,13 @@ class Samples:
     at: tuple[float, ...]
 
 
-@dataclass(frozen=True)
-class Statistics:
-    """Of some milliseconds.
+class Statistics(Record, frozen=True):
+    """Percentiles and jitter of some milliseconds.
 
     Attributes:
         p50, p90, p95, p99, max: milliseconds.
         jitter: mean absolute difference of one frame and the next (as in RFC 3550, unsmoothed).
-        samples: how many.
+        samples: how many values these are of.
     """
 
     p50: float
@@ -81,7 +78,15 @@ def statistics(values: Sequence[float]) -> Statistics:
     """Percentiles and jitter of one value or more."""
     p50, p90, p95, p99, top = np.percentile(values, [50, 90, 95, 99, 100]).round(4).tolist()
     jitter = float(np.abs(np.diff(values)).mean()) if len(values) > 1 else 0.0
-    return Statistics(p50, p90, p95, p99, top, round(jitter, 4), len(values))
+    return Statistics(
+        p50=p50,
+        p90=p90,
+        p95=p95,
+        p99=p99,
+        max=top,
+        jitter=round(jitter, 4),
+        samples=len(values),
+    )
 
 
 def warm_up(segmenter: Segmenter, frames: Sequence[Frame]) -> WarmUp:
@@ -92,7 +97,7 @@ def warm_up(segmenter: Segmenter, frames: Sequence[Frame]) -> WarmUp:
         now = median(segmenter.segment(next(turn)).times.total for _ in range(_WINDOW))
         stable = before is not None and abs(now - before) <= _STABLE * before
         if stable or done >= _MOST:
-            return WarmUp(done, stable)
+            return WarmUp(frames=done, stable=stable)
         before = now
     raise AssertionError  # count() does not end
 
@@ -125,10 +130,10 @@ def sample(
             rows.append({**times, **_on_gpu(segmenter, labelled.windows, times["infer"])})
     ready = [sum(v for stage, v in row.items() if stage != "write") for row in rows]
     return Samples(
-        {s: tuple(row[s] for row in rows) for s in STAGES if rows and s in rows[0]},
-        tuple(ready),
-        tuple(sum(row.values()) for row in rows),
-        tuple(at),
+        stages={s: tuple(row[s] for row in rows) for s in STAGES if rows and s in rows[0]},
+        ready=tuple(ready),
+        total=tuple(sum(row.values()) for row in rows),
+        at=tuple(at),
     )
 
 

@@ -11,7 +11,7 @@ from segclip_deploy._optional import require
 from segclip_deploy.artifacts.files import replace_file
 from segclip_deploy.runtime.profiling.layers import sum_blocks
 from segclip_deploy.runtime.profiling.measure import STAGES
-from segclip_deploy.runtime.profiling.profile import Profile
+from segclip_deploy.runtime.profiling.record import ProfileRecord
 
 __all__ = ["draw_profile", "save_png"]
 
@@ -24,7 +24,7 @@ _COLOURS = dict(
 )
 
 
-def draw_profile(profile: Profile, path: Path) -> None:
+def draw_profile(profile: ProfileRecord, path: Path) -> None:
     """Write the picture.
 
     Raises:
@@ -44,23 +44,22 @@ def draw_profile(profile: Profile, path: Path) -> None:
     _course(parts["course"], profile)
     for axes in parts.values():
         axes.spines[["top", "right"]].set_visible(False)
-    conditions = profile.record["conditions"]
-    frames = ", ".join(conditions["frames"])
+    conditions = profile.conditions
     figure.suptitle(
-        f"{Path(conditions['path']).name}: {conditions['engine']} on {profile.device}\n"
-        f"frames {frames}, {len(profile.samples.total)} samples after "
-        f"{conditions['warm_up']['frames']} of warm-up, threads {conditions['threads']}, "
-        f"load {conditions['load']['before']} to {conditions['load']['after']}",
+        f"{Path(conditions.path).name}: {conditions.engine} on {conditions.device.name}\n"
+        f"frames {conditions.frame_sizes}, {len(profile.samples.total)} samples after "
+        f"{conditions.warm_up.frames} of warm-up, threads {conditions.threads}, "
+        f"load {conditions.load.before} to {conditions.load.after}",
         fontsize=10,
     )
     with replace_file(path) as temporary:
         save_png(figure, temporary)
 
 
-def _stages(axes: Any, profile: Profile) -> None:
+def _stages(axes: Any, profile: ProfileRecord) -> None:
     left = 0.0
-    for stage, values in profile.record["stages"].items():
-        ms = values["p50"]
+    for stage, values in profile.stages.items():
+        ms = values.p50
         axes.barh(0, ms, left=left, color=_COLOURS[stage], label=f"{stage} {ms:.1f}")
         left += ms
     axes.set_yticks([])
@@ -68,7 +67,7 @@ def _stages(axes: Any, profile: Profile) -> None:
     axes.legend(ncols=len(STAGES), fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.35))
 
 
-def _blocks(axes: Any, profile: Profile) -> None:
+def _blocks(axes: Any, profile: ProfileRecord) -> None:
     blocks = sum_blocks(profile.layers)
     total = sum(blocks.values()) or 1.0
     ordered = list(blocks.items())[:14][::-1]  # the slowest on top
@@ -79,20 +78,19 @@ def _blocks(axes: Any, profile: Profile) -> None:
     axes.set_title("ms by block, one inference", fontsize=9, loc="left")
 
 
-def _scatter(axes: Any, profile: Profile) -> None:
+def _scatter(axes: Any, profile: ProfileRecord) -> None:
     ready = np.array(profile.samples.ready)
     axes.hist(ready, bins=min(60, max(10, len(ready) // 5)), color="#74c0fc")
-    for rank, style in (("p50", "-"), ("p99", "--")):
-        value = profile.record["ready"][rank]
+    for rank, value, style in (("p50", profile.ready.p50, "-"), ("p99", profile.ready.p99, "--")):
         axes.axvline(value, color="#212529", linestyle=style, label=f"{rank} {value:.1f} ms")
-    limit = profile.record["deadline_ms"]
+    limit = profile.deadline_ms
     if limit:
         axes.axvline(limit, color="#e03131", label=f"deadline {limit:g} ms")
     axes.set_title("ms from the file to the label map", fontsize=9, loc="left")
     axes.legend(fontsize=8)
 
 
-def _course(axes: Any, profile: Profile) -> None:
+def _course(axes: Any, profile: ProfileRecord) -> None:
     axes.plot(profile.samples.at, profile.samples.ready, ".", markersize=3, color="#4c6ef5")
     axes.set_xlabel("seconds")
     axes.set_ylabel("ms a frame")

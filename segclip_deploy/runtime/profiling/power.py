@@ -6,9 +6,10 @@ import ctypes
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from segclip_deploy.artifacts.records import Record
 
 __all__ = ["PowerLog", "PowerMeter", "find_thermometer", "find_wattmeter"]
 
@@ -16,15 +17,14 @@ _ROOT = Path("/")
 _TOTAL_RAILS = ("VDD_IN", "SYS5V", "POM_5V_IN")  # of a Jetson: what the whole module takes
 
 
-@dataclass(frozen=True)
-class PowerLog:
-    """What was read.
+class PowerLog(Record, frozen=True):
+    """What the sensors told.
 
     Attributes:
-        sensor: which; None where there is none.
-        at: seconds since the start.
-        watts: as many; empty without a sensor.
-        celsius: of the hottest zone; empty where none can be read.
+        sensor: name of the wattmeter; None where there is none.
+        at: seconds since the start, one value a reading.
+        watts: power at each reading that told it; empty without a sensor.
+        celsius: temperature of the hottest zone, likewise; empty where none can be read.
     """
 
     sensor: str | None
@@ -64,10 +64,10 @@ class PowerMeter:
         """What was read so far."""
         rows = list(self._rows)
         return PowerLog(
-            self.sensor,
-            tuple(at for at, _, _ in rows),
-            tuple(watts for _, watts, _ in rows if watts is not None),
-            tuple(degrees for _, _, degrees in rows if degrees is not None),
+            sensor=self.sensor,
+            at=tuple(at for at, _, _ in rows),
+            watts=tuple(watts for _, watts, _ in rows if watts is not None),
+            celsius=tuple(degrees for _, _, degrees in rows if degrees is not None),
         )
 
     def _read(self) -> None:

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,45 +19,12 @@ from segclip_deploy.runtime.inference.frame import list_images, read_frame
 from segclip_deploy.runtime.profiling.cold import cold_starts
 from segclip_deploy.runtime.profiling.conditions import device_conditions, find_memory, load_average
 from segclip_deploy.runtime.profiling.layers import LayerTime, layer_medians
-from segclip_deploy.runtime.profiling.measure import Samples, sample, statistics, warm_up
-from segclip_deploy.runtime.profiling.power import PowerLog, PowerMeter
+from segclip_deploy.runtime.profiling.measure import sample, statistics, warm_up
+from segclip_deploy.runtime.profiling.power import PowerMeter
+from segclip_deploy.runtime.profiling.record import ColdStarts, Conditions, Load, ProfileRecord
 from segclip_deploy.runtime.profiling.subject import Subject, read_subject
 
-__all__ = ["PROFILE_SCHEMA", "Profile", "profile_engine"]
-
-PROFILE_SCHEMA = 1
-
-
-@dataclass(frozen=True)
-class Profile:
-    """What was found.
-
-    Attributes:
-        record: everything but the samples, as JSON (docs/profiling.md).
-        samples: milliseconds, frame by frame.
-        power: what sensors told meanwhile.
-        layers: the slowest first; empty where the engine does not tell.
-    """
-
-    record: Mapping[str, Any]
-    samples: Samples
-    power: PowerLog
-    layers: tuple[LayerTime, ...]
-
-    @property
-    def device(self) -> str:
-        """What it ran on, for people."""
-        conditions = self.record["conditions"]
-        return str(conditions["board"] or conditions["gpu"] or conditions["cpu"])
-
-    def to_json(self) -> dict[str, Any]:
-        """The record with its samples and layers."""
-        return {
-            **self.record,
-            "layers": [layer.to_json() for layer in self.layers],
-            "samples": asdict(self.samples),
-            "power": asdict(self.power),
-        }
+__all__ = ["profile_engine"]
 
 
 def profile_engine(
@@ -73,7 +38,7 @@ def profile_engine(
     deadline_ms: float | None = None,
     cold: bool = False,
     report: Report = silent,
-) -> Profile:
+) -> ProfileRecord:
     """Measure an engine or a bundle on this machine.
 
     Args:
@@ -98,7 +63,7 @@ def profile_engine(
         paths = paths or _golden_tiles(golden, Path(folder))
         with open_segmenter(path, overlap=overlap, threads=threads) as segmenter:
             frames = [read_frame(image) for image in paths]
-            shapes = sorted({frame.pixels.shape[:2] for frame in frames})
+            shapes = sorted({(f.pixels.shape[0], f.pixels.shape[1]) for f in frames})
             report("warming up", 0, 0)
             warm = warm_up(segmenter, frames)
             del frames  # what flies holds one at a time
@@ -117,47 +82,53 @@ def profile_engine(
             report("looking into the layers", 0, 0)
             layers = _layers(subject, backend, golden.tiles[0])
         report("starting new processes", 0, 0)
-        starts = (
-            {
-                name: cold_starts(path, paths[0], threads=threads, cached=cached)
-                for name, cached in (("cached", True), ("compiled", False))
-                if cached or subject.target.compile_cache
-            }
-            if cold
-            else None
-        )
+        starts = _cold_starts(path, paths[0], subject, threads) if cold else None
     seconds = sum(taken.total) / 1e3
     joules = power.joules(seconds)
-    record = {
-        "schema": PROFILE_SCHEMA,
-        "conditions": {
-            **device_conditions(),
-            "engine": backend.name,
-            "path": str(path),
-            "sha256": subject.sha256,
-            "bundle_sha256": subject.bundle_sha256,
-            "packages": _versions(),
-            "precision": subject.precision,
-            "window": [spec.height, spec.width],
-            "batch": spec.sides,
-            "overlap": share,
-            "threads": subject.settings.get("threads", 0),
-            "frames": [f"{height}x{width}" for height, width in shapes],
-            "images": "golden tiles" if not images else [str(image) for image in images],
-            "load": {"before": before, "after": load_average()},
-            "warm_up": asdict(warm),
-        },
-        "stages": {name: asdict(statistics(values)) for name, values in taken.stages.items()},
-        "ready": asdict(statistics(taken.ready)),
-        "total": asdict(statistics(taken.total)),
-        "frames_per_second": round(len(taken.total) / seconds, 3),
-        "deadline_ms": deadline_ms,
-        "miss_rate": deadline_ms and sum(ms > deadline_ms for ms in taken.ready) / len(taken.ready),
-        "memory": asdict(memory),
-        "joules_per_frame": joules and joules / len(taken.total),
-        "cold_start_ms": starts,
-    }
-    return Profile(record, taken, power, tuple(layers))
+    return ProfileRecord(
+        conditions=Conditions(
+            device=device_conditions(),
+            engine=backend.name,
+            path=str(path),
+            sha256=subject.sha256,
+            bundle_sha256=subject.bundle_sha256,
+            packages=_versions(),
+            precision=subject.precision,
+            window=(spec.height, spec.width),
+            batch=spec.sides,
+            overlap=share,
+            threads=subject.settings.get("threads", 0),
+            frames=tuple(shapes),
+            images=tuple(map(str, images)) or "golden tiles",
+            load=Load(before=before, after=load_average()),
+            warm_up=warm,
+        ),
+        stages={name: statistics(values) for name, values in taken.stages.items()},
+        ready=statistics(taken.ready),
+        total=statistics(taken.total),
+        frames_per_second=round(len(taken.total) / seconds, 3),
+        deadline_ms=deadline_ms,
+        miss_rate=None if deadline_ms is None else _missed(taken.ready, deadline_ms),
+        memory=memory,
+        joules_per_frame=None if joules is None else joules / len(taken.total),
+        cold_start_ms=starts,
+        layers=tuple(layers),
+        samples=taken,
+        power=power,
+    )
+
+
+def _missed(ready: Sequence[float], deadline_ms: float) -> float:
+    """Share of the frames that took longer."""
+    return sum(ms > deadline_ms for ms in ready) / len(ready)
+
+
+def _cold_starts(path: Path, image: Path, subject: Subject, threads: int) -> ColdStarts:
+    compiled = None
+    cached = tuple(cold_starts(path, image, threads=threads))
+    if subject.target.compile_cache:
+        compiled = tuple(cold_starts(path, image, threads=threads, cached=False))
+    return ColdStarts(cached=cached, compiled=compiled)
 
 
 def _layers(subject: Subject, backend: Backend, tile: NDArray[np.uint8]) -> list[LayerTime]:

@@ -9,11 +9,11 @@ import re
 import shutil
 import subprocess
 import sys
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from segclip_deploy.artifacts.engine import CpuDevice
+from segclip_deploy.artifacts.records import Record
 from segclip_deploy.errors import MissingDependency
 
 __all__ = [
@@ -35,8 +35,7 @@ _CPU_FLAGS = re.compile(
 _COMPUTE_CAPABILITY = (75, 76)  # CUdevice_attribute, major and minor
 
 
-@dataclass(frozen=True)
-class Gpu:
+class Gpu(Record, frozen=True):
     """An NVIDIA GPU and its driver.
 
     Attributes:
@@ -54,8 +53,7 @@ class Gpu:
     memory: int
 
 
-@dataclass(frozen=True)
-class Jetson:
+class Jetson(Record, frozen=True):
     """An NVIDIA Jetson.
 
     Attributes:

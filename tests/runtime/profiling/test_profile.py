@@ -144,7 +144,7 @@ def test_a_profile_is_printed_drawn_and_compared(tiny_bundle: Path, tmp_path: Pa
     same = call("compare", out / "profile.json", out / "profile.json", "--json")
     assert {v for r in json.loads(same.stdout)["ratios"].values() for v in r.values()} == {1.0}
     record["conditions"]["threads"] = 8
-    record["conditions"]["power_mode"] = "15W"
+    record["conditions"]["device"]["power_mode"] = "15W"
     (tmp_path / "other.json").write_text(json.dumps(record))
     refused = call("compare", out / "profile.json", tmp_path / "other.json")
     assert refused.exit_code == 3
@@ -159,7 +159,7 @@ def test_a_profile_is_printed_drawn_and_compared(tiny_bundle: Path, tmp_path: Pa
 def test_a_soak_goes_on_for_its_time(tiny_bundle: Path, image: Path) -> None:
     found = profile_engine(tiny_bundle, [image], samples=10, soak_s=1.0)
     assert found.samples.at[-1] >= 0.9
-    assert found.record["conditions"]["images"] == [str(image)]
+    assert found.conditions.images == (str(image),)
 
 
 def test_a_gpu_tells_its_copies_and_its_layers(
@@ -173,7 +173,7 @@ def test_a_gpu_tells_its_copies_and_its_layers(
     assert [(one.name, one.block, one.ms) for one in found.layers] == [
         ("conv", "encoder.stage1", 1.5)
     ]
-    assert found.record["memory"]["gpu"] == 2 << 30
+    assert found.memory.gpu == 2 << 30
 
 
 def test_a_cold_start_is_that_of_a_new_process(tiny_bundle: Path, image: Path) -> None:
@@ -235,10 +235,11 @@ def test_conditions_say_what_is_there(tmp_path: Path) -> None:
     put(tmp_path / "etc/nv_tegra_release", "# R36 (release), REVISION: 4.3, GCID: 1")
     put(tmp_path / "proc/device-tree/model", "NVIDIA Jetson Orin NX\0")
     found = device_conditions(tmp_path)
-    assert found["governor"] == "powersave"
-    assert found["cpu_mhz"] == 1190
-    assert found["board"] == "NVIDIA Jetson Orin NX"
-    assert found["l4t"] == "36.4.3"
+    assert found.governor == "powersave"
+    assert found.cpu_mhz == 1190
+    assert found.jetson is not None
+    assert found.jetson.board == found.name == "NVIDIA Jetson Orin NX"
+    assert found.jetson.l4t == "36.4.3"
     put(tmp_path / "proc/self/status", "VmHWM:\t  2048 kB\nVmRSS:\t  1024 kB\n")
     memory = find_memory(FakeBackend(64, 96), tmp_path)
     assert (memory.resident, memory.peak, memory.gpu) == (1 << 20, 2 << 20, None)

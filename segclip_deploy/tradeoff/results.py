@@ -1,0 +1,94 @@
+"""What a sweep says to programs: ``results.json``, and a line a row in ``results.csv``."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Mapping
+from pathlib import Path
+
+from segclip_deploy.artifacts.files import replace_file
+from segclip_deploy.artifacts.records import Format, Record
+from segclip_deploy.runtime.profiling.conditions import DeviceConditions
+from segclip_deploy.tradeoff.mission import Margin
+from segclip_deploy.tradeoff.roofline import Bound
+from segclip_deploy.tradeoff.row import Failure, Row
+
+__all__ = ["RESULTS", "ResultsRecord", "SweepConditions", "write_results"]
+
+
+class SweepConditions(Record, frozen=True):
+    """Where and how the rows were measured.
+
+    Attributes:
+        made: when, local time.
+        device: the machine.
+        load: processes that wanted the processor in the last minute; None where it is unknown.
+        dataset: folder of the images that judge.
+        split: the part of the dataset that judges.
+        images: how many there are in the split.
+        frames: how many of them latency was measured on.
+        frame_sizes: (height, width) of these, each once, pixels.
+        samples: of latency, how many a row has at least.
+        warm_up: rounds over all rows and frames that did not count.
+        points: how many the grid has, failures included.
+    """
+
+    made: str
+    device: DeviceConditions
+    load: float | None
+    dataset: str
+    split: str
+    images: int
+    frames: int
+    frame_sizes: tuple[tuple[int, int], ...]
+    samples: int
+    warm_up: int
+    points: int
+
+
+class ResultsRecord(Record, frozen=True):
+    """A sweep, and which of its engines to fly.
+
+    Attributes:
+        conditions: where and how the rows were measured.
+        recommended: name of the row to fly; None where none keeps the limits.
+        why: the recommendation in words, with figures.
+        rows: the engines that passed their flight check, every sample included.
+        failures: the other engines.
+        engines: file of each row, by name.
+        bounds: lower bounds on latency, of boards that are not here.
+        mission: the margin of each row, the fastest first; empty where no mission was given.
+    """
+
+    conditions: SweepConditions
+    recommended: str | None
+    why: str
+    rows: tuple[Row, ...]
+    failures: tuple[Failure, ...]
+    engines: Mapping[str, str]
+    bounds: tuple[Bound, ...]
+    mission: tuple[Margin, ...]
+
+
+RESULTS = Format("results of a benchmark", ResultsRecord, schema=2)
+"""Of ``results.json``."""
+
+
+def write_results(out: Path, results: ResultsRecord) -> None:
+    """Write ``results.json`` and ``results.csv`` into a folder."""
+    RESULTS.write(out / "results.json", results)
+    text = io.StringIO()
+    writer = csv.writer(text)
+    columns = ("name", "target", "precision", "threads", "overlap", "windows", "bytes", "miou")
+    writer.writerow([*columns, "drop", "drop_low", "drop_high", "p50_ms", "p99_ms", "sha256"])
+    for row in results.rows:
+        writer.writerow(
+            [
+                *(row.name, row.target, row.precision, row.threads, row.overlap, row.windows),
+                *(row.bytes, row.miou, row.drop.value, row.drop.low, row.drop.high),
+                *(row.percentile(50), row.percentile(99), row.sha256),
+            ]
+        )
+    with replace_file(out / "results.csv") as temporary:
+        temporary.write_text(text.getvalue(), encoding="utf-8")

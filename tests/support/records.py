@@ -1,0 +1,46 @@
+"""Records with any values, for properties that hold of all of them."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from types import NoneType, UnionType
+from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
+
+import msgspec
+from hypothesis import strategies as st
+
+_PLAIN: dict[Any, st.SearchStrategy[Any]] = {
+    NoneType: st.none(),
+    bool: st.booleans(),
+    int: st.integers(0, 2**53),
+    float: st.floats(allow_nan=False, allow_infinity=False),
+    str: st.text(st.characters(codec="utf-8"), max_size=8),
+}
+
+
+def any_of(kind: Any) -> st.SearchStrategy[Any]:
+    """Values of a record's type, or of a type that a field may have."""
+    if kind in _PLAIN:
+        return _PLAIN[kind]
+    if dataclasses.is_dataclass(kind) or issubclass_of(kind, msgspec.Struct):
+        hints = get_type_hints(kind, include_extras=True)
+        return st.builds(kind, **{name: any_of(hint) for name, hint in hints.items()})
+    origin, arguments = get_origin(kind), get_args(kind)
+    if origin is Annotated:
+        return any_of(arguments[0])
+    if origin is Literal:
+        return st.sampled_from(arguments)
+    if origin in (Union, UnionType):
+        return st.one_of(*map(any_of, arguments))
+    if origin is tuple and arguments[-1] is Ellipsis:
+        return st.lists(any_of(arguments[0]), max_size=3).map(tuple)
+    if origin is tuple:
+        return st.tuples(*map(any_of, arguments))
+    if origin is Mapping:
+        return st.dictionaries(*map(any_of, arguments), max_size=3)
+    raise TypeError(f"no values of {kind}")
+
+
+def issubclass_of(kind: Any, base: type) -> bool:
+    return isinstance(kind, type) and issubclass(kind, base)

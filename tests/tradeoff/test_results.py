@@ -1,0 +1,96 @@
+"""``results.json`` and what a sweep keeps on disk: read back equal, and read strictly."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+
+from segclip_deploy.errors import BadArtifact
+from segclip_deploy.evaluation.accuracy import Accuracy
+from segclip_deploy.evaluation.metrics import BoundaryTally, Confusion
+from segclip_deploy.tradeoff.results import RESULTS, ResultsRecord
+from segclip_deploy.tradeoff.state import (
+    LATENCY,
+    Latency,
+    load_accuracy,
+    load_energy,
+    load_latency,
+    save_accuracy,
+)
+from tests.support.records import any_of
+
+NAMES = ("a", "b")
+
+
+@settings(deadline=None, derandomize=True, max_examples=30)
+@given(any_of(ResultsRecord))
+def test_results_are_read_as_they_were_written(results: ResultsRecord) -> None:
+    text = json.dumps(RESULTS.dump(results), allow_nan=False)
+    assert RESULTS.parse(json.loads(text), where="r", fix="") == results
+
+
+def test_what_a_sweep_keeps_is_read_as_it_was_written(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    by_image = tuple(Confusion(rng.integers(0, 99, (2, 2)), NAMES) for _ in range(3))
+    boundary = BoundaryTally(np.array([1, 2]), np.array([3, 4]), NAMES)
+    pooled = sum(by_image, Confusion.empty(NAMES))
+    kept = Accuracy(pooled, boundary, ("x", "y", "z"), by_image)
+    save_accuracy(tmp_path / "a.json", kept)
+    read = load_accuracy(tmp_path / "a.json", NAMES)
+    assert (read.to_json(), read.images) == (kept.to_json(), kept.images)
+    for one, other in zip(read.by_image, by_image, strict=True):
+        np.testing.assert_array_equal(one.counts, other.counts)
+    with pytest.raises(BadArtifact, match="scores of 2 classes, not 3; rm "):
+        load_accuracy(tmp_path / "a.json", ("a", "b", "c"))
+    latency = Latency(frame_ms=(1.0,), stages={"infer": (0.5,)}, windows=(2,), backend="x")
+    LATENCY.write(tmp_path / "l.json", latency)
+    assert load_latency(tmp_path / "l.json") == latency
+
+
+ACCURACY_DATA: dict[str, Any] = {
+    "images": ["x"],
+    "counts": [[[1, 2], [3, 4]]],
+    "intersection": [1, 2],
+    "union": [3, 4],
+}
+LATENCY_DATA: dict[str, Any] = {
+    "frame_ms": [1.0],
+    "stages": {"infer": [0.5]},
+    "windows": [2],
+    "backend": "x",
+}
+
+
+@pytest.mark.parametrize(
+    ("load", "data", "told"),
+    [
+        ("accuracy", {"counts": [[[1, -2], [3, 4]]]}, "counts[0][0][1]: expected a whole number"),
+        ("accuracy", {"counts": [[[1, 2], [3]]]}, "counts of [1, 2] classes"),
+        ("accuracy", {"images": []}, "1 scores of 0 images"),
+        ("accuracy", {"names": []}, "names: is not known"),
+        ("latency", {"stages": {"infer": [0.5, 0.6]}}, "2 samples of infer, 1 frames"),
+        ("latency", {"frame_ms": ["1"]}, "frame_ms[0]: expected a number, got text"),
+        ("energy", {"joules": "1"}, "joules: expected a number or null, got text"),
+        ("energy", {}, "joules: is missing"),
+        ("energy", {"schema": None}, "not a sweep's energy (schema: expected a whole number)"),
+    ],
+)
+def test_what_a_sweep_keeps_is_read_strictly_and_says_how_to_go_on(
+    load: str, data: dict[str, Any], told: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "x.json"
+    whole = {"accuracy": ACCURACY_DATA, "latency": LATENCY_DATA, "energy": {}}[load]
+    path.write_text(json.dumps({"schema": 1, **whole, **data}))
+    with pytest.raises(BadArtifact) as caught:
+        {
+            "accuracy": lambda: load_accuracy(path, NAMES),
+            "latency": lambda: load_latency(path),
+            "energy": lambda: load_energy(path),
+        }[load]()
+    assert str(caught.value).startswith(f"{path}: {told}")
+    assert str(caught.value).endswith(f"; rm {path}, and the same command measures it again")
