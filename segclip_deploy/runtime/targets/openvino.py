@@ -37,6 +37,7 @@ class OpenVino(Target):
     short = "ov"
     suffix = ".ov.onnx"
     scheme = Scheme.CPU
+    devices = ("CPU", "AUTO", "GPU", "NPU")
     takes_threads = True
     compile_cache = True
 
@@ -45,10 +46,15 @@ class OpenVino(Target):
         return (lambda: require("openvino", why="an engine for it"),)
 
     def candidates(self, bundle: Bundle, options: BuildOptions) -> list[Settings]:
-        """Thread counts, in every precision that a quantized model may have beside INT8."""
-        del options
+        """Thread counts, in every precision that a quantized model may have beside INT8.
+
+        On another device than the CPU there are no threads to choose.
+        """
+        device = options.device or self.devices[0]
         # What was exported as FP32 is run as FP32: in BF16 it would be another model.
-        offered = ("f32",) if bundle.precision == "fp32" else precisions()
+        offered = ("f32",) if bundle.precision == "fp32" else precisions(device)
+        if device != self.devices[0]:
+            return [{"device": device, "precision": precision} for precision in offered]
         return [
             {"threads": threads, "precision": precision}
             for precision, threads in product(offered, thread_counts(usable_cores()))
@@ -79,8 +85,10 @@ class OpenVino(Target):
         """By OpenVINO's counters, on a model compiled with them; counting costs a few percent itself."""
         del backend
         ov = require("openvino", why="a profile by layer")
-        config = _config(**settings) | {"PERF_COUNT": "YES"}
-        compiled = ov.Core().compile_model(str(model), "CPU", config)
+        options = dict(settings)
+        device = options.pop("device", "CPU")
+        config = _config(**options) | {"PERF_COUNT": "YES"}
+        compiled = ov.Core().compile_model(str(model), device, config)
         request = compiled.create_infer_request()
         shape = compiled.inputs[0].partial_shape
         batch = shape[0].get_length() if shape[0].is_static else 1
@@ -97,18 +105,19 @@ class OpenVino(Target):
 
 
 class OpenVinoBackend(Backend):
-    """Compiles an ONNX file for the CPU, for latency, with outputs bound for each change of batch.
+    """Compiles an ONNX file, for latency, with outputs bound for each change of batch.
 
     Args:
         model: the ONNX file; all shapes static, but for the batch.
-        threads: 0 lets OpenVINO choose.
+        device: of OpenVINO; AUTO lets it choose.
+        threads: of the CPU; 0 lets OpenVINO choose.
         precision: of what the file leaves in floating point: ``"f32"`` or ``"bf16"``.
         batches: what to take where the file leaves the batch open.
         sha256: of the file, checked by whoever gives it; with it, what OpenVINO compiles is kept
             in the compile cache and found there the next time. None compiles every time.
 
     Raises:
-        BadArtifact: OpenVINO refuses the file, or the processor has no such precision.
+        BadArtifact: OpenVINO refuses the file, the device is not here, or has no such precision.
         MissingDependency: OpenVINO is not installed.
     """
 
@@ -116,19 +125,22 @@ class OpenVinoBackend(Backend):
         self,
         model: Path,
         *,
+        device: str = "CPU",
         threads: int = 0,
         precision: str = "f32",
         batches: range = range(1, 2),
         sha256: str | None = None,
     ) -> None:
         ov = require("openvino", why="an OpenVINO engine")
-        if precision != "f32" and precision not in precisions():
-            raise BadArtifact(f"it is run in {precision}, which this CPU has not", where=model)
+        _check_device(ov, device)
+        if precision != "f32" and precision not in precisions(device):
+            raise BadArtifact(f"it is run in {precision}, which this {device} has not", where=model)
+        config = _config(threads, precision)
         try:
-            compiled = _compile(ov, model, _config(threads, precision), batches, sha256)
+            compiled = _compile(ov, model, device, config, batches, sha256)
         except RuntimeError as error:
             raise BadArtifact(f"OpenVINO refuses it ({error})", where=model) from error
-        self.name = f"OpenVINO {ov.__version__.split('-')[0]} CPU {precision}"
+        self.name = f"OpenVINO {ov.__version__.split('-')[0]} {device} {precision}"
         self.inputs = tuple(_spec(port) for port in compiled.inputs)
         self.outputs = tuple(_spec(port) for port in compiled.outputs)
         self._tensor = ov.Tensor
@@ -165,40 +177,57 @@ def _config(threads: int = 0, precision: str = "f32") -> dict[str, str]:
     return chosen | ({"INFERENCE_NUM_THREADS": str(threads)} if threads else {})
 
 
-def precisions() -> tuple[str, ...]:
-    """Floating-point precisions OpenVINO offers on this CPU: f32, and bf16 where it has it.
+def precisions(device: str = "CPU") -> tuple[str, ...]:
+    """Floating-point precisions OpenVINO offers on a device: f32, and bf16 where it has it.
 
     Raises:
         MissingDependency: OpenVINO is not installed.
     """
     ov = require("openvino", why="an OpenVINO engine")
-    offered = ov.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    _check_device(ov, device)
+    offered = ov.Core().get_property(device, "OPTIMIZATION_CAPABILITIES")
     return ("f32", "bf16") if "BF16" in offered else ("f32",)
 
 
+def _check_device(ov: Any, device: str) -> None:
+    """Accept a device that OpenVINO finds here; AUTO is none itself, and chooses among them."""
+    here = ov.Core().available_devices  # "GPU.0", "GPU.1" where there are two
+    if device != "AUTO" and device not in {name.partition(".")[0] for name in here}:
+        raise BadArtifact(
+            f"OpenVINO finds no {device} here, only {', '.join(here)}",
+            where="--device",
+            fix=f"segclip-deploy build-engine BUNDLE -o ENGINE --device {here[0].partition('.')[0]}",
+        )
+
+
 def _compile(
-    ov: Any, model: Path, config: dict[str, str], batches: range, sha256: str | None
+    ov: Any, model: Path, device: str, config: dict[str, str], batches: range, sha256: str | None
 ) -> Any:
     """The compiled model, from the compile cache where it is there."""
     core = ov.Core()
-    cache = sha256 and CompileCache.of(
-        "openvino",
-        {
-            "model": sha256,
-            "openvino": ov.__version__,
-            "config": config,
-            "batches": [batches.start, batches.stop],
-            "cpu": find_cpu().to_json(),
-        },
+    # Another device may change between two starts, and AUTO cannot be stored.
+    cache = (
+        sha256
+        and device == "CPU"
+        and CompileCache.of(
+            "openvino",
+            {
+                "model": sha256,
+                "openvino": ov.__version__,
+                "config": config,
+                "batches": [batches.start, batches.stop],
+                "cpu": find_cpu().to_json(),
+            },
+        )
     )
     if cache and (stored := cache.read()):
         with suppress(RuntimeError):  # OpenVINO refuses it: compile
-            return core.import_model(stored, "CPU", config)
+            return core.import_model(stored, device, config)
     graph = core.read_model(str(model))
     if graph.is_dynamic():
         limits = ov.Dimension(batches.start, batches.stop - 1)
         graph.reshape({port: [limits, *list(port.partial_shape)[1:]] for port in graph.inputs})
-    compiled = core.compile_model(graph, "CPU", config)
+    compiled = core.compile_model(graph, device, config)
     if cache:
         cache.write(compiled.export_model().getvalue())
     return compiled

@@ -5,10 +5,11 @@ from pathlib import Path
 from typing import Any
 
 import onnx
+import openvino as ov
 import pytest
 
 from segclip_deploy.artifacts.bundle import load_bundle
-from segclip_deploy.artifacts.engine import ENGINE, record_path
+from segclip_deploy.artifacts.engine import ENGINE, load_engine, record_path
 from segclip_deploy.artifacts.records import replace
 from segclip_deploy.errors import BadArtifact
 from segclip_deploy.runtime.build import build_engine
@@ -20,7 +21,7 @@ from segclip_deploy.runtime.targets.onnxruntime import OnnxRuntime, OnnxRuntimeB
 from segclip_deploy.runtime.targets.openvino import OpenVino
 from segclip_deploy.runtime.targets.registry import TARGETS
 from tests.support.fakes import FakeBackend
-from tests.support.helpers import edited
+from tests.support.helpers import call, edited
 
 
 class Spied(OnnxRuntime):
@@ -92,3 +93,52 @@ def test_the_fastest_provider_that_passes_is_taken(
 def test_a_provider_that_is_not_here_is_refused(tiny_bundle: Path) -> None:
     with pytest.raises(BadArtifact, match="CUDAExecutionProvider, which cannot be loaded here"):
         OnnxRuntimeBackend(tiny_bundle / "model.onnx", provider="cuda")
+
+
+# ---- devices
+
+
+@pytest.mark.parametrize("device", ["CPU", "AUTO"])
+def test_openvino_runs_where_it_is_told_and_remembers(
+    device: str, tiny_bundle: Path, tmp_path: Path
+) -> None:
+    path = tmp_path / "e.ov.onnx"
+    assert call("build-engine", tiny_bundle, "-o", path, "--device", device).exit_code == 0
+    assert load_engine(path).record.arguments == ("--device", device)
+    with open_engine(path).backend as backend:
+        assert f" {device} " in backend.name
+    assert call("verify", path).exit_code == 0
+
+
+def test_a_device_that_is_not_here_is_refused_with_openvinos_own_list(
+    tiny_bundle: Path, tmp_path: Path
+) -> None:
+    here = ov.Core().available_devices
+    absent = next(d for d in ("NPU", "GPU") if not any(name.startswith(d) for name in here))
+    path = tmp_path / "e.ov.onnx"
+    refused = call("build-engine", tiny_bundle, "-o", path, "--device", absent)
+    assert refused.exit_code == 1
+    assert f"OpenVINO finds no {absent} here, only {', '.join(here)}; segclip" in refused.stderr
+    assert list(tmp_path.iterdir()) == []
+    build_engine(load_bundle(tiny_bundle), path)
+    record = load_engine(path).record
+    settings = {"device": absent, "precision": "f32"}
+    ENGINE.write(record_path(path), replace(record, built=replace(record.built, settings=settings)))
+    moved = call("verify", path)
+    assert moved.exit_code == 1
+    assert f"{path}: OpenVINO finds no {absent} here" in moved.stderr
+
+
+@pytest.mark.parametrize(
+    ("name", "device", "said"),
+    [
+        ("e.ov.onnx", "DLA", "'DLA' is no device of openvino (one of CPU, AUTO, GPU, NPU)"),
+        ("e.ort.onnx", "CPU", "'CPU' is no device of onnxruntime (none: it has no choice)"),
+    ],
+)
+def test_a_device_that_the_target_does_not_know_is_refused(
+    name: str, device: str, said: str, tiny_bundle: Path, tmp_path: Path
+) -> None:
+    refused = call("build-engine", tiny_bundle, "-o", tmp_path / name, "--device", device)
+    assert refused.exit_code == 1
+    assert said in refused.stderr
