@@ -26,7 +26,6 @@ from tools import modelopt, nncf, quantize_static
 from segclip_deploy.artifacts.bundle import Bundle, InputSpec, load_bundle
 from segclip_deploy.artifacts.plan import PrecisionPlan, load_plan
 from segclip_deploy.artifacts.scheme import Scheme
-from segclip_deploy.calibration.calibrate import calibrate
 from segclip_deploy.calibration.selection import TileSet, select_tiles
 from segclip_deploy.calibration.table import CalibrationTable, load_table
 from segclip_deploy.calibration.tiles import find_tiles
@@ -39,6 +38,7 @@ from segclip_deploy.planning.planner import make_plan
 from segclip_deploy.planning.search import Limits
 from segclip_deploy.quantization.block_precision import uniform_plan
 from segclip_deploy.quantization.fp16_emulation import round_as_fp16
+from segclip_deploy.quantization.from_tiles import calibrate
 from segclip_deploy.quantization.quantize import quantize
 from segclip_deploy.runtime.inference.backend import Backend
 from segclip_deploy.runtime.inference.segmenter import Segmenter

@@ -22,7 +22,6 @@ from record import ROOT, record
 from segclip_deploy.artifacts.bundle import Bundle, InputSpec, load_bundle
 from segclip_deploy.artifacts.plan import save_plan
 from segclip_deploy.artifacts.scheme import Scheme
-from segclip_deploy.calibration.calibrate import calibrate
 from segclip_deploy.calibration.table import CalibrationTable, load_table
 from segclip_deploy.evaluation.accuracy import Accuracy, miou_drop, score
 from segclip_deploy.evaluation.dataset import Dataset, open_dataset
@@ -30,6 +29,7 @@ from segclip_deploy.export.export import export_bundle
 from segclip_deploy.export.onnx_model import load_model
 from segclip_deploy.model.checkpoint import load_checkpoint
 from segclip_deploy.quantization.block_precision import uniform_plan
+from segclip_deploy.quantization.from_tiles import calibrate
 from segclip_deploy.quantization.quantize import quantize
 from segclip_deploy.runtime.inference.segmenter import Segmenter
 from segclip_deploy.training.loop import TrainSettings

@@ -166,9 +166,9 @@ def uniformly(bundle: Path, table: Path, out: Path, scheme: str, precision: str)
 def calibrated(bundle: Path, images: list[Path], count: int) -> Path:
     """The table of a bundle on so many tiles of images."""
     from segclip_deploy.artifacts.bundle import load_bundle
-    from segclip_deploy.calibration.calibrate import calibrate
     from segclip_deploy.calibration.selection import select_tiles
     from segclip_deploy.calibration.tiles import find_tiles
+    from segclip_deploy.quantization.from_tiles import calibrate
 
     out, loaded = bundle.with_name(f"{bundle.name}.table.json"), load_bundle(bundle)
     tiles = select_tiles(find_tiles(images, loaded.input), count)

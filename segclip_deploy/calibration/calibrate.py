@@ -1,9 +1,9 @@
-"""``calibrate``: run tiles through a bundle, and keep what INT8 needs: ranges, and channel means."""
+"""Run tiles through a bundle, and keep what INT8 needs: ranges of activations, and channel means."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -14,20 +14,30 @@ from numpy.typing import NDArray
 
 from segclip_deploy.artifacts.bundle import RECORD_FILE, Bundle
 from segclip_deploy.artifacts.files import read_npz, replace_file, sha256_file
-from segclip_deploy.artifacts.onnx_file import block_of
-from segclip_deploy.artifacts.scheme import Scheme
 from segclip_deploy.calibration.ranges import METHODS, Histogram
 from segclip_deploy.calibration.selection import TileSet
 from segclip_deploy.calibration.table import TABLE_SCHEMA, CalibrationTable, save_table
 from segclip_deploy.calibration.tiles import Tile
 from segclip_deploy.errors import BadArtifact, BadInput
 from segclip_deploy.export.onnx_model import check_fp32, load_model, observer
-from segclip_deploy.quantization.bias import channel_means
-from segclip_deploy.quantization.placement import place
 
-__all__ = ["calibrate", "read_tensors"]
+__all__ = ["Probes", "channel_means", "measure_ranges"]
 
 _SAVE_EVERY = 32  # tiles between two saved states
+
+
+@dataclass(frozen=True)
+class Probes:
+    """Where a graph is measured.
+
+    Attributes:
+        tensors: whose range is wanted, in the graph's order.
+        products: node → (one of the tensors, axis of its channels), where the means of the channels
+            that a product sums over are wanted.
+    """
+
+    tensors: tuple[str, ...]
+    products: Mapping[str, tuple[str, int]]
 
 
 @dataclass
@@ -50,8 +60,9 @@ class _Seen:
         return len(self.bands)
 
 
-def calibrate(
+def measure_ranges(
     bundle: Bundle,
+    probes: Probes,
     tiles: TileSet,
     out: Path,
     *,
@@ -64,6 +75,7 @@ def calibrate(
 
     Args:
         bundle: in FP32.
+        probes: of its graph.
         tiles: of the bundle's input size.
         out: the table to write; ``<out>.resume.npz`` lies beside it until it is done.
         method: a key of ``METHODS``.
@@ -81,14 +93,12 @@ def calibrate(
             where="--select",
             fix=f"choose a multiple of {batch}, or export with --batch 1",
         )
-    model = load_model(bundle.model_path)
-    names = read_tensors(model.graph)
-    products = _products(model.graph, bundle.record.get("trained_for_int8", []))
+    names, products = probes.tensors, probes.products
     digest = sha256_file(bundle.path / RECORD_FILE)
     identity = json.dumps([TABLE_SCHEMA, digest, names, [tile.sha256 for tile in tiles.tiles]])
     state = out.with_name(out.name + ".resume.npz")
     seen = _resume(state, identity, names, list(products))
-    run = observer(model, names)
+    run = observer(load_model(bundle.model_path), names)
     for group in _batches(islice(iter(tiles), seen.tiles, None), batch):
         pixels = np.stack([tile for _, tile in group])
         _look(seen, group, dict(zip(names, run(pixels), strict=True)), products)
@@ -115,13 +125,6 @@ def calibrate(
     return table
 
 
-def read_tensors(graph: Any) -> list[str]:
-    """Every activation that a plan of any scheme may round, in the graph's order."""
-    nodes = {node.name: node for node in graph}
-    reads = [read for scheme in Scheme for read in place(graph, scheme, lambda _: True).reads]
-    return list(dict.fromkeys(nodes[name].inputs[index].name for name, index in reads))
-
-
 def _batches(
     tiles: Iterator[tuple[Tile, NDArray[np.uint8]]], size: int
 ) -> Iterator[list[tuple[Tile, NDArray[np.uint8]]]]:
@@ -133,15 +136,15 @@ def _look(
     seen: _Seen,
     group: Sequence[tuple[Tile, NDArray[np.uint8]]],
     values: Mapping[str, NDArray[np.float32]],
-    products: Mapping[str, Any],
+    products: Mapping[str, tuple[str, int]],
 ) -> None:
     """Add what a batch of tiles gave."""
     for name, array in values.items():
         if not np.isfinite(array).all():
             raise BadInput(f"{name} is not finite on this tile", where=group[0][0].source)
         seen.histograms[name].add(array)
-    for name, node in products.items():
-        means = channel_means(node, values[node.inputs[0].name])
+    for name, (tensor, channel) in products.items():
+        means = channel_means(values[tensor], channel)
         seen.sums[name] = seen.sums.get(name, 0) + len(group) * means
     seen.bands += [_moments(tile) for _, tile in group]
 
@@ -158,13 +161,10 @@ def _bands(moments: NDArray[np.float64]) -> Mapping[str, Any]:
     return {"mean": mean.round(3).tolist(), "std": std.round(3).tolist()}
 
 
-def _products(graph: Any, trained_for_int8: Collection[str]) -> dict[str, Any]:
-    """The products that INT8 may shift, by name: not those whose weights were trained with it."""
-    nodes = {node.name: node for node in graph}
-    names = place(
-        graph, Scheme.TENSORRT, lambda name: block_of(name) not in trained_for_int8
-    ).weights
-    return {name: nodes[name] for name, _, _ in names}
+def channel_means(values: NDArray[np.float32], channel: int) -> NDArray[np.float64]:
+    """Means of a tensor over all its axes but that of its channels, (C,)."""
+    others = tuple(axis for axis in range(values.ndim) if axis != channel % values.ndim)
+    return values.mean(axis=others, dtype=np.float64)
 
 
 def _save(state: Path, identity: str, seen: _Seen) -> None:

@@ -129,7 +129,7 @@ def _runs_on_gpu(engine: Path) -> bool:
     """Whether an engine runs on a GPU; without opening it, which may not work here."""
     from segclip_deploy.artifacts.bundle import load_bundle
     from segclip_deploy.artifacts.engine import load_engine
-    from segclip_deploy.runtime.targets.registry import find_target
+    from segclip_deploy.runtime.registry import find_target
 
     if engine.is_dir():
         load_bundle(engine)  # or it is refused here, before a worker starts

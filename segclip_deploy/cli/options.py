@@ -66,7 +66,7 @@ checkpoint_option = click.option(
 
 def known_target(_context: object, _option: object, names: tuple[str, ...]) -> tuple[str, ...]:
     """Accept names of targets."""
-    from segclip_deploy.runtime.targets.registry import TARGETS
+    from segclip_deploy.runtime.registry import TARGETS
 
     for name in names:
         if name not in TARGETS:

@@ -23,8 +23,8 @@ from segclip_deploy.quantization.from_tiles import calibrate_on
 from segclip_deploy.quantization.quantize import quantize
 from segclip_deploy.runtime.build import build_engine
 from segclip_deploy.runtime.engine import open_engine
+from segclip_deploy.runtime.registry import target_of
 from segclip_deploy.runtime.targets.base import BuildOptions
-from segclip_deploy.runtime.targets.registry import target_of
 from segclip_deploy.runtime.targets.tuning import median_ms
 
 __all__ = ["BuildPrecision", "build_at_precision"]

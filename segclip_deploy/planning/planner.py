@@ -28,8 +28,8 @@ from segclip_deploy.progress import Report, silent
 from segclip_deploy.quantization.block_precision import uniform_plan
 from segclip_deploy.quantization.quantize import quantize
 from segclip_deploy.runtime.profiling.layers import block_medians
+from segclip_deploy.runtime.registry import timing_target
 from segclip_deploy.runtime.targets.base import Target
-from segclip_deploy.runtime.targets.registry import timing_target
 from segclip_deploy.runtime.targets.tuning import WARM_UP, median_ms
 
 __all__ = ["Planned", "make_plan", "worth"]

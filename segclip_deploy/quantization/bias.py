@@ -14,19 +14,7 @@ from numpy.typing import NDArray
 
 from segclip_deploy.export.onnx_model import add_constant
 
-__all__ = ["channel_means", "correct_bias", "mean_shift"]
-
-
-def channel_means(node: Any, values: NDArray[np.float32]) -> NDArray[np.float64]:
-    """Means of the channels that a Conv, Gemm or MatMul sums over, (C,), of what it reads.
-
-    Args:
-        node: a product with trained weights.
-        values: its first input: (B, C, h, w) of a Conv, else (..., C).
-    """
-    channel = 1 if node.op_type == "Conv" else values.ndim - 1
-    others = tuple(axis for axis in range(values.ndim) if axis != channel)
-    return values.mean(axis=others, dtype=np.float64)
+__all__ = ["correct_bias", "mean_shift"]
 
 
 def mean_shift(
@@ -38,7 +26,7 @@ def mean_shift(
         node: the product.
         error: rounded weights less the trained ones, in their shape.
         axis: of the output channels.
-        means: from ``channel_means``.
+        means: of the channels that the product sums over, (C,).
     """
     if node.op_type != "Conv":
         return (error if axis == 0 else error.T) @ means

@@ -9,19 +9,35 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segclip_deploy.artifacts.bundle import Bundle
-from segclip_deploy.calibration.calibrate import calibrate
+from segclip_deploy.calibration.calibrate import measure_ranges
 from segclip_deploy.calibration.selection import TileSet, select_tiles
 from segclip_deploy.calibration.sheet import contact_sheet
 from segclip_deploy.calibration.table import CalibrationTable
 from segclip_deploy.calibration.tiles import find_tiles
-from segclip_deploy.export.onnx_model import check_fp32
+from segclip_deploy.export.onnx_model import check_fp32, load_model
 from segclip_deploy.progress import Report, silent
+from segclip_deploy.quantization.placement import find_probes
 from segclip_deploy.quantization.smooth import smooth
 from segclip_deploy.runtime.engine import open_engine
 
-__all__ = ["calibrate_on", "smooth_on"]
+__all__ = ["calibrate", "calibrate_on", "smooth_on"]
 
 _SELECTED = 256
+
+
+def calibrate(
+    bundle: Bundle,
+    tiles: TileSet,
+    out: Path,
+    *,
+    method: str,
+    report: Callable[[int, int], None] = lambda _done, _total: None,
+) -> CalibrationTable:
+    """Measure on tiles all that a plan of any scheme needs; arguments and errors as of ``measure_ranges``."""
+    check_fp32(bundle)
+    trained = bundle.record.get("trained_for_int8", ())
+    probes = find_probes(load_model(bundle.model_path).graph, trained)
+    return measure_ranges(bundle, probes, tiles, out, method=method, report=report)
 
 
 def calibrate_on(

@@ -7,7 +7,7 @@ squares, where eight bits lose more than time is won, and stays high.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,8 +15,9 @@ import numpy as np
 
 from segclip_deploy.artifacts.onnx_file import block_of
 from segclip_deploy.artifacts.scheme import Scheme
+from segclip_deploy.calibration.calibrate import Probes
 
-__all__ = ["Placement", "is_wide", "place", "weight_axis"]
+__all__ = ["Placement", "find_probes", "is_wide", "place", "weight_axis"]
 
 _PRODUCTS = ("Conv", "Gemm", "MatMul")
 _MIN_CHANNELS = 16
@@ -72,6 +73,26 @@ def place(graph: Any, scheme: Scheme, chosen: Callable[[str], bool]) -> Placemen
                 last = max(made, key=products.__getitem__)
                 reads.append((node.name, 1 - producers.index(last)))
     return Placement(tuple(reads), tuple(weights))
+
+
+def find_probes(graph: Any, trained_for_int8: Collection[str] = ()) -> Probes:
+    """Where a graph is measured so that any plan of any scheme can be written into it.
+
+    Args:
+        graph: an ``onnx_ir.Graph`` in FP32.
+        trained_for_int8: blocks whose weights were trained with the rounding: their biases need no
+            correction, and so no means.
+    """
+    nodes = {node.name: node for node in graph}
+    reads = [read for scheme in Scheme for read in place(graph, scheme, lambda _: True).reads]
+    untrained = place(graph, Scheme.TENSORRT, lambda name: block_of(name) not in trained_for_int8)
+    return Probes(
+        tensors=tuple(dict.fromkeys(nodes[name].inputs[index].name for name, index in reads)),
+        products={
+            name: (nodes[name].inputs[0].name, 1 if nodes[name].op_type == "Conv" else -1)
+            for name, _, _ in untrained.weights
+        },
+    )
 
 
 def weight_axis(node: Any) -> int | None:

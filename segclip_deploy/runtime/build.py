@@ -12,8 +12,8 @@ from segclip_deploy.artifacts.golden import load_golden
 from segclip_deploy.errors import BadArtifact, BadInput
 from segclip_deploy.progress import Report, silent
 from segclip_deploy.runtime.inference.backend import Backend
+from segclip_deploy.runtime.registry import check_options, find_target, target_of
 from segclip_deploy.runtime.targets.base import BuildOptions, Job, Target
-from segclip_deploy.runtime.targets.registry import check_options, find_target, target_of
 from segclip_deploy.runtime.verify import verify
 
 __all__ = ["build_engine", "refit_engine"]

@@ -14,8 +14,8 @@ from typing import Any
 from segclip_deploy import __version__
 from segclip_deploy._optional import require
 from segclip_deploy.errors import SegclipError
+from segclip_deploy.runtime.registry import TARGETS
 from segclip_deploy.runtime.targets.device import command_output, find_cpu, find_gpu, find_jetson
-from segclip_deploy.runtime.targets.registry import TARGETS
 
 __all__ = ["examine"]
 

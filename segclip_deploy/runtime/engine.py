@@ -13,8 +13,8 @@ from segclip_deploy.artifacts.vocabulary import Vocabulary
 from segclip_deploy.errors import BadArtifact, BadInput
 from segclip_deploy.runtime.inference.backend import Backend
 from segclip_deploy.runtime.inference.segmenter import Segmenter
+from segclip_deploy.runtime.registry import BUNDLES, find_target
 from segclip_deploy.runtime.targets.device import find_cpu
-from segclip_deploy.runtime.targets.registry import BUNDLES, find_target
 from segclip_deploy.runtime.verify import verify
 
 __all__ = ["Opened", "engine_sha256", "open_engine", "open_segmenter"]

@@ -26,8 +26,8 @@ from segclip_deploy.quantization.block_precision import uniform_plan
 from segclip_deploy.quantization.from_tiles import calibrate_on
 from segclip_deploy.quantization.quantize import quantize
 from segclip_deploy.runtime.build import build_engine
+from segclip_deploy.runtime.registry import TARGETS
 from segclip_deploy.runtime.targets.device import find_cpu
-from segclip_deploy.runtime.targets.registry import TARGETS
 from segclip_deploy.tradeoff.grid import Point
 
 __all__ = ["SENSITIVITY_FILE", "Workshop", "digest_of"]

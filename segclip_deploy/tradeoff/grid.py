@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Literal
 
 from segclip_deploy.errors import BadInput
-from segclip_deploy.runtime.targets.registry import TARGETS
+from segclip_deploy.runtime.registry import TARGETS
 
 __all__ = ["Grid", "Point", "Wanted", "points", "targets_here"]
 

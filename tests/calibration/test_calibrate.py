@@ -17,7 +17,6 @@ from PIL import Image
 from segclip_deploy.artifacts.bundle import InputSpec, load_bundle
 from segclip_deploy.artifacts.files import sha256_file
 from segclip_deploy.calibration import calibrate as module
-from segclip_deploy.calibration.calibrate import calibrate, read_tensors
 from segclip_deploy.calibration.ranges import METHODS
 from segclip_deploy.calibration.selection import TileSet, select_tiles
 from segclip_deploy.calibration.table import (
@@ -31,6 +30,8 @@ from segclip_deploy.calibration.tiles import find_tiles
 from segclip_deploy.cli import main
 from segclip_deploy.errors import BadArtifact, BadInput, StaleArtifact
 from segclip_deploy.export.onnx_model import load_model, observer
+from segclip_deploy.quantization.from_tiles import calibrate
+from segclip_deploy.quantization.placement import find_probes
 from tests.calibration.test_tiles import write_dataset
 from tests.conftest import EXAMPLE
 from tests.runtime.test_verify import edited, set_constant
@@ -147,7 +148,7 @@ def test_a_table_says_what_was_measured_and_on_what(
     assert table.coverage["pool"] > 900
     # Against all values at once.
     model = load_model(bundle.model_path)
-    names = read_tensors(model.graph)
+    names = find_probes(model.graph).tensors
     assert list(table.ranges) == sorted(names)
     run = observer(model, names)
     runs = [run(tile[None]) for tile in pixels]
@@ -248,7 +249,7 @@ def test_what_is_not_finite_is_named_with_the_tile_that_shows_it(
     bundle = load_bundle(edited(tiny_bundle, tmp_path / "bundle", poison))
     with pytest.raises(BadInput, match="is not finite on this tile") as caught:
         calibrate(bundle, tiles, tmp_path / "t.json", method="percentile")
-    names = read_tensors(load_model(bundle.model_path).graph)
+    names = find_probes(load_model(bundle.model_path).graph).tensors
     assert str(caught.value).startswith(str(tiles.tiles[0].source))
     assert caught.value.what.split()[0] in names
     assert {p.name for p in tmp_path.iterdir()} == {"bundle"}

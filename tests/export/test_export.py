@@ -16,7 +16,6 @@ from segclip_deploy.artifacts.engine import load_engine
 from segclip_deploy.artifacts.onnx_file import block_of
 from segclip_deploy.artifacts.plan import PrecisionPlan
 from segclip_deploy.artifacts.scheme import Precision, Scheme
-from segclip_deploy.calibration.calibrate import read_tensors
 from segclip_deploy.calibration.ranges import METHODS, Histogram
 from segclip_deploy.calibration.table import CalibrationTable
 from segclip_deploy.errors import BadArtifact, BadInput, GateFailed, StaleArtifact
@@ -32,7 +31,7 @@ from segclip_deploy.model.checkpoint import build_model, load_checkpoint
 from segclip_deploy.model.segclip import SegCLIP
 from segclip_deploy.model.spec import ModelSpec
 from segclip_deploy.quantization.fp16_emulation import round_as_fp16
-from segclip_deploy.quantization.placement import place
+from segclip_deploy.quantization.placement import find_probes, place
 from segclip_deploy.quantization.qdq import write_qdq
 from segclip_deploy.quantization.quantize import sqnr, write_precision
 from segclip_deploy.quantization.smooth import find_norms, smooth_graph
@@ -167,7 +166,7 @@ def test_clip_encoders_take_precision(
     image = np.random.default_rng(1).integers(0, 256, (2, 64, 96, 3), dtype=np.uint8)
     expected = OnnxRuntimeBackend(clip_export[-1]).infer({"image": image})["logits"]
     graph = load_model(clip_export[-1])
-    names = read_tensors(graph.graph)
+    names = find_probes(graph.graph).tensors
     seen = {name: Histogram() for name in names}
     for name, values in zip(names, observer(graph, names)(image), strict=True):
         seen[name].add(values)
@@ -230,7 +229,7 @@ def logits_of(model: Any, image: Any, path: Path) -> Any:
 def in_int8(path: Path, image: Any, folder: Path) -> Any:
     """Logits with everything in INT8 that can be, and the ranges of these images."""
     model = load_model(path)
-    names = read_tensors(model.graph)
+    names = find_probes(model.graph).tensors
     ranges = {}
     for name, values in zip(names, observer(load_model(path), names)(image), strict=True):
         seen = Histogram()

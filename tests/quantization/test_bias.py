@@ -15,13 +15,13 @@ from segclip_deploy.artifacts.bundle import load_bundle
 from segclip_deploy.artifacts.golden import load_golden
 from segclip_deploy.artifacts.onnx_file import block_of
 from segclip_deploy.artifacts.scheme import Scheme
-from segclip_deploy.calibration.calibrate import calibrate
+from segclip_deploy.calibration.calibrate import channel_means
 from segclip_deploy.calibration.selection import select_tiles
 from segclip_deploy.calibration.table import Range, load_table
 from segclip_deploy.calibration.tiles import find_tiles
 from segclip_deploy.export.onnx_model import expose, load_model, observer, save_model
 from segclip_deploy.export.parity import answers_of
-from segclip_deploy.quantization.bias import channel_means
+from segclip_deploy.quantization.from_tiles import calibrate
 from segclip_deploy.quantization.placement import place
 from segclip_deploy.quantization.qdq import write_qdq
 from segclip_deploy.quantization.quantize import sqnr
@@ -84,13 +84,14 @@ def test_an_output_keeps_its_mean(text: str, constants: dict[str, Any], tmp_path
         values[:] = values.mean((0, 2, 3), keepdims=True).round()
     wanted = execute(tmp_path / "m.onnx", values)
     shifts = {}
-    for name, means in (("off", {}), ("on", {product.name: channel_means(product, values)})):
+    axis = 1 if product.op_type == "Conv" else -1
+    for name, means in (("off", {}), ("on", {product.name: channel_means(values, axis)})):
         written = load_model(tmp_path / "m.onnx")
         placement = place(written.graph, Scheme.CPU, lambda _: True)
         assert placement.weights
         write_qdq(written.graph, placement, LEVELS, Scheme.CPU, means)
         save_model(written, tmp_path / f"{name}.onnx")
-        error = channel_means(product, execute(tmp_path / f"{name}.onnx", values) - wanted)
+        error = channel_means(execute(tmp_path / f"{name}.onnx", values) - wanted, axis)
         shifts[name] = np.abs(error).max()
     assert shifts["off"] > 0.05
     assert shifts["on"] < 1e-3

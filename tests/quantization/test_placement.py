@@ -17,10 +17,9 @@ from onnx import numpy_helper
 from segclip_deploy.artifacts.bundle import load_bundle
 from segclip_deploy.artifacts.onnx_file import block_of
 from segclip_deploy.artifacts.scheme import Scheme
-from segclip_deploy.calibration.calibrate import read_tensors
 from segclip_deploy.calibration.table import Range, load_table
 from segclip_deploy.export.onnx_model import load_model, save_model
-from segclip_deploy.quantization.placement import place
+from segclip_deploy.quantization.placement import find_probes, place
 from segclip_deploy.quantization.qdq import scale_of, write_qdq
 from tests.support.graphs import small_model
 
@@ -138,7 +137,7 @@ def test_whatever_blocks_are_chosen_a_table_has_their_tensors(
     for scheme in Scheme:
         placement = place(graph, scheme, lambda name: block_of(name) in chosen)
         read = {nodes[name].inputs[index].name for name, index in placement.reads}
-        assert read <= set(read_tensors(graph))
+        assert read <= set(find_probes(graph).tensors)
         assert {block_of(name) for name, _ in placement.reads} <= chosen
 
 

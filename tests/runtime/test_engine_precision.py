@@ -15,13 +15,12 @@ from segclip_deploy.artifacts.golden import load_golden
 from segclip_deploy.artifacts.onnx_file import block_of, initializer_names
 from segclip_deploy.artifacts.plan import PrecisionPlan
 from segclip_deploy.artifacts.scheme import Scheme
-from segclip_deploy.calibration.calibrate import read_tensors
 from segclip_deploy.calibration.ranges import METHODS, Histogram
 from segclip_deploy.calibration.table import CalibrationTable
 from segclip_deploy.errors import BadArtifact
 from segclip_deploy.export.onnx_model import load_model, observer
 from segclip_deploy.quantization.block_precision import uniform_plan
-from segclip_deploy.quantization.placement import place
+from segclip_deploy.quantization.placement import find_probes, place
 from segclip_deploy.quantization.quantize import quantize
 from segclip_deploy.runtime.build import build_engine
 from segclip_deploy.runtime.targets.base import BuildOptions
@@ -36,7 +35,7 @@ SPARED = ("encoder.stage3", "decoder.8")
 def table_of(bundle: Bundle) -> CalibrationTable:
     """Extremes of the golden tiles."""
     model = load_model(bundle.model_path)
-    names = read_tensors(model.graph)
+    names = find_probes(model.graph).tensors
     run = observer(model, names)
     seen = {name: Histogram() for name in names}
     for tile in load_golden(bundle.golden_path).tiles:

@@ -10,8 +10,8 @@ from typing import Any
 from segclip_deploy.artifacts.bundle import RECORD_FILE, load_bundle
 from segclip_deploy.artifacts.engine import golden_path, load_engine
 from segclip_deploy.artifacts.files import sha256_file
+from segclip_deploy.runtime.registry import BUNDLES, find_target
 from segclip_deploy.runtime.targets.base import Settings, Target
-from segclip_deploy.runtime.targets.registry import BUNDLES, find_target
 
 __all__ = ["Subject", "read_subject"]
 

@@ -25,9 +25,9 @@ from segclip_deploy.runtime.profiling.layers import layer_medians
 from segclip_deploy.runtime.profiling.measure import sample, statistics, warm_up
 from segclip_deploy.runtime.profiling.power import PowerMeter, find_thermometer, find_wattmeter
 from segclip_deploy.runtime.profiling.profile import profile_engine
+from segclip_deploy.runtime.registry import TARGETS
 from segclip_deploy.runtime.targets.onnxruntime import OnnxRuntimeBackend
 from segclip_deploy.runtime.targets.openvino import OpenVinoBackend
-from segclip_deploy.runtime.targets.registry import TARGETS
 from tests.support.fake_tensorrt import install
 from tests.support.fakes import FakeBackend
 from tests.support.helpers import call

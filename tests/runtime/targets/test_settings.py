@@ -15,11 +15,11 @@ from segclip_deploy.errors import BadArtifact
 from segclip_deploy.runtime.build import build_engine
 from segclip_deploy.runtime.engine import open_engine
 from segclip_deploy.runtime.inference.backend import Backend
+from segclip_deploy.runtime.registry import TARGETS
 from segclip_deploy.runtime.targets import onnxruntime, openvino
 from segclip_deploy.runtime.targets.base import BuildOptions
 from segclip_deploy.runtime.targets.onnxruntime import OnnxRuntime, OnnxRuntimeBackend
 from segclip_deploy.runtime.targets.openvino import OpenVino
-from segclip_deploy.runtime.targets.registry import TARGETS
 from tests.support.fakes import FakeBackend
 from tests.support.helpers import call, edited
 
@@ -69,7 +69,7 @@ def test_bf16_is_never_tried_for_an_fp32_bundle(
     bundle = edited(
         tiny_bundle, tmp_path / "b", onnx.load(tiny_bundle / "model.onnx"), precision=precision
     )
-    monkeypatch.setattr(openvino, "precisions", lambda: ("f32", "bf16"))
+    monkeypatch.setattr(openvino, "precisions", lambda _device: ("f32", "bf16"))
     candidates = OpenVino().candidates(bundle, BuildOptions())
     assert {settings["precision"] for settings in candidates} == tried
 

@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 from segclip_deploy.artifacts.engine import load_engine
 from segclip_deploy.artifacts.scheme import Scheme
 from segclip_deploy.runtime.inference.backend import Backend, TensorSpec
+from segclip_deploy.runtime.registry import TARGETS
 from segclip_deploy.runtime.targets.base import Target
-from segclip_deploy.runtime.targets.registry import TARGETS
 from tests.conftest import EXAMPLE, ROOT
 from tests.support.helpers import call
 
