@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from segclip_deploy.cluster.map import Failure
     from segclip_deploy.cluster.pool import Pool
     from segclip_deploy.cluster.work import Order
-    from segclip_deploy.runtime.io.naming import SourceFile
     from segclip_deploy.runtime.io.sinks.base import RasterResult, Sink
+    from segclip_deploy.runtime.io.sources.naming import SourceFile
 
 __all__ = ["map_"]
 

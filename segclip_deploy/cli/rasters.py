@@ -15,9 +15,9 @@ if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
 
     from segclip_deploy.runtime.inference.segmenter import Segmenter
-    from segclip_deploy.runtime.io.naming import SourceFile
     from segclip_deploy.runtime.io.raster.source import Reading
     from segclip_deploy.runtime.io.sinks.base import RasterResult, Sink
+    from segclip_deploy.runtime.io.sources.naming import SourceFile
     from segclip_deploy.runtime.streaming.run import Outcome
 
 __all__ = ["raster_options", "reading_of", "reading_options", "run_rasters", "split_rasters"]

@@ -21,10 +21,10 @@ if TYPE_CHECKING:
     from rich.progress import Progress
 
     from segclip_deploy.artifacts.vocabulary import Vocabulary
-    from segclip_deploy.runtime.io.naming import SourceFile
     from segclip_deploy.runtime.io.sinks.lines import LineFile
     from segclip_deploy.runtime.io.sinks.video import VideoSink
     from segclip_deploy.runtime.io.sources.base import Source
+    from segclip_deploy.runtime.io.sources.naming import SourceFile
     from segclip_deploy.runtime.streaming.run import Outcome, Run
 
 __all__ = ["run"]

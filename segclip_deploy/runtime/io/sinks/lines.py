@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 
 from segclip_deploy.artifacts.vocabulary import IGNORE_INDEX, UNLABELLED
 from segclip_deploy.errors import BadInput
-from segclip_deploy.runtime.io.naming import result_names
 from segclip_deploy.runtime.io.sinks.base import FrameResult, RasterResult, WriteTimes, stage_ms
+from segclip_deploy.runtime.io.sources.naming import result_names
 
 __all__ = ["LineFile", "class_areas", "describe_raster_result", "frame_line", "raster_line"]
 

@@ -8,8 +8,8 @@ from collections.abc import Iterator, Sequence
 
 from segclip_deploy.errors import BadInput
 from segclip_deploy.runtime.inference.frame import Frame, read_frame
-from segclip_deploy.runtime.io.naming import SourceFile
 from segclip_deploy.runtime.io.sources.base import Shot, Unreadable
+from segclip_deploy.runtime.io.sources.naming import SourceFile
 from segclip_deploy.runtime.io.sources.video import count_frames, is_video, read_video
 from segclip_deploy.runtime.io.telemetry.exif import Capture, read_capture
 

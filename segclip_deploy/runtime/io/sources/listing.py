@@ -8,7 +8,7 @@ from pathlib import Path
 
 from segclip_deploy.errors import BadInput
 from segclip_deploy.runtime.inference.frame import IMAGE_SUFFIXES
-from segclip_deploy.runtime.io.naming import AREAS_FILE, SourceFile, name_results
+from segclip_deploy.runtime.io.sources.naming import AREAS_FILE, SourceFile, name_results
 from segclip_deploy.runtime.io.sources.video import is_video
 
 __all__ = ["count_folders", "find_files"]

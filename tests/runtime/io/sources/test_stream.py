@@ -19,11 +19,11 @@ from PIL import Image
 from segclip_deploy.artifacts.vocabulary import load_vocabulary
 from segclip_deploy.errors import BadInput
 from segclip_deploy.runtime.inference.frame import read_frame
-from segclip_deploy.runtime.io.naming import SourceFile
 from segclip_deploy.runtime.io.sinks.video import VideoWriter
 from segclip_deploy.runtime.io.sources.base import Shot, Unreadable
 from segclip_deploy.runtime.io.sources.files import FileSource
 from segclip_deploy.runtime.io.sources.live import LiveSource, is_live
+from segclip_deploy.runtime.io.sources.naming import SourceFile
 from segclip_deploy.runtime.io.sources.video import count_frames, read_video
 from segclip_deploy.runtime.io.telemetry.exif import Capture, Position, read_capture, scale_warning
 from tests.conftest import SHARED
