@@ -155,13 +155,14 @@ def targets(folder: Path) -> dict[str, Target]:
     from segclip_deploy.artifacts.bundle import BUNDLE_SCHEMA, load_bundle
     from segclip_deploy.artifacts.files import sha256_file
     from segclip_deploy.artifacts.golden import Golden, load_golden, save_golden
+    from segclip_deploy.artifacts.model_spec import ModelSpec, load_spec
     from segclip_deploy.artifacts.onnx_file import check_self_contained, initializer_names, makers
     from segclip_deploy.artifacts.plan import PrecisionPlan, load_plan, save_plan
+    from segclip_deploy.artifacts.scheme import Scheme
     from segclip_deploy.artifacts.vocabulary import load_vocabulary
     from segclip_deploy.calibration.table import CalibrationTable, Range, load_table, save_table
     from segclip_deploy.evaluation.dataset import read_splits
     from segclip_deploy.model.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
-    from segclip_deploy.model.spec import ModelSpec, load_spec
     from segclip_deploy.model.text import TextBank, load_text_bank, save_text_bank, unit_rows
     from segclip_deploy.runtime.engine import ENGINE_SCHEMA, golden_path, load_engine, sidecar
     from segclip_deploy.runtime.inference.frame import read_frame, read_mask
@@ -238,7 +239,7 @@ def targets(folder: Path) -> dict[str, Target]:
     table = CalibrationTable(
         "b", "entropy", {"x": Range(0, 1, 1)}, ({"source": "a"},), {"mean": [1]}, {"a": 1}
     )
-    plan = PrecisionPlan("cpu", "b", {"head": "int8", "graph": "fp32"}, {"why": {"a": 1}})
+    plan = PrecisionPlan(Scheme.CPU, "b", {"head": "int8", "graph": "fp32"}, {"why": {"a": 1}})
     spec = ModelSpec(classes=5, text_width=16)
     checkpoint = Checkpoint(spec, vocabulary, bank, {"w": torch.zeros(2, 2)}, tiles, {"step": 1})
 

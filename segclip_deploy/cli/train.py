@@ -102,9 +102,9 @@ def train(
     from segclip_deploy.evaluation.dataset import open_dataset
 
     torch = require("torch", why="training")
+    from segclip_deploy.artifacts.model_spec import ModelSpec
     from segclip_deploy.model.checkpoint import load_checkpoint
     from segclip_deploy.model.encoders import encoder_normalisation
-    from segclip_deploy.model.spec import ModelSpec
     from segclip_deploy.model.text import load_text_bank
     from segclip_deploy.training.loop import Progress, TrainSettings
     from segclip_deploy.training.qat import FINE_TUNING, fine_tune

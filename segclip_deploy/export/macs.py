@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from segclip_deploy.model.spec import ModelSpec
+from segclip_deploy.artifacts.model_spec import ModelSpec
 
 __all__ = ["BlockMacs", "folding_table", "fusion_macs", "refiner_macs"]
 

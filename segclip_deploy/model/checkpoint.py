@@ -17,10 +17,10 @@ from torch import Tensor, nn
 from segclip_deploy._optional import require
 from segclip_deploy.artifacts.bundle import check_schema
 from segclip_deploy.artifacts.files import UNREADABLE, parse_json, replace_file
+from segclip_deploy.artifacts.model_spec import ModelSpec
 from segclip_deploy.artifacts.vocabulary import Vocabulary
 from segclip_deploy.errors import BadArtifact, BadInput
 from segclip_deploy.model.segclip import SegCLIP
-from segclip_deploy.model.spec import ModelSpec
 from segclip_deploy.model.text import TextBank
 from segclip_deploy.runtime.inference.frame import Frame, prepare
 

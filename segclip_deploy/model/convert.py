@@ -10,12 +10,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from segclip_deploy.artifacts.model_spec import ModelSpec
 from segclip_deploy.artifacts.vocabulary import Vocabulary
 from segclip_deploy.errors import BadArtifact, BadInput
 from segclip_deploy.model.checkpoint import Checkpoint, example_tiles, save_checkpoint
 from segclip_deploy.model.network import Factory
 from segclip_deploy.model.segclip import SegCLIP
-from segclip_deploy.model.spec import ModelSpec
 from segclip_deploy.model.text import TextBank
 from segclip_deploy.runtime.inference.frame import list_images, read_frame
 

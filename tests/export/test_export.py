@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from segclip_deploy.artifacts.bundle import InputSpec, load_bundle
+from segclip_deploy.artifacts.model_spec import ModelSpec
 from segclip_deploy.artifacts.onnx_file import block_of
 from segclip_deploy.artifacts.plan import PrecisionPlan
 from segclip_deploy.artifacts.scheme import Precision, Scheme
@@ -29,7 +30,6 @@ from segclip_deploy.export.text_weights import text_constants
 from segclip_deploy.export.torch_backend import TorchBackend
 from segclip_deploy.model.checkpoint import build_model, load_checkpoint
 from segclip_deploy.model.segclip import SegCLIP
-from segclip_deploy.model.spec import ModelSpec
 from segclip_deploy.quantization.fp16_emulation import round_as_fp16
 from segclip_deploy.quantization.placement import place
 from segclip_deploy.quantization.qdq import write_qdq

@@ -10,11 +10,11 @@ import torch
 from click.testing import CliRunner
 
 from segclip_deploy.artifacts.bundle import load_bundle
+from segclip_deploy.artifacts.model_spec import load_spec
 from segclip_deploy.cli import main
 from segclip_deploy.errors import BadInput
 from segclip_deploy.export.blocks import blocks_of
 from segclip_deploy.model.network import load_factory
-from segclip_deploy.model.spec import load_spec
 from tests.conftest import EXAMPLE, ROOT
 
 

@@ -13,11 +13,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from segclip_deploy.artifacts.model_spec import ModelSpec
 from segclip_deploy.artifacts.vocabulary import IGNORE_INDEX, Vocabulary
 from segclip_deploy.errors import BadArtifact, BadInput, StaleArtifact
 from segclip_deploy.evaluation.dataset import open_dataset
 from segclip_deploy.model.checkpoint import build_model, load_checkpoint
-from segclip_deploy.model.spec import ModelSpec
 from segclip_deploy.model.text import TextBank, unit_rows
 from segclip_deploy.training.augment import CropSampler
 from segclip_deploy.training.loop import Progress, TrainSettings, one_cycle
