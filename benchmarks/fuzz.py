@@ -152,7 +152,9 @@ def targets(folder: Path) -> dict[str, Target]:
     import torch
     from PIL import Image
 
-    from segclip_deploy.artifacts.bundle import BUNDLE_SCHEMA, load_bundle
+    from segclip_deploy.artifacts.bundle import InputSpec, load_bundle
+    from segclip_deploy.artifacts.bundle_record import BUNDLE, BundleRecord, Parents
+    from segclip_deploy.artifacts.checkpoint_record import Scores, Training, TrainSettings
     from segclip_deploy.artifacts.files import sha256_file
     from segclip_deploy.artifacts.golden import Golden, load_golden, save_golden
     from segclip_deploy.artifacts.model_spec import ModelSpec, load_spec
@@ -208,14 +210,26 @@ def targets(folder: Path) -> dict[str, Target]:
     bundle.mkdir()
     (bundle / "model.onnx").write_bytes(model)
     (bundle / "golden.npz").write_bytes(golden)
-    record = {
-        "schema": BUNDLE_SCHEMA,
-        "input": {"height": 8, "width": 8, "batch": 2, "min_batch": 1},
-        "outputs": ["labels"],
-        "precision": "fp32",
-        "vocabulary": vocabulary.to_json(),
-        "files": {name: sha256_file(bundle / name) for name in ("model.onnx", "golden.npz")},
-    }
+    spec = ModelSpec(classes=5, text_width=16)
+    record = BUNDLE.dump(
+        BundleRecord(
+            input=InputSpec(height=8, width=8, batch=2, min_batch=1),
+            outputs=("labels",),
+            precision="fp32",
+            opset=19,
+            factory=None,
+            model=spec,
+            vocabulary=vocabulary,
+            text_encoder="x",
+            trained_for_int8=(),
+            files={name: sha256_file(bundle / name) for name in ("model.onnx", "golden.npz")},
+            parents=Parents(checkpoint="c"),
+            parity=(),
+            folding=(),
+            blocks=(),
+            tools={},
+        )
+    )
     engine = folder / "e.ort.onnx"
     engine.write_bytes(model)
     golden_path(engine).write_bytes(golden)
@@ -240,8 +254,9 @@ def targets(folder: Path) -> dict[str, Target]:
         "b", "entropy", {"x": Range(0, 1, 1)}, ({"source": "a"},), {"mean": [1]}, {"a": 1}
     )
     plan = PrecisionPlan(Scheme.CPU, "b", {"head": "int8", "graph": "fp32"}, {"why": {"a": 1}})
-    spec = ModelSpec(classes=5, text_width=16)
-    checkpoint = Checkpoint(spec, vocabulary, bank, {"w": torch.zeros(2, 2)}, tiles, {"step": 1})
+    scores = Scores(0.5, None, {"land": None}, 9, {"land": 0.5}, ("a",))
+    training = Training(TrainSettings(steps=1), step=1, seconds=1.0, plan=scores, torch="2")
+    checkpoint = Checkpoint(spec, vocabulary, bank, {"w": torch.zeros(2, 2)}, tiles, training)
 
     images, exif = [], Image.Exif()
     exif[0x9003], exif[0x8825] = (

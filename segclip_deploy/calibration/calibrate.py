@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from segclip_deploy.artifacts.bundle import RECORD_FILE, Bundle
-from segclip_deploy.artifacts.files import read_npz, replace_file, sha256_file
+from segclip_deploy.artifacts.bundle import Bundle
+from segclip_deploy.artifacts.files import read_npz, replace_file
 from segclip_deploy.artifacts.onnx_file import block_of
 from segclip_deploy.artifacts.scheme import Scheme
 from segclip_deploy.calibration.ranges import METHODS, Histogram
@@ -83,8 +83,8 @@ def calibrate(
         )
     model = load_model(bundle.model_path)
     names = read_tensors(model.graph)
-    products = _products(model.graph, bundle.record.get("trained_for_int8", []))
-    digest = sha256_file(bundle.path / RECORD_FILE)
+    products = _products(model.graph, bundle.record.trained_for_int8)
+    digest = bundle.sha256
     identity = json.dumps([TABLE_SCHEMA, digest, names, [tile.sha256 for tile in tiles.tiles]])
     state = out.with_name(out.name + ".resume.npz")
     seen = _resume(state, identity, names, list(products))

@@ -105,7 +105,12 @@ def import_weights(
         raise BadInput("two keys get the same name", where="--rename")
     frames = (read_frame(path) for path in list_images(tiles)) if tiles else iter(())
     checkpoint = Checkpoint(
-        spec, vocabulary, bank, renamed, example_tiles(frames), {"imported": weights_path.name}
+        spec,
+        vocabulary,
+        bank,
+        renamed,
+        example_tiles(frames),
+        imported=weights_path.name,
     )
     report = compare_keys(renamed, wanted)
     problems = {

@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from segclip_deploy import __version__
-from segclip_deploy.artifacts.bundle import RECORD_FILE, Bundle
+from segclip_deploy.artifacts.bundle import Bundle
+from segclip_deploy.artifacts.bundle_record import BUNDLE
 from segclip_deploy.artifacts.files import locked, replace_file, sha256_file, temporary_file
 from segclip_deploy.artifacts.golden import load_golden
 from segclip_deploy.artifacts.scheme import Scheme
@@ -115,11 +116,11 @@ def write_engine(
         "target": target,
         "engine_sha256": sha256_file(file),
         "golden_sha256": bundle.files[bundle.golden_path.name],
-        "bundle_sha256": sha256_file(bundle.path / RECORD_FILE),
+        "bundle_sha256": bundle.sha256,
         "bundle_path": str(bundle.path),
         "bytes": file.stat().st_size,
         **facts,
-        "bundle": dict(bundle.record),
+        "bundle": BUNDLE.dump(bundle.record),
     }
     with (
         locked(out),

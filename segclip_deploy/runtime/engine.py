@@ -10,12 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from segclip_deploy.artifacts.bundle import (
-    RECORD_FILE,
     InputSpec,
+    bundle_sha256,
     check_file,
     check_schema,
     load_bundle,
 )
+from segclip_deploy.artifacts.bundle_record import BUNDLE, BundleRecord
 from segclip_deploy.artifacts.files import UNREADABLE, read_json, sha256_file
 from segclip_deploy.artifacts.golden import load_golden
 from segclip_deploy.artifacts.onnx_file import check_self_contained
@@ -81,16 +82,24 @@ class Engine:
     Attributes:
         path: the file.
         target: a key of ``TARGETS``.
-        input: of the graph.
-        vocabulary: classes and palette.
+        bundle: the record of the bundle it was made of.
         record: the whole sidecar.
     """
 
     path: Path
     target: str
-    input: InputSpec
-    vocabulary: Vocabulary
+    bundle: BundleRecord
     record: Mapping[str, Any]
+
+    @property
+    def input(self) -> InputSpec:
+        """Of the graph."""
+        return self.bundle.input
+
+    @property
+    def vocabulary(self) -> Vocabulary:
+        """Classes and palette."""
+        return self.bundle.vocabulary
 
 
 def target_of(path: Path) -> str:
@@ -125,8 +134,7 @@ def load_engine(path: Path) -> Engine:
         engine = Engine(
             path=path,
             target=record["target"],
-            input=InputSpec(**record["bundle"]["input"]),
-            vocabulary=Vocabulary.from_mapping(record["bundle"]["vocabulary"], where=sidecar(path)),
+            bundle=BUNDLE.parse(record["bundle"], where=sidecar(path), fix=remedy),
             record=record,
         )
         if engine.target not in TARGETS:
@@ -223,7 +231,7 @@ def check_device(engine: Engine) -> None:
 
 def engine_sha256(path: Path) -> str:
     """Of an engine's or bundle's record, which names the model's hash, and the settings it runs with."""
-    return sha256_file(path / RECORD_FILE if path.is_dir() else sidecar(path))
+    return bundle_sha256(path) if path.is_dir() else sha256_file(sidecar(path))
 
 
 def rebuild_command(record: Mapping[str, Any], path: Path) -> str:

@@ -42,7 +42,9 @@ def refit_engine(engine: Engine, bundle: Bundle) -> Engine:
         raise BadInput(
             "it was not built to be refitted", where=engine.path, fix=f"{remedy} --refittable"
         )
-    differing = [name for name in _SAME if record["bundle"].get(name) != bundle.record.get(name)]
+    differing = [
+        name for name in _SAME if getattr(engine.bundle, name) != getattr(bundle.record, name)
+    ]
     if differing:
         raise BadInput(
             f"another model than the engine's: {', '.join(differing)} differs", where=bundle.path

@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from segclip_deploy.artifacts.bundle import InputSpec, load_bundle
+from segclip_deploy.artifacts.bundle_record import Parity
 from segclip_deploy.artifacts.model_spec import ModelSpec
 from segclip_deploy.artifacts.onnx_file import block_of
 from segclip_deploy.artifacts.plan import PrecisionPlan
@@ -287,7 +288,7 @@ def test_an_export_that_fails_parity_writes_nothing_and_keeps_the_old(
 
 
 def test_not_a_number_fails_parity() -> None:
-    measured = parity.Parity("a", "b", 1, float("nan"), 0.0, 1.0, {})
+    measured = Parity("a", "b", 1, float("nan"), 0.0, 1.0, {})
     with pytest.raises(GateFailed):
         parity.check_parity(measured)
 

@@ -244,7 +244,7 @@ def test_no_text_computation_is_left_in_the_graph(tiny_bundle: Path) -> None:
     operators = [node.op_type for node in model.graph.node]
     assert "BatchNormalization" not in operators
     # At 64×96 the six pixels of stride 32 are fewer than folding pays for; the rest is folded.
-    exported = {b["block"]: b["exported"] for b in load_bundle(tiny_bundle).record["folding"]}
+    exported = {b.block: b.exported for b in load_bundle(tiny_bundle).record.folding}
     assert exported == {
         "cff.8": "folded",
         "cff.16": "folded",

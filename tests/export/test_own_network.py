@@ -60,10 +60,10 @@ def test_the_documented_example_is_imported_exported_and_verified(
         result = CliRunner().invoke(main, [str(word) for word in command])
         assert result.exit_code == 0, result.stderr
     record = load_bundle(bundle).record
-    assert record["factory"] == "denseclip:DenseClip"
-    folded = record["parity"][0]
-    assert folded["engine"].endswith("folded")
-    assert folded["max_logit_error"] < 1e-4
+    assert record.factory == "denseclip:DenseClip"
+    folded = record.parity[0]
+    assert folded.engine.endswith("folded")
+    assert folded.max_logit_error < 1e-4
     blocks = set(blocks_of(onnx.load(bundle / "model.onnx")))
     assert {"encoder.stage3", "laterals.0", "head", "graph"} <= blocks
     # Without --model the weights are taken for SegCLIP's, and refused.

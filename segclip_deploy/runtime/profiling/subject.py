@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from segclip_deploy.artifacts.bundle import RECORD_FILE, load_bundle
+from segclip_deploy.artifacts.bundle import load_bundle
+from segclip_deploy.artifacts.bundle_record import BundleRecord
 from segclip_deploy.artifacts.files import sha256_file
 from segclip_deploy.runtime.engine import golden_path, load_engine
 
@@ -56,7 +57,7 @@ def read_subject(path: Path, threads: int) -> Subject:
             settings=own,
             precision=bundle.precision,
             sha256=sha256_file(bundle.model_path),
-            bundle_sha256=sha256_file(path / RECORD_FILE),
+            bundle_sha256=bundle.sha256,
             golden_path=bundle.golden_path,
             blocks=_blocks(bundle.record),
             told={},
@@ -68,14 +69,14 @@ def read_subject(path: Path, threads: int) -> Subject:
         model=path,
         target=engine.target,
         settings={**record["settings"], **own},
-        precision=str(record["bundle"]["precision"]),
+        precision=engine.bundle.precision,
         sha256=str(record["engine_sha256"]),
         bundle_sha256=str(record["bundle_sha256"]),
         golden_path=golden_path(path),
-        blocks=_blocks(record["bundle"]),
+        blocks=_blocks(engine.bundle),
         told={layer["name"]: layer["blocks"][0] for layer in layers if layer["blocks"]},
     )
 
 
-def _blocks(bundle: Mapping[str, Any]) -> tuple[str, ...]:
-    return tuple(block["block"] for block in bundle["blocks"])
+def _blocks(bundle: BundleRecord) -> tuple[str, ...]:
+    return tuple(cost.block for cost in bundle.blocks)
