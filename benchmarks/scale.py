@@ -28,8 +28,8 @@ from typing import Any
 import distributed
 from raster import write_raster
 from record import record
-from segclip_deploy.cli.common import size as parse_size
 
+from segclip_deploy.cli.options import size as parse_size
 from segclip_deploy.cluster.blocks import cut_blocks
 from segclip_deploy.cluster.map import Mapped, map_rasters
 from segclip_deploy.cluster.pool import Job, Pool, local_pool, scheduler_pool
