@@ -10,7 +10,6 @@ killed goes on.
 from __future__ import annotations
 
 import argparse
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -18,13 +17,14 @@ import torch
 from record import ROOT, record
 
 from segclip_deploy.artifacts.bundle import InputSpec
+from segclip_deploy.artifacts.checkpoint_record import TrainSettings
+from segclip_deploy.artifacts.model_spec import ModelSpec
+from segclip_deploy.artifacts.records import replace
 from segclip_deploy.artifacts.vocabulary import load_vocabulary
 from segclip_deploy.evaluation.accuracy import Accuracy, score
 from segclip_deploy.evaluation.dataset import Dataset, open_dataset
 from segclip_deploy.export.torch_backend import open_checkpoint
-from segclip_deploy.model.spec import ModelSpec
 from segclip_deploy.model.text import TextBank, load_text_bank, unit_rows
-from segclip_deploy.training.loop import TrainSettings
 from segclip_deploy.training.train import train
 
 RUNS = ROOT / "out" / "benchmarks" / "dubai"

@@ -23,6 +23,7 @@ from record import record
 from torch import Tensor, nn
 
 from segclip_deploy.artifacts.bundle import InputSpec
+from segclip_deploy.artifacts.model_spec import ModelSpec
 from segclip_deploy.export.algebra import Weights, fold_fusion
 from segclip_deploy.export.fold import fold
 from segclip_deploy.export.folded import FoldedFusion, arrays_of
@@ -30,7 +31,6 @@ from segclip_deploy.export.graph import ConstantText, DeployGraph
 from segclip_deploy.export.onnx import OPSET, write_onnx
 from segclip_deploy.model.cff import CrossModalFusion
 from segclip_deploy.model.segclip import SegCLIP
-from segclip_deploy.model.spec import ModelSpec
 from segclip_deploy.model.text import TextBank, unit_rows
 from segclip_deploy.runtime.inference.backend import Backend
 from segclip_deploy.runtime.targets.onnxruntime import OnnxRuntimeBackend

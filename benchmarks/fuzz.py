@@ -152,17 +152,29 @@ def targets(folder: Path) -> dict[str, Target]:
     import torch
     from PIL import Image
 
-    from segclip_deploy.artifacts.bundle import BUNDLE_SCHEMA, load_bundle
-    from segclip_deploy.artifacts.engine import ENGINE_SCHEMA, golden_path, load_engine, record_path
+    from segclip_deploy.artifacts.bundle import InputSpec, load_bundle
+    from segclip_deploy.artifacts.bundle_record import BUNDLE, BundleRecord, Parents
+    from segclip_deploy.artifacts.checkpoint_record import Scores, Training, TrainSettings
+    from segclip_deploy.artifacts.engine import (
+        ENGINE,
+        Build,
+        Built,
+        CpuDevice,
+        EngineRecord,
+        golden_path,
+        load_engine,
+        record_path,
+    )
     from segclip_deploy.artifacts.files import sha256_file
     from segclip_deploy.artifacts.golden import Golden, load_golden, save_golden
+    from segclip_deploy.artifacts.model_spec import ModelSpec, load_spec
     from segclip_deploy.artifacts.onnx_file import check_self_contained, initializer_names, makers
     from segclip_deploy.artifacts.plan import PrecisionPlan, load_plan, save_plan
+    from segclip_deploy.artifacts.scheme import Scheme
     from segclip_deploy.artifacts.vocabulary import load_vocabulary
     from segclip_deploy.calibration.table import CalibrationTable, Range, load_table, save_table
     from segclip_deploy.evaluation.dataset import read_splits
     from segclip_deploy.model.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
-    from segclip_deploy.model.spec import ModelSpec, load_spec
     from segclip_deploy.model.text import TextBank, load_text_bank, save_text_bank, unit_rows
     from segclip_deploy.runtime.inference.frame import read_frame, read_mask
     from segclip_deploy.runtime.io.raster.geotiff import ground_sample_distance, is_georeferenced
@@ -207,22 +219,47 @@ def targets(folder: Path) -> dict[str, Target]:
     bundle.mkdir()
     (bundle / "model.onnx").write_bytes(model)
     (bundle / "golden.npz").write_bytes(golden)
-    record = {
-        "schema": BUNDLE_SCHEMA,
-        "input": {"height": 8, "width": 8, "batch": 2, "min_batch": 1},
-        "outputs": ["labels"],
-        "precision": "fp32",
-        "vocabulary": vocabulary.to_json(),
-        "files": {name: sha256_file(bundle / name) for name in ("model.onnx", "golden.npz")},
-    }
+    spec = ModelSpec(classes=5, text_width=16)
+    bundle_record = BundleRecord(
+        input=InputSpec(height=8, width=8, batch=2, min_batch=1),
+        outputs=("labels",),
+        precision="fp32",
+        opset=19,
+        factory=None,
+        model=spec,
+        vocabulary=vocabulary,
+        text_encoder="x",
+        trained_for_int8=(),
+        files={name: sha256_file(bundle / name) for name in ("model.onnx", "golden.npz")},
+        parents=Parents(checkpoint="c"),
+        parity=(),
+        folding=(),
+        blocks=(),
+        tools={},
+    )
+    record = BUNDLE.dump(bundle_record)
     engine = folder / "e.ort.onnx"
     engine.write_bytes(model)
     golden_path(engine).write_bytes(golden)
-    side = {
-        "schema": ENGINE_SCHEMA, "target": "onnxruntime", "engine_sha256": sha256_file(engine),
-        "golden_sha256": sha256_file(golden_path(engine)), "bundle_path": "b", "arguments": [],
-        "device": {"cpu": "x"}, "settings": {"threads": 1}, "bundle": record,
-    }  # fmt: skip
+    built = Built(
+        device=CpuDevice(cpu="x", machine="y", cores=1, flags=()),
+        settings={"threads": 1},
+        build=Build(seconds=1.0),
+    )
+    side = ENGINE.dump(
+        EngineRecord(
+            segclip_deploy="0",
+            target="onnxruntime",
+            engine_sha256=sha256_file(engine),
+            golden_sha256=sha256_file(golden_path(engine)),
+            bundle_sha256="b",
+            bundle_path="b",
+            bytes=len(model),
+            arguments=(),
+            built=built,
+            bundle=bundle_record,
+        )
+    )
 
     def read_bundle(path: Path) -> None:
         (bundle / "bundle.json").write_bytes(path.read_bytes())
@@ -238,9 +275,10 @@ def targets(folder: Path) -> dict[str, Target]:
     table = CalibrationTable(
         "b", "entropy", {"x": Range(0, 1, 1)}, ({"source": "a"},), {"mean": [1]}, {"a": 1}
     )
-    plan = PrecisionPlan("cpu", "b", {"head": "int8", "graph": "fp32"}, {"why": {"a": 1}})
-    spec = ModelSpec(classes=5, text_width=16)
-    checkpoint = Checkpoint(spec, vocabulary, bank, {"w": torch.zeros(2, 2)}, tiles, {"step": 1})
+    plan = PrecisionPlan(Scheme.CPU, "b", {"head": "int8", "graph": "fp32"}, {"why": {"a": 1}})
+    scores = Scores(0.5, None, {"land": None}, 9, {"land": 0.5}, ("a",))
+    training = Training(TrainSettings(steps=1), step=1, seconds=1.0, plan=scores, torch="2")
+    checkpoint = Checkpoint(spec, vocabulary, bank, {"w": torch.zeros(2, 2)}, tiles, training)
 
     images, exif = [], Image.Exif()
     exif[0x9003], exif[0x8825] = (

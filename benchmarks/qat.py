@@ -20,6 +20,7 @@ from precision import TARGETS, TILES, Row, chosen
 from record import ROOT, record
 
 from segclip_deploy.artifacts.bundle import Bundle, InputSpec, load_bundle
+from segclip_deploy.artifacts.checkpoint_record import TrainSettings
 from segclip_deploy.artifacts.plan import save_plan
 from segclip_deploy.artifacts.scheme import Scheme
 from segclip_deploy.calibration.table import CalibrationTable, load_table
@@ -32,7 +33,6 @@ from segclip_deploy.quantization.block_precision import uniform_plan
 from segclip_deploy.quantization.from_tiles import calibrate
 from segclip_deploy.quantization.quantize import quantize
 from segclip_deploy.runtime.inference.segmenter import Segmenter
-from segclip_deploy.training.loop import TrainSettings
 from segclip_deploy.training.qat import FINE_TUNING, fine_tune
 
 PARENT = ROOT / "examples/dubai/model.safetensors"
@@ -104,9 +104,9 @@ def main() -> None:
         results,
         size=512,
         tiles=TILES,
-        kept_at_step=training["step"],
-        training_seconds=training["seconds"],
-        settings=training["settings"],
+        kept_at_step=training.step,
+        training_seconds=training.seconds,
+        settings=training.settings.to_json(),
     )
 
 

@@ -49,9 +49,9 @@ def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory, vocabulary: Vocabu
     """A checkpoint of a very small SegCLIP with random weights and random texts."""
     import torch
 
+    from segclip_deploy.artifacts.model_spec import ModelSpec
     from segclip_deploy.model.checkpoint import Checkpoint, save_checkpoint
     from segclip_deploy.model.segclip import SegCLIP
-    from segclip_deploy.model.spec import ModelSpec
     from segclip_deploy.model.text import TextBank, unit_rows
 
     rng = np.random.default_rng(0)

@@ -7,7 +7,6 @@ import json
 import re
 import shutil
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +18,7 @@ from segclip_deploy.artifacts.bundle import load_bundle
 from segclip_deploy.artifacts.engine import load_engine, record_path
 from segclip_deploy.artifacts.files import sha256_file
 from segclip_deploy.artifacts.onnx_file import check_self_contained
+from segclip_deploy.artifacts.records import replace
 from segclip_deploy.artifacts.vocabulary import load_vocabulary
 from segclip_deploy.errors import BadArtifact, BadInput
 from segclip_deploy.model.text import load_text_bank

@@ -9,8 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from segclip_deploy.artifacts.model_spec import ModelSpec
 from segclip_deploy.model.encoders import build_encoder
-from segclip_deploy.model.spec import ModelSpec
 from segclip_deploy.model.text import TextBank
 
 

@@ -1,30 +1,33 @@
-"""What every artefact shares: hashes of its parents, a schema, and the Bundle itself."""
+"""Bundles: a directory with a model and what belongs to it. One function writes, one reads it."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from segclip_deploy.artifacts.files import UNREADABLE, read_json, sha256_file
+from segclip_deploy.artifacts.bundle_record import BUNDLE, BundleRecord
+from segclip_deploy.artifacts.files import read_json, sha256_file
+from segclip_deploy.artifacts.golden import Golden, save_golden
+from segclip_deploy.artifacts.input_spec import InputSpec
 from segclip_deploy.artifacts.onnx_file import check_self_contained
-from segclip_deploy.artifacts.scheme import Scheme
+from segclip_deploy.artifacts.records import replace
+from segclip_deploy.artifacts.scheme import Precision, Scheme
 from segclip_deploy.artifacts.vocabulary import Vocabulary
-from segclip_deploy.errors import BadArtifact, BadInput, StaleArtifact
+from segclip_deploy.errors import BadArtifact, StaleArtifact
 
 __all__ = [
-    "BUNDLE_SCHEMA",
     "Bundle",
     "InputSpec",
+    "bundle_sha256",
     "check_file",
     "check_schema",
-    "describe_shape",
     "load_bundle",
+    "write_bundle",
 ]
 
-BUNDLE_SCHEMA = 1
 MODEL_FILE = "model.onnx"
 GOLDEN_FILE = "golden.npz"
 TEXT_FILE = "text.safetensors"
@@ -62,85 +65,55 @@ def check_file(file: Path, digest: str | None, record: Path, *, fix: str) -> Non
         )
 
 
-def describe_shape(batches: range, sides: Iterable[int]) -> str:
-    """A shape for people: ``(1..8, 512, 512, 3)``."""
-    least, most = batches.start, batches.stop - 1
-    batch = str(most) if least == most else f"{least}..{most}"
-    return f"({', '.join([batch, *map(str, sides)])})"
-
-
-@dataclass(frozen=True)
-class InputSpec:
-    """What a model's graph takes: uint8 RGB images (batch, height, width, 3).
-
-    Attributes:
-        height: pixels, static.
-        width: pixels, static.
-        batch: images per inference; the most of them, where ``min_batch`` is given.
-        min_batch: the fewest images per inference; None: always ``batch``.
-
-    Raises:
-        BadInput: a range of batches without any, or one below 1; sides that are no sizes.
-    """
-
-    height: int
-    width: int
-    batch: int = 1
-    min_batch: int | None = None
-
-    def __post_init__(self) -> None:
-        sizes = (self.height, self.width, self.batch)
-        if not all(isinstance(n, int) and n <= 0xFFFF for n in sizes) or min(sizes[:2]) < 1:
-            raise BadInput(f"an input of {self.height!r}×{self.width!r} cannot be")
-        if not self.batches or self.batches.start < 1:
-            raise BadInput(f"batches from {self.batches.start} to {self.batch} cannot be")
-
-    @property
-    def batches(self) -> range:
-        """Every number of images that an inference takes."""
-        return range(self.batch if self.min_batch is None else self.min_batch, self.batch + 1)
-
-    @property
-    def sides(self) -> str:
-        """The shape, for people."""
-        return describe_shape(self.batches, (self.height, self.width, 3))
-
-
 @dataclass(frozen=True)
 class Bundle:
     """A directory with an ONNX model and the record of what it is and comes from.
 
     Attributes:
         path: the directory.
-        input: the graph's input.
-        outputs: names of the graph's outputs, in order.
-        vocabulary: classes, palette and texts.
-        files: SHA-256 of the bundle's other files, by name.
-        record: the whole of ``bundle.json``.
+        record: what ``bundle.json`` says.
+        sha256: of ``bundle.json``, which names the other files' hashes. Plans, tables and engines
+            know a bundle by it.
     """
 
     path: Path
-    input: InputSpec
-    outputs: tuple[str, ...]
-    vocabulary: Vocabulary
-    files: Mapping[str, str]
-    record: Mapping[str, Any]
+    record: BundleRecord
+    sha256: str
+
+    @property
+    def input(self) -> InputSpec:
+        """The graph's input."""
+        return self.record.input
+
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        """Names of the graph's outputs, in order."""
+        return self.record.outputs
+
+    @property
+    def vocabulary(self) -> Vocabulary:
+        """Classes, palette and texts."""
+        return self.record.vocabulary
+
+    @property
+    def files(self) -> Mapping[str, str]:
+        """SHA-256 of the bundle's other files, by name."""
+        return self.record.files
+
+    @property
+    def precision(self) -> Precision:
+        """The lowest precision written into the model."""
+        return self.record.precision
+
+    @property
+    def scheme(self) -> Scheme | None:
+        """How its precision was written; None for FP32."""
+        return self.record.scheme
 
     @property
     def model_path(self) -> Path:
         """The ONNX file."""
         return self.path / MODEL_FILE
-
-    @property
-    def precision(self) -> str:
-        """The lowest precision written into the model: fp32, fp16 or int8."""
-        return str(self.record["precision"])
-
-    @property
-    def scheme(self) -> Scheme | None:
-        """How its precision was written; None for FP32."""
-        name = self.record.get("dialect")
-        return None if name is None else Scheme(name)
 
     @property
     def golden_path(self) -> Path:
@@ -153,6 +126,25 @@ class Bundle:
         return self.path / TEXT_FILE if TEXT_FILE in self.files else None
 
 
+def write_bundle(folder: Path, record: BundleRecord, golden: Golden) -> None:
+    """Complete a bundle whose model, and text weights if any, lie in ``folder`` already.
+
+    Args:
+        folder: of ``replace_directory(out, contents=BUNDLE_FILES)``.
+        record: its ``files`` are computed here, whatever it says.
+        golden: the model's answers.
+    """
+    save_golden(folder / GOLDEN_FILE, golden)
+    present = [name for name in (MODEL_FILE, GOLDEN_FILE, TEXT_FILE) if (folder / name).is_file()]
+    files = {name: sha256_file(folder / name) for name in present}
+    BUNDLE.write(folder / RECORD_FILE, replace(record, files=files))
+
+
+def bundle_sha256(path: Path) -> str:
+    """The SHA-256 that plans, tables and engines know a bundle by: of its record."""
+    return sha256_file(path / RECORD_FILE)
+
+
 def load_bundle(path: str | Path) -> Bundle:
     """Read a bundle and check that its files are those its record speaks of.
 
@@ -161,35 +153,16 @@ def load_bundle(path: str | Path) -> Bundle:
         StaleArtifact: a file was changed after the record was written.
     """
     path = Path(path)
-    remedy = f"segclip-deploy export CKPT -o {path}"
-    if not (path / RECORD_FILE).is_file():
-        raise BadArtifact(
-            f"not a bundle (no {RECORD_FILE})",
-            where=path,
-            fix=remedy,
-        )
-    record = read_json(path / RECORD_FILE)
-    if record.get("dialect"):
+    place, remedy = path / RECORD_FILE, f"segclip-deploy export CKPT -o {path}"
+    if not place.is_file():
+        raise BadArtifact(f"not a bundle (no {RECORD_FILE})", where=path, fix=remedy)
+    data = read_json(place)
+    if data.get("quantization") or data.get("dialect"):  # "dialect" in schema 1
         remedy = f"segclip-deploy quantize FP32_BUNDLE -o {path}"
-    try:
-        check_schema(record, BUNDLE_SCHEMA, where=path)
-        bundle = Bundle(
-            path=path,
-            input=InputSpec(**record["input"]),
-            outputs=tuple(record["outputs"]),
-            vocabulary=Vocabulary.from_mapping(record["vocabulary"], where=path / RECORD_FILE),
-            files=dict(record["files"]),
-            record=record,
-        )
-    except (*UNREADABLE, BadInput) as error:
-        raise BadArtifact(
-            f"not a valid {RECORD_FILE} ({error!r})",
-            where=path,
-            fix=remedy,
-        ) from error
+    bundle = Bundle(path, BUNDLE.parse(data, where=place, fix=remedy), bundle_sha256(path))
     for name in dict.fromkeys((MODEL_FILE, GOLDEN_FILE, *bundle.files)):
         _check_place(path, name)
-        check_file(path / name, bundle.files.get(name), path / RECORD_FILE, fix=remedy)
+        check_file(path / name, bundle.files.get(name), place, fix=remedy)
     check_self_contained(bundle.model_path)
     return bundle
 

@@ -10,18 +10,19 @@ from pathlib import Path
 from typing import Any
 
 from segclip_deploy import __version__
-from segclip_deploy.artifacts.bundle import RECORD_FILE, Bundle, InputSpec, check_file
+from segclip_deploy.artifacts.bundle import Bundle, check_file
+from segclip_deploy.artifacts.bundle_record import BundleRecord
 from segclip_deploy.artifacts.files import (
-    UNREADABLE,
     locked,
     read_json,
     replace_file,
     sha256_file,
 )
+from segclip_deploy.artifacts.input_spec import InputSpec
 from segclip_deploy.artifacts.onnx_file import check_self_contained
 from segclip_deploy.artifacts.records import Format, Record
 from segclip_deploy.artifacts.vocabulary import Vocabulary
-from segclip_deploy.errors import BadArtifact, BadInput, GateFailed
+from segclip_deploy.errors import BadArtifact, GateFailed
 
 __all__ = [
     "ENGINE",
@@ -247,7 +248,7 @@ class EngineRecord(Record, frozen=True):
     bytes: int
     arguments: tuple[str, ...]
     built: Built
-    bundle: dict[str, Any]
+    bundle: BundleRecord
 
 
 ENGINE = Format("an engine record", EngineRecord, schema=3)
@@ -260,14 +261,20 @@ class Engine:
     Attributes:
         path: the file.
         record: beside it.
-        input: of the graph.
-        vocabulary: classes and palette.
     """
 
     path: Path
     record: EngineRecord
-    input: InputSpec
-    vocabulary: Vocabulary
+
+    @property
+    def input(self) -> InputSpec:
+        """Of the graph."""
+        return self.record.bundle.input
+
+    @property
+    def vocabulary(self) -> Vocabulary:
+        """Classes and palette."""
+        return self.record.bundle.vocabulary
 
     def rebuild_command(self, bundle: Path | None = None) -> str:
         """The command that builds it anew; of another bundle, if one is given."""
@@ -292,24 +299,11 @@ def load_engine(path: Path) -> Engine:
     data = read_json(record_path(path))
     remedy = _rebuild_command(*_told(data, path))
     record = ENGINE.parse(data, where=record_path(path), fix=remedy)
-    try:
-        engine = Engine(
-            path=path,
-            record=record,
-            input=InputSpec(**record.bundle["input"]),
-            vocabulary=Vocabulary.from_mapping(
-                record.bundle["vocabulary"], where=record_path(path)
-            ),
-        )
-    except (*UNREADABLE, BadInput) as error:
-        raise BadArtifact(
-            f"not a valid record ({error!r})", where=record_path(path), fix=remedy
-        ) from error
     check_file(path, record.engine_sha256, record_path(path), fix=remedy)
     check_file(golden_path(path), record.golden_sha256, record_path(path), fix=remedy)
     if path.suffix == ".onnx":
         check_self_contained(path)
-    return engine
+    return Engine(path, record)
 
 
 def write_engine(
@@ -330,12 +324,12 @@ def write_engine(
         target=target,
         engine_sha256=sha256_file(file),
         golden_sha256=bundle.files[bundle.golden_path.name],
-        bundle_sha256=sha256_file(bundle.path / RECORD_FILE),
+        bundle_sha256=bundle.sha256,
         bundle_path=str(bundle.path),
         bytes=file.stat().st_size,
         arguments=arguments,
         built=built,
-        bundle=dict(bundle.record),
+        bundle=bundle.record,
     )
     with (
         locked(out),

@@ -149,13 +149,15 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def parse_json(text: str, *, where: object) -> dict[str, Any]:
-    """Parse a JSON object, all of whose numbers are finite.
+    """Parse a JSON object, all of whose numbers are finite and all of whose text can be printed.
 
     Raises:
         BadArtifact: it is none.
     """
     try:
         data = json.loads(text, parse_float=_finite, parse_constant=_finite)
+        if r"\ud" in text.lower():  # an escaped half of a surrogate pair can never be printed
+            json.dumps(data, ensure_ascii=False).encode()
     except (ValueError, RecursionError) as error:
         raise BadArtifact(f"not readable as JSON ({error})", where=where) from error
     if not isinstance(data, dict):

@@ -18,7 +18,7 @@ import msgspec
 from segclip_deploy.artifacts.files import read_json, write_json
 from segclip_deploy.errors import BadArtifact, BadInput
 
-__all__ = ["Format", "Migration", "Record", "replace"]
+__all__ = ["Format", "Migration", "Record", "convert", "replace"]
 
 replace = msgspec.structs.replace
 """A copy of a record with other values of some fields, as ``dataclasses.replace``."""
@@ -37,6 +37,23 @@ class Record(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
 
 R = TypeVar("R", bound=Record)
+
+
+def convert(data: Mapping[str, Any], to: type[R], *, noun: str) -> R:
+    """A record of parsed JSON or YAML that has no schema of its own.
+
+    Args:
+        noun: what it should be, for people: ``"a valid model spec"``.
+
+    Raises:
+        BadInput: a field is not as it should be.
+    """
+    try:
+        return msgspec.convert(data, to)
+    except msgspec.ValidationError as error:
+        raise BadInput(f"not {noun} ({_told(str(error))})") from error
+    except UnicodeError as error:  # half of a surrogate pair, which YAML may hold
+        raise BadInput(f"not {noun} ({error})") from error
 
 
 @dataclass(frozen=True)
@@ -111,7 +128,7 @@ class Format(Generic[R]):
             return msgspec.convert(data, self.type)
         except msgspec.ValidationError as error:
             raise BadArtifact(_told(str(error)), where=where, fix=fix) from error
-        except (BadInput, LookupError, TypeError, AttributeError) as error:
+        except (BadInput, LookupError, TypeError, AttributeError, UnicodeError) as error:
             # of a noun that checks itself, or of a migration that finds less than it needs
             told = error.what if isinstance(error, BadInput) else f"not {self.noun} ({error!r})"
             raise BadArtifact(told, where=where, fix=fix) from error

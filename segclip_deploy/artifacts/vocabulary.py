@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from segclip_deploy.artifacts.records import Record
 from segclip_deploy.errors import BadInput
 
 __all__ = [
@@ -30,8 +30,7 @@ UNLABELLED = "unlabelled"
 """What areas call the pixels of a label map that are ``IGNORE_INDEX``."""
 
 
-@dataclass(frozen=True)
-class ClassEntry:
+class ClassEntry(Record, frozen=True):
     """One class.
 
     Attributes:
@@ -49,14 +48,16 @@ class ClassEntry:
     texts: tuple[str, ...]
 
 
-@dataclass(frozen=True)
-class Vocabulary:
+class Vocabulary(Record, frozen=True):
     """The classes of a dataset; the position in ``classes`` is the class index.
 
     Attributes:
         ground_sample_distance_m: metres per pixel the dataset states, or None.
         ignore_value: mask value that is no class, or None where every value is one.
         templates: prompt templates with one ``{}`` each.
+
+    Raises:
+        BadInput: values repeat or are out of range, or a class is not described.
     """
 
     name: str
@@ -66,6 +67,11 @@ class Vocabulary:
     ignore_value: int | None
     templates: tuple[str, ...]
     classes: tuple[ClassEntry, ...]
+
+    def __post_init__(self) -> None:
+        found = [problem for problem, present in _problems(self).items() if present]
+        if found:
+            raise BadInput(f"not a valid vocabulary: {', '.join(found)}")
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -102,13 +108,9 @@ class Vocabulary:
             table[value] = index
         return table[values]
 
-    def to_json(self) -> dict[str, Any]:
-        """A JSON-ready mapping that ``from_mapping`` reads back."""
-        return asdict(self)
-
     @classmethod
     def from_mapping(cls, data: Any, *, where: object = None) -> Vocabulary:
-        """Check and build a vocabulary from parsed YAML or JSON.
+        """Check and build a vocabulary from YAML that a person wrote: numbers may stand for text.
 
         Raises:
             BadInput: a key is missing, unknown or of the wrong kind, or values repeat.
@@ -118,7 +120,7 @@ class Vocabulary:
             classes = tuple(_class_entry(item) for item in data["classes"])
             gsd = data["ground_sample_distance_m"]
             ignore = data["ignore_value"]
-            vocabulary = cls(
+            return cls(
                 name=_text(data["name"]),
                 title=_text(data["title"]),
                 source=_text(data["source"]),
@@ -129,10 +131,10 @@ class Vocabulary:
             )
         except KeyError as error:
             raise BadInput(f"key {error} is missing", where=where) from error
+        except BadInput as error:
+            raise BadInput(error.what, where=where) from error
         except (LookupError, TypeError, ValueError, AttributeError, OverflowError) as error:
             raise BadInput(f"not a vocabulary ({error})", where=where) from error
-        _check(vocabulary, where)
-        return vocabulary
 
 
 def shipped_vocabularies() -> tuple[str, ...]:
@@ -180,8 +182,8 @@ def _class_entry(item: Mapping[str, Any]) -> ClassEntry:
     )
 
 
-def _check_keys(data: Mapping[str, Any], noun: type) -> None:
-    unknown = sorted(set(data) - {field.name for field in fields(noun)})
+def _check_keys(data: Mapping[str, Any], noun: type[Record]) -> None:
+    unknown = sorted(set(data) - set(noun.__struct_fields__))
     if unknown:
         raise ValueError(f"unknown key {unknown[0]!r}")
 
@@ -200,22 +202,32 @@ def _text(value: Any) -> str:
     """A scalar as text; a few lines of YAML aliases can stand for any amount of nested lists."""
     if isinstance(value, (list, dict, set)):
         raise TypeError(f"a {type(value).__name__} where text should be")
-    text = str(value)
-    text.encode()  # half of a surrogate pair could never be printed
-    return text
+    return str(value)
 
 
-def _check(vocabulary: Vocabulary, where: object) -> None:
+def _can_be_encoded(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _problems(vocabulary: Vocabulary) -> dict[str, bool]:
+    """Everything that could be wrong, and whether it is."""
     classes = vocabulary.classes
     values = [c.mask_value for c in classes]
     if vocabulary.ignore_value is not None:
         values.append(vocabulary.ignore_value)
-    problems = {
+    words = [vocabulary.title, vocabulary.source, *vocabulary.templates]
+    words += [text for entry in classes for text in (*entry.descriptions, *entry.texts)]
+    return {
         "fewer than two classes": len(classes) < 2,
         "more than 255 classes": len(classes) > IGNORE_INDEX,
         "a class name that cannot be printed": not all(
             name and name.isprintable() for name in (vocabulary.name, *vocabulary.names)
         ),
+        "half of a surrogate pair, which cannot be printed": not all(map(_can_be_encoded, words)),
         "a ground sample distance that is no length": not _is_length(
             vocabulary.ground_sample_distance_m
         ),
@@ -232,6 +244,3 @@ def _check(vocabulary: Vocabulary, where: object) -> None:
         "classes with no, or unequal numbers of, texts": len({len(c.texts) for c in classes}) != 1
         or not classes[0].texts,
     }
-    found = [problem for problem, present in problems.items() if present]
-    if found:
-        raise BadInput(f"not a valid vocabulary: {', '.join(found)}", where=where)

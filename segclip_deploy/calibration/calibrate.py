@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from segclip_deploy.artifacts.bundle import RECORD_FILE, Bundle
-from segclip_deploy.artifacts.files import read_npz, replace_file, sha256_file
+from segclip_deploy.artifacts.bundle import Bundle
+from segclip_deploy.artifacts.files import read_npz, replace_file
 from segclip_deploy.calibration.ranges import METHODS, Histogram
 from segclip_deploy.calibration.selection import TileSet
 from segclip_deploy.calibration.table import TABLE_SCHEMA, CalibrationTable, save_table
@@ -94,7 +94,7 @@ def measure_ranges(
             fix=f"choose a multiple of {batch}, or export with --batch 1",
         )
     names, products = probes.tensors, probes.products
-    digest = sha256_file(bundle.path / RECORD_FILE)
+    digest = bundle.sha256
     identity = json.dumps([TABLE_SCHEMA, digest, names, [tile.sha256 for tile in tiles.tiles]])
     state = out.with_name(out.name + ".resume.npz")
     seen = _resume(state, identity, names, list(products))

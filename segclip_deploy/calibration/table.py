@@ -11,8 +11,8 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from segclip_deploy.artifacts.bundle import RECORD_FILE, Bundle, check_schema
-from segclip_deploy.artifacts.files import UNREADABLE, read_json, sha256_file, write_json
+from segclip_deploy.artifacts.bundle import Bundle, check_schema
+from segclip_deploy.artifacts.files import UNREADABLE, read_json, write_json
 from segclip_deploy.errors import BadArtifact, StaleArtifact
 
 __all__ = ["TABLE_SCHEMA", "CalibrationTable", "Range", "check_table", "load_table", "save_table"]
@@ -108,7 +108,7 @@ def check_table(table: CalibrationTable, bundle: Bundle, *, where: Path = Path("
     Raises:
         StaleArtifact: it was measured in another.
     """
-    if table.bundle != sha256_file(bundle.path / RECORD_FILE):
+    if table.bundle != bundle.sha256:
         raise StaleArtifact(
             f"measured in another bundle than {bundle.path}",
             where=where,

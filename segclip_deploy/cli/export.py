@@ -51,6 +51,7 @@ def export(
     """Export CHECKPOINT to a bundle: ONNX with the text inside, proven equal to PyTorch."""
     from segclip_deploy._optional import require
     from segclip_deploy.artifacts.bundle import InputSpec
+    from segclip_deploy.artifacts.bundle_record import BUNDLE
 
     require("torch", why="export")
     from segclip_deploy.export.export import export_bundle
@@ -67,21 +68,21 @@ def export(
             tiles=tiles,
         )
     if as_json:
-        print_json(bundle.record)
+        print_json(BUNDLE.dump(bundle.record))
         return
-    if bundle.record["folding"]:
-        print_folding(bundle.record["folding"])
+    if bundle.record.folding:
+        print_folding(bundle.record.folding)
     print_table(
-        f"{out}: equal to {bundle.record['parity'][0]['reference']} on real tiles",
+        f"{out}: equal to {bundle.record.parity[0].reference} on real tiles",
         ["engine", "tiles", "max logit error", "mean", "labels equal"],
         [
             [
-                p["engine"],
-                str(p["tiles"]),
-                f"{p['max_logit_error']:.1e}",
-                f"{p['mean_logit_error']:.1e}",
-                f"{p['label_agreement']:.4%}",
+                p.engine,
+                str(p.tiles),
+                f"{p.max_logit_error:.1e}",
+                f"{p.mean_logit_error:.1e}",
+                f"{p.label_agreement:.4%}",
             ]
-            for p in bundle.record["parity"]
+            for p in bundle.record.parity
         ],
     )

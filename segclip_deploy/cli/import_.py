@@ -55,10 +55,10 @@ def import_(
     from segclip_deploy._optional import require
 
     require("torch", why="reading PyTorch weights")
+    from segclip_deploy.artifacts.model_spec import load_spec
     from segclip_deploy.artifacts.vocabulary import load_vocabulary
     from segclip_deploy.model.convert import import_weights
     from segclip_deploy.model.network import load_factory
-    from segclip_deploy.model.spec import load_spec
     from segclip_deploy.model.text import load_text_bank
 
     say_it_runs(model)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +12,10 @@ from segclip_deploy.cli.options import PATH, json_option
 from segclip_deploy.cli.output import print_json, print_table
 
 if TYPE_CHECKING:
+    from segclip_deploy.artifacts.bundle_record import BlockCost, BlockMacs, BundleRecord
     from segclip_deploy.artifacts.engine import EngineRecord, Search
+    from segclip_deploy.artifacts.model_spec import ModelSpec
+    from segclip_deploy.artifacts.vocabulary import Vocabulary
 
 __all__ = ["inspect", "measured", "print_folding"]
 
@@ -22,113 +25,131 @@ __all__ = ["inspect", "measured", "print_folding"]
 @json_option
 def inspect(path: Path, as_json: bool) -> None:
     """Say what PATH is: a checkpoint, a bundle or an engine, with its classes and parents."""
-    kind, record, engine = _read(path)
-    if as_json:
-        print_json({"kind": kind, **record})
-        return
-    bundle = record.get("bundle", record)  # an engine carries its bundle's record
-    click.echo(f"{path}: {kind}")
-    for name, value in (*_facts(bundle), *(_engine_facts(engine) if engine else ())):
-        click.echo(f"  {name:12} {value}")
-    vocabulary = bundle["vocabulary"]
-    print_table(
-        f"{vocabulary['title']}: {len(vocabulary['classes'])} classes",
-        ["class", "mask value", "colour", "prompts", "real texts"],
-        [
-            [
-                entry["name"],
-                str(entry["mask_value"]),
-                "#{:02x}{:02x}{:02x}".format(*entry["colour"]),
-                "; ".join(
-                    t.format(d) for t in vocabulary["templates"] for d in entry["descriptions"]
-                ),
-                str(len(entry["texts"])),
-            ]
-            for entry in vocabulary["classes"]
-        ],
-    )
-    if bundle.get("blocks"):
-        _print_blocks(bundle["blocks"])
-    if bundle.get("folding"):
-        print_folding(bundle["folding"])
-    if engine and engine.built.network:
-        _print_layers(engine)
+    if path.suffix == ".safetensors":
+        _inspect_checkpoint(path, as_json)
+    elif path.is_dir():
+        from segclip_deploy.artifacts.bundle import load_bundle
+        from segclip_deploy.artifacts.bundle_record import BUNDLE
+
+        record = load_bundle(path).record
+        if as_json:
+            print_json({"kind": "bundle", **BUNDLE.dump(record)})
+            return
+        _print_facts(path, "bundle", _bundle_facts(record))
+        _print_bundle(record)
+    else:
+        from segclip_deploy.artifacts.engine import ENGINE, load_engine
+
+        engine = load_engine(path).record
+        kind = f"engine for {engine.target}"
+        if as_json:
+            print_json({"kind": kind, **ENGINE.dump(engine)})
+            return
+        _print_facts(path, kind, [*_bundle_facts(engine.bundle), *_engine_facts(engine)])
+        _print_bundle(engine.bundle)
+        if engine.built.network:
+            _print_layers(engine)
 
 
-def print_folding(blocks: list[Mapping[str, Any]]) -> None:
+def print_folding(blocks: Sequence[BlockMacs]) -> None:
     """The table of what folding saves, block by block."""
     print_table(
         "MACs of attention to text, per image",
         ["block", "constants", "folded", "exported"],
-        [[b["block"], f"{b['plain']:,}", f"{b['folded']:,}", b["exported"]] for b in blocks],
+        [[b.block, f"{b.plain:,}", f"{b.folded:,}", b.exported] for b in blocks],
     )
 
 
-def _print_blocks(blocks: list[Mapping[str, Any]]) -> None:
-    parameters, macs = (sum(b[key] for b in blocks) for key in ("parameters", "macs"))
-    rows = [*blocks, {"block": "all", "parameters": parameters, "macs": macs, "precision": ""}]
+def _inspect_checkpoint(path: Path, as_json: bool) -> None:
+    from segclip_deploy._optional import require
+
+    require("torch", why="reading a checkpoint")
+    from segclip_deploy.model.checkpoint import load_checkpoint
+
+    checkpoint = load_checkpoint(path)
+    training, parameters = checkpoint.training, sum(w.numel() for w in checkpoint.weights.values())
+    if as_json:
+        record = {
+            "model": checkpoint.spec.to_json(),
+            "vocabulary": checkpoint.vocabulary.to_json(),
+            "text_encoder": checkpoint.bank.encoder,
+            "parameters": parameters,
+            "examples": len(checkpoint.examples),
+            "training": training.to_json() if training else None,
+            "imported": checkpoint.imported,
+        }
+        print_json({"kind": "checkpoint", **record})
+        return
+    facts = _model_facts(checkpoint.spec, checkpoint.bank.encoder)
+    facts.append(("parameters", f"{parameters:,}"))
+    if training and training.plan.miou is not None:
+        facts.append(("plan mIoU", f"{training.plan.miou:.4f}, step {training.step}"))
+    if checkpoint.imported:
+        facts.append(("imported", checkpoint.imported))
+    _print_facts(path, "checkpoint", facts)
+    _print_vocabulary(checkpoint.vocabulary)
+
+
+def _print_facts(path: Path, kind: str, facts: Sequence[tuple[str, str]]) -> None:
+    click.echo(f"{path}: {kind}")
+    for name, value in facts:
+        click.echo(f"  {name:12} {value}")
+
+
+def _print_bundle(record: BundleRecord) -> None:
+    _print_vocabulary(record.vocabulary)
+    if record.blocks:
+        _print_blocks(record.blocks)
+    if record.folding:
+        print_folding(record.folding)
+
+
+def _print_vocabulary(vocabulary: Vocabulary) -> None:
     print_table(
-        "parameters, and MACs per image",
-        ["block", "parameters", "MACs", "of all", "precision"],
+        f"{vocabulary.title}: {len(vocabulary.classes)} classes",
+        ["class", "mask value", "colour", "prompts", "real texts"],
         [
             [
-                row["block"],
-                f"{row['parameters']:,}",
-                f"{row['macs']:,}",
-                f"{row['macs'] / max(macs, 1):.1%}",
-                row["precision"],
+                entry.name,
+                str(entry.mask_value),
+                "#{:02x}{:02x}{:02x}".format(*entry.colour),
+                "; ".join(vocabulary.prompts(entry)),
+                str(len(entry.texts)),
             ]
-            for row in rows
+            for entry in vocabulary.classes
         ],
     )
 
 
-def _read(path: Path) -> tuple[str, dict[str, Any], EngineRecord | None]:
-    if path.suffix == ".safetensors":
-        from segclip_deploy._optional import require
-
-        require("torch", why="reading a checkpoint")
-        from segclip_deploy.model.checkpoint import load_checkpoint
-
-        checkpoint = load_checkpoint(path)
-        about = {
-            "model": checkpoint.spec.to_json(),
-            "vocabulary": checkpoint.vocabulary.to_json(),
-            "text_encoder": checkpoint.bank.encoder,
-            "parameters": sum(tensor.numel() for tensor in checkpoint.weights.values()),
-            "examples": len(checkpoint.examples),
-            "training": dict(checkpoint.training),
-        }
-        return "checkpoint", about, None
-    if path.is_dir():
-        from segclip_deploy.artifacts.bundle import load_bundle
-
-        return "bundle", dict(load_bundle(path).record), None
-    from segclip_deploy.artifacts.engine import load_engine
-
-    record = load_engine(path).record
-    return f"engine for {record.target}", record.to_json(), record
+def _print_blocks(blocks: Sequence[BlockCost]) -> None:
+    parameters, macs = sum(b.parameters for b in blocks), sum(b.macs for b in blocks)
+    rows = [(b.block, b.parameters, b.macs, b.precision) for b in blocks]
+    print_table(
+        "parameters, and MACs per image",
+        ["block", "parameters", "MACs", "of all", "precision"],
+        [
+            [block, f"{own:,}", f"{cost:,}", f"{cost / max(macs, 1):.1%}", precision]
+            for block, own, cost, precision in [*rows, ("all", parameters, macs, "")]
+        ],
+    )
 
 
-def _facts(bundle: Mapping[str, Any]) -> list[tuple[str, str]]:
-    from segclip_deploy.artifacts.bundle import InputSpec
+def _model_facts(model: ModelSpec, text_encoder: str) -> list[tuple[str, str]]:
+    network = f"{model.encoder}, width {model.width}, {model.heads} heads"
+    return [("model", network), ("text", text_encoder)]
 
-    model = bundle["model"]
-    facts = [("model", f"{model['encoder']}, width {model['width']}, {model['heads']} heads")]
-    facts.append(("text", bundle["text_encoder"]))
-    if "input" in bundle:
-        facts.append(("input", f"uint8 {InputSpec(**bundle['input']).sides}"))
-        facts.append(("outputs", ", ".join(bundle["outputs"])))
-        facts.append(("precision", f"{bundle['precision']}, opset {bundle['opset']}"))
-    if "revocab" in bundle:
-        facts.append(("accuracy", bundle["revocab"]["accuracy"]))
-    if "parameters" in bundle:
-        facts.append(("parameters", f"{bundle['parameters']:,}"))
-    plan = bundle.get("training", {}).get("plan")
-    if plan:
-        facts.append(("plan mIoU", f"{plan['miou']:.4f}, step {bundle['training']['step']}"))
-    facts += [(f"from {name}", digest[:16]) for name, digest in bundle.get("parents", {}).items()]
-    return facts
+
+def _bundle_facts(record: BundleRecord) -> list[tuple[str, str]]:
+    facts = [
+        *_model_facts(record.model, record.text_encoder),
+        ("input", f"uint8 {record.input.sides}"),
+        ("outputs", ", ".join(record.outputs)),
+        ("precision", f"{record.precision}, opset {record.opset}"),
+    ]
+    if record.revocab:
+        facts.append(("accuracy", record.revocab.accuracy))
+    parents = record.parents.to_json().items()
+    return facts + [(f"from {name}", digest[:16]) for name, digest in parents if digest]
 
 
 def _engine_facts(record: EngineRecord) -> Iterator[tuple[str, str]]:
@@ -158,7 +179,7 @@ def _engine_facts(record: EngineRecord) -> Iterator[tuple[str, str]]:
 
 def _print_layers(record: EngineRecord) -> None:
     asked, chosen = record.built.network or {}, record.built.blocks
-    plan = record.bundle.get("plan") or dict.fromkeys(asked, record.bundle["precision"])
+    plan = record.bundle.plan or dict.fromkeys(asked, record.bundle.precision)
     print_table(
         "layers by block and type",
         ["block", "plan", "the bundle asks for", "the engine does"],

@@ -39,6 +39,7 @@ def quantize(
     if plan_path and (precision or scheme):
         raise click.UsageError("a plan names scheme and precision itself")
     from segclip_deploy.artifacts.bundle import load_bundle
+    from segclip_deploy.artifacts.bundle_record import BUNDLE
     from segclip_deploy.artifacts.plan import load_plan
     from segclip_deploy.calibration.table import check_table, load_table
     from segclip_deploy.export.onnx_model import load_model
@@ -61,15 +62,17 @@ def quantize(
     with console().status("quantizing"):
         result = write(loaded, out, plan=plan, table=table)
     if as_json:
-        print_json(result.record)
+        print_json(BUNDLE.dump(result.record))
         return
-    quality = result.record["quality"]
+    done = result.record.quantization
+    assert done is not None  # it was quantized just now
     blocks = list(plan.blocks.values())
     mix = ", ".join(f"{blocks.count(p)} {p}" for p in dict.fromkeys(blocks))
     click.echo(
-        f"{out}: {plan.scheme.value}, blocks {mix}, {result.record['int8_macs']:.1%} of the MACs INT8; labels equal to FP32's on golden tiles "
-        f"{quality['label_agreement']:.2%}, logits {quality['logit_sqnr_db']:.1f} dB over noise"
+        f"{out}: {plan.scheme.value}, blocks {mix}, {done.int8_macs:.1%} of the MACs INT8; "
+        f"labels equal to FP32's on golden tiles {done.quality.label_agreement:.2%}, "
+        f"logits {done.quality.logit_sqnr_db:.1f} dB over noise"
     )
-    for node, why in result.record["islands"].items():
+    for node, why in done.fp32_fallback.items():
         if "reaches" in why:
             console().print(f"kept FP32: {node}, {why}", markup=False)

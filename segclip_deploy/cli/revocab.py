@@ -59,6 +59,7 @@ def _refit(path: Path, bundle: Path, as_json: bool) -> None:
 
 def _fold(bundle: Path, text: str, vocabulary: str | None, out: Path, as_json: bool) -> None:
     from segclip_deploy.artifacts.bundle import load_bundle
+    from segclip_deploy.artifacts.bundle_record import BUNDLE
     from segclip_deploy.artifacts.vocabulary import load_vocabulary
     from segclip_deploy.export.revocab import revocab_bundle
     from segclip_deploy.model.text import load_text_bank
@@ -66,15 +67,16 @@ def _fold(bundle: Path, text: str, vocabulary: str | None, out: Path, as_json: b
     old = load_bundle(bundle)
     classes = load_vocabulary(vocabulary) if vocabulary else old.vocabulary
     new = revocab_bundle(old, load_text_bank(text, classes), out, vocabulary=classes)
-    record = new.record["revocab"]
+    done = new.record.revocab
+    assert done is not None  # by what was done just now
     if as_json:
-        print_json(new.record)
+        print_json(BUNDLE.dump(new.record))
     else:
         click.echo(
             f"{out}: new texts folded in, flight check passed; "
-            f"{record['golden_labels_changed']:.2%} of the golden tiles' labels changed"
+            f"{done.golden_labels_changed:.2%} of the golden tiles' labels changed"
         )
-    click.echo(f"accuracy is {record['accuracy']}: segclip-deploy evaluate {out} DATASET", err=True)
-    encoder, trained = new.record["text_encoder"], record["trained"]["text_encoder"]
+    click.echo(f"accuracy is {done.accuracy}: segclip-deploy evaluate {out} DATASET", err=True)
+    encoder, trained = new.record.text_encoder, done.trained.text_encoder
     if encoder != trained:
         click.echo(f"the texts are from {encoder}, the model was trained on {trained}", err=True)

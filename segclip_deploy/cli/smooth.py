@@ -40,6 +40,7 @@ def smooth(
     The result is an FP32 bundle that computes the same; calibrate, plan and quantize that one.
     """
     from segclip_deploy.artifacts.bundle import load_bundle
+    from segclip_deploy.artifacts.bundle_record import BUNDLE
     from segclip_deploy.quantization.from_tiles import smooth_on
 
     with stage_bar() as report:
@@ -53,8 +54,8 @@ def smooth(
             report=report,
         )
     if as_json:
-        print_json(made.record)
+        print_json(BUNDLE.dump(made.record))
         return
-    error = made.record["parity"][-1]["max_logit_error"]
-    norms = made.record["smoothing"]["norms"]
-    click.echo(f"{out}: {norms} LayerNorms smoothed, logits the same to {error:.1e}")
+    error, done = made.record.parity[-1].max_logit_error, made.record.smoothing
+    assert done is not None  # it was smoothed just now
+    click.echo(f"{out}: {done.norms} LayerNorms smoothed, logits the same to {error:.1e}")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 
 import click
@@ -98,15 +97,17 @@ def train(
     if qat and (fixed := _given(context, _OF_NEW_MODELS)):
         raise click.UsageError(f"{fixed} belongs to new models; --from brings its own")
     from segclip_deploy._optional import require
+    from segclip_deploy.artifacts.checkpoint_record import TrainSettings
+    from segclip_deploy.artifacts.records import replace as with_values
     from segclip_deploy.artifacts.vocabulary import load_vocabulary
     from segclip_deploy.evaluation.dataset import open_dataset
 
     torch = require("torch", why="training")
+    from segclip_deploy.artifacts.model_spec import ModelSpec
     from segclip_deploy.model.checkpoint import load_checkpoint
     from segclip_deploy.model.encoders import encoder_normalisation
-    from segclip_deploy.model.spec import ModelSpec
     from segclip_deploy.model.text import load_text_bank
-    from segclip_deploy.training.loop import Progress, TrainSettings
+    from segclip_deploy.training.loop import Progress
     from segclip_deploy.training.qat import FINE_TUNING, fine_tune
     from segclip_deploy.training.train import train as run_training
 
@@ -125,7 +126,7 @@ def train(
         **(FINE_TUNING if qat else {}),
     )
     if learning_rate is not None:
-        settings = replace(settings, learning_rate=learning_rate)
+        settings = with_values(settings, learning_rate=learning_rate)
     with progress_bar("%") as bar:
         task = bar.add_task("training", total=100)
 
@@ -162,10 +163,11 @@ def train(
                 report=report,
             )
     record = load_checkpoint(out).training
+    assert record is not None  # it was trained just now
     if as_json:
-        print_json(record)
+        print_json(record.to_json())
     else:
-        click.echo(f"{out}: plan mIoU {record['plan']['miou']:.4f} at step {record['step']}")
+        click.echo(f"{out}: plan mIoU {record.plan.miou:.4f} at step {record.step}")
 
 
 def _given(context: click.Context, names: tuple[str, ...]) -> str:

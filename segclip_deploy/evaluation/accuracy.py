@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from segclip_deploy.artifacts.checkpoint_record import Scores
 from segclip_deploy.artifacts.records import Record
 from segclip_deploy.evaluation.dataset import Sample
 from segclip_deploy.evaluation.metrics import BoundaryTally, Confusion, confusion_matrix
@@ -34,13 +35,15 @@ class Accuracy:
     images: tuple[str, ...]
     by_image: tuple[Confusion, ...]
 
+    def scores(self) -> Scores:
+        """As a record."""
+        return Scores(
+            **self.confusion.to_json(), boundary_iou=self.boundary.to_json(), images=self.images
+        )
+
     def to_json(self) -> dict[str, Any]:
         """Scores as JSON."""
-        return {
-            **self.confusion.to_json(),
-            "boundary_iou": self.boundary.to_json(),
-            "images": list(self.images),
-        }
+        return self.scores().to_json()
 
 
 def score(segmenter: Segmenter, samples: Iterable[Sample]) -> Accuracy:

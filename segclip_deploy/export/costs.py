@@ -2,37 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from math import prod
 from pathlib import Path
 from typing import Any
 
 from segclip_deploy._optional import require
+from segclip_deploy.artifacts.bundle_record import BlockCost
 from segclip_deploy.errors import BadArtifact
 from segclip_deploy.export.blocks import blocks_of
 
-__all__ = ["BlockCost", "Product", "count_blocks", "find_products"]
-
-
-@dataclass(frozen=True)
-class BlockCost:
-    """One block of a graph.
-
-    Attributes:
-        block: as in ``naming``.
-        parameters: elements of the floating-point constants that it is the first to read.
-        macs: multiply-accumulates of its convolutions and matrix products, for one image.
-        precision: what they are computed in.
-    """
-
-    block: str
-    parameters: int
-    macs: int
-    precision: str
-
-    def to_json(self) -> dict[str, Any]:
-        """As JSON."""
-        return asdict(self)
+__all__ = ["Product", "count_blocks", "find_products"]
 
 
 def count_blocks(path: Path) -> list[BlockCost]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
 
@@ -11,17 +10,17 @@ from numpy.typing import NDArray
 
 from segclip_deploy.artifacts.bundle import (
     BUNDLE_FILES,
-    BUNDLE_SCHEMA,
     GOLDEN_FILE,
     MODEL_FILE,
-    RECORD_FILE,
     TEXT_FILE,
     Bundle,
     InputSpec,
     load_bundle,
+    write_bundle,
 )
-from segclip_deploy.artifacts.files import replace_directory, sha256_file, write_json
-from segclip_deploy.artifacts.golden import Golden, load_golden, save_golden
+from segclip_deploy.artifacts.bundle_record import BundleRecord, Parents
+from segclip_deploy.artifacts.files import replace_directory, sha256_file
+from segclip_deploy.artifacts.golden import Golden, load_golden
 from segclip_deploy.errors import BadInput
 from segclip_deploy.export.costs import count_blocks
 from segclip_deploy.export.fold import fold_network
@@ -94,7 +93,7 @@ def export_bundle(
     )
     names = checkpoint.vocabulary.names
     with replace_directory(out, contents=BUNDLE_FILES) as temporary:
-        onnx, golden = temporary / MODEL_FILE, temporary / GOLDEN_FILE
+        onnx = temporary / MODEL_FILE
         reference = TorchBackend(plain, spec, len(names))
         answers = answers_of(reference, real)
         write_onnx(folded, spec, onnx, text=text_constants(text, checkpoint.bank) if text else ())
@@ -103,38 +102,33 @@ def export_bundle(
             parity = [measure_parity(reference.name, answers, engine, names) for engine in chain]
         for link in parity:
             check_parity(link)
-        kept = slice(_GOLDEN)
-        save_golden(golden, Golden(real[kept], answers.labels[kept], answers.logits[kept]))
-        files = [onnx, golden]
         if text:
-            files.append(temporary / TEXT_FILE)
-            save_text_weights(files[-1], text)
+            save_text_weights(temporary / TEXT_FILE, text)
         if not logits:
             drop_output(onnx, "logits")
-        # The last word is the flight check's, on the very file that is handed over.
-        with OnnxRuntimeBackend(onnx, batches=spec.batches) as flown:
-            verify(flown, load_golden(golden), names).require(where=out)
-        write_json(
-            temporary / RECORD_FILE,
-            {
-                "schema": BUNDLE_SCHEMA,
-                "input": asdict(spec),
-                "outputs": [name for name in folded.output_names if logits or name != "logits"],
-                "precision": "fp32",
-                "opset": OPSET,
-                "factory": model,
-                "model": checkpoint.spec.to_json(),
-                "vocabulary": checkpoint.vocabulary.to_json(),
-                "text_encoder": checkpoint.bank.encoder,
-                "trained_for_int8": checkpoint.training.get("int8", []),
-                "files": {file.name: sha256_file(file) for file in files},
-                "parents": {"checkpoint": sha256_file(checkpoint_path)},
-                "parity": [link.to_json() for link in parity],
-                "folding": [block.to_json() for block in table],
-                "blocks": [block.to_json() for block in count_blocks(onnx)],
-                "tools": {name: version(name) for name in _TOOLS},
-            },
+        record = BundleRecord(
+            input=spec,
+            outputs=tuple(name for name in folded.output_names if logits or name != "logits"),
+            precision="fp32",
+            opset=OPSET,
+            factory=model,
+            model=checkpoint.spec,
+            vocabulary=checkpoint.vocabulary,
+            text_encoder=checkpoint.bank.encoder,
+            trained_for_int8=checkpoint.training.int8 if checkpoint.training else (),
+            files={},
+            parents=Parents(checkpoint=sha256_file(checkpoint_path)),
+            parity=tuple(parity),
+            folding=table,
+            blocks=tuple(count_blocks(onnx)),
+            tools={name: version(name) for name in _TOOLS},
         )
+        kept = slice(_GOLDEN)
+        golden = Golden(real[kept], answers.labels[kept], answers.logits[kept])
+        write_bundle(temporary, record, golden)
+        # The last word is the flight check's, on the very files that are handed over.
+        with OnnxRuntimeBackend(onnx, batches=spec.batches) as flown:
+            verify(flown, load_golden(temporary / GOLDEN_FILE), names).require(where=out)
     return load_bundle(out)
 
 

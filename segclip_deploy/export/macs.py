@@ -2,36 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
-from typing import Any
+from segclip_deploy.artifacts.bundle_record import BlockMacs
+from segclip_deploy.artifacts.model_spec import ModelSpec
 
-from segclip_deploy.model.spec import ModelSpec
-
-__all__ = ["BlockMacs", "folding_table", "fusion_macs", "refiner_macs"]
-
-
-@dataclass(frozen=True)
-class BlockMacs:
-    """One block, per image.
-
-    Attributes:
-        block: its name in the model.
-        plain: MACs with the text embeddings as constants; what depends on them alone is free.
-        folded: MACs with the text folded in.
-    """
-
-    block: str
-    plain: int
-    folded: int
-
-    @property
-    def pays(self) -> bool:
-        """Whether the folded form is the cheaper one, and so the one that is exported."""
-        return self.folded < self.plain
-
-    def to_json(self) -> dict[str, Any]:
-        """As JSON."""
-        return {**asdict(self), "exported": "folded" if self.pays else "plain"}
+__all__ = ["folding_table", "fusion_macs", "refiner_macs"]
 
 
 def fusion_macs(spec: ModelSpec, pixels: int, block: str = "cff") -> BlockMacs:

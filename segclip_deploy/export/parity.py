@@ -2,43 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
-from typing import Any
-
 import numpy as np
 from numpy.typing import NDArray
 
+from segclip_deploy.artifacts.bundle_record import Parity
 from segclip_deploy.artifacts.golden import Golden
 from segclip_deploy.errors import GateFailed
 from segclip_deploy.runtime.inference.backend import Backend
 from segclip_deploy.runtime.verify import MAX_LOGIT_ERROR, MIN_AGREEMENT
 
-__all__ = ["Parity", "answers_of", "check_parity", "measure_parity"]
-
-
-@dataclass(frozen=True)
-class Parity:
-    """How far an engine is from its reference.
-
-    Attributes:
-        reference, engine: what was compared.
-        tiles: how many images.
-        max_logit_error, mean_logit_error: absolute, in logits.
-        label_agreement: share of pixels with equal labels.
-        flips: pixels whose label differs, by the reference's class.
-    """
-
-    reference: str
-    engine: str
-    tiles: int
-    max_logit_error: float
-    mean_logit_error: float
-    label_agreement: float
-    flips: dict[str, int]
-
-    def to_json(self) -> dict[str, Any]:
-        """As JSON."""
-        return asdict(self)
+__all__ = ["answers_of", "check_parity", "measure_parity"]
 
 
 def answers_of(reference: Backend, tiles: NDArray[np.uint8]) -> Golden:

@@ -16,13 +16,15 @@ from segclip_deploy.artifacts.bundle import (
     BUNDLE_FILES,
     GOLDEN_FILE,
     MODEL_FILE,
-    RECORD_FILE,
     TEXT_FILE,
     Bundle,
     load_bundle,
+    write_bundle,
 )
-from segclip_deploy.artifacts.files import replace_directory, sha256_file, write_json
-from segclip_deploy.artifacts.golden import Golden, load_golden, save_golden
+from segclip_deploy.artifacts.bundle_record import Revocab, TrainedText
+from segclip_deploy.artifacts.files import replace_directory
+from segclip_deploy.artifacts.golden import Golden, load_golden
+from segclip_deploy.artifacts.records import replace
 from segclip_deploy.artifacts.vocabulary import Vocabulary
 from segclip_deploy.errors import BadArtifact, BadInput, GateFailed
 from segclip_deploy.export.parity import answers_of
@@ -59,7 +61,7 @@ def revocab_bundle(
         vocabulary: what the classes are called from now on; None leaves their names.
 
     Returns:
-        The new bundle. ``record["revocab"]`` says what changed, and that its accuracy is unmeasured.
+        The new bundle. ``record.revocab`` says what changed, and that its accuracy is unmeasured.
 
     Raises:
         BadArtifact: the bundle is quantized, or keeps no text apart.
@@ -72,51 +74,45 @@ def revocab_bundle(
     constants = text_constants(text, bank)
     _check_softmax(text, constants)
     with replace_directory(out, contents=BUNDLE_FILES) as temporary:
-        onnx, golden = temporary / MODEL_FILE, temporary / GOLDEN_FILE
+        onnx = temporary / MODEL_FILE
         _write_model(bundle, constants, onnx)
         shutil.copyfile(bundle.path / TEXT_FILE, temporary / TEXT_FILE)
         old = load_golden(bundle.golden_path)
         new = _answer(onnx, old.tiles, bundle)
-        save_golden(golden, new)
-        # The last word is the flight check's, on the very file that is handed over.
-        with OnnxRuntimeBackend(onnx, batches=bundle.input.batches) as flown:
-            verify(flown, new, vocabulary.names).require(where=out)
-        trained = {key: bundle.record[key] for key in ("vocabulary", "text_encoder")}
-        files = {file.name: sha256_file(file) for file in (onnx, golden)}
-        write_json(
-            temporary / RECORD_FILE,
-            {
-                **bundle.record,
-                "vocabulary": vocabulary.to_json(),
-                "text_encoder": bank.encoder,
-                "files": {**bundle.files, **files},
-                "parents": {
-                    **bundle.record["parents"],
-                    "bundle": sha256_file(bundle.path / RECORD_FILE),
-                },
-                "parity": [],  # that was measured with other texts
-                "revocab": {
-                    "accuracy": UNMEASURED,
-                    "golden_labels_changed": float((new.labels != old.labels).mean()),
-                    "trained": bundle.record.get("revocab", {}).get("trained", trained),
-                    "tools": {name: version(name) for name in _TOOLS},
-                },
-            },
+        parent = bundle.record
+        trained = TrainedText(parent.vocabulary, parent.text_encoder)
+        record = replace(
+            parent,
+            vocabulary=vocabulary,
+            text_encoder=bank.encoder,
+            parents=replace(parent.parents, bundle=bundle.sha256),
+            parity=(),  # that was measured with other texts
+            revocab=Revocab(
+                accuracy=UNMEASURED,
+                golden_labels_changed=float((new.labels != old.labels).mean()),
+                trained=parent.revocab.trained if parent.revocab else trained,
+                tools={name: version(name) for name in _TOOLS},
+            ),
         )
+        write_bundle(temporary, record, new)
+        # The last word is the flight check's, on the very files that are handed over.
+        with OnnxRuntimeBackend(onnx, batches=bundle.input.batches) as flown:
+            golden = load_golden(temporary / GOLDEN_FILE)
+            verify(flown, golden, vocabulary.names).require(where=out)
     return load_bundle(out)
 
 
 def _text_weights(bundle: Bundle) -> TextWeights:
-    if bundle.record["precision"] != "fp32":
+    if bundle.precision != "fp32":
         raise BadArtifact(
-            f"is quantized ({bundle.record['precision']}), and its scales were chosen for the old texts",
+            f"is quantized ({bundle.precision}), and its scales were chosen for the old texts",
             where=bundle.path,
             fix="revocab the FP32 bundle it was made from, then quantize that",
         )
     if bundle.text_path is None:
         again = f"export it again: segclip-deploy export CKPT -o {bundle.path}"
         anew = "import its weights with the new text bank, and export that"
-        kept = bundle.record.get("factory") is None and bundle.record["model"]["cff_strides"]
+        kept = bundle.record.factory is None and bundle.record.model.cff_strides
         raise BadArtifact(
             f"holds no {TEXT_FILE}, from which new texts are folded in",
             where=bundle.path,

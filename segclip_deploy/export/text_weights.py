@@ -12,8 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segclip_deploy._optional import require
-from segclip_deploy.artifacts.bundle import check_schema
-from segclip_deploy.artifacts.files import UNREADABLE, replace_file
+from segclip_deploy.artifacts.files import UNREADABLE, parse_json, replace_file
+from segclip_deploy.artifacts.records import Format, Record
 from segclip_deploy.errors import BadArtifact
 from segclip_deploy.export.algebra import (
     Array,
@@ -35,8 +35,19 @@ __all__ = [
     "text_constants",
 ]
 
-_SCHEMA = 1
 _KEY = "segclip_deploy"
+
+
+class TextRecord(Record, frozen=True):
+    """What ``text.safetensors`` says beside its arrays; as ``TextWeights`` has it."""
+
+    heads: int
+    texts: int
+    blocks: Mapping[str, bool]
+    bounded: tuple[str, ...]
+
+
+_FORMAT = Format("text weights", TextRecord, schema=1)
 
 
 @dataclass(frozen=True)
@@ -97,16 +108,10 @@ def bounded_levels(constants: Mapping[str, Array]) -> frozenset[str]:
 def save_text_weights(path: Path, text: TextWeights) -> None:
     """Write as ``.safetensors``, in single precision, atomically."""
     numpy_io = require("safetensors.numpy", why="writing text weights")
-    record = {
-        "schema": _SCHEMA,
-        "heads": text.heads,
-        "texts": text.texts,
-        "blocks": dict(text.blocks),
-        "bounded": sorted(text.bounded),
-    }
+    record = TextRecord(text.heads, text.texts, text.blocks, tuple(sorted(text.bounded)))
     arrays = {name: array.astype(np.float32) for name, array in text.arrays.items()}
     with replace_file(path) as temporary:
-        numpy_io.save_file(arrays, temporary, metadata={_KEY: json.dumps(record)})
+        numpy_io.save_file(arrays, temporary, metadata={_KEY: json.dumps(_FORMAT.dump(record))})
 
 
 def load_text_weights(path: Path) -> TextWeights:
@@ -116,19 +121,23 @@ def load_text_weights(path: Path) -> TextWeights:
         BadArtifact: damaged, of another product, or of a newer schema.
     """
     safetensors = require("safetensors", why="reading text weights")
+    fix = f"segclip-deploy export CKPT -o {path.parent}"
     try:
         with safetensors.safe_open(path, framework="numpy") as stored:
-            record = json.loads(stored.metadata()[_KEY])
-            check_schema(record, _SCHEMA, where=path)
-            return TextWeights(
-                arrays={name: stored.get_tensor(name) for name in stored.keys()},
-                heads=int(record["heads"]),
-                texts=int(record["texts"]),
-                blocks=dict(record["blocks"]),
-                bounded=frozenset(record["bounded"]),
-            )
+            said = stored.metadata()[_KEY]
+            arrays = {name: stored.get_tensor(name) for name in stored.keys()}
     except (safetensors.SafetensorError, OSError, *UNREADABLE) as error:
-        raise BadArtifact(f"not readable as text weights ({error!r})", where=path) from error
+        raise BadArtifact(
+            f"not readable as text weights ({error!r})", where=path, fix=fix
+        ) from error
+    record = _FORMAT.parse(parse_json(said, where=path), where=path, fix=fix)
+    return TextWeights(
+        arrays=arrays,
+        heads=record.heads,
+        texts=record.texts,
+        blocks=record.blocks,
+        bounded=frozenset(record.bounded),
+    )
 
 
 def _constants(

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -15,17 +15,16 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from segclip_deploy._optional import require
-from segclip_deploy.artifacts.bundle import check_schema
+from segclip_deploy.artifacts.checkpoint_record import CHECKPOINT, CheckpointRecord, Training
 from segclip_deploy.artifacts.files import UNREADABLE, parse_json, replace_file
+from segclip_deploy.artifacts.model_spec import ModelSpec
 from segclip_deploy.artifacts.vocabulary import Vocabulary
 from segclip_deploy.errors import BadArtifact, BadInput
 from segclip_deploy.model.segclip import SegCLIP
-from segclip_deploy.model.spec import ModelSpec
 from segclip_deploy.model.text import TextBank
 from segclip_deploy.runtime.inference.frame import Frame, prepare
 
 __all__ = [
-    "CHECKPOINT_SCHEMA",
     "Checkpoint",
     "build_model",
     "example_tiles",
@@ -35,7 +34,6 @@ __all__ = [
     "save_checkpoint",
 ]
 
-CHECKPOINT_SCHEMA = 1
 Network = TypeVar("Network", bound=nn.Module)
 _KEY = "segclip_deploy"
 _BANK = "text_bank."
@@ -72,8 +70,11 @@ class Checkpoint:
         bank: their text embeddings.
         weights: the module's state dict, float32 in memory.
         examples: (N, h, w, 3) uint8 real tiles to prove an export on; N may be 0.
-        training: how it came to be: settings, scores, versions; ``int8``, the blocks whose weights
-            were trained with the rounding.
+        training: how it came to be; None for imported weights.
+        imported: name of the file the weights were imported from; None for trained ones.
+
+    Raises:
+        BadInput: model, vocabulary and text bank do not belong together, or the tiles are none.
     """
 
     spec: ModelSpec
@@ -81,7 +82,8 @@ class Checkpoint:
     bank: TextBank
     weights: Mapping[str, Tensor]
     examples: NDArray[np.uint8] = field(default_factory=no_examples)
-    training: Mapping[str, Any] = field(default_factory=dict)
+    training: Training | None = None
+    imported: str | None = None
 
     def __post_init__(self) -> None:
         if (
@@ -126,15 +128,17 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
         stored[name] = tensor.detach().to(torch.float16 if half else tensor.dtype).contiguous()
         if not torch.isfinite(stored[name]).all():
             raise BadInput(f"weight {name} is not finite", where=path)
-    record = {
-        "schema": CHECKPOINT_SCHEMA,
-        "spec": checkpoint.spec.to_json(),
-        "vocabulary": checkpoint.vocabulary.to_json(),
-        "text_encoder": checkpoint.bank.encoder,
-        "training": dict(checkpoint.training),
-    }
+    record = CheckpointRecord(
+        model=checkpoint.spec,
+        vocabulary=checkpoint.vocabulary,
+        text_encoder=checkpoint.bank.encoder,
+        training=checkpoint.training,
+        imported=checkpoint.imported,
+    )
     with replace_file(path) as temporary:
-        safetensors.save_file(stored, temporary, metadata={_KEY: json.dumps(record)})
+        safetensors.save_file(
+            stored, temporary, metadata={_KEY: json.dumps(CHECKPOINT.dump(record))}
+        )
 
 
 def load_checkpoint(path: str | Path) -> Checkpoint:
@@ -146,25 +150,24 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
     path = Path(path)
     record, tensors = _read(path)
     try:
-        check_schema(record, CHECKPOINT_SCHEMA, where=path)
         bank = TextBank(
             tensors.pop(_BANK + "classes").numpy(),
             tensors.pop(_BANK + "texts").numpy(),
-            str(record["text_encoder"]),
+            record.text_encoder,
         )
-        examples = tensors.pop(_EXAMPLES).numpy()
         return Checkpoint(
-            spec=ModelSpec.from_mapping(record["spec"]),
-            vocabulary=Vocabulary.from_mapping(record["vocabulary"]),
+            spec=record.model,
+            vocabulary=record.vocabulary,
             bank=bank,
+            examples=tensors.pop(_EXAMPLES).numpy(),
             weights=tensors,
-            examples=examples,
-            training=record["training"],
+            training=record.training,
+            imported=record.imported,
         )
-    except UNREADABLE as error:
-        raise BadArtifact(f"its record is incomplete ({error!r})", where=path) from error
+    except KeyError as error:
+        raise BadArtifact(f"has no tensor {error}", where=path, fix=_anew(path)) from error
     except BadInput as error:
-        raise BadArtifact(error.what, where=path) from error
+        raise BadArtifact(error.what, where=path, fix=_anew(path)) from error
 
 
 def build_model(checkpoint: Checkpoint) -> SegCLIP:
@@ -192,7 +195,11 @@ def load_weights(network: Network, checkpoint: Checkpoint) -> Network:
     return network.eval()
 
 
-def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+def _anew(path: Path) -> str:
+    return f"segclip-deploy train DATASET --vocabulary V --text BANK -o {path}"
+
+
+def _read(path: Path) -> tuple[CheckpointRecord, dict[str, Tensor]]:
     safetensors = require("safetensors", why="reading a checkpoint")
     if not path.is_file():
         raise BadArtifact("no such checkpoint", where=path)
@@ -210,7 +217,7 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
         ) from error
     except UNREADABLE as error:
         raise BadArtifact("a safetensors file, but not of this product", where=path) from error
-    record = parse_json(text, where=path)
+    record = CHECKPOINT.parse(parse_json(text, where=path), where=path, fix=_anew(path))
     for name, tensor in tensors.items():
         if tensor.is_floating_point():
             tensors[name] = tensor.float()

@@ -10,12 +10,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from segclip_deploy.artifacts.model_spec import ModelSpec
 from segclip_deploy.artifacts.vocabulary import Vocabulary
 from segclip_deploy.errors import BadArtifact, BadInput
 from segclip_deploy.model.checkpoint import Checkpoint, example_tiles, save_checkpoint
 from segclip_deploy.model.network import Factory
 from segclip_deploy.model.segclip import SegCLIP
-from segclip_deploy.model.spec import ModelSpec
 from segclip_deploy.model.text import TextBank
 from segclip_deploy.runtime.inference.frame import list_images, read_frame
 
@@ -105,7 +105,12 @@ def import_weights(
         raise BadInput("two keys get the same name", where="--rename")
     frames = (read_frame(path) for path in list_images(tiles)) if tiles else iter(())
     checkpoint = Checkpoint(
-        spec, vocabulary, bank, renamed, example_tiles(frames), {"imported": weights_path.name}
+        spec,
+        vocabulary,
+        bank,
+        renamed,
+        example_tiles(frames),
+        imported=weights_path.name,
     )
     report = compare_keys(renamed, wanted)
     problems = {

@@ -9,9 +9,9 @@ from pathlib import Path
 
 from torch import nn
 
+from segclip_deploy.artifacts.model_spec import ModelSpec
 from segclip_deploy.errors import BadInput
 from segclip_deploy.model.segclip import SegCLIP
-from segclip_deploy.model.spec import ModelSpec
 
 __all__ = ["Factory", "load_factory"]
 

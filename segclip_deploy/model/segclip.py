@@ -9,11 +9,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from segclip_deploy.artifacts.model_spec import ModelSpec
 from segclip_deploy.model.attention import CrossAttention
 from segclip_deploy.model.cff import unit
 from segclip_deploy.model.encoders import build_encoder
 from segclip_deploy.model.pixel_decoder import PixelDecoder
-from segclip_deploy.model.spec import ModelSpec
 
 __all__ = ["QueryRefiner", "SegCLIP", "SegOutput", "TextAdapter"]
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,14 +11,33 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segclip_deploy._optional import require
-from segclip_deploy.artifacts.bundle import check_schema
 from segclip_deploy.artifacts.files import read_npz, replace_file
+from segclip_deploy.artifacts.records import Format, Record
 from segclip_deploy.artifacts.vocabulary import Vocabulary
 from segclip_deploy.errors import BadInput, SegclipError
 
 __all__ = ["TextBank", "encode_vocabulary", "load_text_bank", "open_clip_encoder", "save_text_bank"]
 
-BANK_SCHEMA = 1
+
+class BankRecord(Record, frozen=True):
+    """What a stored bank says beside its arrays.
+
+    Attributes:
+        encoder: which text encoder they came from.
+    """
+
+    encoder: str
+
+
+def _of_schema_1(data: dict[str, Any]) -> dict[str, Any]:
+    """Anybody may have written it, and other things beside the encoder, or nothing."""
+    return {"encoder": str(data.get("encoder", "unknown"))}
+
+
+BANK = Format("a text bank", BankRecord, schema=2, migrations={1: _of_schema_1})
+"""How the metadata of a text bank is written and read; all of its values are text."""
+
+_FIX = "write the bank anew; see docs/text-banks.md"
 
 TextEncoder = Callable[[Sequence[str]], NDArray[np.float32]]
 """Sentences → (N, D_t) embeddings, of any length."""
@@ -148,7 +167,8 @@ def save_text_bank(path: Path, bank: TextBank) -> None:
     numpy_io = require("safetensors.numpy", why="writing a text bank")
     arrays = {"classes": bank.classes.astype(np.float16), "texts": bank.texts.astype(np.float16)}
     with replace_file(path) as temporary:
-        metadata = {"schema": str(BANK_SCHEMA), "encoder": bank.encoder}
+        record = BANK.dump(BankRecord(bank.encoder))
+        metadata = {name: str(value) for name, value in record.items()}
         numpy_io.save_file(arrays, temporary, metadata=metadata)
 
 
@@ -171,16 +191,21 @@ def _read_arrays(path: Path) -> tuple[dict[str, NDArray[Any]], str]:
     try:
         if path.suffix == ".npz":
             arrays = read_npz(path)
-            return arrays, str(arrays.pop("encoder", "unknown"))
+            said = {name: str(arrays.pop(name)) for name in {"schema", "encoder"} & arrays.keys()}
+            return arrays, _encoder(said, path)
         if path.suffix == ".safetensors":
             safetensors = require("safetensors", why="reading a text bank")
             with safetensors.safe_open(path, framework="numpy") as stored:
-                metadata = stored.metadata() or {}  # a bank from elsewhere may have none
-                check_schema({"schema": int(metadata.get("schema", 1))}, BANK_SCHEMA, where=path)
                 arrays = {key: stored.get_tensor(key) for key in stored.keys()}
-                return arrays, metadata.get("encoder", "unknown")
+                return arrays, _encoder(stored.metadata() or {}, path)
     except SegclipError as error:
         raise BadInput(error.what, where=path, fix=error.fix) from error
     except Exception as error:  # the readers raise many types on damaged files
         raise BadInput(f"not a readable text bank ({error})", where=path) from error
     raise BadInput("a text bank is .npz, .safetensors or open_clip:MODEL@WEIGHTS", where=path)
+
+
+def _encoder(metadata: Mapping[str, str], path: Path) -> str:
+    """What a bank's metadata says of its encoder; without a schema it is of the first."""
+    data = {**metadata, "schema": int(metadata.get("schema", 1))}
+    return BANK.parse(data, where=path, fix=_FIX).encoder

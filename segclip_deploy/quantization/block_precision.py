@@ -5,8 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from segclip_deploy.artifacts.bundle import RECORD_FILE, Bundle
-from segclip_deploy.artifacts.files import sha256_file
+from segclip_deploy.artifacts.bundle import Bundle
 from segclip_deploy.artifacts.onnx_file import block_of
 from segclip_deploy.artifacts.plan import PrecisionPlan
 from segclip_deploy.artifacts.scheme import Precision, Scheme
@@ -42,7 +41,7 @@ def uniform_plan(bundle: Bundle, graph: Any, scheme: Scheme, precision: Precisio
         name: precision if precision == "int8" and name in able else high for name in names
     }
     blocks["graph"] = "fp32"
-    return PrecisionPlan(scheme, sha256_file(bundle.path / RECORD_FILE), blocks)
+    return PrecisionPlan(scheme, bundle.sha256, blocks)
 
 
 def check_plan(
@@ -54,7 +53,7 @@ def check_plan(
         BadArtifact: a block is missing, none of the model's, or INT8 with nothing that can be.
         StaleArtifact: it was made for another bundle.
     """
-    if plan.bundle != sha256_file(bundle.path / RECORD_FILE):
+    if plan.bundle != bundle.sha256:
         raise StaleArtifact(
             f"made for another bundle than {bundle.path}",
             where=where,

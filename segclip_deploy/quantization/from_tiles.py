@@ -35,8 +35,8 @@ def calibrate(
 ) -> CalibrationTable:
     """Measure on tiles all that a plan of any scheme needs; arguments and errors as of ``measure_ranges``."""
     check_fp32(bundle)
-    trained = bundle.record.get("trained_for_int8", ())
-    probes = find_probes(load_model(bundle.model_path).graph, trained)
+    graph = load_model(bundle.model_path).graph
+    probes = find_probes(graph, bundle.record.trained_for_int8)
     return measure_ranges(bundle, probes, tiles, out, method=method, report=report)
 
 

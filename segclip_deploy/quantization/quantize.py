@@ -12,16 +12,17 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from segclip_deploy.artifacts import records
 from segclip_deploy.artifacts.bundle import (
     BUNDLE_FILES,
-    GOLDEN_FILE,
     MODEL_FILE,
-    RECORD_FILE,
     Bundle,
     load_bundle,
+    write_bundle,
 )
-from segclip_deploy.artifacts.files import replace_directory, sha256_file, write_json
-from segclip_deploy.artifacts.golden import Golden, load_golden, save_golden
+from segclip_deploy.artifacts.bundle_record import Calibration, Quality, Quantization
+from segclip_deploy.artifacts.files import replace_directory
+from segclip_deploy.artifacts.golden import Golden, load_golden
 from segclip_deploy.artifacts.plan import PrecisionPlan
 from segclip_deploy.calibration.table import CalibrationTable, check_table
 from segclip_deploy.errors import BadInput, GateFailed
@@ -150,40 +151,34 @@ def quantize(
             golden,
             literal=labels,
             precision=precision,
-            agreement=quality["literal_agreement"],
+            agreement=quality.literal_agreement,
         )
-        save_golden(temporary / GOLDEN_FILE, own)
+        parent = bundle.record
+        record = records.replace(
+            parent,
+            precision=precision,
+            blocks=tuple(
+                records.replace(cost, precision=plan.blocks[cost.block]) for cost in parent.blocks
+            ),
+            parents=records.replace(
+                parent.parents,
+                bundle=bundle.sha256,
+                table=table.to_json()["digest"] if table else None,
+            ),
+            tools={name: version(name) for name in _TOOLS},
+            quantization=Quantization(
+                scheme=plan.scheme,
+                plan=plan.blocks,
+                int8_macs=_share(bundle, written.int8),
+                fp32_fallback=written.islands,
+                calibration=Calibration(table.method, len(table.tiles)) if table else None,
+                quality=quality,
+            ),
+        )
+        write_bundle(temporary, record, own)
         if not plan.scheme.rules.literal:
             with OnnxRuntimeBackend(path, batches=bundle.input.batches) as flown:
                 verify(flown, own, bundle.vocabulary.names).require(where=out)
-        write_json(
-            temporary / RECORD_FILE,
-            {
-                **bundle.record,
-                "precision": precision,
-                "dialect": plan.scheme.value,
-                "plan": dict(plan.blocks),
-                "blocks": [
-                    {**block, "precision": plan.blocks[block["block"]]}
-                    for block in bundle.record["blocks"]
-                ],
-                "int8_macs": _share(bundle, written.int8),
-                "islands": dict(written.islands),
-                "calibration": table and {"method": table.method, "tiles": len(table.tiles)},
-                "quality": quality,
-                "files": {
-                    file.name: sha256_file(file)
-                    for file in sorted(temporary.iterdir())
-                    if file.name != RECORD_FILE
-                },
-                "parents": {
-                    **bundle.record["parents"],
-                    "bundle": sha256_file(bundle.path / RECORD_FILE),
-                    **({"table": table.to_json()["digest"]} if table else {}),
-                },
-                "tools": {name: version(name) for name in _TOOLS},
-            },
-        )
     return load_bundle(out)
 
 
@@ -195,7 +190,7 @@ def _share(bundle: Bundle, int8: Collection[str]) -> float:
 
 def _judge(
     path: Path, bundle: Bundle, golden: Golden, out: Path
-) -> tuple[NDArray[np.uint8], dict[str, Any]]:
+) -> tuple[NDArray[np.uint8], Quality]:
     """Labels of the literal execution; and of FP16 that rounds, how far it is from FP32."""
     literal = _execute(path, bundle, golden)
     answers = literal
@@ -210,12 +205,12 @@ def _judge(
         raise GateFailed(f"logits are not finite on golden tile {tile}", where=out)
     differ = answers.labels != golden.labels
     flips = np.bincount(golden.labels[differ], minlength=len(bundle.vocabulary.names))
-    return literal.labels, {
-        "label_agreement": float(1 - differ.mean()),
-        "literal_agreement": float((answers.labels == literal.labels).mean()),
-        "logit_sqnr_db": sqnr(golden.logits, answers.logits),
-        "flips": dict(zip(bundle.vocabulary.names, flips.tolist(), strict=True)),
-    }
+    return literal.labels, Quality(
+        label_agreement=float(1 - differ.mean()),
+        literal_agreement=float((answers.labels == literal.labels).mean()),
+        logit_sqnr_db=sqnr(golden.logits, answers.logits),
+        flips=dict(zip(bundle.vocabulary.names, flips.tolist(), strict=True)),
+    )
 
 
 def _execute(path: Path, bundle: Bundle, golden: Golden) -> Golden:

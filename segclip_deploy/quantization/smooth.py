@@ -20,12 +20,15 @@ from segclip_deploy._optional import require
 from segclip_deploy.artifacts.bundle import (
     BUNDLE_FILES,
     MODEL_FILE,
-    RECORD_FILE,
+    TEXT_FILE,
     Bundle,
     load_bundle,
+    write_bundle,
 )
-from segclip_deploy.artifacts.files import replace_directory, sha256_file, write_json
+from segclip_deploy.artifacts.bundle_record import Smoothing
+from segclip_deploy.artifacts.files import replace_directory
 from segclip_deploy.artifacts.golden import load_golden
+from segclip_deploy.artifacts.records import replace
 from segclip_deploy.calibration.selection import TileSet
 from segclip_deploy.errors import BadInput
 from segclip_deploy.export.onnx_model import (
@@ -93,21 +96,15 @@ def smooth(
         check_parity(link)
         keep_outputs(model, bundle.outputs)
         save_model(model, path)
-        for name in set(bundle.files) - {MODEL_FILE}:
-            shutil.copy(bundle.path / name, temporary / name)
-        write_json(
-            temporary / RECORD_FILE,
-            {
-                **bundle.record,
-                "smoothing": {"alpha": alpha, "norms": len(norms), "tiles": len(tiles)},
-                "parity": [*bundle.record["parity"], link.to_json()],
-                "files": {name: sha256_file(temporary / name) for name in bundle.files},
-                "parents": {
-                    **bundle.record["parents"],
-                    "bundle": sha256_file(bundle.path / RECORD_FILE),
-                },
-            },
+        if bundle.text_path:
+            shutil.copyfile(bundle.text_path, temporary / TEXT_FILE)
+        record = replace(
+            bundle.record,
+            smoothing=Smoothing(alpha, len(norms), len(tiles)),
+            parity=(*bundle.record.parity, link),
+            parents=replace(bundle.record.parents, bundle=bundle.sha256),
         )
+        write_bundle(temporary, record, golden)
     return load_bundle(out)
 
 

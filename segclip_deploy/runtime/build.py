@@ -77,7 +77,9 @@ def refit_engine(engine: Engine, bundle: Bundle) -> Engine:
     """
     path, record = engine.path, engine.record
     target = find_target(record.target, where=path, fix=engine.rebuild_command())
-    differing = [name for name in _SAME if record.bundle.get(name) != bundle.record.get(name)]
+    differing = [
+        name for name in _SAME if getattr(record.bundle, name) != getattr(bundle.record, name)
+    ]
     if differing:
         raise BadInput(
             f"another model than the engine's: {', '.join(differing)} differs", where=bundle.path

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from segclip_deploy.artifacts.bundle import RECORD_FILE, InputSpec, load_bundle
+from segclip_deploy.artifacts.bundle import InputSpec, bundle_sha256, load_bundle
 from segclip_deploy.artifacts.engine import golden_path, load_engine, record_path
 from segclip_deploy.artifacts.files import sha256_file
 from segclip_deploy.artifacts.golden import load_golden
@@ -106,4 +106,4 @@ def open_segmenter(
 
 def engine_sha256(path: Path) -> str:
     """Of an engine's or bundle's record, which names the model's hash, and the settings it runs with."""
-    return sha256_file(path / RECORD_FILE if path.is_dir() else record_path(path))
+    return bundle_sha256(path) if path.is_dir() else sha256_file(record_path(path))

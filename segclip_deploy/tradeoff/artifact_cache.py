@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from segclip_deploy import __version__
-from segclip_deploy.artifacts.bundle import RECORD_FILE, Bundle, load_bundle
+from segclip_deploy.artifacts.bundle import RECORD_FILE, Bundle, bundle_sha256, load_bundle
 from segclip_deploy.artifacts.engine import Engine, load_engine
 from segclip_deploy.artifacts.files import sha256_file
 from segclip_deploy.artifacts.plan import load_plan
@@ -159,7 +159,7 @@ class Workshop:
         return digest_of(*parts)
 
     def _bundle_digest(self, point: Point) -> str:
-        return sha256_file(point.bundle / RECORD_FILE)
+        return bundle_sha256(point.bundle)
 
     @cached_property
     def _calib_digest(self) -> str:

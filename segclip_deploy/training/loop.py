@@ -5,16 +5,17 @@ from __future__ import annotations
 import hashlib
 import math
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from segclip_deploy.artifacts.bundle import InputSpec
+from segclip_deploy.artifacts.checkpoint_record import Training, TrainSettings, TuningParents
 from segclip_deploy.artifacts.files import replace_file
 from segclip_deploy.errors import BadArtifact, BadInput, StaleArtifact
 from segclip_deploy.evaluation.accuracy import score
@@ -27,50 +28,9 @@ from segclip_deploy.model.text import TextBank
 from segclip_deploy.training.augment import CropSampler
 from segclip_deploy.training.losses import segmentation_loss
 
-__all__ = ["Progress", "TrainSettings", "Trained", "Trainer", "one_cycle"]
+__all__ = ["Progress", "Trained", "Trainer", "one_cycle"]
 
 _WARM_UP = 0.1  # share of the run the learning rate rises for
-
-
-@dataclass(frozen=True)
-class TrainSettings:
-    """How to train.
-
-    Attributes:
-        steps: length of the run; None where ``time_budget_s`` sets it.
-        time_budget_s: seconds of training, over all resumptions; the schedule follows the clock.
-        crop: side of the training crops, pixels.
-        batch: crops per step.
-        learning_rate: peak, of new layers; the encoder gets ``encoder_rate`` times that.
-        weight_decay: of AdamW.
-        ema: decay of the averaged weights, which are the ones validated and kept.
-        validate_every: steps between validations.
-        save_every: steps between resume points.
-        bf16: run the network under bfloat16 autocast: about twice as fast where the processor
-            has it (AVX-512 BF16, AMX), slower elsewhere.
-        window: side of the windows in validation, pixels.
-        seed: of initialisation and augmentation.
-    """
-
-    steps: int | None = None
-    time_budget_s: float | None = None
-    crop: int = 256
-    batch: int = 8
-    learning_rate: float = 2e-3
-    encoder_rate: float = 0.25
-    weight_decay: float = 0.02
-    ema: float = 0.99
-    validate_every: int = 200
-    save_every: int = 50
-    bf16: bool = False
-    window: int = 512
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        if (self.steps is None) == (self.time_budget_s is None):
-            raise BadInput("a run is given either steps or a time budget")
-        if self.crop % 32 or self.window % 32:
-            raise BadInput(f"crop {self.crop} and window {self.window} must be multiples of 32")
 
 
 @dataclass(frozen=True)
@@ -110,7 +70,8 @@ class Trainer:
         dataset: with splits ``train`` and ``plan``; the best model on ``plan`` is kept.
         settings: how.
         out: the checkpoint to write.
-        lineage: what the run comes from; goes into the checkpoint's record.
+        parents: what the run comes from; None for training from the start.
+        int8: blocks whose weights are trained with the rounding.
 
     Raises:
         BadArtifact: ``OUT.resume`` is damaged.
@@ -126,9 +87,10 @@ class Trainer:
         dataset: Dataset,
         settings: TrainSettings,
         out: Path,
-        lineage: Mapping[str, Any] | None = None,
+        parents: TuningParents | None = None,
+        int8: tuple[str, ...] = (),
     ) -> None:
-        self.lineage = dict(lineage or {})
+        self.parents, self.int8 = parents, int8
         self.settings, self.dataset, self.bank, self.out = settings, dataset, bank, out
         self.resume_path = out.with_name(out.name + ".resume")
         self.trained = Trained(model, text)
@@ -154,12 +116,13 @@ class Trainer:
         )
         self.step, self.elapsed, self.best = 0, 0.0, -math.inf
         self.identity = {
-            "settings": asdict(settings),
+            "settings": settings.to_json(),
             "spec": model.spec.to_json(),
             "text": hashlib.sha256(bank.classes.tobytes() + bank.texts.tobytes()).hexdigest(),
             "context": sum(p.numel() for p in text.parameters()),
             "splits": {name: list(dataset.names(name)) for name in ("train", "plan")},
-            **self.lineage,
+            "parents": parents.to_json() if parents else None,
+            "int8": list(int8),
         }
         if self.resume_path.exists():
             self._resume()
@@ -234,14 +197,15 @@ class Trainer:
             raise BadInput("no labelled pixel in split 'plan'", where=self.dataset.root)
         if miou > self.best:
             self.best = miou
-            training = {
-                "settings": asdict(self.settings),
-                "step": self.step,
-                "seconds": round(self.elapsed, 1),
-                "plan": accuracy.to_json(),
-                "torch": torch.__version__,
-                **self.lineage,
-            }
+            training = Training(
+                settings=self.settings,
+                step=self.step,
+                seconds=round(self.elapsed, 1),
+                plan=accuracy.scores(),
+                torch=str(torch.__version__),
+                parents=self.parents,
+                int8=self.int8,
+            )
             save_checkpoint(
                 self.out,
                 Checkpoint(

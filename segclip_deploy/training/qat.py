@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from segclip_deploy.artifacts.bundle import InputSpec
+from segclip_deploy.artifacts.checkpoint_record import TrainSettings, TuningParents
 from segclip_deploy.artifacts.files import sha256_file
 from segclip_deploy.artifacts.plan import PrecisionPlan, load_plan
 from segclip_deploy.calibration.tiles import cut_tiles
@@ -24,7 +25,7 @@ from segclip_deploy.model.prompts import FixedText
 from segclip_deploy.model.segclip import SegCLIP, SegOutput
 from segclip_deploy.model.text import TextBank
 from segclip_deploy.training.fake_quant import FakeQuant, observe, products_of
-from segclip_deploy.training.loop import Progress, Trained, Trainer, TrainSettings
+from segclip_deploy.training.loop import Progress, Trained, Trainer
 from segclip_deploy.training.losses import AUXILIARY_WEIGHT
 
 __all__ = ["FINE_TUNING", "distillation_loss", "fine_tune"]
@@ -93,11 +94,8 @@ def fine_tune(
     torch.manual_seed(settings.seed)
     model = build_model(checkpoint)
     _check_blocks(plan, model, plan_path)
-    lineage = {
-        "parents": {"checkpoint": sha256_file(source), "plan": sha256_file(plan_path)},
-        "int8": [name for name, precision in plan.blocks.items() if precision == "int8"],
-    }
-    FineTuner(model, checkpoint, plan, dataset, settings, out, lineage).run(report)
+    parents = TuningParents(checkpoint=sha256_file(source), plan=sha256_file(plan_path))
+    FineTuner(model, checkpoint, plan, dataset, settings, out, parents).run(report)
 
 
 def distillation_loss(student: SegOutput, teacher: SegOutput) -> Tensor:
@@ -130,12 +128,13 @@ class FineTuner(Trainer):
         dataset: Dataset,
         settings: TrainSettings,
         out: Path,
-        lineage: Mapping[str, Any],
+        parents: TuningParents,
     ) -> None:
         self.teacher = copy.deepcopy(model).requires_grad_(False)
         self.plan = plan
         bank = checkpoint.bank
-        super().__init__(model, FixedText(bank), bank, dataset, settings, out, lineage)
+        int8 = tuple(name for name, precision in plan.blocks.items() if precision == "int8")
+        super().__init__(model, FixedText(bank), bank, dataset, settings, out, parents, int8)
         spec = model.spec
         tiles = _tiles(dataset, settings.window)
         images = (normalise(tile, spec.mean, spec.std) for tile in tiles)

@@ -8,14 +8,15 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from segclip_deploy.artifacts.checkpoint_record import TrainSettings
+from segclip_deploy.artifacts.model_spec import ModelSpec
 from segclip_deploy.errors import BadInput
 from segclip_deploy.evaluation.dataset import Dataset
 from segclip_deploy.model.encoders import load_imagenet
 from segclip_deploy.model.prompts import ContextPrompts, FixedText
 from segclip_deploy.model.segclip import SegCLIP
-from segclip_deploy.model.spec import ModelSpec
 from segclip_deploy.model.text import TextBank, load_open_clip
-from segclip_deploy.training.loop import Progress, Trainer, TrainSettings
+from segclip_deploy.training.loop import Progress, Trainer
 
 __all__ = ["train"]
 

@@ -10,10 +10,12 @@ from typing import Any
 
 import pytest
 
-from segclip_deploy.artifacts.bundle import BUNDLE_SCHEMA, InputSpec, load_bundle
+from segclip_deploy.artifacts.bundle import InputSpec, load_bundle
+from segclip_deploy.artifacts.bundle_record import BUNDLE
 from segclip_deploy.artifacts.files import replace_directory, replace_file, sha256_file
 from segclip_deploy.artifacts.vocabulary import load_vocabulary
 from segclip_deploy.errors import BadArtifact, BadInput, StaleArtifact
+from tests.support.records import small_record
 
 
 @pytest.fixture
@@ -30,15 +32,8 @@ def bundle(tmp_path: Path) -> Path:
     path.mkdir()
     (path / "model.onnx").write_bytes(b"\x08\x0a")  # an ONNX file of IR version 10, and no more
     (path / "golden.npz").write_bytes(b"not really tiles")
-    record = {
-        "schema": BUNDLE_SCHEMA,
-        "input": {"height": 64, "width": 96, "batch": 2},
-        "outputs": ["labels", "logits"],
-        "vocabulary": load_vocabulary("dubai").to_json(),
-        "files": {name: sha256_file(path / name) for name in ("model.onnx", "golden.npz")},
-        "remark": "kept",
-    }
-    (path / "bundle.json").write_text(json.dumps(record), encoding="utf-8")
+    files = {name: sha256_file(path / name) for name in ("model.onnx", "golden.npz")}
+    BUNDLE.write(path / "bundle.json", small_record(files=files))
     return path
 
 
@@ -174,7 +169,8 @@ def test_a_bundle_is_read_as_it_was_written(bundle: Path) -> None:
     assert loaded.outputs == ("labels", "logits")
     assert loaded.vocabulary == load_vocabulary("dubai")
     assert loaded.model_path.read_bytes() == b"\x08\x0a"
-    assert loaded.record["remark"] == "kept"
+    assert loaded.record == small_record(files=loaded.files)
+    assert loaded.sha256 == sha256_file(bundle / "bundle.json")
 
 
 @pytest.mark.parametrize(
@@ -193,9 +189,9 @@ def test_a_bundle_is_read_as_it_was_written(bundle: Path) -> None:
             lambda p: (p / "model.onnx").unlink(), StaleArtifact, "model.onnx", id="no model"
         ),
         pytest.param(
-            edit_record(lambda r: r.update(schema=BUNDLE_SCHEMA + 1)),
+            edit_record(lambda r: r.update(schema=BUNDLE.schema + 1)),
             BadArtifact,
-            f"schema {BUNDLE_SCHEMA + 1} is newer",
+            f"schema {BUNDLE.schema + 1} is newer",
             id="newer schema",
         ),
         pytest.param(
@@ -211,18 +207,21 @@ def test_a_bundle_is_read_as_it_was_written(bundle: Path) -> None:
             id="a list",
         ),
         pytest.param(
-            edit_record(lambda r: r.pop("outputs")), BadArtifact, "'outputs'", id="missing key"
+            edit_record(lambda r: r.pop("outputs")),
+            BadArtifact,
+            "bundle.json: outputs: is missing; segclip-deploy export CKPT -o",
+            id="missing key",
         ),
         pytest.param(
             edit_record(lambda r: r["input"].pop("width")),
             BadArtifact,
-            "'width'",
+            "bundle.json: input.width: is missing; segclip-deploy export",
             id="missing width",
         ),
         pytest.param(
             edit_record(lambda r: r["vocabulary"].pop("classes")),
             BadArtifact,
-            "'classes'",
+            "bundle.json: vocabulary.classes: is missing; segclip-deploy export",
             id="missing classes",
         ),
     ],

@@ -13,10 +13,11 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from segclip_deploy.artifacts.golden import Golden, load_golden, save_golden
+from segclip_deploy.artifacts.model_spec import ModelSpec
 from segclip_deploy.artifacts.plan import PrecisionPlan, load_plan, save_plan
+from segclip_deploy.artifacts.scheme import Scheme
 from segclip_deploy.artifacts.vocabulary import load_vocabulary
 from segclip_deploy.calibration.table import CalibrationTable, Range, load_table, save_table
-from segclip_deploy.model.spec import ModelSpec
 from segclip_deploy.model.text import TextBank, load_text_bank, save_text_bank, unit_rows
 from segclip_deploy.runtime.io.raster.grid import Grid
 
@@ -48,7 +49,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_plan(
     folder: Path, blocks: dict[str, Any], bundle: str, evidence: dict[str, Any]
 ) -> None:
-    plan = PrecisionPlan("tensorrt", bundle, blocks, evidence)
+    plan = PrecisionPlan(Scheme.TENSORRT, bundle, blocks, evidence)
     save_plan(folder / "p.yaml", plan)
     assert load_plan(folder / "p.yaml") == plan
 

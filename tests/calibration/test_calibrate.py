@@ -14,6 +14,7 @@ import pytest
 from click.testing import CliRunner, Result
 from PIL import Image
 
+from segclip_deploy.artifacts import records
 from segclip_deploy.artifacts.bundle import InputSpec, load_bundle
 from segclip_deploy.artifacts.files import sha256_file
 from segclip_deploy.calibration import calibrate as module
@@ -215,7 +216,9 @@ def test_batches_give_the_ranges_of_single_tiles_and_save_their_state(
     open_bundle: Path, tiles: TileSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     single, out = load_bundle(open_bundle), tmp_path / "t.json"
-    threes = replace(single, input=InputSpec(64, 96, batch=3))
+    threes = replace(
+        single, record=records.replace(single.record, input=InputSpec(64, 96, batch=3))
+    )
     one = calibrate(single, tiles, out, method="percentile")
     monkeypatch.setattr(module, "_SAVE_EVERY", 8)  # passed at 9, and not met until 24
     states: list[bool] = []

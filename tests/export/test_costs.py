@@ -15,7 +15,7 @@ from segclip_deploy.artifacts.bundle import load_bundle
 from segclip_deploy.cli import main
 from segclip_deploy.errors import BadArtifact
 from segclip_deploy.export.blocks import blocks_of
-from segclip_deploy.export.costs import BlockCost, count_blocks
+from segclip_deploy.export.costs import count_blocks
 from segclip_deploy.model.checkpoint import load_checkpoint
 
 
@@ -82,27 +82,27 @@ def test_a_product_of_unknown_shape_is_refused(tmp_path: Path) -> None:
 def test_cff_costs_what_the_folding_table_says(tiny_bundle: Path) -> None:
     """Folded levels and a plain one: the estimate that decides is the count of what is exported."""
     record = load_bundle(tiny_bundle).record
-    macs = {b["block"]: b["macs"] for b in record["blocks"]}
+    macs = {b.block: b.macs for b in record.blocks}
     parts = ("read", "language_to_vision", "vision_to_language")
-    width = record["model"]["width"]
-    for table in record["folding"]:
-        if table["block"] == "refiner":
+    width = record.model.width
+    for table in record.folding:
+        if table.block == "refiner":
             continue
-        level, stride = table["block"], int(table["block"].removeprefix("cff."))
+        level, stride = table.block, int(table.block.removeprefix("cff."))
         counted = sum(macs[f"{level}.{part}"] for part in parts)
-        if table["exported"] == "folded":
+        if table.exported == "folded":
             # LayerNorm, which the table leaves out: the mean and the mean square of each pixel.
             counted -= 2 * width * (64 // stride) * (96 // stride)
-        assert counted == table[table["exported"]], level
+        assert counted == getattr(table, table.exported), level
 
 
 def test_a_bundle_knows_its_blocks_whatever_its_batch(
     tiny_bundle: Path, open_bundle: Path, tiny_checkpoint: Path
 ) -> None:
     record, of_open = load_bundle(tiny_bundle).record, load_bundle(open_bundle).record
-    blocks = [BlockCost(**block) for block in record["blocks"]]
+    blocks = record.blocks
     assert [b.block for b in blocks] == list(blocks_of(onnx.load(tiny_bundle / "model.onnx")))
-    assert [b["macs"] for b in of_open["blocks"]] == [b.macs for b in blocks]
+    assert [b.macs for b in of_open.blocks] == [b.macs for b in blocks]
     weights = load_checkpoint(tiny_checkpoint).weights
     encoder = sum(
         tensor.numel()

@@ -12,7 +12,9 @@ import pytest
 import torch
 
 from segclip_deploy.artifacts.bundle import InputSpec, load_bundle
+from segclip_deploy.artifacts.bundle_record import Parity
 from segclip_deploy.artifacts.engine import load_engine
+from segclip_deploy.artifacts.model_spec import ModelSpec
 from segclip_deploy.artifacts.onnx_file import block_of
 from segclip_deploy.artifacts.plan import PrecisionPlan
 from segclip_deploy.artifacts.scheme import Precision, Scheme
@@ -29,7 +31,6 @@ from segclip_deploy.export.text_weights import text_constants
 from segclip_deploy.export.torch_backend import TorchBackend
 from segclip_deploy.model.checkpoint import build_model, load_checkpoint
 from segclip_deploy.model.segclip import SegCLIP
-from segclip_deploy.model.spec import ModelSpec
 from segclip_deploy.quantization.fp16_emulation import round_as_fp16
 from segclip_deploy.quantization.placement import find_probes, place
 from segclip_deploy.quantization.qdq import write_qdq
@@ -287,7 +288,7 @@ def test_an_export_that_fails_parity_writes_nothing_and_keeps_the_old(
 
 
 def test_not_a_number_fails_parity() -> None:
-    measured = parity.Parity("a", "b", 1, float("nan"), 0.0, 1.0, {})
+    measured = Parity("a", "b", 1, float("nan"), 0.0, 1.0, {})
     with pytest.raises(GateFailed):
         parity.check_parity(measured)
 

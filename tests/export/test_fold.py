@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from segclip_deploy.artifacts.bundle import load_bundle
+from segclip_deploy.artifacts.model_spec import ModelSpec
 from segclip_deploy.export.algebra import (
     Array,
     Weights,
@@ -30,7 +31,6 @@ from segclip_deploy.model.attention import CrossAttention
 from segclip_deploy.model.cff import CrossModalFusion
 from segclip_deploy.model.checkpoint import build_model, load_checkpoint
 from segclip_deploy.model.segclip import QueryRefiner, SegCLIP, TextAdapter
-from segclip_deploy.model.spec import ModelSpec
 from segclip_deploy.model.text import TextBank, unit_rows
 from tests.conftest import EXAMPLE
 
@@ -244,7 +244,7 @@ def test_no_text_computation_is_left_in_the_graph(tiny_bundle: Path) -> None:
     operators = [node.op_type for node in model.graph.node]
     assert "BatchNormalization" not in operators
     # At 64×96 the six pixels of stride 32 are fewer than folding pays for; the rest is folded.
-    exported = {b["block"]: b["exported"] for b in load_bundle(tiny_bundle).record["folding"]}
+    exported = {b.block: b.exported for b in load_bundle(tiny_bundle).record.folding}
     assert exported == {
         "cff.8": "folded",
         "cff.16": "folded",

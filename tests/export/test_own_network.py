@@ -10,11 +10,11 @@ import torch
 from click.testing import CliRunner
 
 from segclip_deploy.artifacts.bundle import load_bundle
+from segclip_deploy.artifacts.model_spec import load_spec
 from segclip_deploy.cli import main
 from segclip_deploy.errors import BadInput
 from segclip_deploy.export.blocks import blocks_of
 from segclip_deploy.model.network import load_factory
-from segclip_deploy.model.spec import load_spec
 from tests.conftest import EXAMPLE, ROOT
 
 
@@ -60,10 +60,10 @@ def test_the_documented_example_is_imported_exported_and_verified(
         result = CliRunner().invoke(main, [str(word) for word in command])
         assert result.exit_code == 0, result.stderr
     record = load_bundle(bundle).record
-    assert record["factory"] == "denseclip:DenseClip"
-    folded = record["parity"][0]
-    assert folded["engine"].endswith("folded")
-    assert folded["max_logit_error"] < 1e-4
+    assert record.factory == "denseclip:DenseClip"
+    folded = record.parity[0]
+    assert folded.engine.endswith("folded")
+    assert folded.max_logit_error < 1e-4
     blocks = set(blocks_of(onnx.load(bundle / "model.onnx")))
     assert {"encoder.stage3", "laterals.0", "head", "graph"} <= blocks
     # Without --model the weights are taken for SegCLIP's, and refused.

@@ -137,8 +137,8 @@ def test_the_way_back_restores_the_model(
     assert before.keys() == after.keys()
     for name in before:
         np.testing.assert_array_equal(before[name], after[name])
-    assert back.record["revocab"]["trained"]["text_encoder"] == "random"
-    assert back.record["parents"]["bundle"] == sha256_file(revocabbed.path / "bundle.json")
+    assert back.record.revocab.trained.text_encoder == "random"
+    assert back.record.parents.bundle == sha256_file(revocabbed.path / "bundle.json")
 
 
 def test_it_takes_less_than_two_seconds(tiny_bundle: Path, tmp_path: Path) -> None:
@@ -155,7 +155,7 @@ def test_a_bundle_of_labels_alone_is_answered_anew(example_bundle: Path, tmp_pat
     assert bundle.outputs == ("labels",)
     bank = load_checkpoint(EXAMPLE / "model.safetensors").bank
     same = revocab_bundle(bundle, bank, tmp_path / "same")
-    assert same.record["revocab"]["golden_labels_changed"] <= 1e-4
+    assert same.record.revocab.golden_labels_changed <= 1e-4
     logits = [load_golden(b.golden_path).logits for b in (same, bundle)]
     assert np.abs(logits[0] - logits[1]).max() <= 1e-4
     assert {file.name for file in same.path.iterdir()} == {
@@ -165,7 +165,7 @@ def test_a_bundle_of_labels_alone_is_answered_anew(example_bundle: Path, tmp_pat
     order = np.roll(np.arange(5), 1)
     rolled = TextBank(bank.classes[order], bank.texts[order], bank.encoder)
     changed = revocab_bundle(bundle, rolled, tmp_path / "rolled")
-    assert changed.record["revocab"]["golden_labels_changed"] > 0.5
+    assert changed.record.revocab.golden_labels_changed > 0.5
 
 
 def test_the_command_needs_no_torch_and_says_what_is_unmeasured(
@@ -194,9 +194,9 @@ def test_the_command_needs_no_torch_and_says_what_is_unmeasured(
     assert UNMEASURED in done.stderr
     assert "random 2" in done.stderr  # another encoder than the model was trained on
     bundle = load_bundle(out)
-    assert bundle.record["revocab"]["accuracy"] == UNMEASURED
+    assert bundle.record.revocab.accuracy == UNMEASURED
     assert bundle.vocabulary.names[0] == "hangar"
-    assert bundle.record["parity"] == []
+    assert bundle.record.parity == ()
     for command in (["verify", str(out)], ["inspect", str(out)]):
         result = CliRunner().invoke(main, command)
         assert result.exit_code == 0, result.output

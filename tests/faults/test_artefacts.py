@@ -19,6 +19,7 @@ from segclip_deploy.artifacts.bundle import load_bundle
 from segclip_deploy.artifacts.engine import load_engine, record_path
 from segclip_deploy.artifacts.files import read_json, read_npz, sha256_file
 from segclip_deploy.artifacts.golden import load_golden
+from segclip_deploy.artifacts.model_spec import ModelSpec, load_spec
 from segclip_deploy.artifacts.onnx_file import check_self_contained, makers
 from segclip_deploy.artifacts.plan import PrecisionPlan, load_plan, save_plan
 from segclip_deploy.artifacts.scheme import Scheme
@@ -26,7 +27,6 @@ from segclip_deploy.artifacts.vocabulary import load_vocabulary
 from segclip_deploy.calibration.table import load_table
 from segclip_deploy.errors import BadArtifact, BadInput, SegclipError, StaleArtifact
 from segclip_deploy.model.checkpoint import load_checkpoint
-from segclip_deploy.model.spec import ModelSpec, load_spec
 from segclip_deploy.model.text import load_text_bank, save_text_bank
 from segclip_deploy.runtime.build import build_engine
 from segclip_deploy.runtime.engine import open_engine
@@ -152,8 +152,9 @@ def test_an_engine_of_unknown_settings_is_refused_with_the_command(
 
 @pytest.mark.parametrize(
     "text",
-    ["[" * 100_000, '{"a": NaN}', '{"a": 1e400}', '{"a": -Infinity}', '{"a": ' + "1" * 5000 + "}"],
-    ids=["deep", "NaN", "too large", "infinity", "too many digits"],
+    ["[" * 100_000, '{"a": NaN}', '{"a": 1e400}', '{"a": -Infinity}', '{"a": ' + "1" * 5000 + "}",
+     '{"a": ["\\ud800"]}', '{"\\uDFFF": 1}'],
+    ids=["deep", "NaN", "too large", "infinity", "too many digits", "half a pair", "half a name"],
 )  # fmt: skip
 def test_json_that_is_none_is_refused(text: str, tmp_path: Path) -> None:
     (tmp_path / "a.json").write_text(text)
@@ -192,7 +193,7 @@ def test_a_vocabulary_that_laughs_is_refused_at_once(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "change",
     [{"encoder": 1}, {"encoder": []}, {"std": []}, {"mean": [1]}, {"width": 10**9}, {"classes": 256},
-     {"width": "x"}, {"cff_strides": 8}],
+     {"width": "x"}, {"cff_strides": 8}, {"width": "\ud800"}],
     ids=str,
 )  # fmt: skip
 def test_a_spec_of_other_kinds_is_refused(change: dict[str, Any], tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from segclip_deploy.artifacts.model_spec import ModelSpec, load_spec
 from segclip_deploy.artifacts.vocabulary import Vocabulary
 from segclip_deploy.errors import BadArtifact, BadInput
 from segclip_deploy.model.attention import CrossAttention
@@ -18,7 +19,6 @@ from segclip_deploy.model.checkpoint import build_model, load_checkpoint, save_c
 from segclip_deploy.model.encoders import build_encoder, load_imagenet
 from segclip_deploy.model.prompts import ContextPrompts
 from segclip_deploy.model.segclip import QueryRefiner, SegCLIP
-from segclip_deploy.model.spec import ModelSpec, load_spec
 from segclip_deploy.model.text import (
     TextBank,
     encode_vocabulary,

@@ -50,7 +50,7 @@ def test_from_an_fp32_bundle_to_the_faster_engine_in_one_go(
     assert engine.record.built.verified.passed
     work = out.with_name(out.name + ".work")
     plan = load_plan(work / "plan.yaml")
-    assert engine.record.bundle.get("plan") in (None, dict(plan.blocks))
+    assert engine.record.bundle.plan in (None, dict(plan.blocks))
     assert plan.evidence["split"] == "plan"
 
     # The same plan again measures nothing anew.

@@ -11,6 +11,7 @@ import onnxruntime
 import pytest
 from numpy.typing import NDArray
 
+from segclip_deploy.artifacts import records
 from segclip_deploy.artifacts.bundle import load_bundle
 from segclip_deploy.artifacts.golden import load_golden
 from segclip_deploy.artifacts.onnx_file import block_of
@@ -121,7 +122,9 @@ def test_weights_trained_with_the_rounding_keep_their_biases(
     tiny_bundle: Path, tmp_path: Path
 ) -> None:
     bundle = load_bundle(tiny_bundle)
-    tuned = replace(bundle, record={**bundle.record, "trained_for_int8": ["encoder.stem"]})
+    tuned = replace(
+        bundle, record=records.replace(bundle.record, trained_for_int8=("encoder.stem",))
+    )
     found = select_tiles(find_tiles([EXAMPLE / "images"], bundle.input), 16)
     plain = calibrate(bundle, found, tmp_path / "plain.json", method="minmax")
     table = calibrate(tuned, found, tmp_path / "tuned.json", method="minmax")

@@ -17,6 +17,7 @@ import yaml
 from click.testing import CliRunner, Result
 
 from segclip_deploy.artifacts.bundle import load_bundle
+from segclip_deploy.artifacts.bundle_record import Calibration
 from segclip_deploy.artifacts.files import sha256_file
 from segclip_deploy.artifacts.golden import load_golden
 from segclip_deploy.artifacts.onnx_file import block_of
@@ -57,32 +58,34 @@ def test_the_example_keeps_its_labels_and_its_bundle_says_how_it_was_made(
     scheme, precision = kind
     bundle = load_bundle(quantized(scheme, precision))
     record, parent = bundle.record, load_bundle(example_bundle)
-    assert record["quality"]["label_agreement"] >= agreement
-    assert record["quality"]["logit_sqnr_db"] >= decibels
+    assert record.quantization is not None
+    quality, calibration = record.quantization.quality, record.quantization.calibration
+    assert quality.label_agreement >= agreement
+    assert quality.logit_sqnr_db >= decibels
     assert (bundle.precision, bundle.scheme) == (precision, Scheme(scheme))
     assert (bundle.input, bundle.outputs) == (parent.input, parent.outputs)
     assert bundle.vocabulary == parent.vocabulary
-    assert record["parents"]["bundle"] == sha256_file(example_bundle / "bundle.json")
-    assert record["parents"]["checkpoint"] == parent.record["parents"]["checkpoint"]
+    assert record.parents.bundle == parent.sha256 == sha256_file(example_bundle / "bundle.json")
+    assert record.parents.checkpoint == parent.record.parents.checkpoint
     if precision == "int8":
         digest = json.loads(example_table.read_text())["digest"]
-        assert record["parents"]["table"] == digest
-        assert record["calibration"] == {"method": "percentile", "tiles": 16}
+        assert record.parents.table == digest
+        assert calibration == Calibration(method="percentile", tiles=16)
     else:  # a table that was given and not used is no parent
-        assert "table" not in record["parents"]
-        assert record["calibration"] is None
+        assert record.parents.table is None
+        assert calibration is None
     golden, original = load_golden(bundle.golden_path), load_golden(parent.golden_path)
     np.testing.assert_array_equal(golden.labels, original.labels)
     assert golden.precision == precision
-    assert golden.agreement == record["quality"]["literal_agreement"]
+    assert golden.agreement == quality.literal_agreement
     assert golden.literal is not None
-    flips = sum(record["quality"]["flips"].values())
+    flips = sum(quality.flips.values())
     assert flips > 0
-    assert record["quality"]["label_agreement"] == pytest.approx(1 - flips / golden.labels.size)
+    assert quality.label_agreement == pytest.approx(1 - flips / golden.labels.size)
     # What no engine can be nearer to its file than: the margin of the flight check.
-    assert record["quality"]["literal_agreement"] > MIN_AGREEMENT[precision]
+    assert quality.literal_agreement > MIN_AGREEMENT[precision]
     if scheme == "cpu":
-        assert record["quality"]["literal_agreement"] == 1
+        assert quality.literal_agreement == 1
         assert (golden.literal != golden.labels).sum() == flips
     graph = onnx.load(bundle.model_path).graph
     assert {o.name for o in graph.output} == {"labels"}
@@ -94,14 +97,14 @@ def test_the_example_keeps_its_labels_and_its_bundle_says_how_it_was_made(
 
 
 def test_fp16_keeps_fp32_what_overflows_and_says_so(quantized: Make) -> None:
-    record = load_bundle(quantized("tensorrt", "fp16")).record
-    islands = record["islands"]
+    record = load_bundle(quantized("tensorrt", "fp16")).record.quantization
+    islands = record.fp32_fallback
     for stride in (8, 16, 32):
         assert "reaches" in islands[f"cff.{stride}.language_to_vision/Exp"]
         assert "on golden tile" in islands[f"cff.{stride}.language_to_vision/Exp"]
         assert "its constant 1e-06" in islands[f"cff.{stride}.score_map/Clip"]
     assert not [name for name in islands if name.startswith(("encoder.", "decoder."))]
-    assert set(record["plan"].values()) == {"fp16", "fp32"}
+    assert set(record.plan.values()) == {"fp16", "fp32"}
 
 
 def test_fast_kernels_of_both_cpu_engines_say_what_the_file_says(
@@ -191,7 +194,7 @@ def test_one_edited_line_brings_one_block_back(
     result = call("quantize", tiny_bundle, "--plan", path, "--table", tiny_table, "-o", out)
     assert result.exit_code == 0, result.output
     assert "tensorrt, blocks" in result.stdout
-    assert load_bundle(out).record["plan"]["encoder.stage2"] == "fp16"
+    assert load_bundle(out).record.plan["encoder.stage2"] == "fp16"
     graph = onnx.load(out / "model.onnx").graph
     weights = {n.output[0] for n in graph.node if n.op_type == "DequantizeLinear"}
     in_int8 = {
@@ -445,7 +448,7 @@ def test_a_failure_leaves_nothing_and_keeps_the_old(
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device", str(out))
 
-    monkeypatch.setattr("segclip_deploy.quantization.quantize.save_golden", full)
+    monkeypatch.setattr("segclip_deploy.artifacts.bundle.save_golden", full)
     arguments = ("--scheme", "cpu", "--precision", "int8", "--table", tiny_table, "-o", out)
     result = call("quantize", tiny_bundle, *arguments)
     assert result.exit_code == 1
@@ -479,9 +482,9 @@ def test_fp16_that_would_overflow_is_seen_and_kept_fp32(
     long = load_bundle(edited(example_bundle, tmp_path / "b", lengthen))
     assert call("verify", long.path).exit_code == 0
     plan = uniform_plan(long, load_model(long.model_path).graph, Scheme.TENSORRT, "fp16")
-    record = quantize(long, tmp_path / "o", plan=plan, table=None).record
-    assert record["quality"]["label_agreement"] >= 0.998
-    assert "reaches" in record["islands"]["decoder.4/Conv_2"]
+    record = quantize(long, tmp_path / "o", plan=plan, table=None).record.quantization
+    assert record.quality.label_agreement >= 0.998
+    assert "reaches" in record.fp32_fallback["decoder.4/Conv_2"]
     # Were it not kept FP32, the rounding that a CPU does not do by itself would show it.
     monkeypatch.setattr("segclip_deploy.quantization.quantize.find_extremes", lambda *_: {})
     with pytest.raises(GateFailed, match="logits are not finite on golden tile 0"):

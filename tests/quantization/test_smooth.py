@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
 from segclip_deploy.artifacts.bundle import load_bundle
+from segclip_deploy.artifacts.bundle_record import Smoothing
 from segclip_deploy.artifacts.files import sha256_file
 from segclip_deploy.artifacts.golden import load_golden, save_golden
 from segclip_deploy.artifacts.scheme import Scheme
@@ -171,10 +172,10 @@ def test_the_command_writes_a_bundle_that_goes_on_like_any_other(
     assert result.exit_code == 0, result.output
     assert "1 LayerNorms smoothed" in result.stdout
     bundle, parent = load_bundle(out), load_bundle(source)
-    assert bundle.record["smoothing"] == {"alpha": 0.5, "norms": 1, "tiles": 16}
-    assert bundle.record["parents"]["bundle"] == sha256_file(source / "bundle.json")
+    assert bundle.record.smoothing == Smoothing(alpha=0.5, norms=1, tiles=16)
+    assert bundle.record.parents.bundle == sha256_file(source / "bundle.json")
     assert (bundle.precision, bundle.outputs) == ("fp32", parent.outputs)
-    assert bundle.record["parity"][-1]["max_logit_error"] <= 1e-4
+    assert bundle.record.parity[-1].max_logit_error <= 1e-4
     assert bundle.files["model.onnx"] != parent.files["model.onnx"]
     assert bundle.files.keys() == parent.files.keys()
     assert call("verify", out).exit_code == 0

@@ -9,8 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from segclip_deploy.artifacts.bundle import RECORD_FILE, Bundle, load_bundle
-from segclip_deploy.artifacts.files import sha256_file
+from segclip_deploy.artifacts.bundle import Bundle, load_bundle
 from segclip_deploy.artifacts.golden import load_golden
 from segclip_deploy.artifacts.onnx_file import block_of, initializer_names
 from segclip_deploy.artifacts.plan import PrecisionPlan
@@ -42,7 +41,7 @@ def table_of(bundle: Bundle) -> CalibrationTable:
         for name, values in zip(names, run(tile[None]), strict=True):
             seen[name].add(values)
     ranges = {name: METHODS["minmax"](histogram) for name, histogram in seen.items()}
-    digest = sha256_file(bundle.path / RECORD_FILE)
+    digest = bundle.sha256
     return CalibrationTable(digest, "minmax", ranges, (), {}, {})
 
 
@@ -109,8 +108,8 @@ def test_what_tensorrt_parses_is_the_plan_block_by_block(
     precision: str, bundles: dict[str, Path]
 ) -> None:
     bundle = load_bundle(bundles[precision])
-    plan = bundle.record["plan"]
-    islands = {block_of(name) for name in bundle.record["islands"]}
+    plan = bundle.record.plan
+    islands = {block_of(name) for name in bundle.record.quantization.fp32_fallback}
     layers = parsed(bundle.model_path)
     rounded = {name for kind, *_, writes in layers if kind == "DEQUANTIZE" for name in writes}
     fused: Counter[str] = Counter()
@@ -144,8 +143,9 @@ def test_an_engine_records_what_its_plan_became(
     plan = plans.get(precision)
     blocks = plan.blocks if plan else dict.fromkeys((block_of(n.name) for n in graph), "fp32")
     nodes = place(graph, Scheme.TENSORRT, plan.int8).nodes if plan else []
-    islands = {block_of(name) for name in bundle.record.get("islands", {})}
-    assert engine.record.bundle.get("plan") == (plan and plan.blocks)
+    done = bundle.record.quantization
+    islands = {block_of(name) for name in done.fp32_fallback} if done else set()
+    assert engine.record.bundle.plan == (plan and plan.blocks)
     assert network.keys() == blocks.keys()
     multiplied = Counter(block_of(name) for name in nodes)
     assert {b: kinds["int8"] for b, kinds in network.items() if "int8" in kinds} == multiplied

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +11,7 @@ from numpy.typing import NDArray
 from rasterio.enums import ColorInterp
 
 from segclip_deploy.artifacts.bundle import InputSpec
+from segclip_deploy.artifacts.records import replace
 from segclip_deploy.artifacts.vocabulary import load_vocabulary
 from segclip_deploy.runtime.inference.segmenter import Segmenter
 from segclip_deploy.runtime.io.raster.segment import LabelledRaster, segment_raster, settings_digest

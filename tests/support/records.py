@@ -10,6 +10,11 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_typ
 import msgspec
 from hypothesis import strategies as st
 
+from segclip_deploy.artifacts.bundle_record import BundleRecord, Parents
+from segclip_deploy.artifacts.input_spec import InputSpec
+from segclip_deploy.artifacts.model_spec import ModelSpec
+from segclip_deploy.artifacts.vocabulary import load_vocabulary
+
 _PLAIN: dict[Any, st.SearchStrategy[Any]] = {
     NoneType: st.none(),
     bool: st.booleans(),
@@ -44,3 +49,25 @@ def any_of(kind: Any) -> st.SearchStrategy[Any]:
 
 def issubclass_of(kind: Any, base: type) -> bool:
     return isinstance(kind, type) and issubclass(kind, base)
+
+
+def small_record(**fields: Any) -> BundleRecord:
+    """Of an FP32 bundle; ``fields`` are what differs."""
+    given: dict[str, Any] = {
+        "input": InputSpec(height=64, width=96, batch=2),
+        "outputs": ("labels", "logits"),
+        "precision": "fp32",
+        "opset": 19,
+        "factory": None,
+        "model": ModelSpec(classes=5, text_width=16),
+        "vocabulary": load_vocabulary("dubai"),
+        "text_encoder": "random",
+        "trained_for_int8": (),
+        "files": {},
+        "parents": Parents(checkpoint="0" * 64),
+        "parity": (),
+        "folding": (),
+        "blocks": (),
+        "tools": {},
+    }
+    return BundleRecord(**given | fields)

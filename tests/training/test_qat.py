@@ -12,7 +12,9 @@ import numpy as np
 import pytest
 import torch
 
+from segclip_deploy.artifacts import records
 from segclip_deploy.artifacts.bundle import InputSpec, load_bundle
+from segclip_deploy.artifacts.checkpoint_record import TuningParents
 from segclip_deploy.artifacts.files import sha256_file
 from segclip_deploy.artifacts.plan import PrecisionPlan, save_plan
 from segclip_deploy.artifacts.scheme import Scheme
@@ -43,7 +45,7 @@ from tests.training.test_train import SETTINGS, SPEC, bank, data
 
 __all__ = ["data"]  # a fixture
 
-TUNING = replace(SETTINGS, steps=4, **{**FINE_TUNING, "validate_every": 2})
+TUNING = records.replace(SETTINGS, steps=4, **{**FINE_TUNING, "validate_every": 2})
 
 
 def own_weights(block: str) -> bool:
@@ -140,7 +142,7 @@ def int8_everywhere(checkpoint: Path) -> PrecisionPlan:
 def parent(data: Path, tmp_path_factory: pytest.TempPathFactory, vocabulary: Vocabulary) -> Path:
     """A small checkpoint that has learnt something; its plan and its text bank beside it."""
     folder = tmp_path_factory.mktemp("parent")
-    settings = replace(SETTINGS, steps=40, validate_every=40, learning_rate=1e-2)
+    settings = records.replace(SETTINGS, steps=40, validate_every=40, learning_rate=1e-2)
     out = folder / "parent.safetensors"
     train(open_dataset(data, vocabulary), bank(), SPEC, settings, out, imagenet=False)
     save_plan(folder / "plan.yaml", int8_everywhere(out))
@@ -164,7 +166,7 @@ def tune(
         parent.with_name("plan.yaml"),
         open_dataset(data, vocabulary),
         bank(),
-        replace(TUNING, **settings),
+        records.replace(TUNING, **settings),
         out,
         report=report,
     )
@@ -186,13 +188,12 @@ def test_fine_tuning_brings_int8_nearer_to_its_teacher_and_leaves_an_ordinary_ch
     assert all(torch.equal(before.weights[n], after.weights[n]) for n in statistics)
     moved = [n for n in after.weights if not torch.equal(before.weights[n], after.weights[n])]
     assert len(moved) > 50
-    assert after.training["parents"] == {
-        "checkpoint": sha256_file(parent),
-        "plan": sha256_file(parent.with_name("plan.yaml")),
-    }
-    assert "encoder.stem" in after.training["int8"]
+    assert after.training.parents == TuningParents(
+        checkpoint=sha256_file(parent), plan=sha256_file(parent.with_name("plan.yaml"))
+    )
+    assert "encoder.stem" in after.training.int8
     exported = export_bundle(out, tmp_path / "bundle", spec=InputSpec(64, 96))
-    assert exported.record["trained_for_int8"] == after.training["int8"]
+    assert exported.record.trained_for_int8 == after.training.int8
     shutil.rmtree(tmp_path / "bundle")
     assert [p.name for p in tmp_path.iterdir()] == ["t.safetensors"]
 
@@ -228,7 +229,7 @@ def test_the_command_fine_tunes(parent: Path, data: Path, tmp_path: Path) -> Non
     result = call(*arguments(parent, data, tmp_path / "t.safetensors"))
     assert result.exit_code == 0, result.output
     assert "plan mIoU" in result.stdout
-    assert load_checkpoint(tmp_path / "t.safetensors").training["settings"]["learning_rate"] == 1e-4
+    assert load_checkpoint(tmp_path / "t.safetensors").training.settings.learning_rate == 1e-4
 
 
 @pytest.mark.parametrize(

@@ -6,21 +6,22 @@ import signal
 import subprocess
 import sys
 import textwrap
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from segclip_deploy.artifacts.checkpoint_record import TrainSettings
+from segclip_deploy.artifacts.model_spec import ModelSpec
+from segclip_deploy.artifacts.records import replace
 from segclip_deploy.artifacts.vocabulary import IGNORE_INDEX, Vocabulary
 from segclip_deploy.errors import BadArtifact, BadInput, StaleArtifact
 from segclip_deploy.evaluation.dataset import open_dataset
 from segclip_deploy.model.checkpoint import build_model, load_checkpoint
-from segclip_deploy.model.spec import ModelSpec
 from segclip_deploy.model.text import TextBank, unit_rows
 from segclip_deploy.training.augment import CropSampler
-from segclip_deploy.training.loop import Progress, TrainSettings, one_cycle
+from segclip_deploy.training.loop import Progress, one_cycle
 from segclip_deploy.training.train import train
 from tests.conftest import ROOT
 
@@ -120,7 +121,7 @@ def test_training_learns_and_the_checkpoint_needs_nothing_else(
         report=seen.append,
     )
     checkpoint = load_checkpoint(out)
-    assert checkpoint.training["plan"]["miou"] > 0.35  # guessing scores below 0.15
+    assert checkpoint.training.plan.miou > 0.35  # guessing scores below 0.15
     assert seen[-1].loss < seen[0].loss / 2
     assert checkpoint.examples.shape == (1, 512, 512, 3)
     build_model(checkpoint)

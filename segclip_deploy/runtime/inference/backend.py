@@ -10,7 +10,7 @@ from typing import Any, Protocol, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from segclip_deploy.artifacts.bundle import describe_shape
+from segclip_deploy.artifacts.input_spec import describe_shape
 
 __all__ = ["Backend", "Decode", "TensorSpec", "checked"]
 

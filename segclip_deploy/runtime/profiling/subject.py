@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from segclip_deploy.artifacts.bundle import RECORD_FILE, load_bundle
+from segclip_deploy.artifacts.bundle import load_bundle
+from segclip_deploy.artifacts.bundle_record import BundleRecord
 from segclip_deploy.artifacts.engine import golden_path, load_engine
 from segclip_deploy.artifacts.files import sha256_file
 from segclip_deploy.runtime.registry import BUNDLES, find_target
@@ -58,7 +58,7 @@ def read_subject(path: Path, threads: int) -> Subject:
             settings=own,
             precision=bundle.precision,
             sha256=sha256_file(bundle.model_path),
-            bundle_sha256=sha256_file(path / RECORD_FILE),
+            bundle_sha256=bundle.sha256,
             golden_path=bundle.golden_path,
             blocks=_blocks(bundle.record),
             told={},
@@ -70,7 +70,7 @@ def read_subject(path: Path, threads: int) -> Subject:
         model=path,
         target=find_target(record.target, where=path, fix=engine.rebuild_command()),
         settings={**record.built.settings, **own},
-        precision=str(record.bundle["precision"]),
+        precision=record.bundle.precision,
         sha256=record.engine_sha256,
         bundle_sha256=record.bundle_sha256,
         golden_path=golden_path(path),
@@ -79,5 +79,5 @@ def read_subject(path: Path, threads: int) -> Subject:
     )
 
 
-def _blocks(bundle: Mapping[str, Any]) -> tuple[str, ...]:
-    return tuple(block["block"] for block in bundle["blocks"])
+def _blocks(bundle: BundleRecord) -> tuple[str, ...]:
+    return tuple(cost.block for cost in bundle.blocks)

@@ -113,7 +113,7 @@ def test_layers_are_those_of_the_model(target: str, tiny_bundle: Path) -> None:
     with TARGETS[target].open(bundle.model_path, **settings) as backend:
         runs = TARGETS[target].time_layers(bundle.model_path, backend, tile, settings)
     assert len(runs) == 30
-    layers = layer_medians(runs, [block["block"] for block in bundle.record["blocks"]])
+    layers = layer_medians(runs, [cost.block for cost in bundle.record.blocks])
     assert [layer.ms for layer in layers] == sorted((layer.ms for layer in layers), reverse=True)
     blocks = {layer.block for layer in layers}
     assert {"encoder.stage1", "cff.16.read", "head", "graph"} <= blocks

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from segclip_deploy.artifacts.files import UNREADABLE
+from segclip_deploy.artifacts.records import Record, convert
 from segclip_deploy.errors import BadInput
 
 __all__ = ["ModelSpec", "load_spec"]
 
 
-@dataclass(frozen=True)
-class ModelSpec:
+class ModelSpec(Record, frozen=True):
     """What it takes to rebuild the module, apart from its weights.
 
     Attributes:
@@ -26,6 +24,9 @@ class ModelSpec:
         cff_strides: where Cross-Modal Feature Fusion sits, out of 8, 16, 32.
         refine: whether ambiguous queries look at the real texts.
         mean, std: per-channel normalisation of RGB in 0–1.
+
+    Raises:
+        BadInput: a value is out of range.
     """
 
     classes: int
@@ -55,24 +56,14 @@ class ModelSpec:
         if found:
             raise BadInput(f"not a valid model spec: {', '.join(found)}")
 
-    def to_json(self) -> dict[str, Any]:
-        """A JSON-ready mapping that ``from_mapping`` reads back."""
-        return asdict(self)
-
     @classmethod
     def from_mapping(cls, data: Mapping[str, Any]) -> ModelSpec:
         """Rebuild from parsed JSON or YAML.
 
         Raises:
-            BadInput: a key is missing or unknown, or a value is out of range.
+            BadInput: a key is missing or unknown, or a value is of another kind or out of range.
         """
-        try:
-            values: dict[str, Any] = {
-                k: tuple(v) if isinstance(v, list) else v for k, v in data.items()
-            }
-            return cls(**values)
-        except UNREADABLE as error:
-            raise BadInput(f"not a valid model spec ({error})") from error
+        return convert(data, cls, noun="a valid model spec")
 
 
 def load_spec(path: Path) -> ModelSpec:

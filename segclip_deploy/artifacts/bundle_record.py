@@ -1,0 +1,262 @@
+"""What ``bundle.json`` says: the graph, where it comes from, and what was proven of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from segclip_deploy.artifacts.input_spec import InputSpec
+from segclip_deploy.artifacts.model_spec import ModelSpec
+from segclip_deploy.artifacts.records import Format, Record
+from segclip_deploy.artifacts.scheme import Precision, Scheme
+from segclip_deploy.artifacts.vocabulary import Vocabulary
+
+__all__ = [
+    "BUNDLE",
+    "BlockCost",
+    "BlockMacs",
+    "BundleRecord",
+    "Calibration",
+    "Parents",
+    "Parity",
+    "Quality",
+    "Quantization",
+    "Revocab",
+    "Smoothing",
+    "TrainedText",
+]
+
+
+class Parents(Record, frozen=True):
+    """SHA-256 of the files that a bundle was made from.
+
+    Attributes:
+        checkpoint: the model's.
+        bundle: of the record of the bundle before this one; None right after ``export``.
+        table: digest of the calibration table; None without INT8.
+    """
+
+    checkpoint: str
+    bundle: str | None = None
+    table: str | None = None
+
+
+class Parity(Record, frozen=True):
+    """How far an engine is from its reference.
+
+    Attributes:
+        reference, engine: what was compared.
+        tiles: how many images.
+        max_logit_error, mean_logit_error: absolute, in logits.
+        label_agreement: share of pixels with equal labels.
+        flips: pixels whose label differs, by the reference's class.
+    """
+
+    reference: str
+    engine: str
+    tiles: int
+    max_logit_error: float
+    mean_logit_error: float
+    label_agreement: float
+    flips: Mapping[str, int]
+
+
+class BlockMacs(Record, frozen=True):
+    """What folding the text saves in one block, per image.
+
+    Attributes:
+        block: its name in the model.
+        plain: MACs with the text embeddings as constants; what depends on them alone is free.
+        folded: MACs with the text folded in.
+    """
+
+    block: str
+    plain: int
+    folded: int
+
+    @property
+    def pays(self) -> bool:
+        """Whether the folded form is the cheaper one, and so the one that is exported."""
+        return self.folded < self.plain
+
+    @property
+    def exported(self) -> Literal["folded", "plain"]:
+        """The form that is exported."""
+        return "folded" if self.pays else "plain"
+
+
+class BlockCost(Record, frozen=True):
+    """What one block of a graph holds and costs.
+
+    Attributes:
+        block: its name.
+        parameters: elements of the floating-point constants that it is the first to read.
+        macs: multiply-accumulates of its convolutions and matrix products, for one image.
+        precision: what they are computed in.
+    """
+
+    block: str
+    parameters: int
+    macs: int
+    precision: Precision
+
+
+class Calibration(Record, frozen=True):
+    """Where the ranges of INT8 come from.
+
+    Attributes:
+        method: how a range was chosen from a histogram.
+        tiles: how many were measured.
+    """
+
+    method: str
+    tiles: int
+
+
+class Quality(Record, frozen=True):
+    """How far a quantized model is from its FP32 parent, on the golden tiles.
+
+    Attributes:
+        label_agreement: share of pixels with FP32's label.
+        literal_agreement: share of pixels with equal labels, with FP16 rounded and without.
+        logit_sqnr_db: signal to quantization noise of the logits, dB.
+        flips: pixels whose label differs from FP32's, by FP32's class.
+    """
+
+    label_agreement: float
+    literal_agreement: float
+    logit_sqnr_db: float
+    flips: Mapping[str, int]
+
+
+class Quantization(Record, frozen=True):
+    """How precision was written into a model, and what that did to it.
+
+    Attributes:
+        scheme: for whose kernels.
+        plan: precision by block.
+        int8_macs: share of the multiply-accumulates that is INT8, 0–1.
+        fp32_fallback: nodes that stay FP32 in blocks of a lower precision, and why.
+        calibration: of INT8; None without.
+        quality: measured when it was written.
+    """
+
+    scheme: Scheme
+    plan: Mapping[str, Precision]
+    int8_macs: float
+    fp32_fallback: Mapping[str, str]
+    calibration: Calibration | None
+    quality: Quality
+
+
+class Smoothing(Record, frozen=True):
+    """What SmoothQuant did.
+
+    Attributes:
+        alpha: how much of the outlier channels moved into the weights, above 0 and below 1.
+        norms: LayerNorms that were smoothed.
+        tiles: how many were measured.
+    """
+
+    alpha: float
+    norms: int
+    tiles: int
+
+
+class TrainedText(Record, frozen=True):
+    """The classes and the text encoder that a model was trained with."""
+
+    vocabulary: Vocabulary
+    text_encoder: str
+
+
+class Revocab(Record, frozen=True):
+    """What ``revocab`` changed.
+
+    Attributes:
+        accuracy: what is known of it with the new texts, for people.
+        golden_labels_changed: share of the golden tiles' pixels whose label is another one, 0–1.
+        trained: the first texts.
+        tools: versions that folded the new texts in.
+    """
+
+    accuracy: str
+    golden_labels_changed: float
+    trained: TrainedText
+    tools: Mapping[str, str]
+
+
+class BundleRecord(Record, frozen=True):
+    """What a bundle is and comes from.
+
+    Attributes:
+        input: of the graph.
+        outputs: names of the graph's outputs, in order.
+        precision: the lowest that is written into the model.
+        opset: of the ONNX file.
+        factory: ``package.module:function`` of a user's network; None for SegCLIP.
+        model: rebuilds the network.
+        vocabulary: classes, palette and texts.
+        text_encoder: what embedded the texts.
+        trained_for_int8: blocks whose weights were trained with the rounding.
+        files: SHA-256 of the bundle's other files, by name; ``write_bundle`` computes them.
+        parents: what it was made from.
+        parity: the export against PyTorch, a smoothed bundle against the one before; empty where
+            the texts are others than those that were measured.
+        folding: what folding the text saves, by block.
+        blocks: what each block holds and costs.
+        tools: versions that made it.
+        quantization: None in FP32.
+        smoothing: None without SmoothQuant.
+        revocab: None where the texts are those of the training.
+    """
+
+    input: InputSpec
+    outputs: tuple[str, ...]
+    precision: Precision
+    opset: int
+    factory: str | None
+    model: ModelSpec
+    vocabulary: Vocabulary
+    text_encoder: str
+    trained_for_int8: tuple[str, ...]
+    files: Mapping[str, str]
+    parents: Parents
+    parity: tuple[Parity, ...]
+    folding: tuple[BlockMacs, ...]
+    blocks: tuple[BlockCost, ...]
+    tools: Mapping[str, str]
+    quantization: Quantization | None = None
+    smoothing: Smoothing | None = None
+    revocab: Revocab | None = None
+
+    @property
+    def scheme(self) -> Scheme | None:
+        """How its precision was written; None for FP32."""
+        return self.quantization.scheme if self.quantization else None
+
+    @property
+    def plan(self) -> Mapping[str, Precision] | None:
+        """Precision by block; None where none was written."""
+        return self.quantization.plan if self.quantization else None
+
+
+def _of_schema_1(data: dict[str, Any]) -> dict[str, Any]:
+    """Gather what quantization had left at the top, and drop what follows from the MACs."""
+    data["folding"] = [
+        {name: block[name] for name in ("block", "plain", "folded")} for block in data["folding"]
+    ]
+    if scheme := data.pop("dialect", None):
+        data["quantization"] = {
+            "scheme": scheme,
+            "plan": data.pop("plan"),
+            "int8_macs": data.pop("int8_macs"),
+            "fp32_fallback": data.pop("islands"),
+            "calibration": data.pop("calibration"),
+            "quality": data.pop("quality"),
+        }
+    return data
+
+
+BUNDLE = Format("a bundle record", BundleRecord, schema=2, migrations={1: _of_schema_1})
+"""How ``bundle.json`` is written and read. An engine's record holds the same, dumped."""

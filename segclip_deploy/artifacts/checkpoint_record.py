@@ -1,0 +1,141 @@
+"""What a checkpoint's metadata says: the model, its classes, and how it was trained."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from segclip_deploy.artifacts.model_spec import ModelSpec
+from segclip_deploy.artifacts.records import Format, Record
+from segclip_deploy.artifacts.vocabulary import Vocabulary
+from segclip_deploy.errors import BadInput
+
+__all__ = ["CHECKPOINT", "CheckpointRecord", "Scores", "TrainSettings", "Training", "TuningParents"]
+
+
+class TrainSettings(Record, frozen=True):
+    """How to train.
+
+    Attributes:
+        steps: length of the run; None where ``time_budget_s`` sets it.
+        time_budget_s: seconds of training, over all resumptions; the schedule follows the clock.
+        crop: side of the training crops, pixels.
+        batch: crops per step.
+        learning_rate: peak, of new layers; the encoder gets ``encoder_rate`` times that.
+        weight_decay: of AdamW.
+        ema: decay of the averaged weights, which are the ones validated and kept.
+        validate_every: steps between validations.
+        save_every: steps between resume points.
+        bf16: run the network under bfloat16 autocast: about twice as fast where the processor
+            has it (AVX-512 BF16, AMX), slower elsewhere.
+        window: side of the windows in validation, pixels.
+        seed: of initialisation and augmentation.
+
+    Raises:
+        BadInput: neither steps nor a time budget, or both; sides that are no multiples of 32.
+    """
+
+    steps: int | None = None
+    time_budget_s: float | None = None
+    crop: int = 256
+    batch: int = 8
+    learning_rate: float = 2e-3
+    encoder_rate: float = 0.25
+    weight_decay: float = 0.02
+    ema: float = 0.99
+    validate_every: int = 200
+    save_every: int = 50
+    bf16: bool = False
+    window: int = 512
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if (self.steps is None) == (self.time_budget_s is None):
+            raise BadInput("a run is given either steps or a time budget")
+        if self.crop % 32 or self.window % 32:
+            raise BadInput(f"crop {self.crop} and window {self.window} must be multiples of 32")
+
+
+class Scores(Record, frozen=True):
+    """Accuracy on labelled images, in shares of 1; None where nothing of a class occurs.
+
+    Attributes:
+        miou: mean of the IoUs.
+        pixel_accuracy: share of labelled pixels that are right.
+        iou: by class.
+        pixels: how many were labelled.
+        boundary_iou: by class.
+        images: names.
+    """
+
+    miou: float | None
+    pixel_accuracy: float | None
+    iou: Mapping[str, float | None]
+    pixels: int
+    boundary_iou: Mapping[str, float | None]
+    images: tuple[str, ...]
+
+
+class TuningParents(Record, frozen=True):
+    """SHA-256 of what a fine-tuned model was made from.
+
+    Attributes:
+        checkpoint: the FP32 model's.
+        plan: of the plan whose rounding it was trained with.
+    """
+
+    checkpoint: str
+    plan: str
+
+
+class Training(Record, frozen=True):
+    """How weights came to be.
+
+    Attributes:
+        settings: of the run.
+        step: the one whose averaged weights were kept.
+        seconds: of training, up to that step.
+        plan: scores on split ``plan``, at that step.
+        torch: version.
+        parents: None where it was trained from the start.
+        int8: blocks whose weights were trained with the rounding.
+    """
+
+    settings: TrainSettings
+    step: int
+    seconds: float
+    plan: Scores
+    torch: str
+    parents: TuningParents | None = None
+    int8: tuple[str, ...] = ()
+
+
+class CheckpointRecord(Record, frozen=True):
+    """What a checkpoint is and comes from.
+
+    Attributes:
+        model: rebuilds the module.
+        vocabulary: the classes.
+        text_encoder: what embedded their texts.
+        training: None for imported weights.
+        imported: name of the file that the weights were imported from; None for trained ones.
+    """
+
+    model: ModelSpec
+    vocabulary: Vocabulary
+    text_encoder: str
+    training: Training | None = None
+    imported: str | None = None
+
+
+def _of_schema_1(data: dict[str, Any]) -> dict[str, Any]:
+    """Call the spec as a bundle does, and tell training from import."""
+    training = {**data.pop("training")}
+    data["model"] = data.pop("spec")
+    data["imported"] = training.pop("imported", None)
+    data["training"] = training or None
+    return data
+
+
+CHECKPOINT = Format("a checkpoint", CheckpointRecord, schema=2, migrations={1: _of_schema_1})
+"""How a checkpoint's metadata is written and read."""

@@ -1,0 +1,196 @@
+"""Files of schema 1 still open, and go on like any other; fixtures/schema1/README.md says what they are."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from segclip_deploy.artifacts.bundle import InputSpec, load_bundle
+from segclip_deploy.artifacts.bundle_record import BUNDLE
+from segclip_deploy.artifacts.checkpoint_record import CHECKPOINT
+from segclip_deploy.artifacts.engine import load_engine, record_path
+from segclip_deploy.artifacts.files import read_json, sha256_file
+from segclip_deploy.artifacts.golden import load_golden
+from segclip_deploy.artifacts.scheme import Scheme
+from segclip_deploy.artifacts.vocabulary import load_vocabulary
+from segclip_deploy.errors import BadArtifact
+from segclip_deploy.export.export import export_bundle
+from segclip_deploy.export.revocab import revocab_bundle
+from segclip_deploy.model.checkpoint import load_checkpoint, save_checkpoint
+from segclip_deploy.model.text import load_text_bank
+from segclip_deploy.runtime.build import build_engine
+from segclip_deploy.runtime.targets.base import BuildOptions
+from segclip_deploy.runtime.targets.onnxruntime import OnnxRuntimeBackend
+from tests.conftest import EXAMPLE, calibrated, uniformly
+from tests.support.helpers import call
+
+OLD = Path(__file__).with_name("fixtures") / "schema1"
+SIZE = InputSpec(height=64, width=64)
+
+
+@pytest.fixture
+def fp32(tmp_path: Path) -> Path:
+    """The old FP32 bundle, where other files may lie beside it."""
+    return shutil.copytree(OLD / "fp32", tmp_path / "fp32")
+
+
+def labels_of(bundle: Path, tile: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    backend = OnnxRuntimeBackend(load_bundle(bundle).model_path, threads=1)
+    return backend.infer({"image": tile[None]})["labels"].copy()
+
+
+def test_an_old_checkpoint_says_what_it_said() -> None:
+    checkpoint = load_checkpoint(OLD / "checkpoint.safetensors")
+    assert checkpoint.imported is None
+    training = checkpoint.training
+    assert training is not None
+    assert (training.step, training.settings.steps, training.settings.crop) == (1, 2, 64)
+    assert training.plan.images == ("c",)
+    assert training.plan.iou.keys() == set(checkpoint.vocabulary.names)
+    assert training.parents is not None
+    assert len(training.parents.plan) == 64
+    assert "encoder.stem" in training.int8
+    shipped = load_checkpoint(EXAMPLE / "model.safetensors").training
+    assert shipped is not None
+    assert (shipped.step, round(shipped.plan.miou or 0, 4)) == (1000, 0.7349)
+    assert (shipped.parents, shipped.int8) == (None, ())
+
+
+def test_an_old_import_is_told_from_a_training() -> None:
+    checkpoint = load_checkpoint(OLD / "checkpoint.safetensors")
+    common = {
+        "spec": checkpoint.spec.to_json(),
+        "vocabulary": checkpoint.vocabulary.to_json(),
+        "text_encoder": "x",
+    }
+    data = {"schema": 1, **common, "training": {"imported": "a.pth"}}
+    record = CHECKPOINT.parse(data, where="c", fix="f")
+    assert (record.training, record.imported) == (None, "a.pth")
+    record = CHECKPOINT.parse({**data, "training": {}}, where="c", fix="f")
+    assert (record.training, record.imported) == (None, None)
+
+
+def test_an_old_checkpoint_is_written_anew_as_what_it_was(tmp_path: Path) -> None:
+    old = load_checkpoint(OLD / "checkpoint.safetensors")
+    save_checkpoint(tmp_path / "new.safetensors", old)
+    new = load_checkpoint(tmp_path / "new.safetensors")
+    assert (new.spec, new.vocabulary, new.training) == (old.spec, old.vocabulary, old.training)
+
+
+@pytest.mark.parametrize("name", ["bank.safetensors", "bank.npz"])
+def test_an_old_text_bank_opens(name: str) -> None:
+    bank = load_text_bank(str(OLD / name), load_vocabulary("dubai"))
+    assert (bank.classes.shape, bank.texts.shape, bank.encoder) == ((5, 8), (5, 2, 8), "random 2")
+
+
+def test_the_shipped_text_bank_names_no_schema_and_opens() -> None:
+    bank = load_text_bank(str(EXAMPLE / "text_bank.safetensors"), load_vocabulary("dubai"))
+    assert bank.encoder == "OpenAI CLIP ViT-B/16"
+
+
+def test_an_old_quantized_bundle_says_what_it_said() -> None:
+    bundle, said = load_bundle(OLD / "int8"), read_json(OLD / "int8" / "bundle.json")
+    done = bundle.record.quantization
+    assert done is not None
+    assert (bundle.precision, bundle.scheme) == ("int8", Scheme.TENSORRT)
+    assert done.plan == bundle.record.plan == said["plan"]
+    assert done.fp32_fallback == said["islands"]
+    assert done.quality.to_json() == said["quality"]
+    assert done.calibration is not None
+    assert done.calibration.to_json() == said["calibration"]
+    assert bundle.record.parents.to_json() == said["parents"]
+    assert [link.to_json() for link in bundle.record.parity] == said["parity"]
+    assert [block.exported for block in bundle.record.folding] == ["plain", "plain"]
+    result = call("verify", bundle.path)
+    assert result.exit_code == 0, result.output
+    result = call("inspect", bundle.path)
+    assert result.exit_code == 0, result.output
+
+
+def test_an_old_bundle_with_new_texts_says_which_it_was_trained_with() -> None:
+    record = BUNDLE.read(OLD / "revocab.bundle.json", fix="f")
+    assert record.revocab is not None
+    assert record.revocab.trained.text_encoder == "random 0"
+    assert record.text_encoder == "random 1"
+    assert (record.parity, record.quantization) == ((), None)
+
+
+def test_an_old_bundle_is_known_by_the_hash_of_the_file_as_it_lies() -> None:
+    """Tables, plans and engines that were made of it still belong to it."""
+    bundle = load_bundle(OLD / "fp32")
+    assert bundle.sha256 == sha256_file(OLD / "fp32" / "bundle.json")
+    assert load_bundle(OLD / "int8").record.parents.bundle == bundle.sha256
+
+
+@pytest.mark.parametrize("scheme", ["cpu", "tensorrt"])
+def test_an_old_bundle_is_verified_and_quantized(scheme: str, fp32: Path, tmp_path: Path) -> None:
+    result = call("verify", fp32)
+    assert result.exit_code == 0, result.output
+    table = calibrated(fp32, [EXAMPLE / "images"], 16)
+    made = load_bundle(uniformly(fp32, table, tmp_path / "low", scheme, "int8"))
+    assert json.loads((made.path / "bundle.json").read_text())["schema"] == BUNDLE.schema == 2
+    assert made.record.parents.bundle == load_bundle(fp32).sha256
+    assert made.record.trained_for_int8 == load_bundle(fp32).record.trained_for_int8 != ()
+
+
+def test_an_old_bundle_takes_new_texts(fp32: Path, tmp_path: Path) -> None:
+    old = load_bundle(fp32)
+    bank = load_text_bank(str(OLD / "bank.safetensors"), old.vocabulary)
+    new = revocab_bundle(old, bank, tmp_path / "new")
+    assert new.record.text_encoder == "random 2"
+    assert new.record.revocab is not None
+    assert new.record.revocab.golden_labels_changed > 0
+    assert new.files.keys() == old.files.keys()
+
+
+def test_an_old_checkpoint_exports_to_what_the_old_bundle_says(tmp_path: Path) -> None:
+    new = export_bundle(OLD / "checkpoint.safetensors", tmp_path / "new", spec=SIZE)
+    assert new.record.trained_for_int8 == load_bundle(OLD / "fp32").record.trained_for_int8
+    tiles = load_golden(OLD / "fp32" / "golden.npz").tiles
+    for tile in (*tiles, tiles[0].transpose(1, 0, 2)):
+        old = labels_of(OLD / "fp32", tile)
+        assert len(np.unique(old)) > 1
+        np.testing.assert_array_equal(labels_of(new.path, tile), old)
+
+
+def test_an_engine_of_schema_2_is_refused_with_the_command_that_builds_it_anew(
+    fp32: Path, tmp_path: Path
+) -> None:
+    path = tmp_path / "e.ov.onnx"
+    build_engine(load_bundle(fp32), path, options=BuildOptions(device="CPU"))
+    record = json.loads(record_path(path).read_text())
+    built = record.pop("built")
+    record_path(path).write_text(json.dumps({**record, **built, "schema": 2}))
+    with pytest.raises(BadArtifact) as caught:
+        load_engine(path)
+    assert str(caught.value) == (
+        f"{record_path(path)}: its schema 2 is older than this version reads (3); "
+        f"segclip-deploy build-engine {fp32} -o {path} --device CPU"
+    )
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"training": "ab"}, {"training": None}, {"training": []}, {"spec": None}, {"vocabulary": 1}],
+    ids=str,
+)  # fmt: skip
+@pytest.mark.faults
+def test_a_damaged_old_checkpoint_record_is_refused_in_one_line(change: dict[str, Any]) -> None:
+    checkpoint = load_checkpoint(OLD / "checkpoint.safetensors")
+    data = {
+        "schema": 1,
+        "spec": checkpoint.spec.to_json(),
+        "vocabulary": checkpoint.vocabulary.to_json(),
+        "text_encoder": "x",
+        "training": {},
+    }
+    with pytest.raises(BadArtifact) as caught:
+        CHECKPOINT.parse({**data, **change}, where="c.safetensors", fix="train it")
+    assert str(caught.value).startswith("c.safetensors: ")
+    assert str(caught.value).endswith("train it")
+    assert "\n" not in str(caught.value)
