@@ -169,10 +169,26 @@ def targets(folder: Path) -> dict[str, Target]:
     from segclip_deploy.artifacts.golden import Golden, load_golden, save_golden
     from segclip_deploy.artifacts.model_spec import ModelSpec, load_spec
     from segclip_deploy.artifacts.onnx_file import check_self_contained, initializer_names, makers
-    from segclip_deploy.artifacts.plan import PrecisionPlan, load_plan, save_plan
+    from segclip_deploy.artifacts.plan import (
+        AccuracyLimits,
+        Drop,
+        Evidence,
+        PrecisionPlan,
+        Verdict,
+        load_plan,
+        save_plan,
+    )
     from segclip_deploy.artifacts.scheme import Scheme
     from segclip_deploy.artifacts.vocabulary import load_vocabulary
-    from segclip_deploy.calibration.table import CalibrationTable, Range, load_table, save_table
+    from segclip_deploy.calibration.table import (
+        Bands,
+        CalibrationTable,
+        CoverageRecord,
+        MeasuredTile,
+        Range,
+        load_table,
+        save_table,
+    )
     from segclip_deploy.evaluation.dataset import read_splits
     from segclip_deploy.model.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
     from segclip_deploy.model.text import TextBank, load_text_bank, save_text_bank, unit_rows
@@ -273,9 +289,16 @@ def targets(folder: Path) -> dict[str, Target]:
         read_splits(path.parent)
 
     table = CalibrationTable(
-        "b", "entropy", {"x": Range(0, 1, 1)}, ({"source": "a"},), {"mean": [1]}, {"a": 1}
+        bundle="b",
+        method="entropy",
+        ranges={"x": Range(0, 1, 1)},
+        tiles=(MeasuredTile("a", 0, 0, "c"),),
+        bands=Bands((1, 1, 1), (1, 1, 1)),
+        coverage=CoverageRecord(1, 1, 1, 0, 0, {}, {}, 0, 0),
     )
-    plan = PrecisionPlan(Scheme.CPU, "b", {"head": "int8", "graph": "fp32"}, {"why": {"a": 1}})
+    verdict = Verdict(Drop(0.1, 0, 0.2), 0.5, {"land": None}, {"land": 0.5})
+    evidence = Evidence("plan", 1, AccuracyLimits(0.1), verdict, {"stem": "why"}, ())
+    plan = PrecisionPlan(Scheme.CPU, "b", {"head": "int8", "graph": "fp32"}, evidence)
     scores = Scores(0.5, None, {"land": None}, 9, {"land": 0.5}, ("a",))
     training = Training(TrainSettings(steps=1), step=1, seconds=1.0, plan=scores, torch="2")
     checkpoint = Checkpoint(spec, vocabulary, bank, {"w": torch.zeros(2, 2)}, tiles, training)

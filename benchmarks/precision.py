@@ -24,7 +24,7 @@ from record import ROOT, markdown, points, record
 from tools import modelopt, nncf, quantize_static
 
 from segclip_deploy.artifacts.bundle import Bundle, InputSpec, load_bundle
-from segclip_deploy.artifacts.plan import PrecisionPlan, load_plan
+from segclip_deploy.artifacts.plan import AccuracyLimits, PrecisionPlan, load_plan
 from segclip_deploy.artifacts.scheme import Scheme
 from segclip_deploy.calibration.selection import TileSet, select_tiles
 from segclip_deploy.calibration.table import CalibrationTable, load_table
@@ -35,10 +35,9 @@ from segclip_deploy.evaluation.dataset import Dataset, open_dataset
 from segclip_deploy.export.export import export_bundle
 from segclip_deploy.export.onnx_model import load_model, save_model
 from segclip_deploy.planning.planner import make_plan
-from segclip_deploy.planning.search import Limits
-from segclip_deploy.quantization.block_precision import uniform_plan
 from segclip_deploy.quantization.fp16_emulation import round_as_fp16
 from segclip_deploy.quantization.from_tiles import calibrate
+from segclip_deploy.quantization.placement import uniform_plan
 from segclip_deploy.quantization.quantize import quantize
 from segclip_deploy.runtime.inference.backend import Backend
 from segclip_deploy.runtime.inference.segmenter import Segmenter
@@ -103,7 +102,7 @@ def ours(
         planned = out / f"{scheme.value}.yaml"
         try:
             if not planned.exists():
-                limits = Limits(0.003, {})
+                limits = AccuracyLimits(0.003)
                 make_plan(bundle, table, data, planned, scheme=scheme, split="plan", limits=limits)
             plans[f"ours, {scheme.value}, planned"] = load_plan(planned)
         except GateFailed as error:

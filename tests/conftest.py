@@ -154,7 +154,7 @@ def uniformly(bundle: Path, table: Path, out: Path, scheme: str, precision: str)
     from segclip_deploy.artifacts.bundle import load_bundle
     from segclip_deploy.calibration.table import load_table
     from segclip_deploy.export.onnx_model import load_model
-    from segclip_deploy.quantization.block_precision import uniform_plan
+    from segclip_deploy.quantization.placement import uniform_plan
     from segclip_deploy.quantization.quantize import quantize
 
     loaded = load_bundle(bundle)

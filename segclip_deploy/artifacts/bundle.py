@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from segclip_deploy.artifacts.bundle_record import BUNDLE, BundleRecord
-from segclip_deploy.artifacts.files import read_json, sha256_file
+from segclip_deploy.artifacts.files import parse_json, sha256_file
 from segclip_deploy.artifacts.golden import Golden, save_golden
 from segclip_deploy.artifacts.input_spec import InputSpec
 from segclip_deploy.artifacts.onnx_file import check_self_contained
@@ -23,7 +23,6 @@ __all__ = [
     "InputSpec",
     "bundle_sha256",
     "check_file",
-    "check_schema",
     "load_bundle",
     "write_bundle",
 ]
@@ -33,22 +32,6 @@ GOLDEN_FILE = "golden.npz"
 TEXT_FILE = "text.safetensors"
 RECORD_FILE = "bundle.json"
 BUNDLE_FILES = (MODEL_FILE, GOLDEN_FILE, TEXT_FILE, RECORD_FILE)
-
-
-def check_schema(record: Mapping[str, Any], known: int, *, where: object) -> None:
-    """Accept a record of this version's schema or an older one.
-
-    Raises:
-        BadArtifact: the record is of a newer schema.
-        KeyError: it names none.
-        TypeError: one that is no number.
-    """
-    if record["schema"] > known:
-        raise BadArtifact(
-            f"its schema {record['schema']} is newer than this version reads ({known})",
-            where=where,
-            fix="pip install --upgrade segclip-deploy",
-        )
 
 
 def check_file(file: Path, digest: str | None, record: Path, *, fix: str) -> None:
@@ -156,10 +139,12 @@ def load_bundle(path: str | Path) -> Bundle:
     place, remedy = path / RECORD_FILE, f"segclip-deploy export CKPT -o {path}"
     if not place.is_file():
         raise BadArtifact(f"not a bundle (no {RECORD_FILE})", where=path, fix=remedy)
-    data = read_json(place)
+    text = place.read_bytes()  # once: what is hashed is what is read
+    data = parse_json(text, where=place)
     if data.get("quantization") or data.get("dialect"):  # "dialect" in schema 1
         remedy = f"segclip-deploy quantize FP32_BUNDLE -o {path}"
-    bundle = Bundle(path, BUNDLE.parse(data, where=place, fix=remedy), bundle_sha256(path))
+    record = BUNDLE.parse(data, where=place, fix=remedy)
+    bundle = Bundle(path, record, hashlib.sha256(text).hexdigest())
     for name in dict.fromkeys((MODEL_FILE, GOLDEN_FILE, *bundle.files)):
         _check_place(path, name)
         check_file(path / name, bundle.files.get(name), place, fix=remedy)

@@ -142,19 +142,20 @@ def read_json(path: Path) -> dict[str, Any]:
         BadArtifact: the file cannot be read, or holds no JSON object.
     """
     try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, ValueError) as error:
+        text = path.read_bytes()
+    except OSError as error:
         raise BadArtifact(f"not readable as JSON ({error})", where=path) from error
     return parse_json(text, where=path)
 
 
-def parse_json(text: str, *, where: object) -> dict[str, Any]:
+def parse_json(text: str | bytes, *, where: object) -> dict[str, Any]:
     """Parse a JSON object, all of whose numbers are finite and all of whose text can be printed.
 
     Raises:
         BadArtifact: it is none.
     """
     try:
+        text = text.decode() if isinstance(text, bytes) else text
         data = json.loads(text, parse_float=_finite, parse_constant=_finite)
         if r"\ud" in text.lower():  # an escaped half of a surrogate pair can never be printed
             json.dumps(data, ensure_ascii=False).encode()

@@ -3,25 +3,143 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from segclip_deploy.artifacts.bundle import check_schema
-from segclip_deploy.artifacts.files import UNREADABLE, replace_file
+from segclip_deploy.artifacts.files import replace_file
 from segclip_deploy.artifacts.onnx_file import block_of
+from segclip_deploy.artifacts.records import Format, Record
 from segclip_deploy.artifacts.scheme import PRECISIONS, Precision, Scheme
 from segclip_deploy.errors import BadArtifact
 
-__all__ = ["PrecisionPlan", "load_plan", "save_plan"]
+__all__ = [
+    "PLAN",
+    "AccuracyLimits",
+    "Drop",
+    "Evidence",
+    "PlanLatency",
+    "PrecisionPlan",
+    "SearchStep",
+    "Verdict",
+    "load_plan",
+    "save_plan",
+]
 
-PLAN_SCHEMA = 1
+
+class Drop(Record, frozen=True):
+    """How much mIoU is lost; in shares of 1, negative where it is gained.
+
+    Attributes:
+        value: on all images.
+        low, high: 95 % bounds, from resampling the images.
+    """
+
+    value: float
+    low: float
+    high: float
 
 
-@dataclass(frozen=True)
-class PrecisionPlan:
+class Verdict(Record, frozen=True):
+    """What a mix of precisions scores on a whole split, against FP32 on the same images.
+
+    Attributes:
+        drop: of mIoU.
+        miou: of this mix.
+        iou, boundary_iou: by class; None where a class is absent.
+    """
+
+    drop: Drop
+    miou: float
+    iou: Mapping[str, float | None]
+    boundary_iou: Mapping[str, float | None]
+
+
+class AccuracyLimits(Record, frozen=True):
+    """What a plan must keep to.
+
+    Attributes:
+        max_miou_drop: shares of 1, on the judging split.
+        min_class_iou: by class name.
+    """
+
+    max_miou_drop: float
+    min_class_iou: Mapping[str, float] = {}
+
+    def broken(self, verdict: Verdict) -> str | None:
+        """Which limit a verdict breaks, in words; None where it keeps all."""
+        if verdict.drop.value > self.max_miou_drop:
+            return (
+                f"mIoU drops by {100 * verdict.drop.value:.2f} points, "
+                f"{100 * self.max_miou_drop:.2f} were allowed"
+            )
+        for name, least in self.min_class_iou.items():
+            iou = verdict.iou[name]
+            if iou is None or iou < least:
+                return f"IoU of {name} is {iou}, at least {least} was asked for"
+        return None
+
+
+class SearchStep(Record, frozen=True):
+    """One mix that the search has measured.
+
+    Attributes:
+        int8_blocks: how many blocks were INT8.
+        spared: the block that was taken out of INT8 for it; None at first.
+        miou_drop_points: points of mIoU.
+    """
+
+    int8_blocks: int
+    spared: str | None
+    miou_drop_points: float
+
+
+class PlanLatency(Record, frozen=True):
+    """How fast a plan is where it was made.
+
+    Attributes:
+        engine: that ran it.
+        beside: what is computed where the model is not INT8.
+        fp32_ms, plan_ms: median milliseconds of a batch.
+        rounds, warm_up: inferences that counted, and that did not.
+    """
+
+    engine: str
+    beside: str
+    fp32_ms: float
+    plan_ms: float
+    rounds: int
+    warm_up: int
+
+    @property
+    def speed_up(self) -> float:
+        """How many times faster the plan is."""
+        return self.fp32_ms / self.plan_ms
+
+
+class Evidence(Record, frozen=True):
+    """What a plan was chosen by.
+
+    Attributes:
+        split, images: of the dataset that judged it.
+        limits: it was made to keep to.
+        verdict: of the plan.
+        spared: blocks taken out of INT8, and why.
+        steps: of the search.
+        latency: None where none was measured.
+    """
+
+    split: str
+    images: int
+    limits: AccuracyLimits
+    verdict: Verdict
+    spared: Mapping[str, str]
+    steps: tuple[SearchStep, ...]
+    latency: PlanLatency | None = None
+
+
+class PrecisionPlan(Record, frozen=True):
     """Precision by block.
 
     Attributes:
@@ -29,13 +147,13 @@ class PrecisionPlan:
         bundle: SHA-256 of the record of the FP32 bundle.
         blocks: every block of the model, in the graph's order. In an INT8 block the trained
             products are INT8, the rest is what runs beside it.
-        evidence: what was measured to choose it; free of form, for people.
+        evidence: what was measured to choose it; None for a plan that nobody measured.
     """
 
     scheme: Scheme
     bundle: str
     blocks: Mapping[str, Precision]
-    evidence: Mapping[str, Any] = field(default_factory=dict)
+    evidence: Evidence | None = None
 
     def int8(self, node: str) -> bool:
         """Whether a node's block is INT8."""
@@ -56,20 +174,16 @@ class PrecisionPlan:
         return min(self.blocks.values(), key=PRECISIONS.index)
 
 
+PLAN = Format("a precision plan", PrecisionPlan, schema=2)
+
+
 def save_plan(path: Path, plan: PrecisionPlan) -> None:
     """Write as YAML, atomically."""
-    data = {
-        "schema": PLAN_SCHEMA,
-        "scheme": plan.scheme.value,
-        "bundle": plan.bundle,
-        "blocks": dict(plan.blocks),
-        "evidence": dict(plan.evidence),
-    }
     with replace_file(path) as temporary:
         temporary.write_text(
             "# Precision by block: int8, fp16 or fp32. Edit a line and feed it back with\n"
             f"# segclip-deploy quantize BUNDLE --plan {path.name} --table TABLE -o OUT\n"
-            + yaml.safe_dump(data, sort_keys=False, allow_unicode=True),
+            + yaml.safe_dump(PLAN.dump(plan), sort_keys=False, allow_unicode=True),
             encoding="utf-8",
         )
 
@@ -78,24 +192,30 @@ def load_plan(path: Path) -> PrecisionPlan:
     """Read a plan.
 
     Raises:
-        BadArtifact: not a plan, of a newer schema, or one with an unknown scheme or precision.
+        BadArtifact: not a plan, of another schema, or one with an unknown scheme or precision.
     """
+    remedy = f"segclip-deploy plan BUNDLE --table TABLE --eval DIR -o {path}"
     try:
         data = yaml.safe_load(path.read_text(encoding="utf-8"))
-        check_schema({"schema": data.get("schema", 1)}, PLAN_SCHEMA, where=path)
-        names = [scheme.value for scheme in Scheme]
-        if data["scheme"] not in names:
-            raise ValueError(f"scheme {data['scheme']!r} is not {' or '.join(names)}")
-        plan = PrecisionPlan(
-            Scheme(data["scheme"]),
-            data["bundle"],
-            {str(name): precision for name, precision in data["blocks"].items()},
-            data.get("evidence") or {},
-        )
-    except (OSError, yaml.YAMLError, *UNREADABLE) as error:
-        raise BadArtifact(f"not a precision plan ({error!r})", where=path) from error
-    known = plan.scheme.rules.precisions
-    for block, precision in plan.blocks.items():
+    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
+        raise BadArtifact(f"not a precision plan ({error!r})", where=path, fix=remedy) from error
+    if not isinstance(data, dict):
+        raise BadArtifact("not a precision plan", where=path, fix=remedy)
+    _check_words(data, path)
+    return PLAN.parse(data, where=path, fix=remedy)
+
+
+def _check_words(data: Mapping[str, Any], path: Path) -> None:
+    """What people edit is refused with the words that would do."""
+    names = [scheme.value for scheme in Scheme]
+    if data.get("schema") != PLAN.schema or "scheme" not in data:
+        return
+    if data["scheme"] not in names:
+        raise BadArtifact(f"scheme {data['scheme']!r} is not {' or '.join(names)}", where=path)
+    known = Scheme(data["scheme"]).rules.precisions
+    blocks = data.get("blocks")
+    for block, precision in blocks.items() if isinstance(blocks, dict) else ():
+        if not isinstance(block, str):
+            raise BadArtifact(f"{block!r} is no block of any model", where=path)
         if precision not in known:
             raise BadArtifact(f"{block} is {precision!r}, not {' or '.join(known)}", where=path)
-    return plan

@@ -2,11 +2,13 @@
 
 A record is a ``msgspec.Struct``: a frozen dataclass that checks every field when it is read, and
 says where in the file one is wrong. msgspec is one small wheel without dependencies, for every
-platform that flies; pydantic does the same at fifty times the import.
+platform that flies; pydantic does the same and takes 14 times as long to import.
 """
 
 from __future__ import annotations
 
+import hashlib
+import json
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -16,7 +18,7 @@ from typing import Any, Generic, TypeVar
 import msgspec
 
 from segclip_deploy.artifacts.files import read_json, write_json
-from segclip_deploy.errors import BadArtifact, BadInput
+from segclip_deploy.errors import BadArtifact, BadInput, StaleArtifact
 
 __all__ = ["Format", "Migration", "Record", "convert", "replace"]
 
@@ -68,12 +70,14 @@ class Format(Generic[R]):
         type: of the record.
         schema: the number that is written, and the newest that is read.
         migrations: by older schema. What has none is refused.
+        sealed: whether the file carries a digest of itself, so that an edit is noticed.
     """
 
     noun: str
     type: type[R]
     schema: int
     migrations: Mapping[int, Migration] = field(default_factory=dict)
+    sealed: bool = False
 
     def write(self, path: Path, record: R) -> None:
         """Write a record as JSON, atomically.
@@ -91,6 +95,7 @@ class Format(Generic[R]):
 
         Raises:
             BadArtifact: unreadable, of a newer schema or one too old, or a field is not as it should be.
+            StaleArtifact: it is sealed, and was edited.
         """
         try:
             data = read_json(path)
@@ -100,11 +105,18 @@ class Format(Generic[R]):
 
     def dump(self, record: R) -> dict[str, Any]:
         """The record as JSON, its schema first."""
-        return {"schema": self.schema, **record.to_json()}
+        data = {"schema": self.schema, **record.to_json()}
+        return {**data, "digest": _digest(data)} if self.sealed else data
+
+    def digest(self, record: R) -> str:
+        """SHA-256 of what is written, without itself."""
+        return _digest({"schema": self.schema, **record.to_json()})
 
     def parse(self, data: Mapping[str, Any], *, where: object, fix: str) -> R:
         """The record in parsed JSON or YAML; arguments and errors as of ``read``."""
         data = dict(data)
+        seal = data.pop("digest", None) if self.sealed else None
+        found = _digest(data) if self.sealed else None
         schema = data.pop("schema", None)
         if not isinstance(schema, int) or isinstance(schema, bool) or schema < 1:
             raise BadArtifact(
@@ -125,21 +137,29 @@ class Format(Generic[R]):
                         fix=fix,
                     )
                 data = self.migrations[old](data)
-            return msgspec.convert(data, self.type)
+            record = msgspec.convert(data, self.type)
         except msgspec.ValidationError as error:
             raise BadArtifact(_told(str(error)), where=where, fix=fix) from error
         except (BadInput, LookupError, TypeError, AttributeError, UnicodeError) as error:
             # of a noun that checks itself, or of a migration that finds less than it needs
             told = error.what if isinstance(error, BadInput) else f"not {self.noun} ({error!r})"
             raise BadArtifact(told, where=where, fix=fix) from error
+        if seal != found:
+            raise StaleArtifact("edited since it was written", where=where, fix=fix)
+        return record
 
     def json_schema(self) -> dict[str, Any]:
         """JSON Schema of the file, for docs and for other programs."""
         made = msgspec.json.schema(self.type)
         top = made["$defs"][self.type.__name__]
-        top["properties"] = {"schema": {"const": self.schema}, **top["properties"]}
-        top["required"] = ["schema", *top.get("required", [])]
+        seal = {"digest": {"type": "string"}} if self.sealed else {}
+        top["properties"] = {"schema": {"const": self.schema}, **top["properties"], **seal}
+        top["required"] = ["schema", *top.get("required", []), *seal]
         return {"$schema": "https://json-schema.org/draft/2020-12/schema", **made}
+
+
+def _digest(data: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()
 
 
 _WORDS = {

@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,7 +15,13 @@ from segclip_deploy.artifacts.bundle import Bundle
 from segclip_deploy.artifacts.files import read_npz, replace_file
 from segclip_deploy.calibration.ranges import METHODS, Histogram
 from segclip_deploy.calibration.selection import TileSet
-from segclip_deploy.calibration.table import TABLE_SCHEMA, CalibrationTable, save_table
+from segclip_deploy.calibration.table import (
+    TABLE,
+    Bands,
+    CalibrationTable,
+    MeasuredTile,
+    save_table,
+)
 from segclip_deploy.calibration.tiles import Tile
 from segclip_deploy.errors import BadArtifact, BadInput
 from segclip_deploy.export.onnx_model import check_fp32, load_model, observer
@@ -95,7 +100,7 @@ def measure_ranges(
         )
     names, products = probes.tensors, probes.products
     digest = bundle.sha256
-    identity = json.dumps([TABLE_SCHEMA, digest, names, [tile.sha256 for tile in tiles.tiles]])
+    identity = json.dumps([TABLE.schema, digest, names, [tile.sha256 for tile in tiles.tiles]])
     state = out.with_name(out.name + ".resume.npz")
     seen = _resume(state, identity, names, list(products))
     run = observer(load_model(bundle.model_path), names)
@@ -110,11 +115,11 @@ def measure_ranges(
         method=method,
         ranges={name: METHODS[method](seen.histograms[name]) for name in names},
         tiles=tuple(
-            {"source": t.source.name, "top": t.top, "left": t.left, "sha256": t.sha256}
+            MeasuredTile(source=t.source.name, top=t.top, left=t.left, sha256=t.sha256)
             for t in tiles.tiles
         ),
         bands=_bands(np.array(seen.bands)),
-        coverage=tiles.coverage.to_json(bundle.vocabulary.names),
+        coverage=tiles.coverage.record(bundle.vocabulary.names),
         means={
             name: tuple(float(f"{mean:.6g}") for mean in total / seen.tiles)
             for name, total in seen.sums.items()
@@ -155,10 +160,10 @@ def _moments(tile: NDArray[np.uint8]) -> NDArray[np.float64]:
     return np.stack([pixels.mean(0), (pixels**2).mean(0)])
 
 
-def _bands(moments: NDArray[np.float64]) -> Mapping[str, Any]:
+def _bands(moments: NDArray[np.float64]) -> Bands:
     mean, square = moments.mean(0)
     std = np.sqrt(square - mean**2)
-    return {"mean": mean.round(3).tolist(), "std": std.round(3).tolist()}
+    return Bands(mean=tuple(mean.round(3).tolist()), std=tuple(std.round(3).tolist()))
 
 
 def channel_means(values: NDArray[np.float32], channel: int) -> NDArray[np.float64]:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from segclip_deploy.calibration.table import ClassShares, CoverageRecord, DescriptorSpan
 from segclip_deploy.calibration.tile_descriptors import DESCRIPTORS
 from segclip_deploy.calibration.tiles import TilePool
 
@@ -67,32 +67,29 @@ class Coverage:
     radius: float
     random_radius: float
 
-    def to_json(self, class_names: Sequence[str] = ()) -> dict[str, Any]:
-        """A JSON-ready mapping; classes by name where names are given."""
-        return {
-            "images": self.images,
-            "pool": self.pool,
-            "chosen": self.chosen,
-            "constant": self.constant,
-            "repeated": self.repeated,
-            "classes": {
-                class_names[share.index] if class_names else str(share.index): {
-                    "pool": round(share.pool, 6),
-                    "chosen": round(share.chosen, 6),
-                }
+    def record(self, class_names: Sequence[str]) -> CoverageRecord:
+        """As a calibration table keeps it, classes by name."""
+        return CoverageRecord(
+            images=self.images,
+            pool=self.pool,
+            chosen=self.chosen,
+            constant=self.constant,
+            repeated=self.repeated,
+            classes={
+                class_names[share.index]: ClassShares(
+                    pool=round(share.pool, 6), chosen=round(share.chosen, 6)
+                )
                 for share in self.classes
             },
-            "descriptors": {
-                span.name: {
-                    "p1": round(span.low, 3),
-                    "p99": round(span.high, 3),
-                    "covered": round(span.covered, 4),
-                }
+            descriptors={
+                span.name: DescriptorSpan(
+                    p1=round(span.low, 3), p99=round(span.high, 3), covered=round(span.covered, 4)
+                )
                 for span in self.spans
             },
-            "radius": round(self.radius, 4),
-            "random_radius": round(self.random_radius, 4),
-        }
+            radius=round(self.radius, 4),
+            random_radius=round(self.random_radius, 4),
+        )
 
 
 def measure_coverage(

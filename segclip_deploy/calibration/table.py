@@ -2,27 +2,29 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
-import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
-from itertools import chain
 from pathlib import Path
-from typing import Any
 
-from segclip_deploy.artifacts.bundle import Bundle, check_schema
-from segclip_deploy.artifacts.files import UNREADABLE, read_json, write_json
-from segclip_deploy.errors import BadArtifact, StaleArtifact
+from segclip_deploy.artifacts.bundle import Bundle
+from segclip_deploy.artifacts.records import Format, Record
+from segclip_deploy.errors import StaleArtifact
 
-__all__ = ["TABLE_SCHEMA", "CalibrationTable", "Range", "check_table", "load_table", "save_table"]
+__all__ = [
+    "TABLE",
+    "Bands",
+    "CalibrationTable",
+    "ClassShares",
+    "CoverageRecord",
+    "DescriptorSpan",
+    "MeasuredTile",
+    "Range",
+    "check_table",
+    "load_table",
+    "save_table",
+]
 
-TABLE_SCHEMA = 2
-"""2 added the means."""
 
-
-@dataclass(frozen=True)
-class Range:
+class Range(Record, frozen=True, array_like=True):
     """The values of a tensor that stay within the levels; what lies beyond is clipped.
 
     Attributes:
@@ -35,17 +37,81 @@ class Range:
     magnitude: float
 
 
-@dataclass(frozen=True)
-class CalibrationTable:
+class MeasuredTile(Record, frozen=True):
+    """A tile that ranges were measured on.
+
+    Attributes:
+        source: name of its image.
+        top, left: pixels.
+        sha256: of its shape and pixels.
+    """
+
+    source: str
+    top: int
+    left: int
+    sha256: str
+
+
+class Bands(Record, frozen=True):
+    """Statistics of R, G and B over the tiles, in levels of 0–255."""
+
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+
+
+class ClassShares(Record, frozen=True):
+    """The share of pixels that a class is predicted on, 0 to 1, in the pool and in the chosen tiles."""
+
+    pool: float
+    chosen: float
+
+
+class DescriptorSpan(Record, frozen=True):
+    """A descriptor of tiles: its range in the pool, and how much of it the chosen ones reach.
+
+    Attributes:
+        p1, p99: percentiles of the pool.
+        covered: share of the twentieths of that range with tiles that hold chosen ones.
+    """
+
+    p1: float
+    p99: float
+    covered: float
+
+
+class CoverageRecord(Record, frozen=True):
+    """How well the chosen tiles stand for the pool they are from (``coverage.Coverage``).
+
+    Attributes:
+        images, pool, chosen: counts of images, of their usable tiles, and of the chosen ones.
+        constant, repeated: tiles left out of the pool.
+        classes: by class name.
+        descriptors: by name.
+        radius, random_radius: largest distance of a tile from its nearest chosen one, and the same
+            for tiles that are drawn by chance, in standard deviations.
+    """
+
+    images: int
+    pool: int
+    chosen: int
+    constant: int
+    repeated: int
+    classes: Mapping[str, ClassShares]
+    descriptors: Mapping[str, DescriptorSpan]
+    radius: float
+    random_radius: float
+
+
+class CalibrationTable(Record, frozen=True):
     """Ranges by tensor, and where they come from.
 
     Attributes:
         bundle: SHA-256 of the record of the bundle they were measured in.
         method: how a range was chosen from a histogram.
         ranges: by tensor name.
-        tiles: source, position and SHA-256 of every tile's pixels.
-        bands: mean and standard deviation of R, G and B over the tiles, in levels of 0–255.
-        coverage: how well the tiles stand for the pool they were chosen from.
+        tiles: that were measured.
+        bands: over them.
+        coverage: how well they stand for their pool.
         means: of every channel that a product with trained weights reads, by node: its bias can
             be corrected. A product whose weights were trained with the rounding has none.
     """
@@ -53,52 +119,36 @@ class CalibrationTable:
     bundle: str
     method: str
     ranges: Mapping[str, Range]
-    tiles: tuple[Mapping[str, Any], ...]
-    bands: Mapping[str, Any]
-    coverage: Mapping[str, Any]
-    means: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
+    tiles: tuple[MeasuredTile, ...]
+    bands: Bands
+    coverage: CoverageRecord
+    means: Mapping[str, tuple[float, ...]] = {}
 
-    def to_json(self) -> dict[str, Any]:
-        """As JSON, with the digest that tells an edit."""
-        data = {"schema": TABLE_SCHEMA, **asdict(self)}
-        data["ranges"] = {
-            name: [r.low, r.high, r.magnitude] for name, r in sorted(self.ranges.items())
-        }
-        return {**data, "digest": _digest(data)}
+    @property
+    def digest(self) -> str:
+        """What plans and bundles know it by."""
+        return TABLE.digest(self)
+
+
+TABLE = Format("a calibration table", CalibrationTable, schema=3, sealed=True)
 
 
 def save_table(path: Path, table: CalibrationTable) -> None:
     """Write a table, atomically."""
-    write_json(path, table.to_json())
+    TABLE.write(path, table)
 
 
-def load_table(path: Path) -> CalibrationTable:
-    """Read a table.
+def load_table(path: Path, bundle: Bundle | None = None) -> CalibrationTable:
+    """Read a table; with a ``bundle``, one that was measured in it.
 
     Raises:
         BadArtifact: not a calibration table.
-        StaleArtifact: it was edited.
+        StaleArtifact: it was edited, or measured in another bundle.
     """
-    data = read_json(path)
-    remedy = f"segclip-deploy calibrate BUNDLE --tiles DIR -o {path}"
-    try:
-        check_schema(data, TABLE_SCHEMA, where=path)
-        digest = data.pop("digest")
-        table = CalibrationTable(
-            bundle=data["bundle"],
-            method=data["method"],
-            ranges={name: Range(*values) for name, values in data["ranges"].items()},
-            tiles=tuple(data["tiles"]),
-            bands=data["bands"],
-            coverage=data["coverage"],
-            means={node: tuple(values) for node, values in data["means"].items()},
-        )
-        numbers = chain(*(vars(r).values() for r in table.ranges.values()), *table.means.values())
-        whole = all(math.isfinite(number) for number in numbers)
-    except UNREADABLE as error:
-        raise BadArtifact(f"not a calibration table ({error!r})", where=path, fix=remedy) from error
-    if digest != _digest(data) or not whole:
-        raise StaleArtifact("edited since it was measured", where=path, fix=remedy)
+    source = "BUNDLE" if bundle is None else bundle.path
+    table = TABLE.read(path, fix=f"segclip-deploy calibrate {source} --tiles DIR -o {path}")
+    if bundle is not None:
+        check_table(table, bundle, where=path)
     return table
 
 
@@ -114,7 +164,3 @@ def check_table(table: CalibrationTable, bundle: Bundle, *, where: Path = Path("
             where=where,
             fix=f"segclip-deploy calibrate {bundle.path} --tiles DIR -o {where}",
         )
-
-
-def _digest(data: Mapping[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()

@@ -38,6 +38,7 @@ def calibrate(
     Killed? The same command goes on.
     """
     from segclip_deploy.artifacts.bundle import load_bundle
+    from segclip_deploy.calibration.table import TABLE
     from segclip_deploy.quantization.from_tiles import calibrate_on
 
     with stage_bar() as report:
@@ -52,15 +53,15 @@ def calibrate(
             report=report,
         )
     if as_json:
-        print_json(table.to_json())
+        print_json(TABLE.dump(table))
         return
     coverage = table.coverage
     print_table(
-        f"{len(chosen)} of {coverage['pool']} tiles from {coverage['images']} images",
+        f"{len(chosen)} of {coverage.pool} tiles from {coverage.images} images",
         ["class", "share of the pool", "of the chosen"],
         [
-            [name, f"{share['pool']:.2%}", f"{share['chosen']:.2%}"]
-            for name, share in coverage["classes"].items()
+            [name, f"{share.pool:.2%}", f"{share.chosen:.2%}"]
+            for name, share in coverage.classes.items()
         ],
     )
     click.echo(f"{out}: {len(table.ranges)} ranges, {method}")

@@ -48,15 +48,18 @@ def plan(
     Every step is measured on DATASET. Killed? The same command goes on.
     """
     from segclip_deploy.artifacts.bundle import load_bundle
-    from segclip_deploy.calibration.table import check_table, load_table
+    from segclip_deploy.artifacts.plan import PLAN, AccuracyLimits
+    from segclip_deploy.calibration.table import load_table
     from segclip_deploy.evaluation.dataset import open_dataset
     from segclip_deploy.planning.planner import make_plan, worth
-    from segclip_deploy.planning.search import Limits
     from segclip_deploy.planning.sensitivity import heat_map as draw
 
-    loaded, table = load_bundle(bundle), load_table(table_path)
-    check_table(table, loaded, where=table_path)
-    limits = Limits(max_miou_drop / 100, _floors(min_class_iou, loaded.vocabulary.names))
+    loaded = load_bundle(bundle)
+    table = load_table(table_path, loaded)
+    limits = AccuracyLimits(
+        max_miou_drop=max_miou_drop / 100,
+        min_class_iou=_floors(min_class_iou, loaded.vocabulary.names),
+    )
     with stage_bar() as report:
         made = make_plan(
             loaded,
@@ -73,7 +76,7 @@ def plan(
         draw(made.effects, heat_map, title=f"INT8 by block, scheme {scheme.value}, split {split}")
     if as_json:
         effects = [effect.to_json() for effect in made.effects]
-        print_json({"blocks": made.plan.blocks, **made.plan.evidence, "effects": effects})
+        print_json({**PLAN.dump(made.plan), "effects": effects})
         return
     print_table(
         "What INT8 does to each block",

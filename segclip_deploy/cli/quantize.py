@@ -41,20 +41,17 @@ def quantize(
     from segclip_deploy.artifacts.bundle import load_bundle
     from segclip_deploy.artifacts.bundle_record import BUNDLE
     from segclip_deploy.artifacts.plan import load_plan
-    from segclip_deploy.calibration.table import check_table, load_table
+    from segclip_deploy.calibration.table import load_table
     from segclip_deploy.export.onnx_model import load_model
-    from segclip_deploy.quantization.block_precision import check_plan, uniform_plan
+    from segclip_deploy.quantization.placement import place_plan, uniform_plan
     from segclip_deploy.quantization.quantize import quantize as write
 
     loaded = load_bundle(bundle)
-    table = None
-    if table_path:
-        table = load_table(table_path)
-        check_table(table, loaded, where=table_path)
+    table = load_table(table_path, loaded) if table_path else None
     graph = load_model(loaded.model_path).graph
     if plan_path:
         plan = load_plan(plan_path)
-        check_plan(plan, loaded, graph, where=plan_path)
+        place_plan(plan, loaded, graph, where=plan_path)  # a fault is told with the file's name
     elif scheme and precision:
         plan = uniform_plan(loaded, graph, scheme, precision)
     else:

@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 
 from segclip_deploy.artifacts.checkpoint_record import Scores
-from segclip_deploy.artifacts.records import Record
+from segclip_deploy.artifacts.plan import Drop
 from segclip_deploy.evaluation.dataset import Sample
 from segclip_deploy.evaluation.metrics import BoundaryTally, Confusion, confusion_matrix
 from segclip_deploy.runtime.inference.segmenter import Segmenter
 
-__all__ = ["Accuracy", "Drop", "miou_drop", "score"]
+__all__ = ["Accuracy", "miou_drop", "score"]
 
 _RESAMPLES = 2000
 
@@ -58,19 +58,6 @@ def score(segmenter: Segmenter, samples: Iterable[Sample]) -> Accuracy:
         images.append(sample.name)
     pooled = sum(by_image, Confusion.empty(names))
     return Accuracy(pooled, boundary, tuple(images), tuple(by_image))
-
-
-class Drop(Record, frozen=True):
-    """How much mIoU is lost; in shares of 1, negative where it is gained.
-
-    Attributes:
-        value: on all images.
-        low, high: 95 % bounds, from resampling the images.
-    """
-
-    value: float
-    low: float
-    high: float
 
 
 def miou_drop(reference: Accuracy, other: Accuracy) -> Drop:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
@@ -12,7 +13,7 @@ from segclip_deploy.artifacts.bundle_record import BlockCost
 from segclip_deploy.errors import BadArtifact
 from segclip_deploy.export.blocks import blocks_of
 
-__all__ = ["Product", "count_blocks", "find_products"]
+__all__ = ["Product", "count_blocks", "find_products", "share_of_macs"]
 
 
 def count_blocks(path: Path) -> list[BlockCost]:
@@ -76,6 +77,12 @@ def find_products(path: Path) -> list[Product]:
                 )
             )
     return products
+
+
+def share_of_macs(path: Path, nodes: Collection[str]) -> float:
+    """The share of a float32 ONNX file's multiply-accumulates that is in some nodes, 0–1."""
+    macs = {product.name: product.macs for product in find_products(path)}
+    return sum(macs[name] for name in nodes) / sum(macs.values())
 
 
 def _shapes(path: Path) -> tuple[Any, dict[str, tuple[int, ...]], int]:

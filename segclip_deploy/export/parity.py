@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -9,9 +11,10 @@ from segclip_deploy.artifacts.bundle_record import Parity
 from segclip_deploy.artifacts.golden import Golden
 from segclip_deploy.errors import GateFailed
 from segclip_deploy.runtime.inference.backend import Backend
+from segclip_deploy.runtime.targets.onnxruntime import OnnxRuntimeBackend
 from segclip_deploy.runtime.verify import MAX_LOGIT_ERROR, MIN_AGREEMENT
 
-__all__ = ["answers_of", "check_parity", "measure_parity"]
+__all__ = ["answers_of", "check_parity", "execute_literally", "measure_parity", "sqnr"]
 
 
 def answers_of(reference: Backend, tiles: NDArray[np.uint8]) -> Golden:
@@ -22,6 +25,12 @@ def answers_of(reference: Backend, tiles: NDArray[np.uint8]) -> Golden:
         labels.append(outputs["labels"][0].copy())
         logits.append(outputs["logits"][0].copy())
     return Golden(tiles, np.stack(labels), np.stack(logits))
+
+
+def execute_literally(model: Path, tiles: NDArray[np.uint8], batches: range) -> Golden:
+    """What ONNX Runtime says of tiles (N, H, W, 3), every node executed as ONNX defines it."""
+    with OnnxRuntimeBackend(model, batches=batches, literal=True) as backend:
+        return answers_of(backend, tiles)
 
 
 def measure_parity(
@@ -74,6 +83,14 @@ def check_parity(parity: Parity) -> None:
             f"{parity.engine} agrees with {parity.reference} on {parity.label_agreement:.4%} of the "
             f"labels (at least {MIN_AGREEMENT['fp32']:.2%} was needed); nothing was written"
         )
+
+
+def sqnr(reference: NDArray[np.float32], values: NDArray[np.float32]) -> float:
+    """Signal to quantization noise, 10 log10(Σ r² / Σ (r − v)²), in dB; finite without noise."""
+    noise = np.square(reference - values, dtype=np.float64).sum()
+    signal = np.square(reference, dtype=np.float64).sum()
+    powers = np.maximum([signal, noise], np.finfo(float).tiny)
+    return float(10 * -np.diff(np.log10(powers))[0])
 
 
 def _filled(tile: NDArray[np.uint8], batch: int) -> NDArray[np.uint8]:

@@ -6,6 +6,7 @@ import shutil
 from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -27,6 +28,7 @@ from segclip_deploy.artifacts.golden import Golden, load_golden
 from segclip_deploy.artifacts.records import replace
 from segclip_deploy.artifacts.vocabulary import Vocabulary
 from segclip_deploy.errors import BadArtifact, BadInput, GateFailed
+from segclip_deploy.export.onnx_model import expose, load_model, save_model
 from segclip_deploy.export.parity import answers_of
 from segclip_deploy.export.text_weights import (
     TextWeights,
@@ -35,7 +37,6 @@ from segclip_deploy.export.text_weights import (
     text_constants,
 )
 from segclip_deploy.model.text import TextBank
-from segclip_deploy.runtime.inference.windows import LOGIT_STRIDE
 from segclip_deploy.runtime.targets.onnxruntime import OnnxRuntimeBackend
 from segclip_deploy.runtime.verify import verify
 
@@ -178,25 +179,13 @@ def _answer(model: Path, tiles: NDArray[np.uint8], bundle: Bundle) -> Golden:
     Raises:
         GateFailed: a logit is not finite.
     """
-    exposed = model if "logits" in bundle.outputs else model.with_name("logits.onnx")
-    if exposed != model:
-        _expose_logits(model, exposed, bundle)
-    with OnnxRuntimeBackend(exposed, batches=bundle.input.batches) as backend:
-        answers = answers_of(backend, tiles)
-    if exposed != model:
-        exposed.unlink()
+    exposed = load_model(model)
+    expose(exposed, "logits")
+    with TemporaryDirectory() as folder:
+        path = Path(folder) / MODEL_FILE
+        save_model(exposed, path)
+        with OnnxRuntimeBackend(path, batches=bundle.input.batches) as backend:
+            answers = answers_of(backend, tiles)
     if not np.isfinite(answers.logits).all():
         raise GateFailed("with these texts some logits are not finite", where="--text")
     return answers
-
-
-def _expose_logits(model_path: Path, path: Path, bundle: Bundle) -> None:
-    """Write the model once more, with its logits as an output."""
-    onnx = require("onnx", why="revocab")
-    model = onnx.load(model_path)
-    (batch, *_) = model.graph.output[0].type.tensor_type.shape.dim
-    sides = (bundle.input.height // LOGIT_STRIDE, bundle.input.width // LOGIT_STRIDE)
-    shape = (batch.dim_param or batch.dim_value, len(bundle.vocabulary.classes), *sides)
-    logits = onnx.helper.make_tensor_value_info("logits", onnx.TensorProto.FLOAT, shape)
-    model.graph.output.append(logits)
-    onnx.save(model, path)

@@ -10,16 +10,16 @@ from typing import Literal
 from segclip_deploy.artifacts.bundle import Bundle
 from segclip_deploy.artifacts.engine import Engine, golden_path, load_engine, move_engine
 from segclip_deploy.artifacts.golden import load_golden
+from segclip_deploy.artifacts.plan import AccuracyLimits
 from segclip_deploy.artifacts.scheme import Precision, Scheme
 from segclip_deploy.calibration.table import CalibrationTable
 from segclip_deploy.errors import BadInput
 from segclip_deploy.evaluation.dataset import open_dataset
 from segclip_deploy.export.onnx_model import load_model
 from segclip_deploy.planning.planner import make_plan
-from segclip_deploy.planning.search import Limits
 from segclip_deploy.progress import Report, silent
-from segclip_deploy.quantization.block_precision import uniform_plan
 from segclip_deploy.quantization.from_tiles import calibrate_on
+from segclip_deploy.quantization.placement import uniform_plan
 from segclip_deploy.quantization.quantize import quantize
 from segclip_deploy.runtime.build import build_engine
 from segclip_deploy.runtime.engine import open_engine
@@ -89,7 +89,7 @@ def build_at_precision(
         work / "plan.yaml",
         scheme=target.scheme,
         split="plan",
-        limits=Limits(max_miou_drop, {}),
+        limits=AccuracyLimits(max_miou_drop=max_miou_drop),
         report=report,
     )
     high = target.scheme.rules.high

@@ -2,40 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from contextlib import ExitStack
-from dataclasses import dataclass, replace
+import hashlib
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from tempfile import TemporaryDirectory
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from segclip_deploy.artifacts import records
 from segclip_deploy.artifacts.bundle import Bundle
-from segclip_deploy.artifacts.plan import PrecisionPlan, save_plan
+from segclip_deploy.artifacts.plan import AccuracyLimits, PrecisionPlan, save_plan
 from segclip_deploy.artifacts.scheme import Scheme
 from segclip_deploy.calibration.table import CalibrationTable
 from segclip_deploy.calibration.tiles import cut_tiles
 from segclip_deploy.errors import BadInput, GateFailed
 from segclip_deploy.evaluation.dataset import Dataset, find_image
-from segclip_deploy.export.onnx_model import load_model
+from segclip_deploy.export.onnx_model import load_fp32
+from segclip_deploy.planning.latency import BlockTimes, time_blocks, time_plan
+from segclip_deploy.planning.measurements import Measurements
 from segclip_deploy.planning.plan_evaluator import Judge
-from segclip_deploy.planning.search import Limits, able_blocks, search
+from segclip_deploy.planning.search import search
 from segclip_deploy.planning.sensitivity import BlockEffect, sensitivity
 from segclip_deploy.progress import Report, silent
-from segclip_deploy.quantization.block_precision import uniform_plan
-from segclip_deploy.quantization.quantize import quantize
-from segclip_deploy.runtime.profiling.layers import block_medians
+from segclip_deploy.quantization.placement import place, uniform_plan
 from segclip_deploy.runtime.registry import timing_target
-from segclip_deploy.runtime.targets.base import Target
-from segclip_deploy.runtime.targets.tuning import WARM_UP, median_ms
+from segclip_deploy.runtime.targets.device import find_cpu
 
 __all__ = ["Planned", "make_plan", "worth"]
 
 _GLANCED = 4  # tiles of the cheap look
-_ROUNDS = 30
 _WORTH = 1.1
 """A smaller gain does not pay for calibrating, checking and explaining INT8."""
 
@@ -56,7 +52,7 @@ def make_plan(
     *,
     scheme: Scheme,
     split: str,
-    limits: Limits,
+    limits: AccuracyLimits,
     max_latency_ms: float | None = None,
     state: Path | None = None,
     report: Report = silent,
@@ -91,49 +87,57 @@ def make_plan(
             fix="measure engines on the device",
         )
     tiles = _judging_tiles(bundle, table, dataset, split)
-    full = uniform_plan(bundle, load_model(bundle.model_path).graph, scheme, "int8")
+    graph = load_fp32(bundle).graph
+    full = uniform_plan(bundle, graph, scheme, "int8")
+    # What was measured under other rules of placing Q/DQ says nothing of these.
+    rules = hashlib.sha256(repr(place(graph, scheme, lambda _: True)).encode()).hexdigest()
     state = state or out.with_name(out.name + ".state.json")
-    judge = Judge(bundle, table, full, dataset, split, tiles[:_GLANCED], state)
+    known = Measurements(state, table.digest, scheme.value, rules)
+    judge = Judge(bundle, table, full, dataset, split, tiles[:_GLANCED], known)
     times = None
     if target is not None:
-        times = judge.times(target.name, partial(_times, target, bundle, full, table, tiles[0]))
+        # A plan must not change with the noise of timing it again.
+        measure = partial(time_blocks, target, bundle, full, table, tiles[0])
+        times = known.get(BlockTimes, measure, target.name, find_cpu().to_json())
     effects = sensitivity(
-        judge, able_blocks(full), times, lambda done, total: report("sensitivity", done, total)
+        judge, full.int8_blocks, times, lambda done, total: report("sensitivity", done, total)
     )
     plan = search(judge, full, effects, limits, lambda text: report(text, 0, 0))
-    latency = None if target is None else _latency(target, bundle, plan, table, tiles[0])
-    plan = replace(plan, evidence={**plan.evidence, "latency": latency})
-    if max_latency_ms is not None and latency and latency["plan_ms"] > max_latency_ms:
-        raise GateFailed(
-            f"the fastest mix that is accurate enough takes {latency['plan_ms']:.1f} ms, "
-            f"{max_latency_ms:g} were allowed"
-        )
+    assert plan.evidence is not None
+    if target is not None:
+        latency = time_plan(target, bundle, plan, table, tiles[0])
+        plan = records.replace(plan, evidence=records.replace(plan.evidence, latency=latency))
+        if max_latency_ms is not None and latency.plan_ms > max_latency_ms:
+            raise GateFailed(
+                f"the fastest mix that is accurate enough takes {latency.plan_ms:.1f} ms, "
+                f"{max_latency_ms:g} were allowed"
+            )
     save_plan(out, plan)
     return Planned(plan, effects)
 
 
 def worth(plan: PrecisionPlan) -> str:
     """One line: is INT8 worth it?"""
-    lost = 100 * plan.evidence["verdict"]["drop"]["value"]
-    bounds = [100 * plan.evidence["verdict"]["drop"][k] for k in ("low", "high")]
-    cost = f"{-lost:+.2f} points of mIoU [{-bounds[1]:+.2f}, {-bounds[0]:+.2f}]".replace("-", "−")
-    if not able_blocks(plan):
+    if not plan.int8_blocks:
         return "no block is INT8 within these limits: fly without it"
-    latency = plan.evidence["latency"]
+    if plan.evidence is None:
+        return "nobody has measured this plan"
+    drop, latency = plan.evidence.verdict.drop, plan.evidence.latency
+    lost, low, high = (100 * share for share in (drop.value, drop.low, drop.high))
+    cost = f"{-lost:+.2f} points of mIoU [{-high:+.2f}, {-low:+.2f}]".replace("-", "−")
     if latency is None:
         return f"{cost}; how fast it is, only the device can tell"
-    gain = latency["speed_up"]
-    beside = "" if latency["beside"] == "f32" else f", {latency['beside'].upper()} beside it,"
-    if gain < _WORTH:
-        return f"INT8{beside} is {gain:.2f}× for {cost}: not worth it, fly FP32"
-    return f"INT8{beside} is {gain:.2f}× for {cost}"
+    beside = "" if latency.beside == "f32" else f", {latency.beside.upper()} beside it,"
+    if latency.speed_up < _WORTH:
+        return f"INT8{beside} is {latency.speed_up:.2f}× for {cost}: not worth it, fly FP32"
+    return f"INT8{beside} is {latency.speed_up:.2f}× for {cost}"
 
 
 def _judging_tiles(
     bundle: Bundle, table: CalibrationTable, dataset: Dataset, split: str
 ) -> NDArray[np.uint8]:
     """The tiles of a split, none of which the table was measured on."""
-    seen = {tile["sha256"] for tile in table.tiles}
+    seen = {tile.sha256 for tile in table.tiles}
     found = []
     for name in dataset.names(split):
         path = find_image(dataset.root / "images", name)
@@ -147,58 +151,3 @@ def _judging_tiles(
             found.append(pixels)
     step = max(1, len(found) // _GLANCED)  # from all over the split, not from its first image
     return np.stack(found[::step])
-
-
-def _times(
-    target: Target,
-    bundle: Bundle,
-    plan: PrecisionPlan,
-    table: CalibrationTable,
-    tile: NDArray[np.uint8],
-) -> tuple[Mapping[str, float], Mapping[str, float]]:
-    """Of each block without INT8 and with it, beside what it would fly beside."""
-    settings = target.float_settings(target.beside_int8())
-    found = []
-    with TemporaryDirectory() as folder:
-        int8 = quantize(bundle, Path(folder) / "int8", plan=plan, table=table)
-        for source in (bundle, int8):
-            batches = source.input.batches
-            with target.open(source.model_path, batches=batches, **settings) as backend:
-                runs = target.time_layers(source.model_path, backend, tile, settings) or ()
-            found.append(block_medians(runs, plan.blocks))
-    high, low = found
-    return high, low
-
-
-def _latency(
-    target: Target,
-    bundle: Bundle,
-    plan: PrecisionPlan,
-    table: CalibrationTable,
-    tile: NDArray[np.uint8],
-) -> dict[str, Any]:
-    """Of the FP32 bundle and of the plan's, each as it would fly."""
-    beside = target.beside_int8()
-    with TemporaryDirectory() as folder, ExitStack() as stack:
-        mixed = quantize(bundle, Path(folder) / "plan", plan=plan, table=table)
-        backends = [
-            stack.enter_context(
-                target.open(
-                    source.model_path,
-                    batches=source.input.batches,
-                    **target.float_settings(precision),
-                )
-            )
-            for source, precision in ((bundle, "f32"), (mixed, beside))
-        ]
-        high, low = median_ms(backends, tile, rounds=_ROUNDS)
-        engine = backends[1].name
-    return {
-        "engine": engine,
-        "beside": beside,
-        "fp32_ms": high,
-        "plan_ms": low,
-        "speed_up": high / low,
-        "rounds": _ROUNDS,
-        "warm_up": WARM_UP,
-    }

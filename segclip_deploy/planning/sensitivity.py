@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from segclip_deploy._optional import require
 from segclip_deploy.artifacts.files import replace_file
+from segclip_deploy.artifacts.plan import Verdict
 from segclip_deploy.artifacts.records import Record
-from segclip_deploy.planning.plan_evaluator import Glance, Judge, Verdict
+from segclip_deploy.planning.latency import BlockTimes
+from segclip_deploy.planning.plan_evaluator import Glance, Judge
 from segclip_deploy.runtime.profiling.picture import save_png
 
 __all__ = ["BlockEffect", "heat_map", "sensitivity"]
@@ -44,7 +46,7 @@ class BlockEffect(Record, frozen=True):
 def sensitivity(
     judge: Judge,
     able: Sequence[str],
-    times: tuple[Mapping[str, float], Mapping[str, float]] | None,
+    times: BlockTimes | None,
     report: Callable[[int, int], None] = lambda _done, _total: None,
 ) -> tuple[BlockEffect, ...]:
     """Measure every block, cheaply first, the most sensitive ones exactly.
@@ -52,7 +54,7 @@ def sensitivity(
     Args:
         judge: what measures, and remembers.
         able: blocks that can be INT8.
-        times: milliseconds by block of the FP32 and of the INT8 bundle, or None.
+        times: of the blocks, or None.
         report: called with (measurements done, measurements in all).
     """
     total = 2 * (len(able) + min(_EXACT, len(able)))
@@ -65,7 +67,7 @@ def sensitivity(
     for index, block in enumerate(worst):
         exact[block] = judge.verdict([block]), judge.verdict(set(able) - {block})
         report(2 * (len(able) + index + 1), total)
-    high, int8 = times or ({}, {})
+    high, int8 = (times.high, times.int8) if times else ({}, {})
     effects = []
     for block in able:
         (only, spared), (only_exact, spared_exact) = cheap[block], exact.get(block, (None, None))

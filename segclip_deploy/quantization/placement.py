@@ -9,15 +9,27 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from segclip_deploy.artifacts.bundle import Bundle
 from segclip_deploy.artifacts.onnx_file import block_of
-from segclip_deploy.artifacts.scheme import Scheme
+from segclip_deploy.artifacts.plan import PrecisionPlan
+from segclip_deploy.artifacts.scheme import Precision, Scheme
 from segclip_deploy.calibration.calibrate import Probes
+from segclip_deploy.errors import BadArtifact, BadInput, StaleArtifact
 
-__all__ = ["Placement", "find_probes", "is_wide", "place", "weight_axis"]
+__all__ = [
+    "Placement",
+    "find_probes",
+    "is_wide",
+    "place",
+    "place_plan",
+    "uniform_plan",
+    "weight_axis",
+]
 
 _PRODUCTS = ("Conv", "Gemm", "MatMul")
 _MIN_CHANNELS = 16
@@ -73,6 +85,66 @@ def place(graph: Any, scheme: Scheme, chosen: Callable[[str], bool]) -> Placemen
                 last = max(made, key=products.__getitem__)
                 reads.append((node.name, 1 - producers.index(last)))
     return Placement(tuple(reads), tuple(weights))
+
+
+def uniform_plan(bundle: Bundle, graph: Any, scheme: Scheme, precision: Precision) -> PrecisionPlan:
+    """One precision for everything that can have it.
+
+    What surrounds the network, block ``graph``, stays FP32: pixels are normalised, and labels
+    decided, without rounding.
+
+    Args:
+        graph: the bundle's ``onnx_ir.Graph``.
+
+    Raises:
+        BadInput: a precision that the scheme does not have.
+    """
+    if precision not in scheme.rules.precisions:
+        raise BadInput(
+            f"{scheme.value.upper()} engines do not compute in {precision.upper()}",
+            where=f"--precision {precision} --scheme {scheme.value}",
+            fix="use --precision int8; where the processor has BF16, OpenVINO takes it at load",
+        )
+    last = {block_of(node.name): place for place, node in enumerate(graph)}
+    names = sorted(last, key=lambda name: last[name])  # by when a block is done: coarse to fine
+    high = scheme.rules.high if precision == "int8" else precision
+    able = {block_of(name) for name in place(graph, scheme, lambda _: True).nodes}
+    blocks: dict[str, Precision] = {
+        name: precision if precision == "int8" and name in able else high for name in names
+    }
+    blocks["graph"] = "fp32"
+    return PrecisionPlan(scheme, bundle.sha256, blocks)
+
+
+def place_plan(
+    plan: PrecisionPlan, bundle: Bundle, graph: Any, *, where: Path = Path("PLAN")
+) -> Placement:
+    """The placement of a plan that was made for this bundle and names just its blocks.
+
+    Raises:
+        BadArtifact: a block is missing, none of the model's, or INT8 with nothing that can be.
+        StaleArtifact: it was made for another bundle.
+    """
+    if plan.bundle != bundle.sha256:
+        raise StaleArtifact(
+            f"made for another bundle than {bundle.path}",
+            where=where,
+            fix=f"segclip-deploy plan {bundle.path} --table TABLE --eval DIR -o {where}",
+        )
+    wanted = list(dict.fromkeys(block_of(node.name) for node in graph))
+    for name in sorted({*wanted} ^ {*plan.blocks}):
+        what = "is missing" if name in wanted else "is no block of this model"
+        raise BadArtifact(f"{name} {what}", where=where, fix=f"its blocks: {', '.join(wanted)}")
+    placement = place(graph, plan.scheme, plan.int8)
+    able = {block_of(name) for name in placement.nodes}
+    for name in plan.int8_blocks:
+        if name not in able:
+            raise BadArtifact(
+                f"{name} has no product with trained weights, nothing in it can be int8",
+                where=where,
+                fix=f"write {name}: {plan.scheme.rules.high}",
+            )
+    return placement
 
 
 def find_probes(graph: Any, trained_for_int8: Collection[str] = ()) -> Probes:

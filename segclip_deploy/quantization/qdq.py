@@ -12,8 +12,7 @@ from numpy.typing import NDArray
 from segclip_deploy._optional import require
 from segclip_deploy.artifacts.scheme import Scheme
 from segclip_deploy.calibration.table import Range
-from segclip_deploy.export.onnx_model import add_constant
-from segclip_deploy.quantization.bias import correct_bias, mean_shift
+from segclip_deploy.quantization.bias import mean_shift
 from segclip_deploy.quantization.placement import Placement
 
 __all__ = ["scale_of", "storable", "write_qdq"]
@@ -68,7 +67,7 @@ def write_qdq(
             quantized[value.name] = _weight(ir, graph, node, value, axis, scheme)
         rounded_weight, error = quantized[value.name]
         if name in means:
-            correct_bias(graph, node, mean_shift(node, error, axis, np.array(means[name])))
+            _correct_bias(graph, node, mean_shift(node, error, axis, np.array(means[name])))
         node.replace_input_with(index, rounded_weight)
         if not value.uses():
             del graph.initializers[value.name]
@@ -78,8 +77,8 @@ def _pair(
     ir: Any, graph: Any, value: Any, scale: NDArray[np.float32], zero: NDArray[np.integer[Any]]
 ) -> Any:
     constants = [
-        add_constant(graph, f"{value.name}.scale", scale),
-        add_constant(graph, f"{value.name}.zero", zero),
+        _add_constant(graph, f"{value.name}.scale", scale),
+        _add_constant(graph, f"{value.name}.zero", zero),
     ]
     quantize = ir.node("QuantizeLinear", [value, *constants], name=f"{value.name}/Q")
     dequantize = ir.node(
@@ -100,9 +99,9 @@ def _weight(
     weight = value.const_value.numpy()
     levels, scale = _levels(weight, axis, scheme)
     constants = [
-        add_constant(graph, f"{value.name}.int8", levels),
-        add_constant(graph, f"{value.name}.scale", scale.ravel()),
-        add_constant(graph, f"{value.name}.zero", np.zeros(scale.size, np.int8)),
+        _add_constant(graph, f"{value.name}.int8", levels),
+        _add_constant(graph, f"{value.name}.scale", scale.ravel()),
+        _add_constant(graph, f"{value.name}.zero", np.zeros(scale.size, np.int8)),
     ]
     node = ir.node("DequantizeLinear", constants, {"axis": axis}, name=f"{value.name}/DQ")
     node.outputs[0].name = f"{value.name}.dequantized"
@@ -134,3 +133,47 @@ def _named(ir: Any, quantize: Any, dequantize: Any, value: Any) -> Any:
     integer.type = ir.TensorType(quantize.inputs[2].dtype)
     real.type = value.type = ir.TensorType(ir.DataType.FLOAT)
     return real
+
+
+def _correct_bias(graph: Any, node: Any, shift: NDArray[np.float64]) -> None:
+    """Take a shift (O,) out of what a product computes, in place; a Conv or Gemm may get a bias by it.
+
+    A MatMul has its bias in the Add that reads it. One without is left as it is: an Add of its own
+    would cost more than it mends.
+    """
+    reader, index = (node, 2) if node.op_type != "MatMul" else _sum_after(node)
+    if reader is None:
+        return
+    beta = reader.attributes.get_float("beta", 1.0)  # of a Gemm
+    old = reader.inputs[index] if len(reader.inputs) > index else None
+    bias = (0 if old is None else old.const_value.numpy()) - shift / beta
+    value = _add_constant(graph, f"{node.name}.bias", bias.astype(np.float32))
+    reader.resize_inputs(max(len(reader.inputs), index + 1))
+    reader.replace_input_with(index, value)
+    if old is not None and not old.uses():
+        del graph.initializers[old.name]
+
+
+def _sum_after(product: Any) -> tuple[Any, int]:
+    """The Add of a constant that alone reads a product, and which of its inputs that is."""
+    output = product.outputs[0]
+    uses = [] if output.is_graph_output() else list(output.uses())
+    if len(uses) == 1 and uses[0][0].op_type == "Add":
+        reader, index = uses[0]
+        if reader.inputs[1 - index].const_value is not None:
+            return reader, 1 - index
+    return None, 0
+
+
+def _add_constant(graph: Any, name: str, array: NDArray[Any]) -> Any:
+    """Give a graph a constant; returns its value."""
+    ir = require("onnx_ir", why="quantization")
+    tensor = ir.tensor(array, name=name)
+    value = ir.Value(
+        name=name,
+        type=ir.TensorType(tensor.dtype),
+        shape=ir.Shape(array.shape),
+        const_value=tensor,
+    )
+    graph.register_initializer(value)
+    return value

@@ -31,14 +31,7 @@ from segclip_deploy.artifacts.golden import load_golden
 from segclip_deploy.artifacts.records import replace
 from segclip_deploy.calibration.selection import TileSet
 from segclip_deploy.errors import BadInput
-from segclip_deploy.export.onnx_model import (
-    check_fp32,
-    expose,
-    keep_outputs,
-    load_model,
-    observer,
-    save_model,
-)
+from segclip_deploy.export.onnx_model import load_fp32, observer, save_model
 from segclip_deploy.export.parity import check_parity, measure_parity
 from segclip_deploy.quantization.placement import weight_axis
 from segclip_deploy.runtime.targets.onnxruntime import OnnxRuntimeBackend
@@ -71,12 +64,11 @@ def smooth(
             ``out`` is the bundle itself.
         GateFailed: the result does not compute the same; nothing is written.
     """
-    check_fp32(bundle)
     if not 0 < alpha < 1:
         raise BadInput(f"{alpha} is not between 0 and 1", where="--alpha")
     if out.resolve() == bundle.path.resolve():
         raise BadInput("this is the bundle itself", where=out, fix="choose another output")
-    model = load_model(bundle.model_path)
+    model = load_fp32(bundle)
     norms = find_norms(model.graph)
     if not norms:
         raise BadInput(
@@ -84,9 +76,8 @@ def smooth(
             where=bundle.path,
             fix="this is for ViT encoders: calibrate the bundle as it is",
         )
-    peaks = _peaks(bundle, list(norms), tiles, report)
+    peaks = _peaks(model, bundle.input.batches.start, list(norms), tiles, report)
     smooth_graph(model.graph, peaks, alpha)
-    expose(model, "logits")
     golden = load_golden(bundle.golden_path)
     with replace_directory(out, contents=BUNDLE_FILES) as temporary:
         path = temporary / MODEL_FILE
@@ -94,8 +85,7 @@ def smooth(
         with OnnxRuntimeBackend(path, batches=bundle.input.batches) as engine:
             link = measure_parity("the bundle before", golden, engine, bundle.vocabulary.names)
         check_parity(link)
-        keep_outputs(model, bundle.outputs)
-        save_model(model, path)
+        save_model(model, path, outputs=bundle.outputs)
         if bundle.text_path:
             shutil.copyfile(bundle.text_path, temporary / TEXT_FILE)
         record = replace(
@@ -201,11 +191,14 @@ def _scale(graph: Any, node: Any, index: int, factor: NDArray[np.floating[Any]])
 
 
 def _peaks(
-    bundle: Bundle, names: list[str], tiles: TileSet, report: Callable[[int, int], None]
+    model: Any,
+    batch: int,
+    names: list[str],
+    tiles: TileSet,
+    report: Callable[[int, int], None],
 ) -> dict[str, NDArray[np.float32]]:
     """Largest magnitude by channel, over all tiles."""
-    batch = bundle.input.batches.start
-    run = observer(load_model(bundle.model_path), names)
+    run = observer(model, names)
     peaks: dict[str, NDArray[np.float32]] = {}
     for done, (tile, pixels) in enumerate(tiles, start=1):
         for name, values in zip(names, run(np.repeat(pixels[None], batch, axis=0)), strict=True):

@@ -13,17 +13,16 @@ from segclip_deploy import __version__
 from segclip_deploy.artifacts.bundle import RECORD_FILE, Bundle, bundle_sha256, load_bundle
 from segclip_deploy.artifacts.engine import Engine, load_engine
 from segclip_deploy.artifacts.files import sha256_file
-from segclip_deploy.artifacts.plan import load_plan
+from segclip_deploy.artifacts.plan import AccuracyLimits, load_plan
 from segclip_deploy.calibration.table import load_table
 from segclip_deploy.errors import BadInput
 from segclip_deploy.evaluation.dataset import open_dataset
 from segclip_deploy.export.onnx_model import load_model
 from segclip_deploy.planning.planner import make_plan
-from segclip_deploy.planning.search import Limits
 from segclip_deploy.planning.sensitivity import heat_map
 from segclip_deploy.progress import Report
-from segclip_deploy.quantization.block_precision import uniform_plan
 from segclip_deploy.quantization.from_tiles import calibrate_on
+from segclip_deploy.quantization.placement import uniform_plan
 from segclip_deploy.quantization.quantize import quantize
 from segclip_deploy.runtime.build import build_engine
 from segclip_deploy.runtime.registry import TARGETS
@@ -142,7 +141,7 @@ class Workshop:
                 path,
                 scheme=scheme,
                 split=_SPLIT,
-                limits=Limits(point.budget / 100, {}),
+                limits=AccuracyLimits(max_miou_drop=point.budget / 100),
                 state=folder / "state.json",  # all budgets start from the same measurements
                 report=self.report,
             )

@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from segclip_deploy.artifacts.plan import Drop
 from segclip_deploy.artifacts.records import Record
-from segclip_deploy.evaluation.accuracy import Drop
 
 __all__ = ["Failure", "Row", "pareto_front"]
 

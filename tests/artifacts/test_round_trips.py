@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -15,22 +16,17 @@ from hypothesis.extra import numpy as hnp
 from segclip_deploy.artifacts.golden import Golden, load_golden, save_golden
 from segclip_deploy.artifacts.model_spec import ModelSpec
 from segclip_deploy.artifacts.plan import PrecisionPlan, load_plan, save_plan
+from segclip_deploy.artifacts.records import replace
 from segclip_deploy.artifacts.scheme import Scheme
 from segclip_deploy.artifacts.vocabulary import load_vocabulary
-from segclip_deploy.calibration.table import CalibrationTable, Range, load_table, save_table
+from segclip_deploy.calibration.table import CalibrationTable, load_table, save_table
 from segclip_deploy.model.text import TextBank, load_text_bank, save_text_bank, unit_rows
 from segclip_deploy.runtime.io.raster.grid import Grid
+from tests.support.records import any_of
 
 NAMES = st.text(
     st.characters(codec="utf-8", categories=["L", "N", "P", "S"]), min_size=1, max_size=12
 )
-FINITE = st.floats(allow_nan=False, allow_infinity=False)
-JSON = st.recursive(
-    st.none() | st.booleans() | st.integers(-(2**53), 2**53) | FINITE | NAMES,
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(NAMES, inner, max_size=3),
-    max_leaves=8,
-)
-DETAILS = st.dictionaries(NAMES, JSON, max_size=3)
 
 
 @pytest.fixture(scope="module")
@@ -39,31 +35,15 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @settings(deadline=None, max_examples=50)
-@given(
-    blocks=st.dictionaries(
-        NAMES, st.sampled_from(["int8", "fp16", "fp32"]), min_size=1, max_size=5
-    ),
-    bundle=NAMES,
-    evidence=DETAILS,
-)
-def test_a_plan(
-    folder: Path, blocks: dict[str, Any], bundle: str, evidence: dict[str, Any]
-) -> None:
-    plan = PrecisionPlan(Scheme.TENSORRT, bundle, blocks, evidence)
+@given(any_of(PrecisionPlan).map(partial(replace, scheme=Scheme.TENSORRT)))
+def test_a_plan(folder: Path, plan: PrecisionPlan) -> None:
     save_plan(folder / "p.yaml", plan)
     assert load_plan(folder / "p.yaml") == plan
 
 
 @settings(deadline=None, max_examples=50)
-@given(
-    ranges=st.dictionaries(NAMES, st.builds(Range, FINITE, FINITE, FINITE), max_size=5),
-    tiles=st.lists(DETAILS, max_size=3),
-    bands=DETAILS,
-)
-def test_a_table(
-    folder: Path, ranges: dict[str, Range], tiles: list[dict[str, Any]], bands: dict[str, Any]
-) -> None:
-    table = CalibrationTable("b", "entropy", ranges, tuple(tiles), bands, {})
+@given(any_of(CalibrationTable))
+def test_a_table(folder: Path, table: CalibrationTable) -> None:
     save_table(folder / "t.json", table)
     assert load_table(folder / "t.json") == table
 

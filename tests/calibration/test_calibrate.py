@@ -21,7 +21,7 @@ from segclip_deploy.calibration import calibrate as module
 from segclip_deploy.calibration.ranges import METHODS
 from segclip_deploy.calibration.selection import TileSet, select_tiles
 from segclip_deploy.calibration.table import (
-    CalibrationTable,
+    MeasuredTile,
     Range,
     check_table,
     load_table,
@@ -36,14 +36,11 @@ from segclip_deploy.quantization.placement import find_probes
 from tests.calibration.test_tiles import write_dataset
 from tests.conftest import EXAMPLE
 from tests.runtime.test_verify import edited, set_constant
+from tests.support.records import small_table
 
-TABLE = CalibrationTable(
-    bundle="0" * 64,
-    method="minmax",
+TABLE = small_table(
     ranges={"b": Range(-1.0, 2.0, 2.0), "a": Range(0.0, 1e-7, 1e-7)},
-    tiles=({"source": "x.png", "top": 0, "left": 64, "sha256": "1" * 64},),
-    bands={"mean": [1.0, 2.0, 3.0], "std": [0.1, 0.2, 0.3]},
-    coverage={"pool": 20},
+    tiles=(MeasuredTile("x.png", 0, 64, "1" * 64),),
 )
 
 
@@ -94,13 +91,17 @@ def later(data: dict[str, Any]) -> None:
 @pytest.mark.parametrize(
     ("edit", "error", "said"),
     [
-        (widen, StaleArtifact, "edited since it was measured; segclip-deploy calibrate"),
+        (widen, StaleArtifact, "edited since it was written; segclip-deploy calibrate"),
         (to_nan, BadArtifact, "NaN is not a number that JSON has"),
         (other_digest, StaleArtifact, "edited since"),
         (other_tile, StaleArtifact, "edited since"),
-        (huge, BadArtifact, "not a calibration table"),
-        (short_range, BadArtifact, "not a calibration table.*; segclip-deploy calibrate"),
-        (no_digest, BadArtifact, "not a calibration table"),
+        (huge, BadArtifact, r"ranges\[...\]\[2\]: Number out of range; segclip-deploy calibrate"),
+        (
+            short_range,
+            BadArtifact,
+            r"ranges\[...\]: expected a list of at least length 3, got 1; segclip",
+        ),
+        (no_digest, StaleArtifact, "edited since"),
         (later, BadArtifact, "schema 99 is newer"),
     ],
 )
@@ -142,15 +143,15 @@ def test_a_table_says_what_was_measured_and_on_what(
     table, bundle = load_table(tiny_table), load_bundle(tiny_bundle)
     check_table(table, bundle)
     assert table.bundle == sha256_file(tiny_bundle / "bundle.json")
-    assert [t["sha256"] for t in table.tiles] == [t.sha256 for t in tiles.tiles]
+    assert [t.sha256 for t in table.tiles] == [t.sha256 for t in tiles.tiles]
     pixels = np.stack([pixels for _, pixels in tiles])
-    np.testing.assert_allclose(table.bands["mean"], pixels.mean((0, 1, 2)), atol=1e-3)
-    np.testing.assert_allclose(table.bands["std"], pixels.std((0, 1, 2)), atol=1e-3)
-    assert table.coverage["pool"] > 900
+    np.testing.assert_allclose(table.bands.mean, pixels.mean((0, 1, 2)), atol=1e-3)
+    np.testing.assert_allclose(table.bands.std, pixels.std((0, 1, 2)), atol=1e-3)
+    assert table.coverage.pool > 900
     # Against all values at once.
     model = load_model(bundle.model_path)
     names = find_probes(model.graph).tensors
-    assert list(table.ranges) == sorted(names)
+    assert list(table.ranges) == list(names)
     run = observer(model, names)
     runs = [run(tile[None]) for tile in pixels]
     for name, values in zip(names, zip(*runs, strict=True), strict=True):
@@ -234,8 +235,8 @@ def test_batches_give_the_ranges_of_single_tiles_and_save_their_state(
     for name, span in one.ranges.items():
         # Sums in another order may move a value over the edge of a bin.
         np.testing.assert_allclose(
-            [*vars(three.ranges[name]).values()],
-            [*vars(span).values()],
+            [*three.ranges[name].to_json()],
+            [*span.to_json()],
             atol=2 * span.magnitude / 1024,
         )
     with pytest.raises(BadInput, match=r"16 tiles do not fill batches of 3; .*--batch 1"):
@@ -269,7 +270,7 @@ def test_the_command_calibrates_on_tiles_of_every_class(tiny_bundle: Path, tmp_p
     result = call(*arguments, "--select", 18, "--sheet", sheet)
     assert result.exit_code == 0, result.stderr
     table = load_table(out)
-    assert f"18 of {table.coverage['pool']} tiles from 20 images" in result.stdout
+    assert f"18 of {table.coverage.pool} tiles from 20 images" in result.stdout
     assert f"{len(table.ranges)} ranges, percentile" in result.stdout
     assert Image.open(sheet).width > 100
     again = call(*arguments, "--select", 18, "--json")

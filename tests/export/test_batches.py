@@ -101,9 +101,10 @@ def test_an_engine_is_built_and_opened_for_its_batches(
     open_bundle: Path, tmp_path: Path, name: str
 ) -> None:
     engine = build_engine(load_bundle(open_bundle), tmp_path / name)
-    checks = {check["name"]: check for check in engine.record["verified"]["checks"]}
+    assert engine.record.built.verified is not None
+    checks = {check.name: check for check in engine.record.built.verified.checks}
     assert list(checks) == ["finite", "labels", "classes", "batch", "logits", "margin", "repeats"]
-    assert "slot 0 in batch 1" in checks["batch"]["detail"]
+    assert "slot 0 in batch 1" in checks["batch"].detail
     opened = open_engine(engine.path)
     assert opened.backend.inputs[0].batches == range(1, 4)
     opened.backend.close()

@@ -19,7 +19,6 @@ from segclip_deploy.artifacts.onnx_file import block_of
 from segclip_deploy.artifacts.plan import PrecisionPlan
 from segclip_deploy.artifacts.scheme import Precision, Scheme
 from segclip_deploy.calibration.ranges import METHODS, Histogram
-from segclip_deploy.calibration.table import CalibrationTable
 from segclip_deploy.errors import BadArtifact, BadInput, GateFailed, StaleArtifact
 from segclip_deploy.export import parity
 from segclip_deploy.export.export import export_bundle
@@ -27,14 +26,15 @@ from segclip_deploy.export.fold import FoldedSegCLIP, fold
 from segclip_deploy.export.graph import ConstantText, DeployGraph, ExportGraph, normalise
 from segclip_deploy.export.onnx import OPSET, drop_output, write_onnx
 from segclip_deploy.export.onnx_model import load_model, observer, save_model
+from segclip_deploy.export.parity import sqnr
 from segclip_deploy.export.text_weights import text_constants
 from segclip_deploy.export.torch_backend import TorchBackend
 from segclip_deploy.model.checkpoint import build_model, load_checkpoint
 from segclip_deploy.model.segclip import SegCLIP
 from segclip_deploy.quantization.fp16_emulation import round_as_fp16
 from segclip_deploy.quantization.placement import find_probes, place
+from segclip_deploy.quantization.precision import write_precision
 from segclip_deploy.quantization.qdq import write_qdq
-from segclip_deploy.quantization.quantize import sqnr, write_precision
 from segclip_deploy.quantization.smooth import find_norms, smooth_graph
 from segclip_deploy.runtime.build import build_engine
 from segclip_deploy.runtime.engine import open_segmenter
@@ -43,6 +43,7 @@ from segclip_deploy.runtime.targets.onnxruntime import OnnxRuntimeBackend
 from segclip_deploy.runtime.targets.openvino import OpenVinoBackend
 from segclip_deploy.runtime.verify import MAX_LOGIT_ERROR, MIN_AGREEMENT
 from tests.support.fakes import random_bank
+from tests.support.records import small_table
 
 
 def reference(checkpoint_path: Path, spec: InputSpec) -> TorchBackend:
@@ -172,11 +173,12 @@ def test_clip_encoders_take_precision(
     for name, values in zip(names, observer(graph, names)(image), strict=True):
         seen[name].add(values)
     ranges = {name: METHODS["minmax"](histogram) for name, histogram in seen.items()}
-    table = CalibrationTable("", "minmax", ranges, (), {}, {})
+    table = small_table(ranges=ranges)
     model, path = load_model(clip_export[-1]), tmp_path / "int8.onnx"
     blocks: dict[str, Precision] = {block_of(node.name): "int8" for node in model.graph}
     plan = PrecisionPlan(Scheme.TENSORRT, "", {**blocks, "graph": "fp32"})
-    assert len(write_precision(model, plan, table, {}).int8) > 50
+    placement = place(model.graph, plan.scheme, plan.int8)
+    assert len(write_precision(model, plan, placement, table, {}).int8) > 50
     save_model(model, path)
     assert parser_errors(path) == []
     assert round_as_fp16(model.graph) > 100

@@ -12,7 +12,7 @@ from segclip_deploy.artifacts.engine import load_engine
 from segclip_deploy.artifacts.plan import load_plan
 from segclip_deploy.artifacts.vocabulary import Vocabulary
 from segclip_deploy.cli import main
-from segclip_deploy.planning.plan_evaluator import Judge
+from segclip_deploy.planning import measurements
 from tests.conftest import EXAMPLE
 
 
@@ -51,14 +51,12 @@ def test_from_an_fp32_bundle_to_the_faster_engine_in_one_go(
     work = out.with_name(out.name + ".work")
     plan = load_plan(work / "plan.yaml")
     assert engine.record.bundle.plan in (None, dict(plan.blocks))
-    assert plan.evidence["split"] == "plan"
+    assert plan.evidence is not None
+    assert plan.evidence.split == "plan"
 
     # The same plan again measures nothing anew.
     measured = []
-    remember = Judge._remember
-    monkeypatch.setattr(
-        Judge, "_remember", lambda self, *entry: (measured.append(1), remember(self, *entry))
-    )
+    monkeypatch.setattr(measurements, "write_json", lambda *_: measured.append(1))
     command = ["plan", str(tiny_bundle), "--table", str(work / "table.json"), "--scheme", "cpu"]
     command += ["--eval", str(dataset), "-o", str(work / "plan.yaml"), "--max-miou-drop", "100"]
     result = CliRunner().invoke(main, [*command, "--json"])

@@ -11,14 +11,22 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from segclip_deploy.artifacts.plan import PrecisionPlan
+from segclip_deploy.artifacts.plan import (
+    AccuracyLimits,
+    Drop,
+    PlanLatency,
+    PrecisionPlan,
+    Verdict,
+)
+from segclip_deploy.artifacts.records import replace
 from segclip_deploy.artifacts.scheme import Scheme
 from segclip_deploy.errors import GateFailed
-from segclip_deploy.evaluation.accuracy import Accuracy, Drop, miou_drop
+from segclip_deploy.evaluation.accuracy import Accuracy, miou_drop
 from segclip_deploy.evaluation.metrics import BoundaryTally, Confusion
-from segclip_deploy.planning.plan_evaluator import Glance, Verdict
+from segclip_deploy.planning.latency import BlockTimes
+from segclip_deploy.planning.plan_evaluator import Glance
 from segclip_deploy.planning.planner import worth
-from segclip_deploy.planning.search import Limits, able_blocks, search
+from segclip_deploy.planning.search import search
 from segclip_deploy.planning.sensitivity import BlockEffect, heat_map, sensitivity
 
 BLOCKS = ("stem", "stage1", "stage2", "decoder", "cff")
@@ -53,7 +61,7 @@ def whole() -> PrecisionPlan:
     )
 
 
-def planned(judge: Any, limits: Limits, times: Any = None) -> PrecisionPlan:
+def planned(judge: Any, limits: AccuracyLimits, times: Any = None) -> PrecisionPlan:
     effects = sensitivity(judge, BLOCKS, times)
     return search(judge, whole(), effects, limits)
 
@@ -67,8 +75,8 @@ def test_a_plan_keeps_its_limits_as_a_whole(
     costs: list[float], together: float, allowed: float
 ) -> None:
     judge = FakeJudge(dict(zip(BLOCKS, costs, strict=True)), together)
-    plan = planned(judge, Limits(allowed, {}))
-    kept = able_blocks(plan)
+    plan = planned(judge, AccuracyLimits(allowed))
+    kept = plan.int8_blocks
     assert judge.drop(kept) <= allowed
     assert sorted(kept) in judge.asked  # measured, not added up
     assert set(plan.blocks) == set(whole().blocks)
@@ -77,34 +85,33 @@ def test_a_plan_keeps_its_limits_as_a_whole(
 
 def test_only_what_hurts_is_spared() -> None:
     costs = dict.fromkeys(BLOCKS, 0.0001) | {"stage1": 0.02}
-    plan = planned(FakeJudge(costs), Limits(0.003, {}))
+    plan = planned(FakeJudge(costs), AccuracyLimits(0.003))
     assert [b for b in BLOCKS if plan.blocks[b] != "int8"] == ["stage1"]
-    assert "drops by 2.04 points" in plan.evidence["spared"]["stage1"]
+    assert "drops by 2.04 points" in plan.evidence.spared["stage1"]
 
 
 def test_what_is_no_faster_in_int8_is_spared_without_a_look() -> None:
     judge = FakeJudge(dict.fromkeys(BLOCKS, 0.0))
-    times = dict.fromkeys(BLOCKS, 2.0), dict.fromkeys(BLOCKS, 1.0) | {"cff": 2.5}
-    plan = planned(judge, Limits(0.003, {}), times)
+    times = BlockTimes(dict.fromkeys(BLOCKS, 2.0), dict.fromkeys(BLOCKS, 1.0) | {"cff": 2.5})
+    plan = planned(judge, AccuracyLimits(0.003), times)
     assert [b for b in BLOCKS if plan.blocks[b] != "int8"] == ["cff"]
-    assert plan.evidence["spared"] == {"cff": "no faster in INT8"}
+    assert plan.evidence.spared == {"cff": "no faster in INT8"}
 
 
 def test_a_floor_under_a_class_is_kept() -> None:
     judge = FakeJudge(dict.fromkeys(BLOCKS, 0.004))
-    plan = planned(judge, Limits(1.0, {"road": 0.45}))
-    assert 0 < len(able_blocks(plan)) < len(BLOCKS)
+    plan = planned(judge, AccuracyLimits(1.0, {"road": 0.45}))
+    assert 0 < len(plan.int8_blocks) < len(BLOCKS)
     with pytest.raises(GateFailed, match="FP32 itself breaks a limit: IoU of road"):
-        planned(judge, Limits(1.0, {"road": 0.6}))
+        planned(judge, AccuracyLimits(1.0, {"road": 0.6}))
 
 
 def test_it_says_when_int8_is_not_worth_it() -> None:
-    plan = planned(FakeJudge(dict.fromkeys(BLOCKS, 0.0)), Limits(0.003, {}))
+    plan = planned(FakeJudge(dict.fromkeys(BLOCKS, 0.0)), AccuracyLimits(0.003))
 
     def said(speed_up: float | None, beside: str = "f32") -> str:
-        latency = speed_up and {"speed_up": speed_up, "beside": beside}
-        evidence = {**plan.evidence, "latency": latency}
-        return worth(PrecisionPlan(plan.scheme, plan.bundle, plan.blocks, evidence))
+        latency = speed_up and PlanLatency("openvino", beside, speed_up, 1.0, 30, 5)
+        return worth(replace(plan, evidence=replace(plan.evidence, latency=latency)))
 
     assert "INT8 is 1.04× for" in said(1.04)
     assert said(1.04).endswith("not worth it, fly FP32")

@@ -21,11 +21,10 @@ from segclip_deploy.calibration.selection import select_tiles
 from segclip_deploy.calibration.table import Range, load_table
 from segclip_deploy.calibration.tiles import find_tiles
 from segclip_deploy.export.onnx_model import expose, load_model, observer, save_model
-from segclip_deploy.export.parity import answers_of
+from segclip_deploy.export.parity import answers_of, sqnr
 from segclip_deploy.quantization.from_tiles import calibrate
 from segclip_deploy.quantization.placement import place
 from segclip_deploy.quantization.qdq import write_qdq
-from segclip_deploy.quantization.quantize import sqnr
 from segclip_deploy.runtime.targets.onnxruntime import OnnxRuntimeBackend
 from tests.conftest import EXAMPLE
 from tests.support.graphs import small_model

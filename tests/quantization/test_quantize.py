@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,14 +21,16 @@ from segclip_deploy.artifacts.files import sha256_file
 from segclip_deploy.artifacts.golden import load_golden
 from segclip_deploy.artifacts.onnx_file import block_of
 from segclip_deploy.artifacts.plan import PrecisionPlan, load_plan, save_plan
+from segclip_deploy.artifacts.records import replace
 from segclip_deploy.artifacts.scheme import Scheme
 from segclip_deploy.calibration.table import load_table, save_table
 from segclip_deploy.cli import main
 from segclip_deploy.errors import BadArtifact, BadInput, GateFailed, StaleArtifact
-from segclip_deploy.export.onnx_model import load_model
+from segclip_deploy.export.onnx_model import load_fp32, load_model
+from segclip_deploy.export.parity import sqnr
 from segclip_deploy.quantization.activation_absmax import _groups, find_extremes
-from segclip_deploy.quantization.block_precision import uniform_plan
-from segclip_deploy.quantization.quantize import quantize, sqnr
+from segclip_deploy.quantization.placement import uniform_plan
+from segclip_deploy.quantization.quantize import quantize
 from segclip_deploy.runtime.targets.onnxruntime import OnnxRuntimeBackend
 from segclip_deploy.runtime.verify import MIN_AGREEMENT
 from tests.conftest import uniformly
@@ -114,7 +115,7 @@ def test_fast_kernels_of_both_cpu_engines_say_what_the_file_says(
     for name in ("e.ov.onnx", "e.ort.onnx"):
         result = call("build-engine", quantized("cpu", "int8"), "-o", tmp_path / name, "--json")
         assert result.exit_code == 0, result.output
-        checks = json.loads(result.stdout)["verified"]["checks"]
+        checks = json.loads(result.stdout)["built"]["verified"]["checks"]
         (labels,) = [check for check in checks if check["name"] == "labels"]
         assert float(labels["detail"].split("%")[0]) >= 99
 
@@ -267,15 +268,15 @@ def flat_blocks(data: dict[str, Any]) -> None:
     [
         (unknown_block, "encoder.stage9 is no block of this model; its blocks: "),
         (missing_block, "head is missing; its blocks: "),
-        (number_for_a_block, "7 is no block of this model"),
+        (number_for_a_block, "7 is no block of any model"),
         (unknown_precision, "head is 'int4', not int8 or fp16 or fp32"),
         (list_for_a_precision, "head is ['int8'], not int8 or fp16 or fp32"),
         (int8_where_nothing_can_be, "nothing in it can be int8; write head: fp16"),
         (unknown_scheme, "scheme 'dla' is not tensorrt or cpu"),
         (half_on_a_cpu, "is 'fp16', not int8 or fp32"),
         (other_bundle, "made for another bundle than"),
-        (no_blocks, "not a precision plan"),
-        (flat_blocks, "not a precision plan"),
+        (no_blocks, "blocks: is missing; segclip-deploy plan BUNDLE"),
+        (flat_blocks, "blocks: expected an object, got a list; segclip-deploy plan BUNDLE"),
     ],
 )
 def test_a_plan_that_does_not_fit_is_refused(
@@ -497,14 +498,14 @@ def test_extremes_are_the_same_however_many_tensors_are_looked_at_at_once(
 ) -> None:
     bundle = load_bundle(tiny_bundle)
     tiles = load_golden(bundle.golden_path).tiles
-    at_once = find_extremes(bundle, tiles)
+    at_once = find_extremes(load_fp32(bundle), tiles, 1)
     monkeypatch.setattr("segclip_deploy.quantization.activation_absmax._LOOKED_AT", 2**20)
     model = load_model(bundle.model_path)
     values = [v for n in model.graph for v in n.outputs if v.dtype == ir.DataType.FLOAT]
     groups = list(_groups(values, 1))
     assert 1 < len(groups) < len(values)
     assert [value for group in groups for value in group] == values
-    in_groups = find_extremes(bundle, tiles)
+    in_groups = find_extremes(load_fp32(bundle), tiles, 1)
     assert list(in_groups) == list(at_once) == [value.name for value in values]
     for name, (top, tile) in at_once.items():
         assert in_groups[name] == (pytest.approx(top, rel=1e-4, abs=1e-6), tile)

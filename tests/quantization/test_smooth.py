@@ -21,10 +21,9 @@ from segclip_deploy.artifacts.golden import load_golden, save_golden
 from segclip_deploy.artifacts.scheme import Scheme
 from segclip_deploy.calibration.ranges import METHODS, Histogram
 from segclip_deploy.export.onnx_model import load_model, observer, save_model
-from segclip_deploy.export.parity import answers_of
+from segclip_deploy.export.parity import answers_of, sqnr
 from segclip_deploy.quantization.placement import place
 from segclip_deploy.quantization.qdq import write_qdq
-from segclip_deploy.quantization.quantize import sqnr
 from segclip_deploy.quantization.smooth import find_norms, smooth_graph
 from segclip_deploy.runtime.targets.onnxruntime import OnnxRuntimeBackend
 from tests.conftest import EXAMPLE

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from segclip_deploy.artifacts.bundle import InputSpec, load_bundle
+from segclip_deploy.artifacts.plan import AccuracyLimits
+from segclip_deploy.artifacts.records import replace
 from segclip_deploy.artifacts.scheme import Scheme
 from segclip_deploy.calibration.table import load_table
 from segclip_deploy.evaluation.dataset import open_dataset
@@ -17,9 +18,8 @@ from segclip_deploy.export.export import export_bundle
 from segclip_deploy.export.onnx_model import load_model
 from segclip_deploy.export.revocab import revocab_bundle
 from segclip_deploy.planning.planner import make_plan
-from segclip_deploy.planning.search import Limits
-from segclip_deploy.quantization.block_precision import uniform_plan
 from segclip_deploy.quantization.from_tiles import calibrate_on
+from segclip_deploy.quantization.placement import uniform_plan
 from segclip_deploy.quantization.quantize import quantize
 from segclip_deploy.runtime.build import build_engine
 from segclip_deploy.runtime.engine import open_segmenter
@@ -55,7 +55,7 @@ def plan(tiny: Path, table: Path, checkpoint: Path, out: Path) -> object:
         out / "p.yaml",
         scheme=Scheme.CPU,
         split="all",
-        limits=Limits(1.0, {}),
+        limits=AccuracyLimits(1.0),
     )
 
 

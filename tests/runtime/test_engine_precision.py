@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,13 +12,13 @@ from segclip_deploy.artifacts.bundle import Bundle, load_bundle
 from segclip_deploy.artifacts.golden import load_golden
 from segclip_deploy.artifacts.onnx_file import block_of, initializer_names
 from segclip_deploy.artifacts.plan import PrecisionPlan
+from segclip_deploy.artifacts.records import replace
 from segclip_deploy.artifacts.scheme import Scheme
 from segclip_deploy.calibration.ranges import METHODS, Histogram
 from segclip_deploy.calibration.table import CalibrationTable
 from segclip_deploy.errors import BadArtifact
 from segclip_deploy.export.onnx_model import load_model, observer
-from segclip_deploy.quantization.block_precision import uniform_plan
-from segclip_deploy.quantization.placement import find_probes, place
+from segclip_deploy.quantization.placement import find_probes, place, uniform_plan
 from segclip_deploy.quantization.quantize import quantize
 from segclip_deploy.runtime.build import build_engine
 from segclip_deploy.runtime.targets.base import BuildOptions
@@ -27,6 +26,7 @@ from segclip_deploy.runtime.targets.tensorrt import builder
 from segclip_deploy.runtime.targets.tensorrt.builder import build_plan
 from segclip_deploy.runtime.targets.tensorrt.library import logger_of
 from tests.support.helpers import call
+from tests.support.records import small_table
 
 SPARED = ("encoder.stage3", "decoder.8")
 
@@ -41,8 +41,7 @@ def table_of(bundle: Bundle) -> CalibrationTable:
         for name, values in zip(names, run(tile[None]), strict=True):
             seen[name].add(values)
     ranges = {name: METHODS["minmax"](histogram) for name, histogram in seen.items()}
-    digest = bundle.sha256
-    return CalibrationTable(digest, "minmax", ranges, (), {}, {})
+    return small_table(bundle=bundle.sha256, ranges=ranges)
 
 
 @pytest.fixture(scope="session")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import enum
 from collections.abc import Mapping
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
@@ -14,13 +15,15 @@ from segclip_deploy.artifacts.bundle_record import BundleRecord, Parents
 from segclip_deploy.artifacts.input_spec import InputSpec
 from segclip_deploy.artifacts.model_spec import ModelSpec
 from segclip_deploy.artifacts.vocabulary import load_vocabulary
+from segclip_deploy.calibration.table import Bands, CalibrationTable, CoverageRecord
 
 _PLAIN: dict[Any, st.SearchStrategy[Any]] = {
     NoneType: st.none(),
     bool: st.booleans(),
     int: st.integers(0, 2**53),
     float: st.floats(allow_nan=False, allow_infinity=False),
-    str: st.text(st.characters(codec="utf-8"), max_size=8),
+    # What can be printed, as vocabularies ask for: YAML takes U+0085 for the end of a line.
+    str: st.text(st.characters(codec="utf-8", exclude_categories=["C", "Z"]), max_size=8),
 }
 
 
@@ -28,6 +31,8 @@ def any_of(kind: Any) -> st.SearchStrategy[Any]:
     """Values of a record's type, or of a type that a field may have."""
     if kind in _PLAIN:
         return _PLAIN[kind]
+    if issubclass_of(kind, enum.Enum):
+        return st.sampled_from(kind)
     if dataclasses.is_dataclass(kind) or issubclass_of(kind, msgspec.Struct):
         hints = get_type_hints(kind, include_extras=True)
         return st.builds(kind, **{name: any_of(hint) for name, hint in hints.items()})
@@ -71,3 +76,16 @@ def small_record(**fields: Any) -> BundleRecord:
         "tools": {},
     }
     return BundleRecord(**given | fields)
+
+
+def small_table(**fields: Any) -> CalibrationTable:
+    """Of no tile; ``fields`` are what differs."""
+    given: dict[str, Any] = {
+        "bundle": "0" * 64,
+        "method": "minmax",
+        "ranges": {},
+        "tiles": (),
+        "bands": Bands((1.0, 2.0, 3.0), (0.1, 0.2, 0.3)),
+        "coverage": CoverageRecord(1, 20, 1, 0, 0, {}, {}, 0.5, 1.0),
+    }
+    return CalibrationTable(**given | fields)

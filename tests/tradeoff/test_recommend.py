@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from segclip_deploy.artifacts.plan import Drop
 from segclip_deploy.errors import BadInput
-from segclip_deploy.evaluation.accuracy import Drop
 from segclip_deploy.export.costs import Product
 from segclip_deploy.tradeoff.mission import SENSORS, Mission, demand, sensor
 from segclip_deploy.tradeoff.recommend import Limits, recommend

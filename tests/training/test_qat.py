@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -26,14 +25,12 @@ from segclip_deploy.evaluation.dataset import open_dataset
 from segclip_deploy.export.export import export_bundle
 from segclip_deploy.export.graph import normalise
 from segclip_deploy.export.onnx_model import load_model, save_model
-from segclip_deploy.export.parity import answers_of
+from segclip_deploy.export.parity import answers_of, sqnr
 from segclip_deploy.model.checkpoint import build_model, load_checkpoint
 from segclip_deploy.model.segclip import SegCLIP
 from segclip_deploy.model.text import save_text_bank
-from segclip_deploy.quantization.block_precision import uniform_plan
-from segclip_deploy.quantization.placement import place
+from segclip_deploy.quantization.placement import place, uniform_plan
 from segclip_deploy.quantization.qdq import write_qdq
-from segclip_deploy.quantization.quantize import sqnr
 from segclip_deploy.runtime.targets.onnxruntime import OnnxRuntimeBackend
 from segclip_deploy.training.fake_quant import FakeQuant, observe, products_of
 from segclip_deploy.training.loop import Progress
@@ -79,7 +76,7 @@ def test_pytorch_rounds_what_the_graph_rounds(
     whole = uniform_plan(bundle, onnx_model.graph, scheme, "int8")
     low = [name for name in whole.blocks if name in some or (not some and own_weights(name))]
     high = {name: "fp32" for name in whole.blocks if name not in low}
-    plan = replace(whole, blocks={**whole.blocks, **high})
+    plan = records.replace(whole, blocks={**whole.blocks, **high})
     placement = place(onnx_model.graph, scheme, plan.int8)
     nodes = {node.name: node for node in onnx_model.graph}
     read = {nodes[name].inputs[index].name for name, index in placement.reads}
@@ -256,7 +253,7 @@ def test_mistakes_end_in_one_line_and_leave_nothing(
         ("less", without),
         ("high", dict.fromkeys(plan.blocks, "fp16")),
     ):
-        save_plan(tmp_path / f"{name}.yaml", replace(plan, blocks=blocks))
+        save_plan(tmp_path / f"{name}.yaml", records.replace(plan, blocks=blocks))
     for name, value in changes.items():
         if isinstance(value, str):
             changes = {**changes, name: tmp_path / value}

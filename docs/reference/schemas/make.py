@@ -14,14 +14,24 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from segclip_deploy.artifacts.bundle_record import BUNDLE
+from segclip_deploy.artifacts.checkpoint_record import CHECKPOINT
+from segclip_deploy.artifacts.engine import ENGINE
 from segclip_deploy.artifacts.files import replace_file
+from segclip_deploy.artifacts.plan import PLAN
 from segclip_deploy.artifacts.records import Format
+from segclip_deploy.calibration.table import TABLE
 from segclip_deploy.runtime.profiling.record import PROFILE
 from segclip_deploy.tradeoff.results import RESULTS
 
 FORMATS: Mapping[str, Format[Any]] = {
+    "bundle": BUNDLE,
+    "checkpoint": CHECKPOINT,
+    "engine": ENGINE,
+    "plan": PLAN,
     "profile": PROFILE,
     "results": RESULTS,
+    "table": TABLE,
 }
 """A line a format, by the name of its schema."""
 

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnx
 import openvino as ov
 import pytest
@@ -77,8 +78,10 @@ def test_bf16_is_never_tried_for_an_fp32_bundle(
 def test_the_fastest_provider_that_passes_is_taken(
     tiny_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A stand-in: the other providers need a GPU."""
+    """A stand-in that need not compute its answer: the other providers need a GPU."""
     wrong = FakeBackend(64, 96)
+    answer = wrong.infer({"image": np.zeros((1, 64, 96, 3), np.uint8)})
+    monkeypatch.setattr(wrong, "infer", lambda _: answer)
     monkeypatch.setitem(TARGETS, "onnxruntime", Spied({"cuda": wrong}))
     monkeypatch.setattr(onnxruntime, "providers", lambda: ("cpu", "cuda"))
     monkeypatch.setattr(onnxruntime, "has_gpu", lambda: True)

@@ -1,0 +1,67 @@
+"""Writing a plan into a model: INT8 as Q/DQ, FP16 as casts, FP32 where FP16 would not do."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from segclip_deploy.artifacts.plan import PrecisionPlan
+from segclip_deploy.calibration.table import CalibrationTable
+from segclip_deploy.errors import BadInput
+from segclip_deploy.quantization.fp16 import islands, overflow_islands, write_fp16
+from segclip_deploy.quantization.placement import Placement
+from segclip_deploy.quantization.qdq import write_qdq
+
+__all__ = ["Written", "write_precision"]
+
+
+@dataclass(frozen=True)
+class Written:
+    """What was done to a graph.
+
+    Attributes:
+        int8: nodes that multiply in INT8.
+        islands: nodes that stay FP32 in FP16 blocks, and why.
+    """
+
+    int8: frozenset[str]
+    islands: Mapping[str, str]
+
+
+def write_precision(
+    model: Any,
+    plan: PrecisionPlan,
+    placement: Placement,
+    table: CalibrationTable | None,
+    extremes: Mapping[str, tuple[float, str]],
+) -> Written:
+    """Write a plan into an FP32 model, in place.
+
+    Args:
+        model: an ``onnx_ir.Model``.
+        plan: for this model.
+        placement: of the plan's INT8.
+        table: ranges; needed where the plan has INT8.
+        extremes: tensor → (largest magnitude, tile), for what would overflow FP16.
+
+    Raises:
+        BadInput: INT8 without a table.
+    """
+    graph = model.graph
+    high = {
+        **islands(graph, plan.fp16),
+        **overflow_islands(graph, extremes, plan.fp16),
+    }
+    half = {node.name for node in graph if plan.fp16(node.name)} - set(high)
+    if placement.weights:
+        if table is None:
+            raise BadInput(
+                "INT8 needs a calibration table",
+                where="--table",
+                fix="segclip-deploy calibrate BUNDLE --tiles DIR -o TABLE",
+            )
+        write_qdq(graph, placement, table.ranges, plan.scheme, table.means)
+    if half:
+        write_fp16(graph, half.__contains__)
+    return Written(placement.nodes, high)

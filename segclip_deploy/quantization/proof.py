@@ -1,0 +1,58 @@
+"""Proof of a quantized model: what it says on the golden tiles, and how far that is from FP32."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from segclip_deploy.artifacts.bundle import MODEL_FILE, Bundle
+from segclip_deploy.artifacts.bundle_record import Quality
+from segclip_deploy.artifacts.golden import Golden
+from segclip_deploy.errors import GateFailed
+from segclip_deploy.export.onnx_model import load_model, save_model
+from segclip_deploy.export.parity import execute_literally, sqnr
+from segclip_deploy.quantization.fp16_emulation import round_as_fp16
+
+__all__ = ["prove"]
+
+
+def prove(
+    model: Any, bundle: Bundle, golden: Golden, *, where: Path
+) -> tuple[NDArray[np.uint8], Quality]:
+    """Execute a quantized model literally, and once more with FP16 rounded.
+
+    Args:
+        model: an ``onnx_ir.Model`` with its logits among the outputs; it stays as it is.
+        bundle: in FP32, that it was made of.
+        golden: the bundle's.
+        where: the bundle it will be, for errors.
+
+    Returns:
+        Labels (N, H, W) of the literal execution; and how far the rounded one is from FP32.
+
+    Raises:
+        GateFailed: a logit is not finite.
+    """
+    with TemporaryDirectory() as folder:
+        path = Path(folder) / MODEL_FILE
+        save_model(model, path)
+        literal = answers = execute_literally(path, golden.tiles, bundle.input.batches)
+        copy = load_model(path)
+        if round_as_fp16(copy.graph):
+            save_model(copy, path)
+            answers = execute_literally(path, golden.tiles, bundle.input.batches)
+    if not np.isfinite(answers.logits).all():
+        tile = int(np.flatnonzero(~np.isfinite(answers.logits).all(axis=(1, 2, 3)))[0])
+        raise GateFailed(f"logits are not finite on golden tile {tile}", where=where)
+    differ = answers.labels != golden.labels
+    flips = np.bincount(golden.labels[differ], minlength=len(bundle.vocabulary.names))
+    return literal.labels, Quality(
+        label_agreement=float(1 - differ.mean()),
+        literal_agreement=float((answers.labels == literal.labels).mean()),
+        logit_sqnr_db=sqnr(golden.logits, answers.logits),
+        flips=dict(zip(bundle.vocabulary.names, flips.tolist(), strict=True)),
+    )
