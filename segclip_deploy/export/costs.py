@@ -1,4 +1,4 @@
-"""What each block of an exported graph holds and costs."""
+"""What blocks hold and cost: counted in an exported graph, and of text attention plain and folded."""
 
 from __future__ import annotations
 
@@ -9,11 +9,20 @@ from pathlib import Path
 from typing import Any
 
 from segclip_deploy._optional import require
-from segclip_deploy.artifacts.bundle_record import BlockCost
+from segclip_deploy.artifacts.bundle_record import BlockCost, BlockMacs
+from segclip_deploy.artifacts.model_spec import ModelSpec
 from segclip_deploy.errors import BadArtifact
 from segclip_deploy.export.blocks import blocks_of
 
-__all__ = ["Product", "count_blocks", "find_products", "share_of_macs"]
+__all__ = [
+    "Product",
+    "count_blocks",
+    "find_products",
+    "folding_table",
+    "fusion_macs",
+    "refiner_macs",
+    "share_of_macs",
+]
 
 
 def count_blocks(path: Path) -> list[BlockCost]:
@@ -115,3 +124,34 @@ def _macs(node: Any, shapes: dict[str, tuple[int, ...]], path: Path) -> int:
         return prod(left) * prod(right[1:])
     inner = left[0] if any(a.name == "transA" and a.i for a in node.attribute) else left[-1]
     return prod(out) * inner
+
+
+def fusion_macs(spec: ModelSpec, pixels: int, block: str = "cff") -> BlockMacs:
+    """A CFF level over N ``pixels``: both directions, its LayerNorm left out on both sides.
+
+    Plain, each direction projects every pixel twice (2 C²) and multiplies it twice with K
+    vectors. Folded, each multiplies it with h·K vectors, twice; the softmax over classes is
+    summed by an h·K × h·K convolution.
+    """
+    width, heads, classes = spec.width, spec.heads, spec.classes
+    rows = heads * classes
+    plain = pixels * (4 * width**2 + 4 * classes * width) + classes * width**2
+    folded = pixels * (4 * rows * width + rows**2) + rows * width**2
+    return BlockMacs(block, plain, folded)
+
+
+def refiner_macs(width: int, heads: int, classes: int, texts: int) -> BlockMacs:
+    """The query refiner: K queries look at ``texts`` = K·M constant sentences."""
+    plain = classes * (2 * width**2 + 2 * texts * width)
+    return BlockMacs("refiner", plain, classes * 2 * heads * texts * width)
+
+
+def folding_table(spec: ModelSpec, height: int, width: int, texts: int) -> list[BlockMacs]:
+    """Every block that text is folded into, for an image of ``height`` × ``width``."""
+    table = [
+        fusion_macs(spec, (height // s) * (width // s), f"cff.{s}")
+        for s in sorted(spec.cff_strides)
+    ]
+    if spec.refine:
+        table.append(refiner_macs(spec.width, spec.heads, spec.classes, texts))
+    return table

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from segclip_deploy.artifacts.bundle import InputSpec
 from segclip_deploy.artifacts.bundle_record import BlockMacs
 from segclip_deploy.export.algebra import Array
+from segclip_deploy.export.costs import folding_table
 from segclip_deploy.export.folded import (
     ConstantFusion,
     FoldedFusion,
@@ -20,7 +21,6 @@ from segclip_deploy.export.folded import (
     register_constants,
 )
 from segclip_deploy.export.graph import ConstantText
-from segclip_deploy.export.macs import folding_table
 from segclip_deploy.export.text_weights import TextWeights, text_constants
 from segclip_deploy.model.cff import unit
 from segclip_deploy.model.segclip import SegCLIP

@@ -24,9 +24,9 @@ from segclip_deploy.export.algebra import (
     plain_fusion,
     plain_refiner,
 )
+from segclip_deploy.export.costs import folding_table, fusion_macs, refiner_macs
 from segclip_deploy.export.fold import FoldedSegCLIP, fold
 from segclip_deploy.export.folded import ConstantFusion, FoldedFusion, FoldedRefiner, arrays_of
-from segclip_deploy.export.macs import folding_table, fusion_macs, refiner_macs
 from segclip_deploy.model.attention import CrossAttention
 from segclip_deploy.model.cff import CrossModalFusion
 from segclip_deploy.model.checkpoint import build_model, load_checkpoint
