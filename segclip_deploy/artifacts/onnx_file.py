@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import mmap
-from collections.abc import Iterator
 from pathlib import Path
 
+from segclip_deploy.artifacts.onnx_wire import fields, members, open_model, text_of
 from segclip_deploy.errors import BadArtifact
 
 __all__ = ["block_of", "check_self_contained", "initializer_names", "makers"]
@@ -37,8 +36,6 @@ _INSIDE = {
 }
 """Message → those of its fields in which a tensor may lie, and what they are."""
 
-_LONGEST_VARINT = 10  # bytes
-
 
 def block_of(node_name: str) -> str:
     """The block of the model that a node ``<block>/<operator>`` belongs to; ``""`` if its name tells none."""
@@ -52,10 +49,10 @@ def initializer_names(model: Path) -> list[str]:
         BadArtifact: not an ONNX file.
     """
     return [
-        _text(name, model)
-        for graph in _members(_open(model), _MODEL_GRAPH, model)
-        for tensor in _members(graph, _GRAPH_INITIALIZER, model)
-        for name in _members(tensor, _TENSOR_NAME, model)
+        text_of(name, model)
+        for graph in members(open_model(model), _MODEL_GRAPH, model)
+        for tensor in members(graph, _GRAPH_INITIALIZER, model)
+        for name in members(tensor, _TENSOR_NAME, model)
     ]
 
 
@@ -66,11 +63,11 @@ def makers(model: Path) -> dict[str, str]:
         BadArtifact: not an ONNX file.
     """
     return {
-        _text(output, model): _text(name, model)
-        for graph in _members(_open(model), _MODEL_GRAPH, model)
-        for node in _members(graph, _GRAPH_NODE, model)
-        for name in _members(node, _NODE_NAME, model)
-        for output in _members(node, _NODE_OUTPUT, model)
+        text_of(output, model): text_of(name, model)
+        for graph in members(open_model(model), _MODEL_GRAPH, model)
+        for node in members(graph, _GRAPH_NODE, model)
+        for name in members(node, _NODE_NAME, model)
+        for output in members(node, _NODE_OUTPUT, model)
     }
 
 
@@ -82,12 +79,12 @@ def check_self_contained(model: Path) -> None:
     Raises:
         BadArtifact: a tensor, wherever in the graph, lies elsewhere; or not an ONNX file.
     """
-    waiting = [("model", _open(model))]
+    waiting = [("model", open_model(model))]
     while waiting:  # no recursion: graphs may nest as deep as a file is long
         kind, message = waiting.pop()
-        for number, value in _fields(message, model):
+        for number, value in fields(message, model):
             if kind == "tensor" and number in _TENSOR_ELSEWHERE and value:
-                names = [_text(name, model) for name in _members(message, _TENSOR_NAME, model)]
+                names = [text_of(name, model) for name in members(message, _TENSOR_NAME, model)]
                 raise BadArtifact(
                     f"tensor {' '.join(names)!r} lies in another file, which no hash covers",
                     where=model,
@@ -96,63 +93,3 @@ def check_self_contained(model: Path) -> None:
             inside = _INSIDE.get(kind, {}).get(number)
             if inside and isinstance(value, memoryview):
                 waiting.append((inside, value))
-
-
-def _open(model: Path) -> memoryview:
-    with model.open("rb") as file:
-        try:
-            return memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
-        except ValueError as error:
-            raise BadArtifact("the file is empty (0 bytes)", where=model) from error
-
-
-def _text(name: memoryview, model: Path) -> str:
-    try:
-        return bytes(name).decode()
-    except UnicodeDecodeError as error:
-        raise BadArtifact(f"not an ONNX file ({error})", where=model) from error
-
-
-def _members(message: memoryview, wanted: int, model: Path) -> Iterator[memoryview]:
-    """The length-delimited fields of a number."""
-    for number, value in _fields(message, model):
-        if number == wanted and isinstance(value, memoryview):
-            yield value
-
-
-def _fields(message: memoryview, model: Path) -> Iterator[tuple[int, memoryview | int]]:
-    """Number and value of a protobuf message's fields; those of fixed width are passed over.
-
-    The wire format: https://protobuf.dev/programming-guides/encoding.
-    """
-    position = 0
-    try:
-        while position < len(message):
-            key, position = _varint(message, position)
-            kind = key & 7
-            if kind == 0:
-                value, position = _varint(message, position)
-                yield key >> 3, value
-            elif kind == 2:
-                length, position = _varint(message, position)
-                if length > len(message) - position:
-                    raise IndexError("cut short")
-                yield key >> 3, message[position : position + length]
-                position += length
-            else:
-                position += {1: 8, 5: 4}[kind]
-        if position > len(message):
-            raise IndexError("cut short")
-    except (IndexError, KeyError) as error:
-        raise BadArtifact(f"not an ONNX file ({error!r})", where=model) from error
-
-
-def _varint(message: memoryview, position: int) -> tuple[int, int]:
-    """A number and the position after it."""
-    value = 0
-    for place in range(_LONGEST_VARINT):
-        byte = message[position + place]
-        value |= (byte & 0x7F) << 7 * place
-        if byte < 0x80:
-            return value, position + place + 1
-    raise IndexError("a number without end")

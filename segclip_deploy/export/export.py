@@ -30,7 +30,8 @@ from segclip_deploy.export.parity import answers_of, check_parity, measure_parit
 from segclip_deploy.export.text_weights import save_text_weights, text_constants
 from segclip_deploy.export.torch_backend import TorchBackend
 from segclip_deploy.model.checkpoint import load_checkpoint, load_weights
-from segclip_deploy.model.network import load_factory
+from segclip_deploy.model.failures import one_line_for
+from segclip_deploy.model.network import load_factory, try_network
 from segclip_deploy.runtime.inference.backend import Backend
 from segclip_deploy.runtime.inference.frame import Frame, list_images, prepare, read_frame
 from segclip_deploy.runtime.targets.onnxruntime import OnnxRuntimeBackend
@@ -67,7 +68,8 @@ def export_bundle(
     Raises:
         BadArtifact: the checkpoint cannot be used.
         BadInput: a size that is no multiple of 32, no tile to measure on, a margin of one class,
-            or several batches of a network that fixes one.
+            several batches of a network that fixes one, or a network that fails, that decides by
+            the image, or that has an operator without a form in ONNX: the user's line is named.
         GateFailed: the exported graph is not the PyTorch model; nothing is written.
     """
     sides = (spec.height, spec.width)
@@ -85,8 +87,11 @@ def export_bundle(
             fix="give a folder of images: --tiles DIR",
         )
     network = load_weights(load_factory(model)(checkpoint.spec), checkpoint)
+    where = f"--model {model}" if model else str(checkpoint_path)
+    try_network(network, checkpoint.bank, spec.height, spec.width, where=where)
     mean, std = checkpoint.spec.mean, checkpoint.spec.std
-    folded_network, table, text = fold_network(network, checkpoint.bank, spec)
+    with one_line_for("its fold fails", where=where):
+        folded_network, table, text = fold_network(network, checkpoint.bank, spec)
     folded = ExportGraph(folded_network, mean, std, logits=True, margin=margin).eval()
     plain = DeployGraph(
         ConstantText(network, checkpoint.bank), mean, std, logits=True, margin=margin
@@ -96,10 +101,14 @@ def export_bundle(
         onnx = temporary / MODEL_FILE
         reference = TorchBackend(plain, spec, len(names))
         answers = answers_of(reference, real)
-        write_onnx(folded, spec, onnx, text=text_constants(text, checkpoint.bank) if text else ())
+        with one_line_for("it cannot be exported to ONNX", where=where):
+            write_onnx(
+                folded, spec, onnx, text=text_constants(text, checkpoint.bank) if text else ()
+            )
         with OnnxRuntimeBackend(onnx, batches=spec.batches) as exported:
             chain: list[Backend] = [TorchBackend(folded, spec, len(names), "folded"), exported]
-            parity = [measure_parity(reference.name, answers, engine, names) for engine in chain]
+            with one_line_for("its folded forward fails", where=where):
+                parity = [measure_parity(reference.name, answers, e, names) for e in chain]
         for link in parity:
             check_parity(link)
         if text:

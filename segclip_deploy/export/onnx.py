@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import io
 import logging
+import re
 import warnings
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +18,14 @@ from segclip_deploy.artifacts.bundle import InputSpec
 from segclip_deploy.errors import BadInput
 from segclip_deploy.export.blocks import name_constants, name_nodes, trace_blocks
 from segclip_deploy.export.graph import DeployGraph
+from segclip_deploy.model.failures import causes, user_line
 
 __all__ = ["OPSET", "drop_output", "write_onnx"]
 
 OPSET = 19
 """For every target: LayerNormalization is one operator, and TensorRT 10.3 reads it."""
 
+_NO_FORM = re.compile(r"No ONNX function found for <OpOverload\(op='([^']+)'")
 _MAX_IR_VERSION = 10  # what TensorRT 10.3's parser reads
 
 
@@ -37,7 +42,7 @@ def write_onnx(
             beforehand, and they keep their names and shapes.
 
     Raises:
-        BadInput: several batches, and a network that fixes one.
+        BadInput: several batches, and a network that fixes one; or one that has no graph.
     """
     onnx = require("onnx", why="export")
     onnxslim = require("onnxslim", why="export")
@@ -45,9 +50,10 @@ def write_onnx(
     traced = _trace(graph, spec)
     name_constants(traced, text)
     held = _take_text(traced, text)
-    optimized = optimizer.optimize(traced)
-    blocks = trace_blocks(optimized)
-    model = onnxslim.slim(optimized)
+    with _quiet():
+        optimized = optimizer.optimize(traced)
+        blocks = trace_blocks(optimized)
+        model = onnxslim.slim(optimized)
     name_nodes(model, blocks)
     _put_text(model, held)
     model.ir_version = min(model.ir_version, _MAX_IR_VERSION)
@@ -65,9 +71,7 @@ def _trace(graph: DeployGraph, spec: InputSpec) -> Any:
     shapes = None
     if is_open:
         shapes = ({0: torch.export.Dim("batch", min=spec.batches.start, max=spec.batch)},)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # the exporter's notes to its own developers
-        logging.getLogger("torch.onnx").setLevel(logging.ERROR)
+    with _quiet():
         try:
             program = torch.onnx.export(
                 graph,
@@ -82,6 +86,8 @@ def _trace(graph: DeployGraph, spec: InputSpec) -> Any:
                 dynamic_shapes=shapes,
             )
         except torch.onnx.OnnxExporterError as error:
+            if reason := _reason(error):
+                raise reason from error
             if is_open:
                 raise _fixed(spec) from error
             raise
@@ -91,6 +97,42 @@ def _trace(graph: DeployGraph, spec: InputSpec) -> Any:
     if is_open and any(t.type.tensor_type.shape.dim[0].dim_param != "batch" for t in tensors):
         raise _fixed(spec)
     return model
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep the exporter's notes to its own developers from the screen: a failure prints whole graphs."""
+    before = logging.root.manager.disable
+    logging.disable(logging.CRITICAL)
+    try:
+        with (
+            warnings.catch_warnings(),
+            redirect_stdout(io.StringIO()),
+            redirect_stderr(io.StringIO()),
+        ):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(before)
+
+
+def _reason(error: Exception) -> BadInput | None:
+    """Why a network has no graph, where it is one of the two reasons that networks have."""
+    place, text = user_line(error) or (None, "a library's forward")
+    told = "\n".join(str(cause) for cause in causes(error))
+    if "data-dependent" in told or "data dependent" in told.lower():
+        return BadInput(
+            f"forward decides by what the image shows, in {text!r}, and a graph has one way for all",
+            where=place,
+            fix="compute every way and choose: torch.where(CONDITION, A, B)",
+        )
+    if found := _NO_FORM.search(told):
+        return BadInput(
+            f"ONNX has no form of the operator {found[1]}, used in {text!r}",
+            where=place,
+            fix="write it with other operators",
+        )
+    return None
 
 
 def _fixed(spec: InputSpec) -> BadInput:

@@ -122,10 +122,13 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
         _BANK + "texts": torch.from_numpy(checkpoint.bank.texts),
         _EXAMPLES: torch.from_numpy(checkpoint.examples),
     }
-    stored = {}
+    stored, written = {}, set()
     for name, tensor in tensors.items():
         half = tensor.is_floating_point() and tensor.ndim >= 2
         stored[name] = tensor.detach().to(torch.float16 if half else tensor.dtype).contiguous()
+        if (memory := stored[name].untyped_storage().data_ptr()) in written:
+            stored[name] = stored[name].clone()  # tied weights: a name each, as PyTorch keeps them
+        written.add(memory)
         if not torch.isfinite(stored[name]).all():
             raise BadInput(f"weight {name} is not finite", where=path)
     record = CheckpointRecord(

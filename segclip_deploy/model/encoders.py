@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from segclip_deploy._optional import require
 from segclip_deploy.errors import BadInput
+from segclip_deploy.model.failures import first_line
 
 __all__ = ["STRIDES", "build_encoder", "encoder_normalisation", "load_imagenet"]
 
@@ -31,27 +32,65 @@ class Encoder(nn.Module):
 
 
 class TimmEncoder(Encoder):
-    """A timm backbone with features at all four strides."""
+    """A timm backbone with features at all four strides, whatever the order of its axes.
+
+    Raises:
+        BadInput: timm has no such model, it gives no features, or has them at other strides.
+    """
 
     def __init__(self, name: str) -> None:
         super().__init__()
         timm = require("timm", why=f"encoder timm:{name}")
-        try:
-            probe = timm.create_model(name, pretrained=False, features_only=True)
-        except RuntimeError as error:
-            raise BadInput(f"timm has no feature model {name!r} ({error})") from error
-        reductions = probe.feature_info.reduction()
+        if not timm.is_model(name):  # what is none of its own it would ask a hub for
+            raise BadInput(f"timm has no model {name!r}")
+        self.name = f"timm:{name}"
+        offered = _features(timm, name).feature_info
+        reductions = offered.reduction()
         if not set(STRIDES) <= set(reductions):
             raise BadInput(f"timm:{name} has features at strides {reductions}, not at {STRIDES}")
-        # The deepest map of each stride.
-        indices = [max(i for i, r in enumerate(reductions) if r == s) for s in STRIDES]
-        self.body = timm.create_model(
-            name, pretrained=False, features_only=True, out_indices=indices
-        )
+        # The deepest map of each stride; some models do not count from 0.
+        deepest = dict(zip(reductions, offered.out_indices, strict=True))
+        indices = [deepest[stride] for stride in STRIDES]
+        self.body = _features(timm, name, out_indices=indices)
         self.channels = tuple(self.body.feature_info.channels())
+        self.channels_last = getattr(self.body, "output_fmt", None) == "NHWC"
+        config = timm.get_pretrained_cfg(name)
+        self.made_for = tuple(config.input_size[1:]) if config else None
 
     def forward(self, image: Tensor) -> list[Tensor]:
-        return list(self.body(image))
+        """Run the backbone.
+
+        Raises:
+            BadInput: its maps are not of the sizes that its strides stand for.
+        """
+        features = list(self.body(image))
+        if self.channels_last:
+            features = [feature.permute(0, 3, 1, 2) for feature in features]
+        sides = image.shape[2:]
+        for feature, channels, stride in zip(features, self.channels, STRIDES, strict=True):
+            expected = (channels, *(side // stride for side in sides))
+            if tuple(feature.shape[1:]) != expected:
+                raise BadInput(
+                    f"{self.name} has a map of {'×'.join(map(str, feature.shape[1:]))} at stride "
+                    f"{stride} of an image of {'×'.join(map(str, sides))}, "
+                    f"not of {'×'.join(map(str, expected))}",
+                )
+        return features
+
+
+def _features(timm: Any, name: str, **options: Any) -> Any:
+    """A timm model that gives feature maps, for images of any size where it has the choice."""
+    config = timm.get_pretrained_cfg(name)
+    free = [{"strict_img_size": False}] if config and config.fixed_input_size else []
+    for size in (*free, {}):
+        try:
+            return timm.create_model(name, pretrained=False, features_only=True, **size, **options)
+        except TypeError:  # it has no such choice
+            if not size:
+                raise
+        except Exception as error:  # its models share no class of errors
+            raise BadInput(f"timm has no feature model {name!r} ({first_line(error)})") from error
+    raise AssertionError("the last try returns or raises")
 
 
 class ClipResNetEncoder(Encoder):

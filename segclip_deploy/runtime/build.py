@@ -14,6 +14,7 @@ from segclip_deploy.progress import Report, silent
 from segclip_deploy.runtime.inference.backend import Backend
 from segclip_deploy.runtime.registry import check_options, find_target, target_of
 from segclip_deploy.runtime.targets.base import BuildOptions, Job, Target
+from segclip_deploy.runtime.trial import try_apart
 from segclip_deploy.runtime.verify import verify
 
 __all__ = ["build_engine", "refit_engine"]
@@ -31,7 +32,8 @@ def build_engine(
     """Make an engine of a bundle, in the precision that is written in the bundle.
 
     It is proven on the golden tiles where this machine can run it; where it cannot, the record
-    says so and why.
+    says so and why. A target that compiles in this process does so in another one before: a
+    library that crashes on a model costs an error, which names the operator.
 
     Args:
         bundle: what to build.
@@ -41,8 +43,8 @@ def build_engine(
         report: told of the phases of a build.
 
     Raises:
-        BadArtifact: the bundle is for other targets, the target refuses the model, or a timing
-            cache cannot be used.
+        BadArtifact: the bundle is for other targets, the target refuses the model or crashes on
+            it, or a timing cache cannot be used.
         BadInput: a name that stands for no target, or an option that has no effect there.
         GateFailed: the engine does not say what the model says; nothing is written.
         MissingDependency: the target is not installed, or needs a GPU to build.
@@ -51,6 +53,8 @@ def build_engine(
     target = target_of(out)
     check_options(target, options)
     _check_scheme(target, bundle)
+    if target.tried_apart:
+        try_apart(target, bundle, options, report)
     with temporary_file(out) as file:
         built = target.build(Job(bundle, file, partial(_prove, bundle), options, report))
         write_engine(

@@ -13,6 +13,7 @@ from segclip_deploy.artifacts.model_spec import ModelSpec
 from segclip_deploy.errors import BadInput
 from segclip_deploy.evaluation.dataset import Dataset
 from segclip_deploy.model.encoders import load_imagenet
+from segclip_deploy.model.network import try_network
 from segclip_deploy.model.prompts import ContextPrompts, FixedText
 from segclip_deploy.model.segclip import SegCLIP
 from segclip_deploy.model.text import TextBank, load_open_clip
@@ -45,7 +46,8 @@ def train(
         report: called after each step.
 
     Raises:
-        BadInput: the dataset lacks a split, or the text cannot have learnable context.
+        BadInput: the dataset lacks a split, the text cannot have learnable context, or the encoder
+            takes no images of the size of a crop.
         StaleArtifact: a resume point of other settings is in the way.
     """
     for split in ("train", "plan"):
@@ -53,6 +55,7 @@ def train(
             raise BadInput(f"split {split!r} is empty", where=dataset.root)
     torch.manual_seed(settings.seed)
     model = SegCLIP(spec)
+    try_network(model, bank, settings.crop, settings.crop, where="--crop")
     if imagenet:
         load_imagenet(model.encoder, spec.encoder)
     text = _context(dataset, bank, context_tokens) if context_tokens else FixedText(bank)

@@ -123,6 +123,8 @@ class Target(ABC):
         takes_threads: whether its engines run on so many threads of the processor as they are told.
         takes_onnx: whether ``open`` takes a bundle's ONNX file as it is.
         compile_cache: whether it finds what it compiled before in the user's cache.
+        tried_apart: whether a build first opens the model in a process of its own, because the
+            library compiles it in ours, and a crash there would end us without a word.
     """
 
     name: ClassVar[str]
@@ -135,6 +137,7 @@ class Target(ABC):
     takes_threads: ClassVar[bool] = False
     takes_onnx: ClassVar[bool] = True
     compile_cache: ClassVar[bool] = False
+    tried_apart: ClassVar[bool] = False
 
     @property
     def precisions(self) -> tuple[Precision, ...]:

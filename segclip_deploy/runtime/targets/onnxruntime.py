@@ -45,6 +45,7 @@ class OnnxRuntime(Target):
     suffix = ".ort.onnx"
     scheme = Scheme.CPU
     takes_threads = True
+    tried_apart = True
 
     def to_build(self) -> tuple[Need, ...]:
         """The package."""

@@ -40,6 +40,7 @@ class OpenVino(Target):
     devices = ("CPU", "AUTO", "GPU", "NPU")
     takes_threads = True
     compile_cache = True
+    tried_apart = True
 
     def to_build(self) -> tuple[Need, ...]:
         """The package."""
