@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import importlib
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import ModuleType
 
 from segclip_deploy.errors import MissingDependency
 
-__all__ = ["require"]
+__all__ = ["load", "require"]
 
 _EXTRA_OF = {
     "av": "video",
@@ -42,7 +45,7 @@ def require(module: str, *, why: str) -> ModuleType:
         MissingDependency: the module, or something it imports, is not installed.
     """
     try:
-        return importlib.import_module(module)
+        return load(module)
     except ModuleNotFoundError as error:
         package = module.partition(".")[0]
         extra = _EXTRA_OF.get(package)
@@ -50,3 +53,40 @@ def require(module: str, *, why: str) -> ModuleType:
         raise MissingDependency(
             f"{why} needs the package {error.name or package!r}, which is not installed", fix=remedy
         ) from error
+
+
+def load(module: str) -> ModuleType:
+    """Import ``module``; what it would send to its makers is switched off, in this process only.
+
+    Raises:
+        ImportError: it is not installed, or does not load.
+    """
+    package = module.partition(".")[0]
+    if package == "openvino" and package not in sys.modules:
+        # Its import writes ~/intel/openvino_ga_cid and starts a thread that sends, unless this
+        # package is absent. Without it OpenVINO takes a stub of its own, for good.
+        with _absent("openvino_telemetry"):
+            return importlib.import_module(module)
+    loaded = importlib.import_module(module)
+    if package == "onnxruntime":
+        # Builds for Windows write trace events, which Windows may send. Elsewhere it does nothing.
+        importlib.import_module(package).disable_telemetry_events()
+    return loaded
+
+
+@contextmanager
+def _absent(package: str) -> Iterator[None]:
+    """Make imports of a package fail, and afterwards be as before."""
+    before = {name: sys.modules[name] for name in sys.modules if _is_in(name, package)}
+    for name in before:
+        del sys.modules[name]
+    sys.modules[package] = None  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        del sys.modules[package]
+        sys.modules.update(before)
+
+
+def _is_in(module: str, package: str) -> bool:
+    return module == package or module.startswith(f"{package}.")

@@ -85,8 +85,10 @@ class Damage:
             promised: packets, by the header; 0: it does not say.
             alone: no sound lasts longer than the picture.
         """
-        covered = self._times[-1] - (self._begins or 0.0) if self._times else 0.0
-        gap = self._times[-1] - self._times[0] if self._times else 0.0
+        # Of a film that was cut out of another, Matroska counts the length from the other's start.
+        last = self._times[-1] if self._times else 0.0
+        covered = max(last, last - (self._begins or 0.0))
+        gap = last - self._times[0] if self._times else 0.0
         # A count may include frames that an edit list hides; Matroska has none, but says how long it lasts.
         fewer, shorter = self.packets < promised, lasts - covered > 1.5 * gap
         much_shorter = not promised and alone and lasts - covered > max(1.0, 2 * gap)

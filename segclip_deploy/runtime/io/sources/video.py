@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from io import BufferedReader
 from pathlib import Path
 from typing import Any
 
@@ -55,7 +57,7 @@ def count_frames(path: Path) -> int | None:
     try:
         with _open_film(path) as container:
             return container.streams.video[0].frames or None
-    except (av.error.FFmpegError, IndexError):
+    except (av.error.FFmpegError, IndexError, BadInput):
         return None
 
 
@@ -66,7 +68,7 @@ def has_many_frames(path: Path) -> bool:
         with _open_film(path) as container:
             packets = container.demux(container.streams.video[0])
             return sum(packet.size > 0 for packet, _ in zip(packets, range(2), strict=False)) > 1
-    except (av.error.FFmpegError, IndexError):
+    except (av.error.FFmpegError, IndexError, BadInput):
         return False
 
 
@@ -164,10 +166,13 @@ def _decode(container: Any, stream: Any, damage: Damage) -> Iterator[Any]:
         FFmpegError: reading fails, and goes on failing.
     """
     errors = _av().error
-    fruitless = 0
+    fruitless = 0  # reads in a row that failed
     while True:
         try:
             for packet in container.demux(stream):
+                # A stream of JPEGs has no end that FFmpeg knows, and stops with an error.
+                if fruitless and (packet.size or container.format.name != "mpjpeg"):
+                    damage.lose(damage.packets)
                 fruitless = 0
                 damage.send(packet)
                 try:
@@ -180,18 +185,33 @@ def _decode(container: Any, stream: Any, damage: Damage) -> Iterator[Any]:
             fruitless += 1
             if fruitless > _FRUITLESS or not damage.packets:
                 raise
-            damage.lose(damage.packets)
         else:
             return
 
 
-def _open_film(source: Path | Address) -> Any:
+@contextmanager
+def _open_film(source: Path | Address) -> Iterator[Any]:
     """Open what ends, as a film only."""
     if isinstance(source, Address):
         options = {"reconnect": "1", "reconnect_delay_max": "4", **_network_options(source.url)}
-        return _av().open(source.url, container_options=options, timeout=(_OPEN_S, 2 * _READ_S))
-    options = {"format_whitelist": _FILM_FORMATS, "protocol_whitelist": "file"}
-    return _av().open(f"file:{source}", container_options=options)
+        opened = _av().open(source.url, container_options=options, timeout=(_OPEN_S, 2 * _READ_S))
+        with opened as container:
+            yield container
+        return
+    options = {"format_whitelist": _FILM_FORMATS, "protocol_whitelist": "none"}
+    try:
+        stream = source.open("rb")
+    except OSError as error:
+        raise BadInput(f"not readable ({error.strerror})", where=source) from error
+    with stream, _av().open(_Nameless(stream), container_options=options) as container:
+        yield container
+
+
+class _Nameless:
+    """A file without its name, which FFmpeg would believe more than the content."""
+
+    def __init__(self, stream: BufferedReader) -> None:
+        self.read, self.seek, self.tell = stream.read, stream.seek, stream.tell
 
 
 def _network_options(url: str) -> dict[str, str]:
