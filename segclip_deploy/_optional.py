@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import importlib
+import os
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import ModuleType
 
 from segclip_deploy.errors import MissingDependency
@@ -32,6 +33,8 @@ _EXTRA_OF = {
     "timm": "export",
     "torch": "export",
 }
+
+_LATER_LOAD_ORT = {"onnx_ir", "onnxscript", "onnxslim"}  # when they are used, not when imported
 
 
 def require(module: str, *, why: str) -> ModuleType:
@@ -67,11 +70,28 @@ def load(module: str) -> ModuleType:
         # package is absent. Without it OpenVINO takes a stub of its own, for good.
         with _absent("openvino_telemetry"):
             return importlib.import_module(module)
-    loaded = importlib.import_module(module)
-    if package == "onnxruntime":
-        # Builds for Windows write trace events, which Windows may send. Elsewhere it does nothing.
+    # ONNX Runtime 1.32 keeps an identifier of the device and a data base of events in the user's
+    # cache directory, and sends them, unless this is set when its library is loaded.
+    with _environment("ORT_DISABLE_TELEMETRY", "1"):
+        loaded = importlib.import_module(module)
+        if package in _LATER_LOAD_ORT:
+            with suppress(ImportError):
+                importlib.import_module("onnxruntime")
+    if package == "onnxruntime":  # builds for Windows write trace events, which Windows may send
         importlib.import_module(package).disable_telemetry_events()
     return loaded
+
+
+@contextmanager
+def _environment(name: str, value: str) -> Iterator[None]:
+    """Set a variable of this process, for as long as the body runs; one that is set stays."""
+    before = os.environ.get(name)
+    os.environ.setdefault(name, value)
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[name]
 
 
 @contextmanager

@@ -6,7 +6,6 @@ import sys
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -77,6 +76,8 @@ def run(
     a margin, and areas.jsonl; of a georeferenced TIFF NAME.tif, a Cloud-Optimized GeoTIFF. Bad
     images are listed, the others done, and the exit code is 1, as it is where frames of a video are damaged.
     """
+    from tempfile import TemporaryDirectory
+
     from segclip_deploy.runtime.engine import open_segmenter
     from segclip_deploy.runtime.io.sinks.base import FanOut
     from segclip_deploy.runtime.io.sinks.folder import FolderSink

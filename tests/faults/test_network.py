@@ -26,7 +26,7 @@ from tests.support.fake_cli import open_fake
 from tests.support.faults import MAIN, ROOT
 from tests.support.films import make_film, textured
 from tests.support.helpers import call
-from tests.support.servers import Server, serve
+from tests.support.servers import Server, serve, serve_rtsp
 
 pytestmark = pytest.mark.faults
 
@@ -245,6 +245,29 @@ def test_a_camera_that_vanishes_tells_no_secret(
         assert "operator9" not in text
 
 
+def test_an_rtsp_camera_that_works_and_vanishes_tells_no_secret(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("segclip_deploy.runtime.engine.open_engine", open_fake)
+    monkeypatch.setattr("segclip_deploy.runtime.io.sources.live._FIRST_WAIT_S", 0.001)
+    defaults = {"patience_s": 0.05, "read": read_live}
+    monkeypatch.setattr(LiveSource.__init__, "__kwdefaults__", defaults)
+    film = make_film(tmp_path / "a.ts", 100, g="5", bf="0", tune="zerolatency")
+    with serve_rtsp(film.read_bytes(), login=LOGIN, plays=2) as server:
+        place = f"127.0.0.1:{server.port}/x"
+        url = f"rtsp://{LOGIN}@{place}?token={SECRET}"
+        result = call("run", "engine", url, "-o", tmp_path / "out", "--json")
+    assert result.exit_code == 1
+    report = json.loads(result.stdout)
+    assert report["done"] > 0
+    assert report["reconnects"] == 1
+    assert f"error: rtsp://{place}?***: vanished" in result.stderr
+    stored = (tmp_path / "out" / "areas.jsonl").read_text()
+    for text in (result.stdout, result.stderr, stored, *map(str, tmp_path.rglob("*"))):
+        assert SECRET not in text
+        assert "operator9" not in text
+
+
 def chain(error: BaseException | None) -> str:
     """All that an error and those it came of say."""
     text = ""
@@ -281,6 +304,13 @@ def strace(log: Path) -> list[str]:
     return ["strace", "-f", "-qq", "-e", "trace=network", "-o", str(log)]
 
 
+def own_home(home: Path) -> dict[str, str]:
+    """The environment of a new user, on a machine that is no builder of tests."""
+    left_out = ("CI", "TF_BUILD", "JENKINS_URL", "XDG_CACHE_HOME", "ORT_DISABLE_TELEMETRY")
+    kept = {name: value for name, value in os.environ.items() if name not in left_out}
+    return {**kept, "HOME": str(home)}
+
+
 _REFUSING = """
 import os, socket
 def refuse(event, arguments):
@@ -296,7 +326,7 @@ sys.addaudithook(refuse)
 def test_local_files_need_no_network_and_leave_nothing_at_home(
     tiny_bundle: Path, tmp_path: Path
 ) -> None:
-    """A new user's first ``build-engine`` and ``run`` with OpenVINO."""
+    """A new user's first ``build-engine`` and ``run``, in OpenVINO and in ONNX Runtime."""
     pytest.importorskip("openvino")
     home, hooks, attempts = tmp_path / "home", tmp_path / "hooks", tmp_path / "attempts"
     home.mkdir()
@@ -304,20 +334,18 @@ def test_local_files_need_no_network_and_leave_nothing_at_home(
     (hooks / "sitecustomize.py").write_text(_REFUSING)
     Image.fromarray(np.zeros((64, 96, 3), np.uint8)).save(tmp_path / "a.png")
     make_film(tmp_path / "b.mp4", 2)
-    environment = {
-        **{name: value for name, value in os.environ.items() if name not in ("CI", "TF_BUILD")},
-        "HOME": str(home),
-        "XDG_CACHE_HOME": str(tmp_path / "cache"),
+    environment = own_home(home) | {
         "PYTHONPATH": f"{hooks}:{ROOT}",
         "ATTEMPTS": str(attempts),
         "OMP_NUM_THREADS": "1",
     }
-    engine = tmp_path / "a.ov.onnx"
-    commands = (
-        ("build-engine", tiny_bundle, "-o", engine),
-        ("run", engine, tmp_path / "a.png", tmp_path / "b.mp4", "-o", tmp_path / "out"),
-        ("doctor",),
-    )
+    commands: list[tuple[object, ...]] = [("doctor",)]
+    for name in ("a.ov.onnx", "a.ort.onnx"):
+        sources = (tmp_path / "a.png", tmp_path / "b.mp4")
+        commands += [
+            ("build-engine", tiny_bundle, "-o", tmp_path / name),
+            ("run", tmp_path / name, *sources, "-o", tmp_path / f"{name}.out"),
+        ]
     for number, command in enumerate(commands):
         log = tmp_path / f"calls{number}"
         arguments = [sys.executable, "-c", MAIN, *map(str, command)]
@@ -334,7 +362,8 @@ def test_local_files_need_no_network_and_leave_nothing_at_home(
         assert not attempts.exists(), attempts.read_text()
         if log.exists():
             assert re.findall(r".*AF_INET.*", log.read_text()) == []
-    assert [path.name for path in home.rglob("*")] == []
+    kept = [path.relative_to(home).as_posix() for path in home.rglob("*")]
+    assert {path for path in kept if "segclip-deploy" not in path} <= {".cache"}
 
 
 def test_openvinos_telemetry_is_left_out_and_stays_for_others() -> None:
@@ -354,13 +383,47 @@ def test_openvinos_telemetry_is_left_out_and_stays_for_others() -> None:
     assert done.stdout.split() == ["False", "1", "Telemetry"]
 
 
-def test_onnx_runtimes_events_are_off(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its builds for Windows write them; on others this call does nothing."""
+_SESSION = """
+import os, sys
+from segclip_deploy._optional import require
+require(sys.argv[1], why="this")
+assert "ORT_DISABLE_TELEMETRY" not in os.environ
+import numpy as np, onnx, onnxruntime
+from onnx import helper
+x, y = (helper.make_tensor_value_info(name, 1, [4]) for name in "xy")
+graph = helper.make_graph([helper.make_node("Relu", ["x"], ["y"])], "g", [x], [y])
+model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+session = onnxruntime.InferenceSession(model.SerializeToString())
+session.run(None, {"x": np.zeros(4, np.float32)})
+"""
+
+
+@pytest.mark.parametrize("package", ["onnxruntime", "onnxslim", "onnxscript"])
+def test_onnx_runtime_keeps_and_sends_no_events(tmp_path: Path, package: str) -> None:
+    """Also where another package loads it later."""
+    pytest.importorskip(package)
+    log = tmp_path / "calls"
+    home = tmp_path / "home"
+    home.mkdir()
+    subprocess.run(
+        [*strace(log), sys.executable, "-c", _SESSION, package],
+        cwd=ROOT,
+        env=own_home(home),
+        check=True,
+        timeout=120,
+    )
+    assert list(home.rglob("*")) == []
+    assert not log.exists() or "AF_INET" not in log.read_text()
+
+
+def test_onnx_runtimes_events_are_off_on_windows_too(monkeypatch: pytest.MonkeyPatch) -> None:
     ort = pytest.importorskip("onnxruntime")
     asked = []
     monkeypatch.setattr(ort, "disable_telemetry_events", lambda: asked.append(True))
+    monkeypatch.setenv("ORT_DISABLE_TELEMETRY", "0")  # the user's own choice stays
     assert load("onnxruntime") is ort
     assert asked == [True]
+    assert os.environ["ORT_DISABLE_TELEMETRY"] == "0"
 
 
 def test_the_server_of_these_tests_asks_for_its_password(tmp_path: Path) -> None:

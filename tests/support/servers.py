@@ -1,8 +1,10 @@
-"""Servers on 127.0.0.1 for tests: files, and a camera that sends JPEGs, with a password or without."""
+"""Servers on 127.0.0.1 for tests: files, and cameras over HTTP and RTSP, with a password or without."""
 
 from __future__ import annotations
 
 import base64
+import socketserver
+import struct
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -98,6 +100,73 @@ def serve(folder: Path, *, login: str = "") -> Iterator[Server]:
             pass
 
     with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as served:
+        server = Server(served.server_address[1])
+        thread = threading.Thread(target=served.serve_forever, daemon=True)
+        thread.start()
+        try:
+            yield server
+        finally:
+            served.shutdown()
+            thread.join(10)
+
+
+@contextmanager
+def serve_rtsp(stream: bytes, *, login: str, plays: int) -> Iterator[Server]:
+    """A camera that sends MPEG-TS over RTP in its RTSP connection (RFC 2326), then hangs up.
+
+    Args:
+        stream: of MPEG-TS.
+        login: ``USER:PASSWORD`` that basic authentication asks for.
+        plays: connections that are answered; those after them are closed at once.
+    """
+    wanted = f"Authorization: Basic {base64.b64encode(login.encode()).decode()}"
+    sdp = "v=0\r\no=- 0 0 IN IP4 127.0.0.1\r\ns=camera\r\nt=0 0\r\nm=video 0 RTP/AVP 33\r\n"
+
+    class Handler(socketserver.StreamRequestHandler):
+        def handle(self) -> None:
+            if len(server.connections) >= plays:
+                return
+            while lines := self._request():
+                server.asked.append(lines[0])
+                verb = lines[0].partition(" ")[0]
+                count = next(line for line in lines if line.startswith("CSeq"))
+                if wanted not in lines:
+                    self._answer(
+                        f'401 Unauthorized\r\n{count}\r\nWWW-Authenticate: Basic realm="a"'
+                    )
+                elif verb == "DESCRIBE":
+                    length = f"Content-Type: application/sdp\r\nContent-Length: {len(sdp)}"
+                    self._answer(f"200 OK\r\n{count}\r\n{length}", sdp)
+                elif verb == "SETUP":
+                    way = "Session: 1\r\nTransport: RTP/AVP/TCP;unicast;interleaved=0-1"
+                    self._answer(f"200 OK\r\n{count}\r\n{way}")
+                else:
+                    self._answer(
+                        f"200 OK\r\n{count}\r\nSession: 1\r\nPublic: DESCRIBE, SETUP, PLAY"
+                    )
+                if verb == "PLAY":
+                    server.connections.append(1)
+                    self._play()
+                    return
+
+        def _request(self) -> list[str]:
+            lines = []
+            while line := self.rfile.readline().decode().strip():
+                lines.append(line)
+            return lines
+
+        def _answer(self, head: str, body: str = "") -> None:
+            self.wfile.write(f"RTSP/1.0 {head}\r\n\r\n{body}".encode())
+
+        def _play(self) -> None:
+            size = 7 * 188
+            for number, start in enumerate(range(0, len(stream), size)):
+                part = stream[start : start + size]
+                rtp = struct.pack(">BBHII", 0x80, 33, number, 3600 * number, 1) + part
+                self.wfile.write(struct.pack(">cBH", b"$", 0, len(rtp)) + rtp)
+
+    with socketserver.ThreadingTCPServer(("127.0.0.1", 0), Handler) as served:
+        served.daemon_threads = True
         server = Server(served.server_address[1])
         thread = threading.Thread(target=served.serve_forever, daemon=True)
         thread.start()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import http.client
 import re
-import shutil
 from enum import Enum
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -20,6 +19,7 @@ __all__ = ["Remote", "fetch_picture", "find_kind"]
 
 _PATIENCE_S = 10.0
 _LARGEST_PICTURE = 2**31  # bytes
+_PART = 2**20  # bytes
 _LARGEST_PLAYLIST = 2**20  # bytes
 _UNANSWERED = (OSError, http.client.HTTPException, ValueError)
 
@@ -72,14 +72,14 @@ def fetch_picture(address: Address, folder: Path) -> Path:
     reason = None
     try:
         with _open(address.url) as answer:
-            expected = answer.length
-            if expected is not None and expected > _LARGEST_PICTURE:
-                reason = f"a picture of {expected} bytes; fetch it yourself"
-            else:
-                with copy.open("wb") as stream:
-                    shutil.copyfileobj(answer, stream)
-                if expected is not None and copy.stat().st_size != expected:
-                    reason = f"{copy.stat().st_size} of {expected} bytes came"
+            expected, came = answer.length, 0
+            with copy.open("wb") as stream:
+                while came <= _LARGEST_PICTURE and (part := answer.read(_PART)):
+                    came += stream.write(part)
+            if came > _LARGEST_PICTURE:
+                reason = f"more than {_LARGEST_PICTURE} bytes"
+            elif expected is not None and came != expected:
+                reason = f"{came} of {expected} bytes came"
     except http.client.HTTPException as error:
         reason = type(error).__name__
     if reason is not None:  # raised out here, since other errors name the URL
