@@ -98,7 +98,7 @@ def map_(
         threads = 0 if scheduler or on_gpu else max(1, usable_cores() // (workers or 1))
     how = reading_of(reading)
     order = Order(engine.absolute(), engine_sha256(engine), how, overlap, threads)
-    files = find_files(map(Path, sources), out)
+    files = find_files(map(Path, sources), out, videos=False)
     started = time.perf_counter()
     sink = FolderSink(out)
     with _pool(scheduler, workers or 1, resources) as pool, sink:

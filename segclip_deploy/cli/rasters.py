@@ -135,7 +135,7 @@ def run_rasters(
             try:
                 result = _run_raster(segmenter, digest, file, out, bar, task, options)
             except BadInput as error:
-                failures.append(Outcome(str(file.path), error=error))
+                failures.append(Outcome(file.shown, error=error))
                 bar.console.print(f"error: {error}", markup=False, soft_wrap=True)
             else:
                 sink.write(result)
@@ -162,7 +162,7 @@ def _run_raster(
     path = file.path
 
     def tell(text: str) -> None:
-        bar.console.print(f"{path}: {text}", markup=False, soft_wrap=True)
+        bar.console.print(f"{file.shown}: {text}", markup=False, soft_wrap=True)
 
     def report(what: str, done: int, total: int) -> None:
         bar.update(task, description=f"{file.name}: {what}", completed=done, total=total)
@@ -196,7 +196,7 @@ def _run_raster(
         + (f", {count} polygons" if count is not None else "")
         + (f", {_seams(seams.share)}" if seams else "")
     )
-    return RasterResult(str(path), file.name, labelled, None if count is None else polygons, seams)
+    return RasterResult(file.shown, file.name, labelled, None if count is None else polygons, seams)
 
 
 def _seams(share: float | None) -> str:

@@ -70,12 +70,14 @@ def run(
 ) -> None:
     """Segment SOURCES with ENGINE, an engine or a bundle.
 
-    SOURCES are images, folders of them with their sub-folders, videos and GeoTIFFs, or one
-    camera: /dev/video0, rtsp://... Results lie below --out as the sources lie below the deepest
+    SOURCES are images, videos, GeoTIFFs, folders of them with their sub-folders, and http:// URLs
+    of such files; or one camera: /dev/video0, rtsp://... Results lie below --out as the sources lie below the deepest
     folder that holds all of them. Writes NAME.png (labels), NAME.overlay.png, NAME.margin.png where the engine has
     a margin, and areas.jsonl; of a georeferenced TIFF NAME.tif, a Cloud-Optimized GeoTIFF. Bad
-    images are listed, the others done, and the exit code is 1.
+    images are listed, the others done, and the exit code is 1, as it is where frames of a video are damaged.
     """
+    from tempfile import TemporaryDirectory
+
     from segclip_deploy.runtime.engine import open_segmenter
     from segclip_deploy.runtime.io.sinks.base import FanOut
     from segclip_deploy.runtime.io.sinks.folder import FolderSink
@@ -90,8 +92,9 @@ def run(
     with ExitStack() as stack:
         bar = progress_bar("frames")
         tell = partial(bar.console.print, markup=False, soft_wrap=True)
-        source, rasters = _source(sources, out, tell, for_rasters)
-        videos = _videos(video, sources)
+        fetched = Path(stack.enter_context(TemporaryDirectory(prefix="segclip-deploy.")))
+        source, rasters = _source(sources, out, fetched, video, tell, for_rasters)
+        videos = _videos(video)
         segmenter = stack.enter_context(
             open_segmenter(engine, overlap=overlap, threads=threads, preflight=preflight)
         )
@@ -139,44 +142,33 @@ def run(
         raise ended
     if stop.is_set():
         raise KeyboardInterrupt
-    if failed:
+    if failed or flight.summary.damaged:
         click.get_current_context().exit(1)
 
 
-def _videos(path: Path | None, sources: tuple[str, ...]) -> list[VideoSink]:
-    from segclip_deploy.errors import BadInput
+def _videos(path: Path | None) -> list[VideoSink]:
     from segclip_deploy.runtime.io.sinks.video import VideoSink
 
-    if path is None:
-        return []
-    if path.resolve() in [Path(source).resolve() for source in sources]:
-        raise BadInput("the overlays would overwrite a source", where=path)
-    return [VideoSink(path)]
+    return [] if path is None else [VideoSink(path)]
 
 
 def _source(
     sources: tuple[str, ...],
     out: Path,
+    fetched: Path,
+    video: Path | None,
     tell: Callable[[str], None],
     for_rasters: dict[str, Any],
 ) -> tuple[Source, list[SourceFile]]:
     """Where frames come from, and the georeferenced TIFFs among the sources."""
     from segclip_deploy.errors import BadInput
-    from segclip_deploy.runtime.io.sources.files import FileSource
-    from segclip_deploy.runtime.io.sources.listing import count_folders, find_files
-    from segclip_deploy.runtime.io.sources.live import LiveSource, is_live
+    from segclip_deploy.runtime.io.sources.opening import find_sources
 
-    if not any(map(is_live, sources)):
-        files = find_files(map(Path, sources), out)
-        counted = count_folders(files)
-        if counted is not None:
-            tell(counted)
-        frames, rasters = split_rasters(files, for_rasters)
-        return FileSource(frames), rasters
-    split_rasters([], for_rasters)  # its options are for none
-    if len(sources) > 1:
-        raise BadInput("a camera is the only source of a run", where=" ".join(sources))
-    return LiveSource(sources[0], report=tell), []
+    found = find_sources(sources, out, folder=fetched, report=tell)
+    if video is not None and video.resolve() in [file.path.resolve() for file in found.files]:
+        raise BadInput("the overlays would overwrite a source", where=video)
+    frames, rasters = split_rasters(found.files, for_rasters)
+    return found.open(frames, tell), rasters
 
 
 def _lines(jsonl: str | None, stack: ExitStack) -> LineFile | None:
@@ -220,12 +212,13 @@ def _print_report(report: dict[str, Any], deadline_ms: float | None, *, err: boo
         click.echo(f"{report['out']}: {count} raster{'s' * (count != 1)}", err=err)
     deadline, stages = report["deadline"], report["ms"]
     counts = {
+        "damaged": report["damaged"],
         "bad": report["bad"],
         "skipped": deadline["skipped"] if deadline else 0,
         "dropped": report["dropped"],
         "reconnects": report["reconnects"],
     }
-    total = report["done"] + counts["bad"] + counts["skipped"]
+    total = report["done"] + report["bad"] + counts["skipped"]
     if not total and report["rasters"]:
         return
     told = "".join(f", {count} {what}" for what, count in counts.items() if count)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import platform
 import re
 import shutil
@@ -12,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from segclip_deploy import __version__
-from segclip_deploy._optional import require
+from segclip_deploy._optional import load, require
 from segclip_deploy.errors import SegclipError
 from segclip_deploy.runtime.registry import TARGETS
 from segclip_deploy.runtime.targets.device import command_output, find_cpu, find_gpu, find_jetson
@@ -85,7 +84,7 @@ def _or_none(look: Callable[[], Any]) -> Any:
 def _version(module: str) -> str | None:
     """Of what can be imported: JetPack's TensorRT has no package metadata that pip would know."""
     try:
-        loaded = importlib.import_module(module)
+        loaded = load(module)
     except ImportError:
         return None
     try:

@@ -118,7 +118,7 @@ def test_real_frames_and_a_video_of_them_give_the_same_labels_up_to_compression(
     overlays = list(read_video(tmp_path / "a.mp4"))
     assert len(overlays) == 2
     written = read(tmp_path / "a" / "DJI_0018.overlay.png")
-    apart = np.abs(coarse(overlays[0][0]) - coarse(written))  # 4:2:0 blurs what is finer
+    apart = np.abs(coarse(overlays[0].pixels) - coarse(written))  # 4:2:0 blurs what is finer
     assert apart.max() < 8
     assert not list((tmp_path / "b").glob("*.overlay.png"))
 

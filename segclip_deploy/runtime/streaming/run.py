@@ -150,6 +150,7 @@ class Run:
                 stage_ms(result, times),
                 result.labelled.windows,
                 late=deadline is not None and not deadline.met,
+                damaged=result.shot.damaged,
             )
         return Outcome(result.source, result.shot, result.labelled)
 

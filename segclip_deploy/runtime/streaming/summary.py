@@ -39,6 +39,7 @@ class Summary:
     Attributes:
         done: frames with a label map.
         skipped: frames that the deadline left out.
+        damaged: of those done, frames that were decoded from damaged data.
         bad: frames that could not be read.
         late: label maps that were there after their deadline.
         windows: that were labelled.
@@ -46,16 +47,17 @@ class Summary:
     """
 
     def __init__(self) -> None:
-        self.done = self.skipped = self.bad = self.late = self.windows = 0
+        self.done = self.damaged = self.skipped = self.bad = self.late = self.windows = 0
         self.actions: Counter[str] = Counter()
         self._stages: dict[str, Percentiles] = {}
         self._started = self._ended = time.perf_counter()
 
-    def add_done(self, ms: Mapping[str, float], windows: int, *, late: bool) -> None:
+    def add_done(self, ms: Mapping[str, float], windows: int, *, late: bool, damaged: bool) -> None:
         """Count a label map that has been written."""
         self.done += 1
         self.windows += windows
         self.late += late
+        self.damaged += damaged
         for stage, value in ms.items():
             self._stages.setdefault(stage, Percentiles()).add(value)
         self._ended = time.perf_counter()
@@ -82,6 +84,7 @@ class Summary:
         }
         return {
             "done": self.done,
+            "damaged": self.damaged,
             "bad": self.bad,
             "deadline": deadline if self.actions else None,
             "windows": self.windows,

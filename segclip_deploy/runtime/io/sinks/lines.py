@@ -76,6 +76,8 @@ def frame_line(result: FrameResult, times: WriteTimes) -> str:
         "windows": 0 if labelled is None else labelled.windows,
         "age_ms": times.age_ms and round(times.age_ms, 3),
     }
+    if shot.damaged:
+        line["damaged"] = True
     if result.dropped is not None:
         line["dropped"] = result.dropped
     if result.deadline is not None:

@@ -26,6 +26,7 @@ class Shot:
         seconds: its time in the video, or since the first frame of a camera.
         read_ms: reading and decoding.
         clock: ``time.perf_counter()`` when it was there.
+        damaged: it was decoded from damaged data, or from frames that were.
     """
 
     frame: Frame
@@ -35,6 +36,7 @@ class Shot:
     seconds: float | None
     read_ms: float
     clock: float
+    damaged: bool = False
 
 
 @dataclass(frozen=True)

@@ -8,64 +8,85 @@ from pathlib import Path
 
 from segclip_deploy.errors import BadInput
 from segclip_deploy.runtime.inference.frame import IMAGE_SUFFIXES
+from segclip_deploy.runtime.io.sources.address import display_name
+from segclip_deploy.runtime.io.sources.kinds import Kind, kind_of
 from segclip_deploy.runtime.io.sources.naming import AREAS_FILE, SourceFile, name_results
-from segclip_deploy.runtime.io.sources.video import is_video
 
 __all__ = ["count_folders", "find_files"]
 
+_PREVIEWS = (".lrf", ".lrv", ".thm")  # that DJI and GoPro put beside each film
+_PAGED = ".gif"
 
-def find_files(sources: Iterable[Path], out: Path) -> list[SourceFile]:
-    """All files that are named, and all images of the folders that are named.
 
-    A folder is searched with its sub-folders. Left out are hidden ones, links to folders, ``out``,
-    and folders of results of an earlier run, which hold an ``areas.jsonl``.
+def find_files(sources: Iterable[Path], out: Path, *, videos: bool = True) -> list[SourceFile]:
+    """All files that are named, and all images and videos of the folders that are named.
+
+    A folder is searched with its sub-folders. Left out are hidden ones and hidden files, links to
+    folders, ``out``, and folders of results of an earlier run, which hold an ``areas.jsonl``.
 
     Args:
-        sources: images, videos, and folders of images.
+        sources: images, videos, and folders of them.
         out: the folder that the results go to.
+        videos: whether those in folders are taken, too.
 
     Returns:
-        in the order of the sources, a folder's images sorted by path.
+        in the order of the sources, a folder's files sorted by path.
 
     Raises:
-        BadInput: a source that is not there, a folder without images, images inside ``out``, or
+        BadInput: a source that is not there, a folder without any, images inside ``out``, or
             two files whose results would have one name.
         OSError: a folder that may not be read.
     """
     sources, out = list(sources), out.resolve()
     for source in sources:
         if not source.exists():
-            raise BadInput("no such file or folder", where=source)
-    paths = [path for s in sources for path in (_search(s, out) if s.is_dir() else [s])]
-    for path in paths:
-        folder = path.parent.resolve()
-        if out in (folder, *folder.parents) and not is_video(path):
+            raise BadInput("no such file or folder", where=display_name(str(source)))
+    files = name_results(
+        [path for s in sources for path in (_search(s, out, videos) if s.is_dir() else [s])]
+    )
+    for file in files:
+        folder = file.path.parent.resolve()
+        if out in (folder, *folder.parents) and not file.is_film:
             raise BadInput(
                 "the results would lie among the images", where=out, fix="choose another -o"
             )
-    return name_results(paths)
+    return files
 
 
 def count_folders(files: Sequence[SourceFile]) -> str | None:
-    """How many images lie in how many folders, if in more than one."""
-    images = [file.path for file in files if not is_video(file.path)]
-    folders = {path.parent for path in images}
-    return f"{len(images)} images in {len(folders)} folders" if len(folders) > 1 else None
+    """How many images and videos lie in how many folders, if in more than one."""
+    folders = {file.path.parent for file in files}
+    if len(folders) < 2:
+        return None
+    films = sum(file.is_film for file in files)
+    counts = {"images": len(files) - films, "videos": films}
+    told = " and ".join(f"{count} {what}" for what, count in counts.items() if count)
+    return f"{told} in {len(folders)} folders"
 
 
-def _search(folder: Path, out: Path) -> list[Path]:
-    """The images of a folder and its sub-folders, sorted."""
+def _search(folder: Path, out: Path, videos: bool) -> list[Path]:
+    """The images and videos of a folder and its sub-folders, sorted."""
     found: list[Path] = []
     for place, names, files in os.walk(folder, onerror=_refuse):
         here = Path(place)
         names[:] = [name for name in names if _is_searched(here / name, out)]
-        found += [here / name for name in files if Path(name).suffix.lower() in IMAGE_SUFFIXES]
+        found += [here / name for name in files if _is_taken(here / name, videos)]
     if not found:
         raise BadInput(
-            f"no images in this folder or its sub-folders (looked for {' '.join(IMAGE_SUFFIXES)})",
+            "no images in this folder or its sub-folders (looked for "
+            f"{' '.join(IMAGE_SUFFIXES)}{', and for videos' if videos else ''})",
             where=folder,
         )
     return sorted(found)
+
+
+def _is_taken(file: Path, videos: bool) -> bool:
+    suffix = file.suffix.lower()
+    if file.name.startswith(".") or suffix in _PREVIEWS:
+        return False
+    return suffix in IMAGE_SUFFIXES or (
+        videos and (suffix == _PAGED or kind_of(file) is not Kind.PICTURE)
+    )
 
 
 def _is_searched(folder: Path, out: Path) -> bool:

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from segclip_deploy.errors import BadInput
 from segclip_deploy.runtime.inference.frame import Frame
+from segclip_deploy.runtime.io.sources.address import Address, is_address
 from segclip_deploy.runtime.io.sources.base import Shot, Unreadable
 from segclip_deploy.runtime.io.sources.video import read_live
 from segclip_deploy.runtime.io.telemetry.exif import Capture
@@ -43,7 +44,7 @@ class LiveSource:
         patience_s: float = 60.0,
         read: Callable[[str], Iterator[NDArray[np.uint8]]] = read_live,
     ) -> None:
-        self.url, self.report, self.patience_s = url, report, patience_s
+        self.address, self.report, self.patience_s = Address(url), report, patience_s
         self.reconnects = 0
         self._read = read
 
@@ -59,11 +60,11 @@ class LiveSource:
             reason = "it has ended"
             started = time.perf_counter()
             try:
-                for pixels in self._read(self.url):
+                for pixels in self._read(self.address.url):
                     seen = now = time.perf_counter()
                     if lost:
                         self.reconnects += 1
-                        self.report(f"{self.url}: there again")
+                        self.report(f"{self.address}: there again")
                     wait, lost = _FIRST_WAIT_S, False
                     yield self._shot(pixels, index, now - first, 1e3 * (now - started), now)
                     index += 1
@@ -75,13 +76,13 @@ class LiveSource:
                     raise
                 reason = error.what
             if not index:
-                raise BadInput("no picture (it ended before the first frame)", where=self.url)
+                raise BadInput("no picture (it ended before the first frame)", where=self.address)
             if time.perf_counter() - seen + wait > self.patience_s:
                 raise BadInput(
                     f"vanished ({reason}), and did not return for {self.patience_s:g} s",
-                    where=self.url,
+                    where=self.address,
                 )
-            self.report(f"{self.url}: vanished ({reason}); trying again in {wait:g} s")
+            self.report(f"{self.address}: vanished ({reason}); trying again in {wait:g} s")
             lost = True
             stop.wait(wait)
             wait = min(2 * wait, _LONGEST_WAIT_S)
@@ -90,10 +91,10 @@ class LiveSource:
         self, pixels: NDArray[np.uint8], index: int, seconds: float, read_ms: float, clock: float
     ) -> Shot:
         capture = Capture(time=datetime.now(timezone.utc).isoformat(timespec="milliseconds"))
-        frame = Frame(pixels, self.url)
+        frame = Frame(pixels, str(self.address))
         return Shot(frame, f"live_{index:06d}", index, capture, seconds, read_ms, clock)
 
 
 def is_live(source: str) -> bool:
     """Whether a source is a camera's device or a URL."""
-    return "://" in source or Path(source).is_char_device()
+    return is_address(source) or Path(source).is_char_device()

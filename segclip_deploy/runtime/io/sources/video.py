@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from io import BufferedReader
 from pathlib import Path
 from typing import Any
 
@@ -11,64 +14,115 @@ from numpy.typing import NDArray
 
 from segclip_deploy._optional import require
 from segclip_deploy.errors import BadInput
+from segclip_deploy.runtime.io.sources.address import Address
+from segclip_deploy.runtime.io.sources.damage import Damage
+from segclip_deploy.runtime.io.sources.rotation import turn_of
 
-__all__ = ["VIDEO_SUFFIXES", "count_frames", "is_video", "read_live", "read_video"]
-
-VIDEO_SUFFIXES = (".mp4", ".mov", ".mkv", ".avi", ".ts", ".m4v", ".webm")
+__all__ = ["VideoFrame", "count_frames", "has_many_frames", "read_live", "read_video"]
 
 _OPEN_S, _READ_S = 10.0, 5.0  # a camera that is silent for so long has vanished
 
+# What FFmpeg may take a file for. Not playlists, lists of files, subtitles or text: these open
+# other files, or draw letters.
+_FILM_FORMATS = (
+    "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpegts,mpeg,mpegvideo,h264,hevc,m4v,mjpeg,mpjpeg,"
+    "flv,asf,ogg,mxf,ivf,nut,yuv4mpegpipe,dv"
+)
+_NETWORK_FORMATS = f"{_FILM_FORMATS},hls,rtsp,sdp,rtp,live_flv"
+# Not file: a playlist of a server may not name the files of this machine.
+_NETWORK_PROTOCOLS = (
+    "http,https,httpproxy,tcp,tls,udp,rtp,srtp,rtmp,rtmpe,rtmps,rtmpt,rtmpte,rtmpts,srt,crypto"
+)
+_FRUITLESS = 20  # reads in a row that fail, after which a damaged film has ended
 
-def is_video(path: Path) -> bool:
-    """Whether a file's name is that of a video."""
-    return path.suffix.lower() in VIDEO_SUFFIXES and not path.is_dir()
+
+@dataclass(frozen=True)
+class VideoFrame:
+    """A frame of a video.
+
+    Attributes:
+        pixels: (H, W, 3) uint8 RGB, turned as players show it.
+        seconds: its time.
+        damaged: from a damaged packet on, up to the next key frame.
+    """
+
+    pixels: NDArray[np.uint8]
+    seconds: float | None
+    damaged: bool
 
 
 def count_frames(path: Path) -> int | None:
     """How many frames a video's header promises; None where it does not say or cannot be read."""
     av = _av()
     try:
-        with av.open(str(path)) as container:
+        with _open_film(path) as container:
             return container.streams.video[0].frames or None
-    except (av.error.FFmpegError, IndexError):
+    except (av.error.FFmpegError, IndexError, BadInput):
         return None
 
 
-def read_video(path: Path) -> Iterator[tuple[NDArray[np.uint8], float | None]]:
-    """Every frame of a video, (H, W, 3) uint8 RGB, and its time in seconds.
+def has_many_frames(path: Path) -> bool:
+    """Whether more than one picture is in a file that begins as a JPEG."""
+    av = _av()
+    try:
+        with _open_film(path) as container:
+            packets = container.demux(container.streams.video[0])
+            return sum(packet.size > 0 for packet, _ in zip(packets, range(2), strict=False)) > 1
+    except (av.error.FFmpegError, IndexError, BadInput):
+        return False
+
+
+def read_video(
+    source: Path | Address, *, report: Callable[[str], None] = lambda _: None
+) -> Iterator[VideoFrame]:
+    """Every frame of a video that can be decoded.
+
+    Damage costs the frames that nothing can be decoded of; the others follow, and those up to the
+    next key frame are marked. A video that begins between key frames begins with the first.
+
+    Args:
+        source: a file, or where a server has one.
+        report: is told in a line where a video does not begin at its start, or is turned by an
+            odd angle.
 
     Raises:
-        BadInput: not a video, damaged, or shorter than its header says; after the frames
-            that could be read, and those behind damage are lost.
+        BadInput: not a video, shorter than its header says, or with packets that nothing could be
+            decoded of; after all frames that could be.
     """
     av = _av()
-    times: list[float] = []  # of the first, the last but one and the last frame
-    done = 0
+    damage = Damage()
+    reason = None
+    lasts, promised, alone = 0.0, 0, False
     try:
-        with av.open(str(path)) as container:
-            stream = _video_stream(container, path)
-            stream.thread_type = "AUTO"
-            for frame in container.decode(stream):
-                if frame.is_corrupt:
-                    raise BadInput(f"frame {done} is damaged", where=path)
-                yield frame.to_ndarray(format="rgb24"), frame.time
-                done += 1
-                times = [*times[:1], *times[-1:], frame.time or 0.0]
+        with _open_film(source) as container:
+            stream = _video_stream(container, source)
+            # Slices in parallel hide damage from the decoder; frames in parallel lose, with one
+            # that cannot be decoded, others. Decoding runs beside the inference as it is.
+            stream.thread_type = "NONE"
+            stream.codec_context.copy_opaque = True
             lasts = (container.duration or 0) / av.time_base
             alone, promised = len(container.streams) == 1, stream.frames
+            turn = None
+            for frame in _decode(container, stream, damage):
+                damaged = damage.receive(frame)
+                if damaged is None:
+                    continue
+                if turn is None:
+                    turn = turn_of(frame)
+                    for note in filter(None, (damage.late_start(frame), turn.note)):
+                        report(f"{source}: {note}")
+                yield VideoFrame(turn.apply(frame.to_ndarray(format="rgb24")), frame.time, damaged)
     except av.error.FFmpegError as error:
-        after = f" after {done} frames" if done else ""
-        raise BadInput(
-            f"not a video that can be read{after} ({error.strerror})", where=path
-        ) from error
-    if not done:
-        raise BadInput("no frame in it that can be read", where=path)
-    covered, gap = times[-1] - times[0], times[-1] - times[-2:][0]
-    # A count may include frames that an edit list hides; Matroska has none, but says how long it lasts.
-    fewer, shorter = done < promised, lasts - covered > 1.5 * gap
-    much_shorter = not promised and alone and lasts - covered > max(1.0, 2 * gap)
-    if (fewer and shorter) or much_shorter:
-        raise BadInput(f"cut off: {done} frames in {covered:.1f} of {lasts:.1f} s", where=path)
+        reason = error.strerror
+    # Raised out here, since FFmpeg's errors name the source with its password.
+    if reason is not None:
+        after = f" after {damage.frames} frames" if damage.frames else ""
+        raise BadInput(f"not a video that can be read{after} ({reason})", where=source)
+    if not damage.frames:
+        raise BadInput("no frame in it that can be read", where=source)
+    missing = damage.missing(lasts, promised, alone=alone)
+    if missing:
+        raise BadInput(missing, where=source)
 
 
 def read_live(url: str) -> Iterator[NDArray[np.uint8]]:
@@ -82,21 +136,87 @@ def read_live(url: str) -> Iterator[NDArray[np.uint8]]:
     """
     av = _av()
     device = "://" not in url
-    options = {"rtsp_transport": "tcp"} if url.startswith("rtsp") else {}
+    reason = None
     try:
-        with av.open(
-            url,
-            format="v4l2" if device else None,
-            options=options,
-            timeout=None if device else (_OPEN_S, _READ_S),
-        ) as container:
-            stream = _video_stream(container, url)
+        if device:
+            opened = av.open(url, format="v4l2")
+        else:
+            opened = av.open(
+                url, container_options=_network_options(url), timeout=(_OPEN_S, _READ_S)
+            )
+        with opened as container:
+            stream = _video_stream(container, Address(url))
             stream.thread_type = "SLICE"  # threads by frame would hold frames back
+            turn = None
             for frame in container.decode(stream):
-                if not frame.is_corrupt:  # the first ones of a stream joined midway
-                    yield frame.to_ndarray(format="rgb24")
+                if frame.is_corrupt:  # the first ones of a stream joined midway
+                    continue
+                turn = turn or turn_of(frame)
+                yield turn.apply(frame.to_ndarray(format="rgb24"))
     except av.error.FFmpegError as error:
-        raise BadInput(f"no picture ({error.strerror})", where=url) from error
+        reason = error.strerror
+    if reason is not None:  # raised out here, since FFmpeg's errors name the URL
+        raise BadInput(f"no picture ({reason})", where=Address(url))
+
+
+def _decode(container: Any, stream: Any, damage: Damage) -> Iterator[Any]:
+    """Frames that can be decoded, in the order they are shown in.
+
+    Raises:
+        FFmpegError: reading fails, and goes on failing.
+    """
+    errors = _av().error
+    fruitless = 0  # reads in a row that failed
+    while True:
+        try:
+            for packet in container.demux(stream):
+                # A stream of JPEGs has no end that FFmpeg knows, and stops with an error.
+                if fruitless and (packet.size or container.format.name != "mpjpeg"):
+                    damage.lose(damage.packets)
+                fruitless = 0
+                damage.send(packet)
+                try:
+                    frames = stream.decode(packet)
+                except errors.FFmpegError:
+                    damage.lose(damage.packets - 1)
+                else:
+                    yield from frames
+        except errors.FFmpegError:
+            fruitless += 1
+            if fruitless > _FRUITLESS or not damage.packets:
+                raise
+        else:
+            return
+
+
+@contextmanager
+def _open_film(source: Path | Address) -> Iterator[Any]:
+    """Open what ends, as a film only."""
+    if isinstance(source, Address):
+        options = {"reconnect": "1", "reconnect_delay_max": "4", **_network_options(source.url)}
+        opened = _av().open(source.url, container_options=options, timeout=(_OPEN_S, 2 * _READ_S))
+        with opened as container:
+            yield container
+        return
+    options = {"format_whitelist": _FILM_FORMATS, "protocol_whitelist": "none"}
+    try:
+        stream = source.open("rb")
+    except OSError as error:
+        raise BadInput(f"not readable ({error.strerror})", where=source) from error
+    with stream, _av().open(_Nameless(stream), container_options=options) as container:
+        yield container
+
+
+class _Nameless:
+    """A file without its name, which FFmpeg would believe more than the content."""
+
+    def __init__(self, stream: BufferedReader) -> None:
+        self.read, self.seek, self.tell = stream.read, stream.seek, stream.tell
+
+
+def _network_options(url: str) -> dict[str, str]:
+    allowed = {"format_whitelist": _NETWORK_FORMATS, "protocol_whitelist": _NETWORK_PROTOCOLS}
+    return allowed | ({"rtsp_transport": "tcp"} if url.startswith("rtsp") else {})
 
 
 def _av() -> Any:

@@ -80,8 +80,8 @@ def test_colours_survive_a_video(tmp_path: Path) -> None:
     video = VideoWriter(tmp_path / "clip.mp4")
     video.write(pixels, 0)
     video.close()
-    ((read, _),) = read_video(tmp_path / "clip.mp4")
-    assert np.abs(read[24, 8::16].astype(int) - colours).max() <= 4
+    (read,) = read_video(tmp_path / "clip.mp4")
+    assert np.abs(read.pixels[24, 8::16].astype(int) - colours).max() <= 4
 
 
 @pytest.mark.parametrize(
@@ -132,8 +132,8 @@ def test_frames_keep_their_times_and_times_that_start_anew_go_on(tmp_path: Path)
     assert not path.exists()
     video.close()
     found = list(read_video(path))
-    assert [t for _, t in found] == pytest.approx([0, 0.04, 0.5, 1.0, 1.04, 1.54])
-    assert found[0][0].shape == (48, 64, 3)
+    assert [frame.seconds for frame in found] == pytest.approx([0, 0.04, 0.5, 1.0, 1.04, 1.54])
+    assert found[0].pixels.shape == (48, 64, 3)
     assert [p.name for p in tmp_path.iterdir()] == ["out.mp4"]
 
 

@@ -1,0 +1,103 @@
+"""Pictures of more than one page: TIFFs, and GIF, PNG and WebP that move."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from segclip_deploy.errors import BadInput
+from segclip_deploy.runtime.inference.frame import FORMATS
+
+__all__ = ["count_pages", "read_pages"]
+
+_SUBFILE = 254  # TIFF's NewSubfileType
+_COPY_OR_MASK = 0b101  # bit 0: a smaller copy of another page, bit 2: the mask of one
+_READ = (*FORMATS, "GIF")
+_MOST_PAGES = 100_000
+
+
+def count_pages(path: Path) -> int | None:
+    """How many pages ``read_pages`` gives of a picture; smaller copies and masks of pages are none.
+
+    None of an ordinary picture of one page, and of one that cannot be read: reading it says why.
+    """
+    if not path.is_file():  # a pipe would be waited for
+        return None
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # reading the pixels speaks of what is odd in it
+            with Image.open(path, formats=_READ) as image:
+                if image.format != "GIF" and getattr(image, "n_frames", 1) == 1:
+                    return None
+                count = len(_pages(image))
+                return count if count > 1 or image.format == "GIF" else None
+    except Exception:  # Pillow's decoders raise many types on damaged files
+        return None
+
+
+def read_pages(path: Path) -> Iterator[tuple[NDArray[np.uint8], float | None]]:
+    """Every page, (H, W, 3) uint8 RGB, and its time in seconds where the picture moves.
+
+    Raises:
+        BadInput: a page that is damaged, transparent, too large, or not 8-bit RGB; those before
+            it have been given.
+    """
+    number, start = 0, 0.0
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            with Image.open(path, formats=_READ) as image:
+                moves = image.format != "TIFF"
+                for number, page in enumerate(_pages(image)):
+                    image.seek(page)
+                    pixels = _rgb(image, where=f"{path}, page {number + 1}")
+                    yield pixels, start if moves else None
+                    start += float(image.info.get("duration", 0)) / 1e3
+    except BadInput:
+        raise
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise BadInput(
+            f"page {number + 1} has over {Image.MAX_IMAGE_PIXELS} pixels", where=path
+        ) from error
+    except Exception as error:  # Pillow's decoders raise many types on damaged files
+        raise BadInput(
+            f"page {number + 1} is damaged or unreadable ({error})", where=path
+        ) from error
+
+
+def _pages(image: Image.Image) -> list[int]:
+    """Numbers of the pages that are pictures of their own."""
+    count = min(int(getattr(image, "n_frames", 1)), _MOST_PAGES)
+    if image.format != "TIFF":  # a PNG may begin with a picture that is not of the film
+        return list(range(int(getattr(image, "default_image", False)), count))
+    found = []
+    for number in range(count):
+        image.seek(number)
+        if not int(getattr(image, "tag_v2", {}).get(_SUBFILE, 0)) & _COPY_OR_MASK:
+            found.append(number)
+    return found
+
+
+def _rgb(page: Image.Image, *, where: str) -> NDArray[np.uint8]:
+    """A page's pixels. Palettes are exact; alpha is left out where it hides nothing."""
+    # Pillow hands out the high bytes of 16-bit colour as mode RGB; only its decoder knows better.
+    deep = ";16" in str(getattr(page, "tile", ()))
+    page.load()
+    if page.mode == "P":
+        page = page.convert("RGBA" if "transparency" in page.info else "RGB")
+    if page.mode == "RGBA" and np.asarray(page)[..., 3].min() == 255:
+        page = page.convert("RGB")
+    if deep or page.mode != "RGB":
+        kind = "of 16 bits" if deep else f"of mode {page.mode}"
+        hidden = ", transparent in places" if page.mode == "RGBA" else ""
+        raise BadInput(
+            f"the page is {kind}{hidden}, and the model takes 8-bit RGB",
+            where=where,
+            fix="save the pages as RGB images",
+        )
+    return np.asarray(page)
