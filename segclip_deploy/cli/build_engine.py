@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from segclip_deploy.cli.inspect import measured
-from segclip_deploy.cli.options import PATH, json_option
+from segclip_deploy.cli.options import PATH, json_option, mask_suffix_option
 from segclip_deploy.cli.output import print_json, progress_bar, stage_bar
 
 if TYPE_CHECKING:
@@ -96,6 +96,7 @@ def _capabilities(_: click.Context, __: click.Parameter, text: str | None) -> tu
 @click.option(
     "--eval", "dataset", type=PATH, help="With --precision auto: a dataset whose split plan judges."
 )
+@mask_suffix_option
 @click.option(
     "--max-miou-drop",
     type=float,
@@ -110,6 +111,7 @@ def build_engine(
     precision: BuildPrecision | None,
     calib: Path | None,
     dataset: Path | None,
+    mask_suffix: str,
     max_miou_drop: float,
     as_json: bool,
     **options: Any,
@@ -120,6 +122,8 @@ def build_engine(
     """
     if precision is None and (calib or dataset):
         raise click.UsageError("--calib and --eval go with --precision")
+    if mask_suffix and not dataset:
+        raise click.UsageError("--mask-suffix goes with --eval")
     from segclip_deploy.artifacts.bundle import load_bundle
     from segclip_deploy.runtime.build import build_engine as build
     from segclip_deploy.runtime.targets.base import BuildOptions
@@ -139,6 +143,7 @@ def build_engine(
                 precision,
                 calib=calib,
                 dataset=dataset,
+                mask_suffix=mask_suffix,
                 max_miou_drop=max_miou_drop / 100,
                 options=built,
                 report=report,

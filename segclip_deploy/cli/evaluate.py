@@ -7,7 +7,13 @@ from typing import TYPE_CHECKING
 
 import click
 
-from segclip_deploy.cli.options import PATH, json_option, overlap_option, threads_option
+from segclip_deploy.cli.options import (
+    PATH,
+    json_option,
+    mask_suffix_option,
+    overlap_option,
+    threads_option,
+)
 from segclip_deploy.cli.output import console, print_json, print_table, progress_bar
 
 if TYPE_CHECKING:
@@ -20,18 +26,25 @@ __all__ = ["evaluate"]
 @click.argument("engine", type=PATH)
 @click.argument("dataset", type=PATH)
 @click.option("--split", help="By default val, or all images where there is no split.json.")
+@mask_suffix_option
 @overlap_option
 @threads_option
 @json_option
 def evaluate(
-    engine: Path, dataset: Path, split: str | None, overlap: int | None, threads: int, as_json: bool
+    engine: Path,
+    dataset: Path,
+    split: str | None,
+    mask_suffix: str,
+    overlap: int | None,
+    threads: int,
+    as_json: bool,
 ) -> None:
     """Score ENGINE (an engine, a bundle, or a checkpoint in PyTorch) on DATASET."""
     from segclip_deploy.evaluation.accuracy import score
     from segclip_deploy.evaluation.dataset import open_dataset
 
     with _open(engine, overlap, threads) as segmenter:
-        data = open_dataset(dataset, segmenter.vocabulary)
+        data = open_dataset(dataset, segmenter.vocabulary, mask_suffix=mask_suffix)
         split = split or ("val" if "val" in data.splits else "all")
         names = data.names(split)
         console().print(f"{engine} runs in {segmenter.backend.name}")

@@ -7,7 +7,13 @@ from typing import TYPE_CHECKING
 
 import click
 
-from segclip_deploy.cli.options import PATH, class_iou, json_option, scheme_option
+from segclip_deploy.cli.options import (
+    PATH,
+    class_iou,
+    json_option,
+    mask_suffix_option,
+    scheme_option,
+)
 from segclip_deploy.cli.output import print_json, print_table, stage_bar
 
 if TYPE_CHECKING:
@@ -21,6 +27,7 @@ __all__ = ["plan"]
 @click.option("--table", "table_path", type=PATH, required=True, help="Calibration table.")
 @click.option("--eval", "dataset", type=PATH, required=True, help="Dataset that judges.")
 @click.option("--split", default="plan", show_default=True, help="Of it; keep val for results.")
+@mask_suffix_option
 @click.option("-o", "--out", type=PATH, required=True, help="Plan to write (.yaml).")
 @scheme_option(required=True)
 @click.option("--max-miou-drop", type=float, default=0.3, show_default=True, help="Points of mIoU.")
@@ -35,6 +42,7 @@ def plan(
     table_path: Path,
     dataset: Path,
     split: str,
+    mask_suffix: str,
     out: Path,
     scheme: Scheme,
     max_miou_drop: float,
@@ -61,7 +69,7 @@ def plan(
         made = make_plan(
             loaded,
             table,
-            open_dataset(dataset, loaded.vocabulary),
+            open_dataset(dataset, loaded.vocabulary, mask_suffix=mask_suffix),
             out,
             scheme=scheme,
             split=split,

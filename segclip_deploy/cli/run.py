@@ -50,6 +50,12 @@ __all__ = ["run"]
 @click.option("--video", type=PATH, help="Write the overlays as H.264, NAME.mp4.")
 @click.option("--keep", metavar="SIZE", help="Keep so much in the folder, e.g. 10GB; oldest go.")
 @click.option("--jsonl", metavar="PATH", help="A copy of areas.jsonl; - is stdout.")
+@click.option(
+    "--max-megapixels",
+    type=click.FloatRange(0, min_open=True),
+    metavar="N",
+    help="Refuse larger images, which take about 7 bytes a pixel of memory.  [default: 89.5]",
+)
 @raster_options
 @json_option
 def run(
@@ -65,6 +71,7 @@ def run(
     video: Path | None,
     keep: str | None,
     jsonl: str | None,
+    max_megapixels: float | None,
     as_json: bool,
     **for_rasters: Any,
 ) -> None:
@@ -90,7 +97,7 @@ def run(
     with ExitStack() as stack:
         bar = progress_bar("frames")
         tell = partial(bar.console.print, markup=False, soft_wrap=True)
-        source, rasters = _source(sources, out, tell, for_rasters)
+        source, rasters = _source(sources, out, tell, max_megapixels, for_rasters)
         videos = _videos(video, sources)
         segmenter = stack.enter_context(
             open_segmenter(engine, overlap=overlap, threads=threads, preflight=preflight)
@@ -158,6 +165,7 @@ def _source(
     sources: tuple[str, ...],
     out: Path,
     tell: Callable[[str], None],
+    max_megapixels: float | None,
     for_rasters: dict[str, Any],
 ) -> tuple[Source, list[SourceFile]]:
     """Where frames come from, and the georeferenced TIFFs among the sources."""
@@ -172,7 +180,7 @@ def _source(
         if counted is not None:
             tell(counted)
         frames, rasters = split_rasters(files, for_rasters)
-        return FileSource(frames), rasters
+        return FileSource(frames, max_megapixels=max_megapixels), rasters
     split_rasters([], for_rasters)  # its options are for none
     if len(sources) > 1:
         raise BadInput("a camera is the only source of a run", where=" ".join(sources))

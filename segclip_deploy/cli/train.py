@@ -12,6 +12,7 @@ from segclip_deploy.cli.options import (
     checkpoint_option,
     duration,
     json_option,
+    mask_suffix_option,
     text_option,
     vocabulary_option,
 )
@@ -27,6 +28,7 @@ _OF_NEW_MODELS = ("encoder", "imagenet", "width", "context_tokens", "bf16")
 @vocabulary_option
 @text_option
 @checkpoint_option
+@mask_suffix_option
 @click.option(
     "--time-budget", type=duration, help="Stop after this long; the schedule follows the clock."
 )
@@ -69,6 +71,7 @@ def train(
     vocabulary: str,
     text: str,
     out: Path,
+    mask_suffix: str,
     time_budget: float | None,
     steps: int | None,
     encoder: str,
@@ -115,7 +118,7 @@ def train(
         torch.set_num_threads(threads)
     words = load_vocabulary(vocabulary)
     bank = load_text_bank(text, words)
-    data = open_dataset(dataset, words)
+    data = open_dataset(dataset, words, mask_suffix=mask_suffix)
     settings = TrainSettings(
         steps=steps,
         time_budget_s=time_budget,

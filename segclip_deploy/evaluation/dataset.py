@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import shlex
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,15 +13,15 @@ from numpy.typing import NDArray
 from segclip_deploy.artifacts.files import read_json
 from segclip_deploy.artifacts.vocabulary import Vocabulary
 from segclip_deploy.errors import BadArtifact, BadInput
-from segclip_deploy.runtime.inference.frame import (
-    IMAGE_SUFFIXES,
-    Frame,
-    list_images,
-    read_frame,
-    read_mask,
-)
+from segclip_deploy.evaluation.mask import read_mask
+from segclip_deploy.runtime.inference.frame import Frame, is_image_name, list_images, read_frame
 
 __all__ = ["Dataset", "Sample", "find_image", "open_dataset", "read_splits"]
+
+_LAYOUT = (
+    "it needs images/ and masks/ with the same names in both; link or rename the folders of "
+    "another layout"
+)
 
 
 @dataclass(frozen=True)
@@ -46,11 +47,13 @@ class Dataset:
         root: the folder.
         vocabulary: how masks are read.
         splits: names of the images in each split; without a ``split.json`` one split, ``all``.
+        mask_suffix: what a mask's name has more than its image's: ``"_mask"`` for a.jpg and a_mask.png.
     """
 
     root: Path
     vocabulary: Vocabulary
     splits: dict[str, tuple[str, ...]]
+    mask_suffix: str = ""
 
     def names(self, split: str) -> tuple[str, ...]:
         """Image names of a split.
@@ -69,7 +72,7 @@ class Dataset:
             BadInput: a file is missing or unusable, sizes differ, or the mask has unknown values.
         """
         image = find_image(self.root / "images", name)
-        mask = find_image(self.root / "masks", name)
+        mask = self._mask(name)
         frame, values = read_frame(image), read_mask(mask)
         if values.shape != frame.pixels.shape[:2]:
             raise BadInput(
@@ -79,14 +82,28 @@ class Dataset:
             )
         return Sample(name, frame, self.vocabulary.decode_mask(values, where=mask))
 
+    def _mask(self, name: str) -> Path:
+        folder = self.root / "masks"
+        try:
+            return find_image(folder, name + self.mask_suffix)
+        except BadInput as error:
+            suffix = _common_suffix(folder, [n for names in self.splits.values() for n in names])
+            remedy = f"--mask-suffix={shlex.quote(suffix)}" if suffix else None
+            raise BadInput(error.what, where=error.where, fix=remedy) from error
+
     def samples(self, split: str) -> Iterator[Sample]:
         """Read a split one by one."""
         for name in self.names(split):
             yield self.read(name)
 
 
-def open_dataset(root: str | Path, vocabulary: Vocabulary) -> Dataset:
+def open_dataset(root: str | Path, vocabulary: Vocabulary, *, mask_suffix: str = "") -> Dataset:
     """Open a dataset folder.
+
+    Args:
+        root: the folder.
+        vocabulary: how masks are read.
+        mask_suffix: what a mask's name has more than its image's, before the file's suffix.
 
     Raises:
         BadInput: no images/ or masks/ folder, or a split names an image twice or not at all.
@@ -94,10 +111,8 @@ def open_dataset(root: str | Path, vocabulary: Vocabulary) -> Dataset:
     root = Path(root)
     for folder in ("images", "masks"):
         if not (root / folder).is_dir():
-            raise BadInput(
-                f"not a dataset: no {folder}/ in it", where=root, fix="it needs images/ and masks/"
-            )
-    return Dataset(root, vocabulary, read_splits(root))
+            raise BadInput(f"not a dataset: no {folder}/ in it", where=root, fix=_LAYOUT)
+    return Dataset(root, vocabulary, read_splits(root), mask_suffix)
 
 
 def read_splits(root: Path) -> dict[str, tuple[str, ...]]:
@@ -129,7 +144,16 @@ def find_image(folder: Path, name: str) -> Path:
     Raises:
         BadInput: there is none, or more than one.
     """
-    found = [p for p in folder.iterdir() if p.stem == name and p.suffix.lower() in IMAGE_SUFFIXES]
+    found = [p for p in folder.iterdir() if p.stem == name and is_image_name(p)]
     if len(found) != 1:
         raise BadInput(f"{len(found)} images named {name}, one was expected", where=folder)
     return found[0]
+
+
+def _common_suffix(folder: Path, names: Sequence[str]) -> str | None:
+    """What the masks of all images have after the image's name, if that is one thing, and the same."""
+    stems = {path.stem for path in folder.iterdir() if is_image_name(path)}
+    first = min(names)
+    suffixes = {stem.removeprefix(first) for stem in stems if stem.startswith(first)} - {""}
+    fitting = [s for s in suffixes if stems.issuperset(name + s for name in names)]
+    return fitting[0] if len(fitting) == 1 else None

@@ -39,6 +39,7 @@ def build_at_precision(
     *,
     calib: Path | None,
     dataset: Path | None,
+    mask_suffix: str = "",
     max_miou_drop: float,
     options: BuildOptions | None = None,
     report: Report = silent,
@@ -55,6 +56,7 @@ def build_at_precision(
         calib: what to calibrate on; for INT8.
         dataset: judges a plan, on its split ``plan``; for ``auto``. None of its tiles may be
             calibrated on.
+        mask_suffix: of the dataset's masks.
         max_miou_drop: shares of 1, for ``auto``.
         options: that the target acts on.
         report: of progress.
@@ -85,7 +87,7 @@ def build_at_precision(
     planned = make_plan(
         bundle,
         table,
-        open_dataset(dataset, bundle.vocabulary),
+        open_dataset(dataset, bundle.vocabulary, mask_suffix=mask_suffix),
         work / "plan.yaml",
         scheme=target.scheme,
         split="plan",

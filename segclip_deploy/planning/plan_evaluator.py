@@ -139,7 +139,8 @@ class Judge:
         return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
     def _images(self) -> list[str]:
-        return [str(self.dataset.root.resolve()), *self.dataset.names(self.split)]
+        data = self.dataset
+        return [f"{data.root.resolve()}{data.mask_suffix}", *data.names(self.split)]
 
     def _remember(self, key: str, value: Mapping[str, Any]) -> None:
         self._known[key] = value

@@ -14,9 +14,10 @@ from segclip_deploy.artifacts.bundle import RECORD_FILE, Bundle, bundle_sha256, 
 from segclip_deploy.artifacts.engine import Engine, load_engine
 from segclip_deploy.artifacts.files import sha256_file
 from segclip_deploy.artifacts.plan import load_plan
+from segclip_deploy.artifacts.vocabulary import Vocabulary
 from segclip_deploy.calibration.table import load_table
 from segclip_deploy.errors import BadInput
-from segclip_deploy.evaluation.dataset import open_dataset
+from segclip_deploy.evaluation.dataset import Dataset, open_dataset
 from segclip_deploy.export.onnx_model import load_model
 from segclip_deploy.planning.planner import make_plan
 from segclip_deploy.planning.search import Limits
@@ -52,12 +53,22 @@ class Workshop:
         calib: what is calibrated on; None: nothing can be.
         dataset: whose split ``plan`` judges plans; none of its images is calibrated on.
         report: of progress.
+        mask_suffix: of the dataset's masks.
     """
 
     root: Path
     calib: Path | None
     dataset: Path
     report: Report
+    mask_suffix: str = ""
+
+    def open_dataset(self, vocabulary: Vocabulary) -> Dataset:
+        """The dataset, its masks read with a vocabulary.
+
+        Raises:
+            BadInput: it is none.
+        """
+        return open_dataset(self.dataset, vocabulary, mask_suffix=self.mask_suffix)
 
     def recipe(self, point: Point) -> str:
         """The digest of everything an engine is made of."""
@@ -138,7 +149,7 @@ class Workshop:
             planned = make_plan(
                 bundle,
                 load_table(table_path),
-                open_dataset(self.dataset, bundle.vocabulary),
+                self.open_dataset(bundle.vocabulary),
                 path,
                 scheme=scheme,
                 split=_SPLIT,
@@ -167,12 +178,15 @@ class Workshop:
 
     @cached_property
     def data_digest(self) -> str:
-        """Of all files of the dataset."""
-        return _files_digest(self.dataset)
+        """Of all files of the dataset, and of which are its masks."""
+        digest = _files_digest(self.dataset)
+        return digest_of(digest, self.mask_suffix) if self.mask_suffix else digest
 
 
 def _files_digest(folder: Path) -> str:
-    """Digest of the names and contents of all files below a folder, or of one file."""
-    files = sorted(p for p in folder.rglob("*") if p.is_file()) if folder.is_dir() else [folder]
+    """Digest of the names and contents of all files below a folder but hidden ones, or of one file."""
+    files = [folder]
+    if folder.is_dir():
+        files = sorted(p for p in folder.rglob("[!.]*") if p.is_file())
     seen = [(str(p.relative_to(folder)), sha256_file(p)) for p in files]
     return digest_of(seen)

@@ -35,6 +35,7 @@ class Ask:
     dataset: Path
     out: Path
     split: str = "val"
+    mask_suffix: str = ""
     calib: Path | None = None
     targets: Sequence[str] = ()
     precisions: Sequence[Wanted] = ("fp32", "fp16", "int8", "planned")
@@ -89,7 +90,7 @@ def prepare_sweep(ask: Ask, report: Report) -> tuple[Grid, Workshop]:
         overlaps=tuple(ask.overlaps) or (None,),
         threads=tuple(ask.threads) or (0,),
     )
-    return grid, Workshop(ask.out / "work", ask.calib, ask.dataset, report)
+    return grid, Workshop(ask.out / "work", ask.calib, ask.dataset, report, ask.mask_suffix)
 
 
 def benchmark_bundles(
@@ -109,7 +110,7 @@ def benchmark_bundles(
     sweep = run_sweep(grid, workshop, split=ask.split, samples=ask.samples, report=report)
     advice = recommend(sweep.rows, ask.limits)
     bundles = [load_bundle(path) for path in ask.bundles]
-    dataset = open_dataset(ask.dataset, bundles[0].vocabulary)
+    dataset = workshop.open_dataset(bundles[0].vocabulary)
     bounds = []
     for path in ask.bundles if ask.boards else ():
         products = find_products(load_bundle(path).model_path)

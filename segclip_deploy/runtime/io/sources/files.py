@@ -17,13 +17,18 @@ __all__ = ["FileSource"]
 
 
 class FileSource:
-    """Images and videos, one after another; a bad one is reported and the next goes on."""
+    """Images and videos, one after another; a bad one is reported and the next goes on.
+
+    Args:
+        files: to read.
+        max_megapixels: how large an image may be; by default Pillow's bound, 89.5.
+    """
 
     live = False
     reconnects = 0
 
-    def __init__(self, files: Sequence[SourceFile]) -> None:
-        self.files = files
+    def __init__(self, files: Sequence[SourceFile], *, max_megapixels: float | None = None) -> None:
+        self.files, self._max_megapixels = files, max_megapixels
         counts = [count_frames(file.path) if is_video(file.path) else 1 for file in files]
         known = [count for count in counts if count is not None]
         self.total = sum(known) if len(known) == len(counts) else None
@@ -32,7 +37,7 @@ class FileSource:
         """Read them one by one."""
         index = 0
         for file in self.files:
-            frames = _frames(file)
+            frames = _frames(file, self._max_megapixels)
             while True:
                 started = time.perf_counter()
                 try:
@@ -49,11 +54,14 @@ class FileSource:
                 index += 1
 
 
-def _frames(file: SourceFile) -> Iterator[tuple[Frame, str, Capture, float | None]]:
+def _frames(
+    file: SourceFile, max_megapixels: float | None
+) -> Iterator[tuple[Frame, str, Capture, float | None]]:
     """Frames of a file, each with the name of its results and its time in a video."""
     path = file.path
     if not is_video(path):
-        yield read_frame(path), file.name, read_capture(path), None
+        frame = read_frame(path, max_megapixels=max_megapixels)
+        yield frame, file.name, read_capture(path), None
         return
     for number, (pixels, seconds) in enumerate(read_video(path)):
         yield Frame(pixels, str(path)), f"{file.name}_{number:06d}", Capture(), seconds

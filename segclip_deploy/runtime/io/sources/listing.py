@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from segclip_deploy.errors import BadInput
-from segclip_deploy.runtime.inference.frame import IMAGE_SUFFIXES
+from segclip_deploy.runtime.inference.frame import IMAGE_SUFFIXES, is_image_name
 from segclip_deploy.runtime.io.sources.naming import AREAS_FILE, SourceFile, name_results
 from segclip_deploy.runtime.io.sources.video import is_video
 
@@ -17,7 +17,7 @@ __all__ = ["count_folders", "find_files"]
 def find_files(sources: Iterable[Path], out: Path) -> list[SourceFile]:
     """All files that are named, and all images of the folders that are named.
 
-    A folder is searched with its sub-folders. Left out are hidden ones, links to folders, ``out``,
+    A folder is searched with its sub-folders. Left out are hidden files and folders, links to folders, ``out``,
     and folders of results of an earlier run, which hold an ``areas.jsonl``.
 
     Args:
@@ -59,7 +59,7 @@ def _search(folder: Path, out: Path) -> list[Path]:
     for place, names, files in os.walk(folder, onerror=_refuse):
         here = Path(place)
         names[:] = [name for name in names if _is_searched(here / name, out)]
-        found += [here / name for name in files if Path(name).suffix.lower() in IMAGE_SUFFIXES]
+        found += filter(is_image_name, (here / name for name in files))
     if not found:
         raise BadInput(
             f"no images in this folder or its sub-folders (looked for {' '.join(IMAGE_SUFFIXES)})",
