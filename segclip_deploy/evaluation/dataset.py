@@ -74,7 +74,7 @@ class Dataset:
         image = find_image(self.root / "images", name)
         mask = self._mask(name)
         frame, values = read_frame(image), read_mask(mask)
-        if values.shape != frame.pixels.shape[:2]:
+        if values.shape[:2] != frame.pixels.shape[:2]:
             raise BadInput(
                 f"mask is {values.shape[1]}×{values.shape[0]}, its image "
                 f"{frame.pixels.shape[1]}×{frame.pixels.shape[0]}",

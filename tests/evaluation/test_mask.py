@@ -269,3 +269,14 @@ def test_evaluate_reads_2_bit_masks_with_a_suffix_beside_dot_files(
     done = call("evaluate", tiny_bundle, root, "--mask-suffix=_mask", "--json")
     assert done.exit_code == 0, done.stderr
     assert json.loads(done.stdout)["pixels"] == 2 * 64 * 96  # none of them is ignored
+
+
+def test_a_dataset_of_colours_is_the_one_of_values(tmp_path: Path, vocabulary: Vocabulary) -> None:
+    values, colours = dataset(tmp_path / "values", ""), dataset(tmp_path / "colours", "")
+    for path in (colours / "masks").glob("a*.png"):
+        samples = np.full((64, 96, 3), vocabulary.classes[0].colour)
+        samples[:, 48:] = vocabulary.classes[3].colour
+        path.write_bytes(png(samples, 8, RGB))
+    found = [open_dataset(root, vocabulary).samples("all") for root in (values, colours)]
+    for one, other in zip(*found, strict=True):
+        np.testing.assert_array_equal(one.truth, other.truth)
