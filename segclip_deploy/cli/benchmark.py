@@ -16,6 +16,7 @@ from segclip_deploy.cli.options import (
     mask_suffix_option,
 )
 from segclip_deploy.cli.output import print_json, print_table, stage_bar
+from segclip_deploy.cli.rasters import reading_of, reading_options
 
 if TYPE_CHECKING:
     from segclip_deploy.tradeoff.row import Row
@@ -28,6 +29,7 @@ __all__ = ["benchmark"]
 @click.option("--eval", "dataset", type=PATH, required=True, help="Dataset that judges.")
 @click.option("--split", default="val", show_default=True, help="That reports accuracy.")
 @mask_suffix_option
+@reading_options
 @click.option("--calib", type=PATH, help="Tiles to calibrate on, for int8 and planned.")
 @click.option("-o", "--out", type=PATH, required=True, help="Folder of the report.")
 @click.option(
@@ -106,6 +108,7 @@ def benchmark(
         bundles=bundles,
         dataset=dataset,
         out=out,
+        reading=reading_of(options),
         limits=Limits(
             latency_ms=options["max_latency_ms"],
             percentile=options["percentile"],

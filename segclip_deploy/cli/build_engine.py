@@ -13,6 +13,7 @@ import click
 from segclip_deploy.cli.inspect import measured
 from segclip_deploy.cli.options import PATH, json_option, mask_suffix_option
 from segclip_deploy.cli.output import print_json, progress_bar, stage_bar
+from segclip_deploy.cli.rasters import reading_of, reading_options
 
 if TYPE_CHECKING:
     from segclip_deploy.artifacts.engine import Built
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
     from segclip_deploy.progress import Report
 
 __all__ = ["build_engine"]
+
+_READING = ("bands", "scale", "keep_scale")
 
 
 def _capabilities(_: click.Context, __: click.Parameter, text: str | None) -> tuple[str, ...]:
@@ -97,6 +100,7 @@ def _capabilities(_: click.Context, __: click.Parameter, text: str | None) -> tu
     "--eval", "dataset", type=PATH, help="With --precision auto: a dataset whose split plan judges."
 )
 @mask_suffix_option
+@reading_options
 @click.option(
     "--max-miou-drop",
     type=float,
@@ -122,12 +126,15 @@ def build_engine(
     """
     if precision is None and (calib or dataset):
         raise click.UsageError("--calib and --eval go with --precision")
+    if calib is None and any(options[name] for name in _READING):
+        raise click.UsageError("--bands, --scale and --keep-scale go with --calib")
     if mask_suffix and not dataset:
         raise click.UsageError("--mask-suffix goes with --eval")
     from segclip_deploy.artifacts.bundle import load_bundle
     from segclip_deploy.runtime.build import build_engine as build
     from segclip_deploy.runtime.targets.base import BuildOptions
 
+    reading = reading_of({name: options.pop(name) for name in _READING})
     built = BuildOptions(**options)
     times = None
     if precision is None:
@@ -144,6 +151,7 @@ def build_engine(
                 calib=calib,
                 dataset=dataset,
                 mask_suffix=mask_suffix,
+                reading=reading,
                 max_miou_drop=max_miou_drop / 100,
                 options=built,
                 report=report,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -15,6 +15,7 @@ from segclip_deploy.cli.options import (
     scheme_option,
 )
 from segclip_deploy.cli.output import print_json, print_table, stage_bar
+from segclip_deploy.cli.rasters import picture_options, reading_of
 
 if TYPE_CHECKING:
     from segclip_deploy.artifacts.scheme import Scheme
@@ -28,6 +29,7 @@ __all__ = ["plan"]
 @click.option("--eval", "dataset", type=PATH, required=True, help="Dataset that judges.")
 @click.option("--split", default="plan", show_default=True, help="Of it; keep val for results.")
 @mask_suffix_option
+@picture_options
 @click.option("-o", "--out", type=PATH, required=True, help="Plan to write (.yaml).")
 @scheme_option(required=True)
 @click.option("--max-miou-drop", type=float, default=0.3, show_default=True, help="Points of mIoU.")
@@ -50,6 +52,7 @@ def plan(
     max_latency_ms: float | None,
     heat_map: Path | None,
     as_json: bool,
+    **pictures: Any,
 ) -> None:
     """Find the fastest mix of INT8 and higher precision that keeps BUNDLE's accuracy.
 
@@ -69,7 +72,9 @@ def plan(
         made = make_plan(
             loaded,
             table,
-            open_dataset(dataset, loaded.vocabulary, mask_suffix=mask_suffix),
+            open_dataset(
+                dataset, loaded.vocabulary, mask_suffix=mask_suffix, reading=reading_of(pictures)
+            ),
             out,
             scheme=scheme,
             split=split,

@@ -12,7 +12,7 @@ import click
 
 from segclip_deploy.cli.options import PATH, json_option, overlap_option, storage, threads_option
 from segclip_deploy.cli.output import print_json, print_table, progress_bar, stop_at_signals
-from segclip_deploy.cli.rasters import raster_options, run_rasters, split_rasters
+from segclip_deploy.cli.rasters import raster_options, reading_of, run_rasters, split_rasters
 from segclip_deploy.errors import SegclipError
 
 if TYPE_CHECKING:
@@ -180,7 +180,9 @@ def _source(
         if counted is not None:
             tell(counted)
         frames, rasters = split_rasters(files, for_rasters)
-        return FileSource(frames, max_megapixels=max_megapixels), rasters
+        return FileSource(
+            frames, reading=reading_of(for_rasters), max_megapixels=max_megapixels
+        ), rasters
     split_rasters([], for_rasters)  # its options are for none
     if len(sources) > 1:
         raise BadInput("a camera is the only source of a run", where=" ".join(sources))

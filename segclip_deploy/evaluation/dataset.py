@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from segclip_deploy.artifacts.files import read_json
-from segclip_deploy.artifacts.vocabulary import Vocabulary
+from segclip_deploy.artifacts.vocabulary import IGNORE_INDEX, Vocabulary
 from segclip_deploy.errors import BadArtifact, BadInput
 from segclip_deploy.evaluation.mask import read_mask
-from segclip_deploy.runtime.inference.frame import Frame, is_image_name, list_images, read_frame
+from segclip_deploy.runtime.inference.frame import Frame, is_image_name, list_images
+from segclip_deploy.runtime.io.pictures import Windows, open_windows, read_picture
+from segclip_deploy.runtime.io.raster.source import Reading
 
 __all__ = ["Dataset", "Sample", "find_image", "open_dataset", "read_splits"]
 
@@ -31,7 +33,7 @@ class Sample:
     Attributes:
         name: the file's stem.
         frame: the image.
-        truth: (H, W) uint8 class indices, ``IGNORE_INDEX`` where ignored.
+        truth: (H, W) uint8 class indices, ``IGNORE_INDEX`` where ignored, or where the image is not valid.
     """
 
     name: str
@@ -48,12 +50,14 @@ class Dataset:
         vocabulary: how masks are read.
         splits: names of the images in each split; without a ``split.json`` one split, ``all``.
         mask_suffix: what a mask's name has more than its image's: ``"_mask"`` for a.jpg and a_mask.png.
+        reading: how images are read; at their own scale, which is that of the masks.
     """
 
     root: Path
     vocabulary: Vocabulary
     splits: dict[str, tuple[str, ...]]
     mask_suffix: str = ""
+    reading: Reading = field(default_factory=Reading)
 
     def names(self, split: str) -> tuple[str, ...]:
         """Image names of a split.
@@ -73,14 +77,17 @@ class Dataset:
         """
         image = find_image(self.root / "images", name)
         mask = self._mask(name)
-        frame, values = read_frame(image), read_mask(mask)
+        frame, values = read_picture(image, self.reading), read_mask(mask)
         if values.shape[:2] != frame.pixels.shape[:2]:
             raise BadInput(
                 f"mask is {values.shape[1]}×{values.shape[0]}, its image "
                 f"{frame.pixels.shape[1]}×{frame.pixels.shape[0]}",
                 where=mask,
             )
-        return Sample(name, frame, self.vocabulary.decode_mask(values, where=mask))
+        truth = self.vocabulary.decode_mask(values, where=mask)
+        if frame.valid is not None:
+            truth[~frame.valid] = IGNORE_INDEX
+        return Sample(name, frame, truth)
 
     def _mask(self, name: str) -> Path:
         folder = self.root / "masks"
@@ -91,19 +98,30 @@ class Dataset:
             remedy = f"--mask-suffix={shlex.quote(suffix)}" if suffix else None
             raise BadInput(error.what, where=error.where, fix=remedy) from error
 
+    def open_windows(self, path: Path, height: int, width: int) -> Windows:
+        """An image of it in windows, at its own scale; as ``pictures.open_windows``."""
+        return open_windows(path, height, width, reading=self.reading)
+
     def samples(self, split: str) -> Iterator[Sample]:
         """Read a split one by one."""
         for name in self.names(split):
             yield self.read(name)
 
 
-def open_dataset(root: str | Path, vocabulary: Vocabulary, *, mask_suffix: str = "") -> Dataset:
+def open_dataset(
+    root: str | Path,
+    vocabulary: Vocabulary,
+    *,
+    mask_suffix: str = "",
+    reading: Reading | None = None,
+) -> Dataset:
     """Open a dataset folder.
 
     Args:
         root: the folder.
         vocabulary: how masks are read.
         mask_suffix: what a mask's name has more than its image's, before the file's suffix.
+        reading: how images are read; by default as they are stored.
 
     Raises:
         BadInput: no images/ or masks/ folder, or a split names an image twice or not at all.
@@ -112,7 +130,7 @@ def open_dataset(root: str | Path, vocabulary: Vocabulary, *, mask_suffix: str =
     for folder in ("images", "masks"):
         if not (root / folder).is_dir():
             raise BadInput(f"not a dataset: no {folder}/ in it", where=root, fix=_LAYOUT)
-    return Dataset(root, vocabulary, read_splits(root), mask_suffix)
+    return Dataset(root, vocabulary, read_splits(root), mask_suffix, reading or Reading())
 
 
 def read_splits(root: Path) -> dict[str, tuple[str, ...]]:

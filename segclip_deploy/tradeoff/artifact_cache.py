@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,7 @@ from segclip_deploy.quantization.block_precision import uniform_plan
 from segclip_deploy.quantization.from_tiles import calibrate_on
 from segclip_deploy.quantization.quantize import quantize
 from segclip_deploy.runtime.build import build_engine
+from segclip_deploy.runtime.io.raster.source import Reading
 from segclip_deploy.runtime.registry import TARGETS
 from segclip_deploy.runtime.targets.device import find_cpu
 from segclip_deploy.tradeoff.grid import Point
@@ -54,6 +55,7 @@ class Workshop:
         dataset: whose split ``plan`` judges plans; none of its images is calibrated on.
         report: of progress.
         mask_suffix: of the dataset's masks.
+        reading: how images are read, of both.
     """
 
     root: Path
@@ -61,6 +63,7 @@ class Workshop:
     dataset: Path
     report: Report
     mask_suffix: str = ""
+    reading: Reading = field(default_factory=Reading)
 
     def open_dataset(self, vocabulary: Vocabulary) -> Dataset:
         """The dataset, its masks read with a vocabulary.
@@ -68,7 +71,9 @@ class Workshop:
         Raises:
             BadInput: it is none.
         """
-        return open_dataset(self.dataset, vocabulary, mask_suffix=self.mask_suffix)
+        return open_dataset(
+            self.dataset, vocabulary, mask_suffix=self.mask_suffix, reading=self.reading
+        )
 
     def recipe(self, point: Point) -> str:
         """The digest of everything an engine is made of."""
@@ -129,6 +134,7 @@ class Workshop:
                 path,
                 method=point.method,
                 exclude=self.dataset,
+                reading=self.reading,
                 report=self.report,
             )
         return path
@@ -178,9 +184,10 @@ class Workshop:
 
     @cached_property
     def data_digest(self) -> str:
-        """Of all files of the dataset, and of which are its masks."""
+        """Of all files of the dataset, and of how they are read."""
+        how = (self.mask_suffix, asdict(self.reading))
         digest = _files_digest(self.dataset)
-        return digest_of(digest, self.mask_suffix) if self.mask_suffix else digest
+        return digest if how == ("", asdict(Reading())) else digest_of(digest, *how)
 
 
 def _files_digest(folder: Path) -> str:

@@ -16,6 +16,7 @@ __all__ = [
     "IMAGE_SUFFIXES",
     "Frame",
     "StoredImage",
+    "check_size",
     "header_of",
     "is_image_name",
     "list_images",
@@ -37,19 +38,26 @@ class Frame:
     Attributes:
         pixels: (H, W, 3) uint8 RGB, rows from the top.
         source: the file it came from.
+        valid: (H, W), False where there is no ground: transparent, or no data; None: everywhere.
 
     Raises:
-        BadInput: pixels of another shape or type, or none.
+        BadInput: pixels or ``valid`` of another shape or type, or none.
     """
 
     pixels: NDArray[np.uint8]
     source: str
+    valid: NDArray[np.bool_] | None = None
 
     def __post_init__(self) -> None:
         pixels = self.pixels
         if pixels.ndim != 3 or pixels.shape[2] != 3 or pixels.dtype != np.uint8 or not pixels.size:
             raise BadInput(
                 f"frame is {pixels.dtype} {pixels.shape}, not uint8 (H, W, 3)", where=self.source
+            )
+        if self.valid is not None and self.valid.shape != pixels.shape[:2]:
+            raise BadInput(
+                f"frame is {pixels.shape[:2]} and its valid pixels {self.valid.shape}",
+                where=self.source,
             )
 
 
@@ -110,8 +118,7 @@ def read_frame(path: str | Path, *, max_megapixels: float | None = None) -> Fram
         raise BadInput(
             f"{stored.kind}, and the model takes 8-bit RGB",
             where=path,
-            fix=f'convert it knowingly, e.g. python -c "from PIL import Image; '
-            f"Image.open('{path.name}').convert('RGB').save('rgb_{path.stem}.png')\"",
+            fix="convert it to 8-bit RGB; run, evaluate and calibrate read it with --bands and --scale",
         )
     return Frame(np.asarray(stored.image), str(path))
 
@@ -164,7 +171,7 @@ def open_image(path: Path, *, max_megapixels: float | None = None) -> StoredImag
         if not path.is_file():  # a pipe would be waited for
             raise BadInput("a folder or device, and no file", where=path)
         with header_of(path) as image:
-            _check_size(image, path, max_megapixels)
+            check_size(image.height, image.width, path, max_megapixels)
             kind, raw_mode = _kind(image), _raw_mode(image)
             image.load()
             return StoredImage(image, kind, raw_mode)
@@ -199,15 +206,19 @@ def header_of(path: Path) -> Image.Image:
     raise UnidentifiedImageError("of another format")
 
 
-def _check_size(image: Image.Image, path: Path, max_megapixels: float | None) -> None:
-    """Refuse by the header what would take too much memory."""
+def check_size(height: int, width: int, path: Path, max_megapixels: float | None) -> None:
+    """Refuse by its size what would take too much memory.
+
+    Raises:
+        BadInput: more pixels than ``max_megapixels``, or without it Pillow's bound.
+    """
     usual = Image.MAX_IMAGE_PIXELS  # None: whoever uses this package wants no bound
     bound = usual if max_megapixels is None else int(1e6 * max_megapixels)
-    pixels = image.width * image.height
+    pixels = width * height
     if bound is not None and pixels > bound:
         least = -(-pixels // 10**6)
         raise BadInput(
-            f"{image.width}×{image.height} is {pixels / 1e6:.4g} megapixels, over the bound of "
+            f"{width}×{height} is {pixels / 1e6:.4g} megapixels, over the bound of "
             f"{bound / 1e6:.4g}",
             where=path,
             fix=f"cut it into tiles, or allow it: segclip-deploy run … --max-megapixels {least}",

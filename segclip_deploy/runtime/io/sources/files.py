@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from pathlib import Path
 
 from segclip_deploy.errors import BadInput
-from segclip_deploy.runtime.inference.frame import Frame, read_frame
+from segclip_deploy.runtime.inference.frame import Frame
+from segclip_deploy.runtime.io.pictures import read_picture
+from segclip_deploy.runtime.io.raster.source import Reading
 from segclip_deploy.runtime.io.sources.base import Shot, Unreadable
 from segclip_deploy.runtime.io.sources.naming import SourceFile
 from segclip_deploy.runtime.io.sources.video import count_frames, is_video, read_video
@@ -21,14 +25,24 @@ class FileSource:
 
     Args:
         files: to read.
+        reading: how images are read; by default as they are stored.
         max_megapixels: how large an image may be; by default Pillow's bound, 89.5.
     """
 
     live = False
     reconnects = 0
 
-    def __init__(self, files: Sequence[SourceFile], *, max_megapixels: float | None = None) -> None:
-        self.files, self._max_megapixels = files, max_megapixels
+    def __init__(
+        self,
+        files: Sequence[SourceFile],
+        *,
+        reading: Reading | None = None,
+        max_megapixels: float | None = None,
+    ) -> None:
+        self.files = files
+        self._read = partial(
+            read_picture, reading=reading or Reading(), max_megapixels=max_megapixels
+        )
         counts = [count_frames(file.path) if is_video(file.path) else 1 for file in files]
         known = [count for count in counts if count is not None]
         self.total = sum(known) if len(known) == len(counts) else None
@@ -37,7 +51,7 @@ class FileSource:
         """Read them one by one."""
         index = 0
         for file in self.files:
-            frames = _frames(file, self._max_megapixels)
+            frames = _frames(file, self._read)
             while True:
                 started = time.perf_counter()
                 try:
@@ -55,13 +69,12 @@ class FileSource:
 
 
 def _frames(
-    file: SourceFile, max_megapixels: float | None
+    file: SourceFile, read: Callable[[Path], Frame]
 ) -> Iterator[tuple[Frame, str, Capture, float | None]]:
     """Frames of a file, each with the name of its results and its time in a video."""
     path = file.path
     if not is_video(path):
-        frame = read_frame(path, max_megapixels=max_megapixels)
-        yield frame, file.name, read_capture(path), None
+        yield read(path), file.name, read_capture(path), None
         return
     for number, (pixels, seconds) in enumerate(read_video(path)):
         yield Frame(pixels, str(path)), f"{file.name}_{number:06d}", Capture(), seconds
