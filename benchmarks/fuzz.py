@@ -294,7 +294,7 @@ def targets(folder: Path) -> dict[str, Target]:
         ranges={"x": Range(0, 1, 1)},
         tiles=(MeasuredTile("a", 0, 0, "c"),),
         bands=Bands((1, 1, 1), (1, 1, 1)),
-        coverage=CoverageRecord(1, 1, 1, 0, 0, {}, {}, 0, 0),
+        coverage=CoverageRecord(1, 1, 1, 0, 0, 0, {}, {}, 0, 0),
     )
     verdict = Verdict(Drop(0.1, 0, 0.2), 0.5, {"land": None}, {"land": 0.5})
     evidence = Evidence("plan", 1, AccuracyLimits(0.1), verdict, {"stem": "why"}, ())

@@ -87,16 +87,22 @@ class Vocabulary(Record, frozen=True):
         """Every template filled with every description of ``entry``."""
         return tuple(t.format(d) for t in self.templates for d in entry.descriptions)
 
-    def decode_mask(self, values: NDArray[np.uint8], *, where: object = None) -> NDArray[np.uint8]:
-        """Turn mask values (H, W) into class indices (H, W), ``IGNORE_INDEX`` where ignored.
+    def decode_mask(self, mask: NDArray[np.uint8], *, where: object = None) -> NDArray[np.uint8]:
+        """Turn a mask into class indices (H, W), ``IGNORE_INDEX`` where ignored.
+
+        Args:
+            mask: (H, W) mask values, or (H, W, 3) RGB colours, of which only exact ones count.
+            where: the file, for errors.
 
         Raises:
-            BadInput: a value is neither a class nor the ignore value.
+            BadInput: a value is neither a class nor the ignore value, or a colour is no class's.
         """
+        if mask.ndim == 3:
+            return self._decode_colours(mask, where)
         known = {entry.mask_value: index for index, entry in enumerate(self.classes)}
         if self.ignore_value is not None:
             known[self.ignore_value] = IGNORE_INDEX
-        unknown = sorted(set(np.unique(values).tolist()) - set(known))
+        unknown = sorted(set(np.unique(mask).tolist()) - set(known))
         if unknown:
             raise BadInput(
                 f"mask values {unknown} are not in vocabulary {self.name!r} (it has {sorted(known)})",
@@ -106,7 +112,29 @@ class Vocabulary(Record, frozen=True):
         table = np.full(256, IGNORE_INDEX, dtype=np.uint8)
         for value, index in known.items():
             table[value] = index
-        return table[values]
+        return table[mask]
+
+    def _decode_colours(self, mask: NDArray[np.uint8], where: object) -> NDArray[np.uint8]:
+        found, known = _packed(mask), _packed(self.palette)
+        order = np.argsort(known).astype(np.uint8)
+        place = np.minimum(np.searchsorted(known[order], found), len(order) - 1)
+        indices = order[place]
+        wrong = found[known[indices] != found]
+        if wrong.size:
+            colours, counts = np.unique(wrong, return_counts=True)
+            often = np.argsort(-counts, kind="stable")[:3]
+            shown = ", ".join(f"#{colours[i]:06x} ({counts[i]} pixels)" for i in often)
+            grey = (mask == mask[..., :1]).all()
+            raise BadInput(
+                f"{len(colours)} colour{'s' * (len(colours) > 1)} in {wrong.size} pixels of this mask "
+                f"belong to no class of vocabulary {self.name!r}, most often {shown}",
+                where=where,
+                fix="its red, green and blue are equal: write one of them, as a mask of values"
+                if grey
+                else "choose the vocabulary the masks were drawn with, or add the classes with "
+                "these colours to a copy; a mask must not be smoothed or stored as JPEG",
+            )
+        return indices
 
     @classmethod
     def from_mapping(cls, data: Any, *, where: object = None) -> Vocabulary:
@@ -168,6 +196,12 @@ def load_vocabulary(name_or_path: str | Path) -> Vocabulary:
     except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: an impossible date
         raise BadInput(f"not YAML ({error})", where=name_or_path) from error
     return Vocabulary.from_mapping(data, where=name_or_path)
+
+
+def _packed(colours: NDArray[np.uint8]) -> NDArray[np.uint32]:
+    """0xRRGGBB of colours (..., 3)."""
+    red, green, blue = np.moveaxis(colours.astype(np.uint32), -1, 0)
+    return red << 16 | green << 8 | blue
 
 
 def _class_entry(item: Mapping[str, Any]) -> ClassEntry:

@@ -49,7 +49,7 @@ class Coverage:
 
     Attributes:
         images, pool, chosen: counts of images, of their usable tiles, and of the chosen ones.
-        constant, repeated: tiles left out of the pool.
+        constant, invalid, repeated: tiles left out of the pool.
         classes: every class predicted somewhere; empty without a labeller.
         spans: one for each descriptor.
         radius: largest distance of a tile of the pool from its nearest chosen one, where each
@@ -61,6 +61,7 @@ class Coverage:
     pool: int
     chosen: int
     constant: int
+    invalid: int
     repeated: int
     classes: tuple[ClassShare, ...]
     spans: tuple[Span, ...]
@@ -74,6 +75,7 @@ class Coverage:
             pool=self.pool,
             chosen=self.chosen,
             constant=self.constant,
+            invalid=self.invalid,
             repeated=self.repeated,
             classes={
                 class_names[share.index]: ClassShares(
@@ -114,6 +116,7 @@ def measure_coverage(
         pool=len(pool.tiles),
         chosen=len(chosen),
         constant=pool.constant,
+        invalid=pool.invalid,
         repeated=pool.repeated,
         classes=tuple(
             ClassShare(int(k), float(pooled[k]), float(selected[k])) for k in np.flatnonzero(pooled)

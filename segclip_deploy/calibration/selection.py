@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from segclip_deploy.calibration.coverage import Coverage, distances, measure_coverage
 from segclip_deploy.calibration.tiles import MIN_TILES, Tile, TilePool, stream_tiles
 from segclip_deploy.errors import BadInput
+from segclip_deploy.runtime.io.pictures import Opener, open_windows
 
 __all__ = ["TileSet", "choose_rows", "farthest_first", "select_tiles", "standardised"]
 
@@ -27,6 +28,7 @@ class TileSet:
         height, width: of every tile, pixels.
         coverage: how well they stand for the pool.
         dominant: the class with most pixels in each tile; None without a labeller.
+        opener: how their images are read.
     """
 
     tiles: tuple[Tile, ...]
@@ -34,6 +36,7 @@ class TileSet:
     width: int
     coverage: Coverage
     dominant: tuple[int, ...] | None = None
+    opener: Opener = open_windows
 
     def __len__(self) -> int:
         return len(self.tiles)
@@ -44,7 +47,7 @@ class TileSet:
         Raises:
             BadInput: an image is gone or has changed.
         """
-        return stream_tiles(self.tiles, self.height, self.width)
+        return stream_tiles(self.tiles, self.height, self.width, self.opener)
 
     def read(self, tile: Tile) -> NDArray[np.uint8]:
         """The pixels (H, W, 3) of one tile; iterate to read them all.
@@ -52,7 +55,7 @@ class TileSet:
         Raises:
             BadInput: its image is gone or has changed.
         """
-        return next(stream_tiles([tile], self.height, self.width))[1]
+        return next(stream_tiles([tile], self.height, self.width, self.opener))[1]
 
 
 def select_tiles(
@@ -93,6 +96,7 @@ def select_tiles(
         width=pool.width,
         coverage=measure_coverage(pool, points, shares, chosen),
         dominant=tuple(shares[chosen].argmax(axis=1).tolist()) if labels else None,
+        opener=pool.opener,
     )
 
 
@@ -152,7 +156,7 @@ def _class_shares(
 ) -> NDArray[np.float64]:
     """(N, K) share of each tile's pixels by class, K the largest class found + 1."""
     counts = np.zeros((len(pool.tiles), 256))
-    stream = stream_tiles(pool.tiles, pool.height, pool.width)
+    stream = stream_tiles(pool.tiles, pool.height, pool.width, pool.opener)
     for row, (_, pixels) in enumerate(stream):
         counts[row] = np.bincount(labels(pixels).ravel(), minlength=256)
         report(row + 1, len(pool.tiles))

@@ -84,7 +84,7 @@ class CoverageRecord(Record, frozen=True):
 
     Attributes:
         images, pool, chosen: counts of images, of their usable tiles, and of the chosen ones.
-        constant, repeated: tiles left out of the pool.
+        constant, invalid, repeated: tiles left out of the pool.
         classes: by class name.
         descriptors: by name.
         radius, random_radius: largest distance of a tile from its nearest chosen one, and the same
@@ -95,6 +95,7 @@ class CoverageRecord(Record, frozen=True):
     pool: int
     chosen: int
     constant: int
+    invalid: int
     repeated: int
     classes: Mapping[str, ClassShares]
     descriptors: Mapping[str, DescriptorSpan]

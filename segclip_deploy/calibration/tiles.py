@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import groupby
 from pathlib import Path
 
@@ -15,8 +16,10 @@ from segclip_deploy.artifacts.bundle import InputSpec
 from segclip_deploy.calibration.tile_descriptors import DESCRIPTORS, Measures, correlation, measure
 from segclip_deploy.errors import BadInput
 from segclip_deploy.evaluation.dataset import find_image, read_splits
-from segclip_deploy.runtime.inference.frame import list_images, prepare, read_frame
+from segclip_deploy.runtime.inference.frame import list_images
+from segclip_deploy.runtime.io.pictures import Opener, open_windows
 from segclip_deploy.runtime.io.raster.geotiff import ONE_SCALE, ground_sample_distance
+from segclip_deploy.runtime.io.raster.source import Reading
 
 __all__ = ["MIN_TILES", "Tile", "TilePool", "cut_tiles", "find_tiles", "stream_tiles"]
 
@@ -63,8 +66,10 @@ class TilePool:
         height, width: of every tile, pixels.
         images: how many they come from.
         constant: tiles left out for being of one colour.
+        invalid: tiles left out for a pixel that is transparent, masked or no data.
         repeated: tiles left out because an earlier one has the same pixels.
         descriptors: (N, D) float64, a row of ``measures.DESCRIPTORS`` for each tile.
+        opener: how images are read.
     """
 
     tiles: tuple[Tile, ...]
@@ -72,8 +77,10 @@ class TilePool:
     width: int
     images: int
     constant: int
+    invalid: int
     repeated: int
     descriptors: NDArray[np.float64]
+    opener: Opener
 
 
 def find_tiles(
@@ -81,12 +88,15 @@ def find_tiles(
     spec: InputSpec,
     *,
     exclude: Path | None = None,
+    reading: Reading | None = None,
+    model_metres: float | None = None,
     report: Callable[[int, int], None] = lambda _done, _total: None,
 ) -> TilePool:
     """Cut images into tiles of the model's input size, on a grid from the upper left, without overlap.
 
     What is left at the lower and right border is not used; an image smaller than a tile is
-    reflected, as in flight.
+    reflected, as in flight. A tile with a pixel that is not valid is left out: what the file holds
+    there is no ground, and its value would enter the ranges.
 
     Args:
         sources: images, folders of images, text files with one image a line (relative to the
@@ -94,6 +104,9 @@ def find_tiles(
         spec: the model's input.
         exclude: a dataset whose splits, except ``train``, will judge the result: a tile with
             the same pixels as one of theirs, whatever the file, is refused.
+        reading: how images and rasters are read; by default as they are stored.
+        model_metres: ground sample distance of the model's images, to which rasters are resampled
+            as in flight; None: nothing is resampled.
         report: called with (images read, images in all).
 
     Raises:
@@ -101,21 +114,29 @@ def find_tiles(
             distances differ; or there are fewer than ``MIN_TILES`` tiles.
     """
     paths = [path for source in sources for path in _images(source)]
-    _check_scales(paths)
+    reading = reading or Reading()
+    opener = partial(open_windows, reading=reading, model_metres=model_metres)
+    if model_metres is None or reading.keep_scale:
+        _check_scales(paths)
     judging = _judging(exclude) if exclude else []
     total = len(judging) + len(paths)
 
     judges: dict[str, tuple[str, Path]] = {}
     for done, (split, path) in enumerate(judging, start=1):
-        for tile, measures in _measured(path, spec):
-            if measures.deviation >= _CONSTANT:
+        for tile, pixels in cut_tiles(path, spec, opener):
+            if measure(pixels).deviation >= _CONSTANT:
                 judges[tile.sha256] = (split, path)
         report(done, total)
 
     found: dict[str, tuple[Tile, Measures]] = {}
-    constant = repeated = 0
+    constant = invalid = repeated = 0
     for done, path in enumerate(paths, start=len(judging) + 1):
-        cut = list(_measured(path, spec))
+        windows = [
+            (tile, measure(pixels)) if whole else None
+            for tile, pixels, whole in _cut(path, spec, opener)
+        ]
+        cut = [window for window in windows if window is not None]
+        invalid += len(windows) - len(cut)
         _check_noise(path, [measures for _, measures in cut])
         for tile, measures in cut:
             if measures.deviation < _CONSTANT:
@@ -131,17 +152,19 @@ def find_tiles(
     if len(found) < MIN_TILES:
         raise BadInput(
             f"{len(found)} usable tiles of {spec.height}×{spec.width} in {len(paths)} images "
-            f"({constant} of one colour, {repeated} repeated), and calibration needs {MIN_TILES}",
+            f"({constant} of one colour, {invalid} with pixels that are not valid, {repeated} repeated), and calibration needs {MIN_TILES}",
             where="--tiles",
             fix="add images of the ground this model will fly over",
         )
     tiles, measured = zip(*found.values(), strict=True)
     descriptors = np.array([measures.descriptor for measures in measured])
-    return TilePool(tiles, spec.height, spec.width, len(paths), constant, repeated, descriptors)
+    return TilePool(
+        tiles, spec.height, spec.width, len(paths), constant, invalid, repeated, descriptors, opener
+    )
 
 
 def stream_tiles(
-    tiles: Iterable[Tile], height: int, width: int
+    tiles: Iterable[Tile], height: int, width: int, opener: Opener = open_windows
 ) -> Iterator[tuple[Tile, NDArray[np.uint8]]]:
     """Read tiles again, (height, width, 3) each, holding one image at a time.
 
@@ -151,16 +174,17 @@ def stream_tiles(
         BadInput: an image is gone, or a tile is no longer what it was.
     """
     for source, group in groupby(tiles, key=lambda tile: tile.source):
-        image = prepare(read_frame(source), height, width)
-        for tile in group:
-            pixels = _window(image, tile.top, tile.left, height, width)
-            if _sha256(pixels) != tile.sha256:
-                raise BadInput(
-                    f"the tile at row {tile.top}, column {tile.left} has changed since it was chosen",
-                    where=source,
-                    fix="calibrate again",
-                )
-            yield tile, pixels
+        with opener(source, height, width) as read:
+            for tile in group:
+                pixels, _ = read(tile.top, tile.left)
+                if _sha256(pixels) != tile.sha256:
+                    raise BadInput(
+                        f"the tile at row {tile.top}, column {tile.left} has changed since it was "
+                        "chosen",
+                        where=source,
+                        fix="calibrate again",
+                    )
+                yield tile, pixels
 
 
 def _images(source: Path) -> list[Path]:
@@ -200,29 +224,29 @@ def _judging(root: Path) -> list[tuple[str, Path]]:
     ]
 
 
-def cut_tiles(path: Path, spec: InputSpec) -> Iterator[tuple[Tile, NDArray[np.uint8]]]:
+def cut_tiles(
+    path: Path, spec: InputSpec, opener: Opener = open_windows
+) -> Iterator[tuple[Tile, NDArray[np.uint8]]]:
     """The tiles of an image and their pixels (H, W, 3), on the grid that ``find_tiles`` cuts.
 
     Raises:
         BadInput: the image cannot be used.
     """
+    for tile, pixels, whole in _cut(path, spec, opener):
+        if whole:
+            yield tile, pixels
+
+
+def _cut(
+    path: Path, spec: InputSpec, opener: Opener
+) -> Iterator[tuple[Tile, NDArray[np.uint8], bool]]:
+    """Every tile, its pixels, and whether all of them are valid."""
     height, width = spec.height, spec.width
-    image = prepare(read_frame(path), height, width)
-    for top in range(0, image.shape[0] - height + 1, height):
-        for left in range(0, image.shape[1] - width + 1, width):
-            pixels = _window(image, top, left, height, width)
-            yield Tile(path, top, left, _sha256(pixels)), pixels
-
-
-def _measured(path: Path, spec: InputSpec) -> Iterator[tuple[Tile, Measures]]:
-    for tile, pixels in cut_tiles(path, spec):
-        yield tile, measure(pixels)
-
-
-def _window(
-    image: NDArray[np.uint8], top: int, left: int, height: int, width: int
-) -> NDArray[np.uint8]:
-    return np.ascontiguousarray(image[top : top + height, left : left + width])
+    with opener(path, height, width) as read:
+        for top in range(0, read.shape[0] - height + 1, height):
+            for left in range(0, read.shape[1] - width + 1, width):
+                pixels, whole = read(top, left)
+                yield Tile(path, top, left, _sha256(pixels)), pixels, whole
 
 
 def _sha256(pixels: NDArray[np.uint8]) -> str:
@@ -232,6 +256,8 @@ def _sha256(pixels: NDArray[np.uint8]) -> str:
 
 
 def _check_noise(path: Path, measures: list[Measures]) -> None:
+    if not measures:
+        return
     contrast = max(m.descriptor[DESCRIPTORS.index("luma contrast")] for m in measures)
     found = correlation(measures)
     if found < _NOISE and contrast > _FLAT:

@@ -8,8 +8,15 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from segclip_deploy.artifacts.scheme import PRECISIONS
-from segclip_deploy.cli.options import PATH, class_iou, json_option, known_target
+from segclip_deploy.cli.options import (
+    PATH,
+    class_iou,
+    json_option,
+    known_target,
+    mask_suffix_option,
+)
 from segclip_deploy.cli.output import print_json, print_table, stage_bar
+from segclip_deploy.cli.rasters import reading_of, reading_options
 
 if TYPE_CHECKING:
     from segclip_deploy.tradeoff.row import Row
@@ -21,6 +28,8 @@ __all__ = ["benchmark"]
 @click.argument("bundles", type=PATH, nargs=-1, required=True)
 @click.option("--eval", "dataset", type=PATH, required=True, help="Dataset that judges.")
 @click.option("--split", default="val", show_default=True, help="That reports accuracy.")
+@mask_suffix_option
+@reading_options
 @click.option("--calib", type=PATH, help="Tiles to calibrate on, for int8 and planned.")
 @click.option("-o", "--out", type=PATH, required=True, help="Folder of the report.")
 @click.option(
@@ -99,6 +108,7 @@ def benchmark(
         bundles=bundles,
         dataset=dataset,
         out=out,
+        reading=reading_of(options),
         limits=Limits(
             latency_ms=options["max_latency_ms"],
             percentile=options["percentile"],
@@ -108,7 +118,7 @@ def benchmark(
         ),
         **{
             name: options[name]
-            for name in ("split", "calib", "targets", "precisions", "budgets", "methods", "overlaps",
+            for name in ("split", "mask_suffix", "calib", "targets", "precisions", "budgets", "methods", "overlaps",
                          "threads", "samples", "boards", "altitude", "speed", "camera",
                          "front_overlap", "side_overlap")
         },

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from segclip_deploy.cli.inspect import measured
-from segclip_deploy.cli.options import PATH, json_option
+from segclip_deploy.cli.options import PATH, json_option, mask_suffix_option
 from segclip_deploy.cli.output import print_json, progress_bar, stage_bar
+from segclip_deploy.cli.rasters import reading_of, reading_options
 
 if TYPE_CHECKING:
     from segclip_deploy.artifacts.engine import Built
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
     from segclip_deploy.progress import Report
 
 __all__ = ["build_engine"]
+
+_READING = ("bands", "scale", "keep_scale")
 
 
 def _capabilities(_: click.Context, __: click.Parameter, text: str | None) -> tuple[str, ...]:
@@ -96,6 +99,8 @@ def _capabilities(_: click.Context, __: click.Parameter, text: str | None) -> tu
 @click.option(
     "--eval", "dataset", type=PATH, help="With --precision auto: a dataset whose split plan judges."
 )
+@mask_suffix_option
+@reading_options
 @click.option(
     "--max-miou-drop",
     type=float,
@@ -110,6 +115,7 @@ def build_engine(
     precision: BuildPrecision | None,
     calib: Path | None,
     dataset: Path | None,
+    mask_suffix: str,
     max_miou_drop: float,
     as_json: bool,
     **options: Any,
@@ -120,10 +126,15 @@ def build_engine(
     """
     if precision is None and (calib or dataset):
         raise click.UsageError("--calib and --eval go with --precision")
+    if calib is None and any(options[name] for name in _READING):
+        raise click.UsageError("--bands, --scale and --keep-scale go with --calib")
+    if mask_suffix and not dataset:
+        raise click.UsageError("--mask-suffix goes with --eval")
     from segclip_deploy.artifacts.bundle import load_bundle
     from segclip_deploy.runtime.build import build_engine as build
     from segclip_deploy.runtime.targets.base import BuildOptions
 
+    reading = reading_of({name: options.pop(name) for name in _READING})
     built = BuildOptions(**options)
     times = None
     if precision is None:
@@ -139,6 +150,8 @@ def build_engine(
                 precision,
                 calib=calib,
                 dataset=dataset,
+                mask_suffix=mask_suffix,
+                reading=reading,
                 max_miou_drop=max_miou_drop / 100,
                 options=built,
                 report=report,

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import click
 
 from segclip_deploy.cli.options import PATH, json_option, judging_option, tiles_option
-from segclip_deploy.cli.output import print_json, print_table, stage_bar
+from segclip_deploy.cli.output import console, print_json, print_table, stage_bar
+from segclip_deploy.cli.rasters import reading_of, reading_options
 
 __all__ = ["calibrate"]
 
@@ -22,6 +24,7 @@ _METHODS = ("percentile", "entropy", "mse", "minmax")
 @click.option("--select", default=256, show_default=True, help="How many tiles to choose.")
 @judging_option
 @click.option("--sheet", type=PATH, help="Contact sheet of the chosen tiles to write (.png).")
+@reading_options
 @json_option
 def calibrate(
     bundle: Path,
@@ -32,6 +35,7 @@ def calibrate(
     dataset: Path | None,
     sheet: Path | None,
     as_json: bool,
+    **rasters: Any,
 ) -> None:
     """Measure the ranges of BUNDLE's activations on tiles that cover what it will see.
 
@@ -50,12 +54,17 @@ def calibrate(
             select=select,
             exclude=dataset,
             sheet=sheet,
+            reading=reading_of(rasters),
             report=report,
         )
     if as_json:
         print_json(TABLE.dump(table))
         return
     coverage = table.coverage
+    if coverage.invalid:
+        console().print(
+            f"{coverage.invalid} tiles left out: pixels that are transparent, masked or no data"
+        )
     print_table(
         f"{len(chosen)} of {coverage.pool} tiles from {coverage.images} images",
         ["class", "share of the pool", "of the chosen"],

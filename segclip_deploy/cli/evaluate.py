@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from segclip_deploy.cli.options import PATH, json_option, overlap_option, threads_option
+from segclip_deploy.cli.options import (
+    PATH,
+    json_option,
+    mask_suffix_option,
+    overlap_option,
+    threads_option,
+)
 from segclip_deploy.cli.output import console, print_json, print_table, progress_bar
+from segclip_deploy.cli.rasters import picture_options, reading_of
 
 if TYPE_CHECKING:
     from segclip_deploy.runtime.inference.segmenter import Segmenter
@@ -20,18 +27,29 @@ __all__ = ["evaluate"]
 @click.argument("engine", type=PATH)
 @click.argument("dataset", type=PATH)
 @click.option("--split", help="By default val, or all images where there is no split.json.")
+@mask_suffix_option
+@picture_options
 @overlap_option
 @threads_option
 @json_option
 def evaluate(
-    engine: Path, dataset: Path, split: str | None, overlap: int | None, threads: int, as_json: bool
+    engine: Path,
+    dataset: Path,
+    split: str | None,
+    mask_suffix: str,
+    overlap: int | None,
+    threads: int,
+    as_json: bool,
+    **pictures: Any,
 ) -> None:
     """Score ENGINE (an engine, a bundle, or a checkpoint in PyTorch) on DATASET."""
     from segclip_deploy.evaluation.accuracy import score
     from segclip_deploy.evaluation.dataset import open_dataset
 
     with _open(engine, overlap, threads) as segmenter:
-        data = open_dataset(dataset, segmenter.vocabulary)
+        data = open_dataset(
+            dataset, segmenter.vocabulary, mask_suffix=mask_suffix, reading=reading_of(pictures)
+        )
         split = split or ("val" if "val" in data.splits else "all")
         names = data.names(split)
         console().print(f"{engine} runs in {segmenter.backend.name}")

@@ -20,6 +20,7 @@ __all__ = [
     "json_option",
     "judging_option",
     "known_target",
+    "mask_suffix_option",
     "model_option",
     "overlap_option",
     "scheme_option",
@@ -52,6 +53,12 @@ tiles_option = click.option(
 )
 judging_option = click.option(
     "--eval", "dataset", type=PATH, help="Dataset that will judge; none of its tiles may be used."
+)
+mask_suffix_option = click.option(
+    "--mask-suffix",
+    default="",
+    metavar="SUFFIX",
+    help="Of the dataset: what the names of masks have more, e.g. _mask for a.jpg and a_mask.png.",
 )
 vocabulary_option = click.option(
     "--vocabulary", required=True, help="Name of a shipped one, or a YAML file."

@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from segclip_deploy.cli.options import PATH, class_iou, json_option, scheme_option
+from segclip_deploy.cli.options import (
+    PATH,
+    class_iou,
+    json_option,
+    mask_suffix_option,
+    scheme_option,
+)
 from segclip_deploy.cli.output import print_json, print_table, stage_bar
+from segclip_deploy.cli.rasters import picture_options, reading_of
 
 if TYPE_CHECKING:
     from segclip_deploy.artifacts.scheme import Scheme
@@ -21,6 +28,8 @@ __all__ = ["plan"]
 @click.option("--table", "table_path", type=PATH, required=True, help="Calibration table.")
 @click.option("--eval", "dataset", type=PATH, required=True, help="Dataset that judges.")
 @click.option("--split", default="plan", show_default=True, help="Of it; keep val for results.")
+@mask_suffix_option
+@picture_options
 @click.option("-o", "--out", type=PATH, required=True, help="Plan to write (.yaml).")
 @scheme_option(required=True)
 @click.option("--max-miou-drop", type=float, default=0.3, show_default=True, help="Points of mIoU.")
@@ -35,6 +44,7 @@ def plan(
     table_path: Path,
     dataset: Path,
     split: str,
+    mask_suffix: str,
     out: Path,
     scheme: Scheme,
     max_miou_drop: float,
@@ -42,6 +52,7 @@ def plan(
     max_latency_ms: float | None,
     heat_map: Path | None,
     as_json: bool,
+    **pictures: Any,
 ) -> None:
     """Find the fastest mix of INT8 and higher precision that keeps BUNDLE's accuracy.
 
@@ -64,7 +75,9 @@ def plan(
         made = make_plan(
             loaded,
             table,
-            open_dataset(dataset, loaded.vocabulary),
+            open_dataset(
+                dataset, loaded.vocabulary, mask_suffix=mask_suffix, reading=reading_of(pictures)
+            ),
             out,
             scheme=scheme,
             split=split,

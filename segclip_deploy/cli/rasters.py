@@ -20,7 +20,14 @@ if TYPE_CHECKING:
     from segclip_deploy.runtime.io.sources.naming import SourceFile
     from segclip_deploy.runtime.streaming.run import Outcome
 
-__all__ = ["raster_options", "reading_of", "reading_options", "run_rasters", "split_rasters"]
+__all__ = [
+    "picture_options",
+    "raster_options",
+    "reading_of",
+    "reading_options",
+    "run_rasters",
+    "split_rasters",
+]
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -47,12 +54,14 @@ def _scale(_context: object, _option: object, text: str | None) -> tuple[float, 
 
 
 _READING = (
-    click.option("--bands", callback=_bands, help="Of GeoTIFFs: red, green and blue, e.g. 4,3,2."),
+    click.option(
+        "--bands", callback=_bands, help="Which bands are red, green and blue, e.g. 4,3,2."
+    ),
     click.option(
         "--scale",
         callback=_scale,
         metavar="LOW,HIGH",
-        help="Of GeoTIFFs of more than 8 bits: the values that become 0 and 255.",
+        help="Of more than 8 bits: the values that become 0 and 255.",
     ),
     click.option(
         "--keep-scale",
@@ -77,11 +86,18 @@ def reading_options(command: F) -> F:
     return command
 
 
+def picture_options(command: F) -> F:
+    """How images are read, and rasters at their own scale."""
+    for option in reversed(_READING[:2]):
+        command = option(command)
+    return command
+
+
 def reading_of(options: Mapping[str, Any]) -> Reading:
-    """What ``reading_options`` say."""
+    """What ``reading_options``, or ``picture_options``, say."""
     from segclip_deploy.runtime.io.raster.source import Reading
 
-    return Reading(options["bands"], options["scale"], options["keep_scale"])
+    return Reading(options["bands"], options["scale"], options.get("keep_scale", False))
 
 
 def raster_options(command: F) -> F:
@@ -106,6 +122,8 @@ def split_rasters(
     for file in files:
         (rasters if is_georeferenced(file.path) else frames).append(file)
     given = [f"--{name.replace('_', '-')}" for name, value in options.items() if value]
+    if not all(file.is_film for file in frames):
+        given = [name for name in given if name not in ("--bands", "--scale")]  # images have them
     if given and not rasters:
         raise click.UsageError(f"{given[0]} is for georeferenced TIFFs, and there is none")
     return frames, rasters

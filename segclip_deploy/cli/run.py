@@ -12,7 +12,7 @@ import click
 
 from segclip_deploy.cli.options import PATH, json_option, overlap_option, storage, threads_option
 from segclip_deploy.cli.output import print_json, print_table, progress_bar, stop_at_signals
-from segclip_deploy.cli.rasters import raster_options, run_rasters, split_rasters
+from segclip_deploy.cli.rasters import raster_options, reading_of, run_rasters, split_rasters
 from segclip_deploy.errors import SegclipError
 
 if TYPE_CHECKING:
@@ -50,6 +50,12 @@ __all__ = ["run"]
 @click.option("--video", type=PATH, help="Write the overlays as H.264, NAME.mp4.")
 @click.option("--keep", metavar="SIZE", help="Keep so much in the folder, e.g. 10GB; oldest go.")
 @click.option("--jsonl", metavar="PATH", help="A copy of areas.jsonl; - is stdout.")
+@click.option(
+    "--max-megapixels",
+    type=click.FloatRange(0, min_open=True),
+    metavar="N",
+    help="Refuse larger images, which take about 7 bytes a pixel of memory.  [default: 89.5]",
+)
 @raster_options
 @json_option
 def run(
@@ -65,6 +71,7 @@ def run(
     video: Path | None,
     keep: str | None,
     jsonl: str | None,
+    max_megapixels: float | None,
     as_json: bool,
     **for_rasters: Any,
 ) -> None:
@@ -93,7 +100,7 @@ def run(
         bar = progress_bar("frames")
         tell = partial(bar.console.print, markup=False, soft_wrap=True)
         fetched = Path(stack.enter_context(TemporaryDirectory(prefix="segclip-deploy.")))
-        source, rasters = _source(sources, out, fetched, video, tell, for_rasters)
+        source, rasters = _source(sources, out, fetched, video, tell, max_megapixels, for_rasters)
         videos = _videos(video)
         segmenter = stack.enter_context(
             open_segmenter(engine, overlap=overlap, threads=threads, preflight=preflight)
@@ -158,6 +165,7 @@ def _source(
     fetched: Path,
     video: Path | None,
     tell: Callable[[str], None],
+    max_megapixels: float | None,
     for_rasters: dict[str, Any],
 ) -> tuple[Source, list[SourceFile]]:
     """Where frames come from, and the georeferenced TIFFs among the sources."""
@@ -168,7 +176,10 @@ def _source(
     if video is not None and video.resolve() in [file.path.resolve() for file in found.files]:
         raise BadInput("the overlays would overwrite a source", where=video)
     frames, rasters = split_rasters(found.files, for_rasters)
-    return found.open(frames, tell), rasters
+    source = found.open(
+        frames, tell, reading=reading_of(for_rasters), max_megapixels=max_megapixels
+    )
+    return source, rasters
 
 
 def _lines(jsonl: str | None, stack: ExitStack) -> LineFile | None:

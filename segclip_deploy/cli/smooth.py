@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import click
 
 from segclip_deploy.cli.options import PATH, json_option, judging_option, tiles_option
 from segclip_deploy.cli.output import print_json, stage_bar
+from segclip_deploy.cli.rasters import reading_of, reading_options
 
 __all__ = ["smooth"]
 
@@ -25,6 +27,7 @@ __all__ = ["smooth"]
 )
 @click.option("--select", default=64, show_default=True, help="How many tiles to choose.")
 @judging_option
+@reading_options
 @json_option
 def smooth(
     bundle: Path,
@@ -34,6 +37,7 @@ def smooth(
     select: int,
     dataset: Path | None,
     as_json: bool,
+    **rasters: Any,
 ) -> None:
     """Even out the loud channels of a ViT in BUNDLE (SmoothQuant), before it is calibrated.
 
@@ -51,6 +55,7 @@ def smooth(
             alpha=alpha,
             select=select,
             exclude=dataset,
+            reading=reading_of(rasters),
             report=report,
         )
     if as_json:

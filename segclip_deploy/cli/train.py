@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import click
 from click.core import ParameterSource
@@ -12,10 +13,12 @@ from segclip_deploy.cli.options import (
     checkpoint_option,
     duration,
     json_option,
+    mask_suffix_option,
     text_option,
     vocabulary_option,
 )
 from segclip_deploy.cli.output import print_json, progress_bar
+from segclip_deploy.cli.rasters import picture_options, reading_of
 
 __all__ = ["train"]
 
@@ -27,6 +30,8 @@ _OF_NEW_MODELS = ("encoder", "imagenet", "width", "context_tokens", "bf16")
 @vocabulary_option
 @text_option
 @checkpoint_option
+@mask_suffix_option
+@picture_options
 @click.option(
     "--time-budget", type=duration, help="Stop after this long; the schedule follows the clock."
 )
@@ -65,10 +70,12 @@ _OF_NEW_MODELS = ("encoder", "imagenet", "width", "context_tokens", "bf16")
 @click.pass_context
 def train(
     context: click.Context,
+    /,
     dataset: Path,
     vocabulary: str,
     text: str,
     out: Path,
+    mask_suffix: str,
     time_budget: float | None,
     steps: int | None,
     encoder: str,
@@ -85,6 +92,7 @@ def train(
     source: Path | None,
     plan: Path | None,
     as_json: bool,
+    **pictures: Any,
 ) -> None:
     """Train a SegCLIP on DATASET (images/, masks/, split.json).
 
@@ -115,7 +123,7 @@ def train(
         torch.set_num_threads(threads)
     words = load_vocabulary(vocabulary)
     bank = load_text_bank(text, words)
-    data = open_dataset(dataset, words)
+    data = open_dataset(dataset, words, mask_suffix=mask_suffix, reading=reading_of(pictures))
     settings = TrainSettings(
         steps=steps,
         time_budget_s=time_budget,

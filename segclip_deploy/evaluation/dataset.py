@@ -2,25 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+import shlex
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from segclip_deploy.artifacts.files import read_json
-from segclip_deploy.artifacts.vocabulary import Vocabulary
+from segclip_deploy.artifacts.vocabulary import IGNORE_INDEX, Vocabulary
 from segclip_deploy.errors import BadArtifact, BadInput
-from segclip_deploy.runtime.inference.frame import (
-    IMAGE_SUFFIXES,
-    Frame,
-    list_images,
-    read_frame,
-    read_mask,
-)
+from segclip_deploy.evaluation.mask import read_mask
+from segclip_deploy.runtime.inference.frame import Frame, is_image_name, list_images
+from segclip_deploy.runtime.io.pictures import Windows, open_windows, read_picture
+from segclip_deploy.runtime.io.raster.source import Reading
 
 __all__ = ["Dataset", "Sample", "find_image", "open_dataset", "read_splits"]
+
+_LAYOUT = (
+    "it needs images/ and masks/ with the same names in both; link or rename the folders of "
+    "another layout"
+)
 
 
 @dataclass(frozen=True)
@@ -30,7 +33,7 @@ class Sample:
     Attributes:
         name: the file's stem.
         frame: the image.
-        truth: (H, W) uint8 class indices, ``IGNORE_INDEX`` where ignored.
+        truth: (H, W) uint8 class indices, ``IGNORE_INDEX`` where ignored, or where the image is not valid.
     """
 
     name: str
@@ -46,11 +49,15 @@ class Dataset:
         root: the folder.
         vocabulary: how masks are read.
         splits: names of the images in each split; without a ``split.json`` one split, ``all``.
+        mask_suffix: what a mask's name has more than its image's: ``"_mask"`` for a.jpg and a_mask.png.
+        reading: how images are read; at their own scale, which is that of the masks.
     """
 
     root: Path
     vocabulary: Vocabulary
     splits: dict[str, tuple[str, ...]]
+    mask_suffix: str = ""
+    reading: Reading = field(default_factory=Reading)
 
     def names(self, split: str) -> tuple[str, ...]:
         """Image names of a split.
@@ -69,15 +76,31 @@ class Dataset:
             BadInput: a file is missing or unusable, sizes differ, or the mask has unknown values.
         """
         image = find_image(self.root / "images", name)
-        mask = find_image(self.root / "masks", name)
-        frame, values = read_frame(image), read_mask(mask)
-        if values.shape != frame.pixels.shape[:2]:
+        mask = self._mask(name)
+        frame, values = read_picture(image, self.reading), read_mask(mask)
+        if values.shape[:2] != frame.pixels.shape[:2]:
             raise BadInput(
                 f"mask is {values.shape[1]}×{values.shape[0]}, its image "
                 f"{frame.pixels.shape[1]}×{frame.pixels.shape[0]}",
                 where=mask,
             )
-        return Sample(name, frame, self.vocabulary.decode_mask(values, where=mask))
+        truth = self.vocabulary.decode_mask(values, where=mask)
+        if frame.valid is not None:
+            truth[~frame.valid] = IGNORE_INDEX
+        return Sample(name, frame, truth)
+
+    def _mask(self, name: str) -> Path:
+        folder = self.root / "masks"
+        try:
+            return find_image(folder, name + self.mask_suffix)
+        except BadInput as error:
+            suffix = _common_suffix(folder, [n for names in self.splits.values() for n in names])
+            remedy = f"--mask-suffix={shlex.quote(suffix)}" if suffix else None
+            raise BadInput(error.what, where=error.where, fix=remedy) from error
+
+    def open_windows(self, path: Path, height: int, width: int) -> Windows:
+        """An image of it in windows, at its own scale; as ``pictures.open_windows``."""
+        return open_windows(path, height, width, reading=self.reading)
 
     def samples(self, split: str) -> Iterator[Sample]:
         """Read a split one by one."""
@@ -85,8 +108,20 @@ class Dataset:
             yield self.read(name)
 
 
-def open_dataset(root: str | Path, vocabulary: Vocabulary) -> Dataset:
+def open_dataset(
+    root: str | Path,
+    vocabulary: Vocabulary,
+    *,
+    mask_suffix: str = "",
+    reading: Reading | None = None,
+) -> Dataset:
     """Open a dataset folder.
+
+    Args:
+        root: the folder.
+        vocabulary: how masks are read.
+        mask_suffix: what a mask's name has more than its image's, before the file's suffix.
+        reading: how images are read; by default as they are stored.
 
     Raises:
         BadInput: no images/ or masks/ folder, or a split names an image twice or not at all.
@@ -94,10 +129,8 @@ def open_dataset(root: str | Path, vocabulary: Vocabulary) -> Dataset:
     root = Path(root)
     for folder in ("images", "masks"):
         if not (root / folder).is_dir():
-            raise BadInput(
-                f"not a dataset: no {folder}/ in it", where=root, fix="it needs images/ and masks/"
-            )
-    return Dataset(root, vocabulary, read_splits(root))
+            raise BadInput(f"not a dataset: no {folder}/ in it", where=root, fix=_LAYOUT)
+    return Dataset(root, vocabulary, read_splits(root), mask_suffix, reading or Reading())
 
 
 def read_splits(root: Path) -> dict[str, tuple[str, ...]]:
@@ -129,7 +162,16 @@ def find_image(folder: Path, name: str) -> Path:
     Raises:
         BadInput: there is none, or more than one.
     """
-    found = [p for p in folder.iterdir() if p.stem == name and p.suffix.lower() in IMAGE_SUFFIXES]
+    found = [p for p in folder.iterdir() if p.stem == name and is_image_name(p)]
     if len(found) != 1:
         raise BadInput(f"{len(found)} images named {name}, one was expected", where=folder)
     return found[0]
+
+
+def _common_suffix(folder: Path, names: Sequence[str]) -> str | None:
+    """What the masks of all images have after the image's name, if that is one thing, and the same."""
+    stems = {path.stem for path in folder.iterdir() if is_image_name(path)}
+    first = min(names)
+    suffixes = {stem.removeprefix(first) for stem in stems if stem.startswith(first)} - {""}
+    fitting = [s for s in suffixes if stems.issuperset(name + s for name in names)]
+    return fitting[0] if len(fitting) == 1 else None

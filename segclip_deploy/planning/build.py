@@ -23,6 +23,7 @@ from segclip_deploy.quantization.placement import uniform_plan
 from segclip_deploy.quantization.quantize import quantize
 from segclip_deploy.runtime.build import build_engine
 from segclip_deploy.runtime.engine import open_engine
+from segclip_deploy.runtime.io.raster.source import Reading
 from segclip_deploy.runtime.registry import target_of
 from segclip_deploy.runtime.targets.base import BuildOptions
 from segclip_deploy.runtime.targets.tuning import median_ms
@@ -39,6 +40,8 @@ def build_at_precision(
     *,
     calib: Path | None,
     dataset: Path | None,
+    mask_suffix: str = "",
+    reading: Reading | None = None,
     max_miou_drop: float,
     options: BuildOptions | None = None,
     report: Report = silent,
@@ -55,6 +58,8 @@ def build_at_precision(
         calib: what to calibrate on; for INT8.
         dataset: judges a plan, on its split ``plan``; for ``auto``. None of its tiles may be
             calibrated on.
+        mask_suffix: of the dataset's masks.
+        reading: how the images of both are read; by default as they are stored.
         max_miou_drop: shares of 1, for ``auto``.
         options: that the target acts on.
         report: of progress.
@@ -78,14 +83,16 @@ def build_at_precision(
         raise BadInput(
             "a plan needs a dataset that judges it", where="--precision auto", fix="--eval DATASET"
         )
-    table, _ = calibrate_on(bundle, [calib], work / "table.json", exclude=dataset, report=report)
+    table, _ = calibrate_on(
+        bundle, [calib], work / "table.json", exclude=dataset, reading=reading, report=report
+    )
     if dataset is None or precision == "int8":
         made = _uniform(bundle, "int8", target.scheme, work, table)
         return build_engine(made, out, options=options), None
     planned = make_plan(
         bundle,
         table,
-        open_dataset(dataset, bundle.vocabulary),
+        open_dataset(dataset, bundle.vocabulary, mask_suffix=mask_suffix, reading=reading),
         work / "plan.yaml",
         scheme=target.scheme,
         split="plan",

@@ -104,7 +104,8 @@ class Judge:
                 boundary_iou=scores["boundary_iou"],
             )
 
-        images = [str(self.dataset.root.resolve()), *self.dataset.names(self.split)]
+        data = self.dataset
+        images = [f"{data.root.resolve()}{data.mask_suffix}", *data.names(self.split)]
         return self._known.get(Verdict, measure, images, blocks)
 
     def _answer(self, blocks: list[str]) -> Golden:

@@ -141,7 +141,7 @@ def _judging_tiles(
     found = []
     for name in dataset.names(split):
         path = find_image(dataset.root / "images", name)
-        for tile, pixels in cut_tiles(path, bundle.input):
+        for tile, pixels in cut_tiles(path, bundle.input, dataset.open_windows):
             if tile.sha256 in seen:
                 raise BadInput(
                     f"the table was calibrated on this image, and split {split!r} is to judge it",

@@ -13,12 +13,13 @@ from segclip_deploy.calibration.calibrate import measure_ranges
 from segclip_deploy.calibration.selection import TileSet, select_tiles
 from segclip_deploy.calibration.sheet import contact_sheet
 from segclip_deploy.calibration.table import CalibrationTable
-from segclip_deploy.calibration.tiles import find_tiles
+from segclip_deploy.calibration.tiles import TilePool, find_tiles
 from segclip_deploy.export.onnx_model import check_fp32, load_model
 from segclip_deploy.progress import Report, silent
 from segclip_deploy.quantization.placement import find_probes
 from segclip_deploy.quantization.smooth import smooth
 from segclip_deploy.runtime.engine import open_engine
+from segclip_deploy.runtime.io.raster.source import Reading
 
 __all__ = ["calibrate", "calibrate_on", "smooth_on"]
 
@@ -49,6 +50,7 @@ def calibrate_on(
     select: int = _SELECTED,
     exclude: Path | None = None,
     sheet: Path | None = None,
+    reading: Reading | None = None,
     report: Report = silent,
 ) -> tuple[CalibrationTable, TileSet]:
     """Find tiles, choose those that cover them all, and measure ranges on these.
@@ -61,6 +63,7 @@ def calibrate_on(
         select: how many tiles.
         exclude: a dataset that will judge the result.
         sheet: a contact sheet to write.
+        reading: how images and rasters are read; by default as they are stored.
         report: of progress.
 
     Raises:
@@ -68,7 +71,7 @@ def calibrate_on(
         BadArtifact: the bundle is not FP32.
     """
     check_fp32(bundle)  # before all images are read
-    pool = find_tiles(sources, bundle.input, exclude=exclude, report=_stage(report, "reading"))
+    pool = _pool(bundle, sources, exclude, reading, report)
     with open_engine(bundle.path).backend as backend:
         batch = backend.inputs[0].batches.start
 
@@ -91,21 +94,40 @@ def smooth_on(
     alpha: float,
     select: int,
     exclude: Path | None = None,
+    reading: Reading | None = None,
     report: Report = silent,
 ) -> Bundle:
     """Find tiles, choose those that cover them all, and ``smooth`` by what channels reach on these.
 
     Args:
-        sources, select, exclude, report: as for ``calibrate_on``.
+        sources, select, exclude, reading, report: as for ``calibrate_on``.
         bundle, out, alpha: as for ``smooth``.
 
     Raises:
         SegclipError: whatever finding tiles and smoothing raise.
     """
     check_fp32(bundle)  # before all images are read
-    pool = find_tiles(sources, bundle.input, exclude=exclude, report=_stage(report, "reading"))
+    pool = _pool(bundle, sources, exclude, reading, report)
     tiles = select_tiles(pool, select)
     return smooth(bundle, tiles, out, alpha=alpha, report=_stage(report, "looking"))
+
+
+def _pool(
+    bundle: Bundle,
+    sources: Sequence[Path],
+    exclude: Path | None,
+    reading: Reading | None,
+    report: Report,
+) -> TilePool:
+    """Every tile, read as flight reads it."""
+    return find_tiles(
+        sources,
+        bundle.input,
+        exclude=exclude,
+        reading=reading,
+        model_metres=bundle.vocabulary.ground_sample_distance_m,
+        report=_stage(report, "reading"),
+    )
 
 
 def _stage(report: Report, what: str) -> Callable[[int, int], None]:

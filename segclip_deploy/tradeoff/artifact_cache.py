@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -14,9 +14,10 @@ from segclip_deploy.artifacts.bundle import RECORD_FILE, Bundle, bundle_sha256, 
 from segclip_deploy.artifacts.engine import Engine, load_engine
 from segclip_deploy.artifacts.files import sha256_file
 from segclip_deploy.artifacts.plan import AccuracyLimits, load_plan
+from segclip_deploy.artifacts.vocabulary import Vocabulary
 from segclip_deploy.calibration.table import load_table
 from segclip_deploy.errors import BadInput
-from segclip_deploy.evaluation.dataset import open_dataset
+from segclip_deploy.evaluation.dataset import Dataset, open_dataset
 from segclip_deploy.export.onnx_model import load_model
 from segclip_deploy.planning.planner import make_plan
 from segclip_deploy.planning.sensitivity import heat_map
@@ -25,6 +26,7 @@ from segclip_deploy.quantization.from_tiles import calibrate_on
 from segclip_deploy.quantization.placement import uniform_plan
 from segclip_deploy.quantization.quantize import quantize
 from segclip_deploy.runtime.build import build_engine
+from segclip_deploy.runtime.io.raster.source import Reading
 from segclip_deploy.runtime.registry import TARGETS
 from segclip_deploy.runtime.targets.device import find_cpu
 from segclip_deploy.tradeoff.grid import Point
@@ -51,12 +53,26 @@ class Workshop:
         calib: what is calibrated on; None: nothing can be.
         dataset: whose split ``plan`` judges plans; none of its images is calibrated on.
         report: of progress.
+        mask_suffix: of the dataset's masks.
+        reading: how images are read, of both.
     """
 
     root: Path
     calib: Path | None
     dataset: Path
     report: Report
+    mask_suffix: str = ""
+    reading: Reading = field(default_factory=Reading)
+
+    def open_dataset(self, vocabulary: Vocabulary) -> Dataset:
+        """The dataset, its masks read with a vocabulary.
+
+        Raises:
+            BadInput: it is none.
+        """
+        return open_dataset(
+            self.dataset, vocabulary, mask_suffix=self.mask_suffix, reading=self.reading
+        )
 
     def recipe(self, point: Point) -> str:
         """The digest of everything an engine is made of."""
@@ -117,6 +133,7 @@ class Workshop:
                 path,
                 method=point.method,
                 exclude=self.dataset,
+                reading=self.reading,
                 report=self.report,
             )
         return path
@@ -137,7 +154,7 @@ class Workshop:
             planned = make_plan(
                 bundle,
                 load_table(table_path),
-                open_dataset(self.dataset, bundle.vocabulary),
+                self.open_dataset(bundle.vocabulary),
                 path,
                 scheme=scheme,
                 split=_SPLIT,
@@ -166,12 +183,16 @@ class Workshop:
 
     @cached_property
     def data_digest(self) -> str:
-        """Of all files of the dataset."""
-        return _files_digest(self.dataset)
+        """Of all files of the dataset, and of how they are read."""
+        how = (self.mask_suffix, asdict(self.reading))
+        digest = _files_digest(self.dataset)
+        return digest if how == ("", asdict(Reading())) else digest_of(digest, *how)
 
 
 def _files_digest(folder: Path) -> str:
-    """Digest of the names and contents of all files below a folder, or of one file."""
-    files = sorted(p for p in folder.rglob("*") if p.is_file()) if folder.is_dir() else [folder]
+    """Digest of the names and contents of all files below a folder but hidden ones, or of one file."""
+    files = [folder]
+    if folder.is_dir():
+        files = sorted(p for p in folder.rglob("[!.]*") if p.is_file())
     seen = [(str(p.relative_to(folder)), sha256_file(p)) for p in files]
     return digest_of(seen)

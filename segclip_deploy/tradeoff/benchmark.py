@@ -13,6 +13,7 @@ from segclip_deploy.evaluation.dataset import Dataset, open_dataset
 from segclip_deploy.export.costs import find_products
 from segclip_deploy.export.onnx_model import check_fp32
 from segclip_deploy.progress import Report
+from segclip_deploy.runtime.io.raster.source import Reading
 from segclip_deploy.runtime.profiling.conditions import device_conditions, load_average
 from segclip_deploy.tradeoff.artifact_cache import SENSITIVITY_FILE, Workshop
 from segclip_deploy.tradeoff.grid import Grid, Wanted, points, targets_here
@@ -35,6 +36,8 @@ class Ask:
     dataset: Path
     out: Path
     split: str = "val"
+    mask_suffix: str = ""
+    reading: Reading = field(default_factory=Reading)
     calib: Path | None = None
     targets: Sequence[str] = ()
     precisions: Sequence[Wanted] = ("fp32", "fp16", "int8", "planned")
@@ -89,7 +92,9 @@ def prepare_sweep(ask: Ask, report: Report) -> tuple[Grid, Workshop]:
         overlaps=tuple(ask.overlaps) or (None,),
         threads=tuple(ask.threads) or (0,),
     )
-    return grid, Workshop(ask.out / "work", ask.calib, ask.dataset, report)
+    return grid, Workshop(
+        ask.out / "work", ask.calib, ask.dataset, report, ask.mask_suffix, ask.reading
+    )
 
 
 def benchmark_bundles(
@@ -109,7 +114,7 @@ def benchmark_bundles(
     sweep = run_sweep(grid, workshop, split=ask.split, samples=ask.samples, report=report)
     advice = recommend(sweep.rows, ask.limits)
     bundles = [load_bundle(path) for path in ask.bundles]
-    dataset = open_dataset(ask.dataset, bundles[0].vocabulary)
+    dataset = workshop.open_dataset(bundles[0].vocabulary)
     bounds = []
     for path in ask.bundles if ask.boards else ():
         products = find_products(load_bundle(path).model_path)

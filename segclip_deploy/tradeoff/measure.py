@@ -10,7 +10,7 @@ from pathlib import Path
 
 from segclip_deploy.artifacts.engine import Engine
 from segclip_deploy.evaluation.accuracy import Accuracy, score
-from segclip_deploy.evaluation.dataset import open_dataset
+from segclip_deploy.evaluation.dataset import Dataset
 from segclip_deploy.runtime.engine import open_segmenter
 from segclip_deploy.runtime.inference.frame import Frame
 from segclip_deploy.runtime.inference.segmenter import LabelMap, Segmenter
@@ -40,11 +40,10 @@ _ENERGY_SECONDS = 5.0
 
 
 def measure_accuracy(
-    path: Path, point: Point, engine: Engine, dataset: Path, split: str
+    path: Path, point: Point, engine: Engine, data: Dataset, split: str
 ) -> Accuracy:
     """Score an engine on a split, or take what was measured before from ``path``."""
     if not path.is_file():
-        data = open_dataset(dataset, engine.vocabulary)
         # Threads sum in another order, and a value at the edge of a level falls to the next.
         with _open(point, engine) as segmenter:
             save_accuracy(path, score(segmenter, data.samples(split)))

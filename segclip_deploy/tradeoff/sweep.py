@@ -12,7 +12,6 @@ import numpy as np
 from segclip_deploy.artifacts.engine import Engine
 from segclip_deploy.errors import BadInput, GateFailed
 from segclip_deploy.evaluation.accuracy import Accuracy, miou_drop
-from segclip_deploy.evaluation.dataset import open_dataset
 from segclip_deploy.progress import Report
 from segclip_deploy.runtime.inference.windows import default_overlap
 from segclip_deploy.tradeoff.artifact_cache import Workshop, digest_of
@@ -89,7 +88,9 @@ def run_sweep(grid: Grid, workshop: Workshop, *, split: str, samples: int, repor
             workshop.recipe(point), point.overlap, point.threads, split, workshop.data_digest
         )
         path = workshop.root / "accuracy" / f"{key}.json"
-        accuracies[point] = measure_accuracy(path, point, engine, workshop.dataset, split)
+        accuracies[point] = measure_accuracy(
+            path, point, engine, workshop.open_dataset(engine.vocabulary), split
+        )
     latencies, joules = _costs(engines, workshop, split, samples, report)
     references = {point: _reference(point, list(engines)) for point in engines}
     rows = tuple(
@@ -121,7 +122,7 @@ def _costs(
     """Latency and joules a frame of every point, on the same frames."""
     if not engines:
         return {}, {}
-    data = open_dataset(workshop.dataset, next(iter(engines.values())).vocabulary)
+    data = workshop.open_dataset(next(iter(engines.values())).vocabulary)
     names = data.names(split)[:FRAMES]
     frames = [data.read(name).frame for name in names]
     keys = {

@@ -189,6 +189,6 @@ def _tiles(dataset: Dataset, size: int) -> Iterator[Tensor]:
     """Some tiles from all over the training split, as the network takes them."""
     spec = InputSpec(size, size)
     paths = [find_image(dataset.root / "images", name) for name in dataset.names("train")]
-    found = [pixels for path in paths for _, pixels in cut_tiles(path, spec)]
+    found = [pixels for path in paths for _, pixels in cut_tiles(path, spec, dataset.open_windows)]
     for index in np.linspace(0, len(found) - 1, min(_TILES, len(found))).astype(int):
         yield torch.from_numpy(found[index][None])

@@ -130,3 +130,44 @@ def test_zeros_hide_nothing(method: str) -> None:
     assert span.low == 0
     assert span.high > 0.85
     assert span.magnitude > 0.85
+
+
+def test_what_lies_in_the_first_bin_has_no_say_in_entropy() -> None:
+    """Zeros are exact at any scale: a million of them choose the range that the rest chooses.
+
+    Values near zero fill the bin beside theirs, so that it is not empty.
+    """
+    rest = np.abs(DISTRIBUTIONS["heavy"][:20_000]) + np.float32(1e-3)
+    zeros = np.zeros(1_000_000, np.float32)
+    alone, among = (METHODS["entropy"](counted(*parts)) for parts in ((rest,), (rest, zeros)))
+    assert among.magnitude == alone.magnitude < 0.9 * rest.max()
+
+
+def test_entropy_counts_the_first_bin_like_the_second() -> None:
+    """Migacz' search, written out bin by bin; without that rule, or with a bin of 0, it ends elsewhere."""
+    values = (np.random.default_rng(3).laplace(size=20_000) ** 3).astype(np.float32)
+    seen = counted(values)
+    bins = [float(count) for count in seen.magnitudes]
+    last = max(index for index, count in enumerate(bins) if count) + 1
+
+    def divergence(counts: list[float], size: int) -> float:
+        reference = [*counts[: size - 1], counts[size - 1] + sum(counts[size:])]
+        levels: dict[int, list[int]] = {}
+        for index in range(size):
+            levels.setdefault(index * 128 // size, []).append(index)
+        model = [0.0] * size
+        for members in levels.values():
+            filled = [index for index in members if reference[index] > 0]
+            for index in filled:
+                model[index] = sum(counts[i] for i in members) / len(filled)
+        p, q = (np.array(each) / sum(each) for each in (reference, model))
+        used = p > 0
+        return float((p[used] * np.log(p[used] / np.where(q == 0, 1e-4, q)[used])).sum())
+
+    def chosen(first: float) -> float:
+        sizes = [*range(128, last, 8), last]
+        best = min(sizes, key=lambda size: divergence([first, *bins[1:]], size))
+        return best * seen.top / 2048
+
+    assert METHODS["entropy"](seen).magnitude == chosen(bins[1])
+    assert len({chosen(bins[1]), chosen(bins[0]), chosen(0)}) == 3

@@ -21,6 +21,7 @@ from segclip_deploy.calibration.sheet import contact_sheet
 from segclip_deploy.calibration.table import ClassShares
 from segclip_deploy.calibration.tiles import MIN_TILES, Tile, TilePool, find_tiles
 from segclip_deploy.errors import BadInput
+from segclip_deploy.runtime.io.pictures import open_windows
 from tests.calibration.test_tiles import picture, write_pictures
 from tests.conftest import EXAMPLE, SHARED
 from tests.support.fakes import classes_of
@@ -158,7 +159,7 @@ def test_coverage_is_what_it_says() -> None:
     """A hundred and one tiles in a row, of which some are chosen."""
     line = np.arange(101.0)[:, None]
     tiles = tuple(Tile(Path("line"), row, 0, str(row)) for row in range(101))
-    made = TilePool(tiles, 1, 1, 1, 2, 3, np.repeat(line, 6, axis=1))
+    made = TilePool(tiles, 1, 1, 1, 2, 5, 3, np.repeat(line, 6, axis=1), open_windows)
     shares = np.hstack([line / 100, 1 - line / 100])
     coverage = measure_coverage(made, line, shares, [10, 50])
     assert coverage.radius == 50
@@ -173,6 +174,7 @@ def test_coverage_is_what_it_says() -> None:
     record = coverage.record(("water", "land"))
     assert record.classes["land"] == ClassShares(pool=0.5, chosen=0.7)
     assert (record.pool, record.constant, record.repeated) == (101, 2, 3)
+    assert record.invalid == 5
 
 
 @pytest.mark.parametrize("size", [(128, 128), (64, 192)], ids=["square", "wide"])

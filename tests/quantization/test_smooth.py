@@ -112,6 +112,22 @@ def test_it_computes_the_same_and_bears_int8_better(tmp_path: Path) -> None:
         assert sqnr(one, fine) > sqnr(one, rough) + 6
 
 
+@pytest.mark.parametrize("alpha", [0.25, 0.5, 0.8])
+def test_alpha_says_how_much_of_the_loudness_moves(tmp_path: Path, alpha: float) -> None:
+    """Equation 4: activations become max|X|^(1−α) · max|W|^(1−α), weights max|X|^α · max|W|^α."""
+    model = block(tmp_path / "m.onnx")
+    constants = {c.name: c.const_value.numpy() for c in model.graph.initializers.values()}
+    rows = np.abs(constants["in_weight"]).max(1), np.abs(constants["out_weight"]).max(0)
+    weights, gain = np.maximum(*rows), constants["gain"]
+    peak = np.random.default_rng(2).uniform(0.5, 90, WIDTH).astype(np.float32)
+    smooth_graph(model.graph, {"norm": peak}, alpha)
+    after = {c.name: c.const_value.numpy() for c in model.graph.initializers.values()}
+    quieter = peak * after["norm.smooth1"] / gain
+    rows = np.abs(after["left.smooth1"]).max(1), np.abs(after["gemm.smooth1"]).max(0)
+    np.testing.assert_allclose(quieter, (peak * weights) ** (1 - alpha), rtol=1e-4)
+    np.testing.assert_allclose(np.maximum(*rows), (peak * weights) ** alpha, rtol=1e-4)
+
+
 @pytest.mark.parametrize(
     ("old", "new"),
     [

@@ -86,6 +86,6 @@ def small_table(**fields: Any) -> CalibrationTable:
         "ranges": {},
         "tiles": (),
         "bands": Bands((1.0, 2.0, 3.0), (0.1, 0.2, 0.3)),
-        "coverage": CoverageRecord(1, 20, 1, 0, 0, {}, {}, 0.5, 1.0),
+        "coverage": CoverageRecord(1, 20, 1, 0, 0, 0, {}, {}, 0.5, 1.0),
     }
     return CalibrationTable(**given | fields)

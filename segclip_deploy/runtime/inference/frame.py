@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import warnings
+import struct
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,9 +12,23 @@ from PIL import Image, UnidentifiedImageError
 
 from segclip_deploy.errors import BadInput
 
-__all__ = ["IMAGE_SUFFIXES", "Frame", "list_images", "prepare", "read_frame", "read_mask"]
+__all__ = [
+    "IMAGE_SUFFIXES",
+    "Frame",
+    "StoredImage",
+    "check_size",
+    "header_of",
+    "is_image_name",
+    "list_images",
+    "open_image",
+    "prepare",
+    "read_frame",
+]
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp", ".webp")
+
+FORMATS = ("BMP", "JPEG", "PNG", "TIFF", "WEBP")
+"""What is opened at all: Pillow knows formats that start other programs, or call for one's fonts."""
 
 
 @dataclass(frozen=True)
@@ -24,13 +38,15 @@ class Frame:
     Attributes:
         pixels: (H, W, 3) uint8 RGB, rows from the top.
         source: the file it came from.
+        valid: (H, W), False where there is no ground: transparent, or no data; None: everywhere.
 
     Raises:
-        BadInput: pixels of another shape or type, or none.
+        BadInput: pixels or ``valid`` of another shape or type, or none.
     """
 
     pixels: NDArray[np.uint8]
     source: str
+    valid: NDArray[np.bool_] | None = None
 
     def __post_init__(self) -> None:
         pixels = self.pixels
@@ -38,6 +54,34 @@ class Frame:
             raise BadInput(
                 f"frame is {pixels.dtype} {pixels.shape}, not uint8 (H, W, 3)", where=self.source
             )
+        if self.valid is not None and self.valid.shape != pixels.shape[:2]:
+            raise BadInput(
+                f"frame is {pixels.shape[:2]} and its valid pixels {self.valid.shape}",
+                where=self.source,
+            )
+
+
+@dataclass(frozen=True)
+class StoredImage:
+    """A decoded image, and what its file says of the pixels.
+
+    Attributes:
+        image: of Pillow, loaded.
+        kind: in words, ``"an RGB image"``.
+        raw_mode: how Pillow unpacks the samples, such as ``"L;2"``; empty where it does not say.
+    """
+
+    image: Image.Image
+    kind: str
+    raw_mode: str
+
+
+def is_image_name(path: Path) -> bool:
+    """Whether a file in a folder is taken for an image.
+
+    Hidden ones are not: macOS writes ``._a.jpg`` beside ``a.jpg`` on foreign disks.
+    """
+    return path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".")
 
 
 def list_images(source: Path) -> list[Path]:
@@ -47,7 +91,7 @@ def list_images(source: Path) -> list[Path]:
         BadInput: nothing there, or a folder without images.
     """
     if source.is_dir():
-        found = sorted(p for p in source.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES)
+        found = sorted(filter(is_image_name, source.iterdir()))
         if not found:
             raise BadInput(
                 f"no images in this folder (looked for {' '.join(IMAGE_SUFFIXES)})", where=source
@@ -58,38 +102,25 @@ def list_images(source: Path) -> list[Path]:
     return [source]
 
 
-def read_frame(path: str | Path) -> Frame:
+def read_frame(path: str | Path, *, max_megapixels: float | None = None) -> Frame:
     """Read an 8-bit RGB image as it is stored (an EXIF orientation is not applied).
+
+    Args:
+        path: of one of ``FORMATS``.
+        max_megapixels: how large it may be; by default Pillow's bound, 89.5.
 
     Raises:
         BadInput: unreadable, truncated, or not 8-bit RGB.
     """
     path = Path(path)
-    image, kind = _open(path)
-    if kind != "an RGB image":
+    stored = open_image(path, max_megapixels=max_megapixels)
+    if stored.kind != "an RGB image":
         raise BadInput(
-            f"{kind}, and the model takes 8-bit RGB",
+            f"{stored.kind}, and the model takes 8-bit RGB",
             where=path,
-            fix=f'convert it knowingly, e.g. python -c "from PIL import Image; '
-            f"Image.open('{path.name}').convert('RGB').save('rgb_{path.stem}.png')\"",
+            fix="convert it to 8-bit RGB; run, evaluate and calibrate read it with --bands and --scale",
         )
-    return Frame(np.asarray(image), str(path))
-
-
-def read_mask(path: Path) -> NDArray[np.uint8]:
-    """Read a mask's values (H, W); a palette image yields its indices, not its colours.
-
-    Raises:
-        BadInput: unreadable, truncated, or not single-channel 8-bit.
-    """
-    image, kind = _open(path)
-    if kind not in ("a palette image", "a greyscale image"):
-        raise BadInput(
-            f"{kind}, and a mask is one channel of class values",
-            where=path,
-            fix="write masks as 8-bit greyscale or palette PNG",
-        )
-    return np.asarray(image)
+    return Frame(np.asarray(stored.image), str(path))
 
 
 def prepare(frame: Frame, height: int, width: int) -> NDArray[np.uint8]:
@@ -109,9 +140,6 @@ def prepare(frame: Frame, height: int, width: int) -> NDArray[np.uint8]:
     return np.ascontiguousarray(pixels)
 
 
-FORMATS = ("BMP", "JPEG", "PNG", "TIFF", "WEBP")
-"""What is opened at all: Pillow knows formats that start other programs, or call for one's fonts."""
-
 _KINDS = {
     "1": "a 1-bit image",
     "L": "a greyscale image",
@@ -127,30 +155,82 @@ _KINDS = {
 }
 
 
-def _open(path: Path) -> tuple[Image.Image, str]:
-    """A decoded image, and what kind it is."""
+def open_image(path: Path, *, max_megapixels: float | None = None) -> StoredImage:
+    """Decode an image file.
+
+    Args:
+        path: of one of ``FORMATS``.
+        max_megapixels: how large it may be; by default Pillow's bound, 89.5.
+
+    Raises:
+        BadInput: no such file, too large, truncated, or no image.
+    """
     try:
         if path.stat().st_size == 0 and path.is_file():
             raise BadInput("the file is empty (0 bytes)", where=path)
         if not path.is_file():  # a pipe would be waited for
             raise BadInput("a folder or device, and no file", where=path)
-        with warnings.catch_warnings():
-            # A header that promises too many pixels is refused, not warned about.
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(path, formats=FORMATS) as image:
-                kind = _kind(image)
-                image.load()
-                return image, kind
+        with header_of(path) as image:
+            check_size(image.height, image.width, path, max_megapixels)
+            kind, raw_mode = _kind(image), _raw_mode(image)
+            image.load()
+            return StoredImage(image, kind, raw_mode)
     except UnidentifiedImageError as error:
         raise BadInput("not an image that can be read", where=path) from error
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise BadInput(
-            f"over {Image.MAX_IMAGE_PIXELS} pixels", where=path, fix="cut it into tiles"
-        ) from error
     except BadInput:
         raise
     except Exception as error:  # Pillow's decoders raise many types on damaged files
         raise BadInput(f"damaged or unreadable ({error})", where=path) from error
+
+
+def header_of(path: Path) -> Image.Image:
+    """An image whose header has been read, whatever number of pixels it promises; to be closed.
+
+    ``Image.open`` refuses by a bound that the whole process shares, and this asks no bound.
+
+    Raises:
+        UnidentifiedImageError: none of ``FORMATS``.
+        Exception: of any type, as Pillow's readers do.
+    """
+    Image.init()
+    with path.open("rb") as file:
+        prefix = file.read(16)
+    for name in FORMATS:
+        factory, accept = Image.OPEN[name]
+        if accept is None or accept(prefix) is True:
+            try:
+                # A path, so that the image closes its file; Pillow's types know of streams only.
+                return factory(str(path), str(path))  # type: ignore[arg-type]
+            except (SyntaxError, LookupError, TypeError, struct.error) as error:
+                raise UnidentifiedImageError(str(error)) from error
+    raise UnidentifiedImageError("of another format")
+
+
+def check_size(height: int, width: int, path: Path, max_megapixels: float | None) -> None:
+    """Refuse by its size what would take too much memory.
+
+    Raises:
+        BadInput: more pixels than ``max_megapixels``, or without it Pillow's bound.
+    """
+    usual = Image.MAX_IMAGE_PIXELS  # None: whoever uses this package wants no bound
+    bound = usual if max_megapixels is None else int(1e6 * max_megapixels)
+    pixels = width * height
+    if bound is not None and pixels > bound:
+        least = -(-pixels // 10**6)
+        raise BadInput(
+            f"{width}×{height} is {pixels / 1e6:.4g} megapixels, over the bound of "
+            f"{bound / 1e6:.4g}",
+            where=path,
+            fix=f"cut it into tiles, or allow it: segclip-deploy run … --max-megapixels {least}",
+        )
+
+
+def _raw_mode(image: Image.Image) -> str:
+    """How the samples are packed, of the image's first tile; before its pixels are read."""
+    for tile in getattr(image, "tile", ()):
+        arguments = tile[3]
+        return str(arguments[0] if isinstance(arguments, tuple) else arguments)
+    return ""
 
 
 def _kind(image: Image.Image) -> str:

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segclip_deploy.artifacts.bundle import InputSpec
-from segclip_deploy.artifacts.vocabulary import Vocabulary
+from segclip_deploy.artifacts.vocabulary import IGNORE_INDEX, Vocabulary
 from segclip_deploy.errors import BadArtifact, BadInput
 from segclip_deploy.runtime.inference.backend import Backend, Decode
 from segclip_deploy.runtime.inference.frame import Frame, prepare
@@ -58,7 +58,7 @@ class LabelMap:
     """What the model says of a frame.
 
     Attributes:
-        labels: (H, W) uint8 class indices, of the frame's own size.
+        labels: (H, W) uint8 class indices, of the frame's own size; ``IGNORE_INDEX`` where it is not valid.
         windows: how many windows the frame took.
         times: where the milliseconds went.
         margin: (⌈H/4⌉, ⌈W/4⌉) uint8, the best class's probability less the second's, times 255;
@@ -158,6 +158,8 @@ class Segmenter:
             restore=1e3 * joining,
         )
         labels = whole["labels"][:height, :width]
+        if frame.valid is not None:
+            labels[~frame.valid] = IGNORE_INDEX
         return LabelMap(labels, tally.windows, times, margin if self.measures else None)
 
     def rows(

@@ -176,7 +176,9 @@ def segment_centre(segmenter: Segmenter, frame: Frame, rows: int, columns: int) 
         (side // LOGIT_STRIDE * LOGIT_STRIDE)
         for side in ((height - tall) // 2, (width - wide) // 2)
     )
-    centre = Frame(frame.pixels[top : top + tall, left : left + wide], frame.source)
+    place = slice(top, top + tall), slice(left, left + wide)
+    valid = None if frame.valid is None else frame.valid[place]
+    centre = Frame(frame.pixels[place], frame.source, valid)
     result = segmenter.segment(centre, overlap=0)
     labels = np.full((height, width), IGNORE_INDEX, np.uint8)
     labels[top : top + tall, left : left + wide] = result.labels

@@ -5,9 +5,13 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from functools import partial
 
 from segclip_deploy.errors import BadInput
-from segclip_deploy.runtime.inference.frame import Frame, read_frame
+from segclip_deploy.runtime.inference.frame import Frame
+from segclip_deploy.runtime.io.pictures import read_picture
+from segclip_deploy.runtime.io.raster.source import Reading
 from segclip_deploy.runtime.io.sources.base import Shot, Unreadable
 from segclip_deploy.runtime.io.sources.naming import RemoteFilm, SourceFile
 from segclip_deploy.runtime.io.sources.pages import read_pages
@@ -22,6 +26,8 @@ class FileSource:
 
     Args:
         files: to read, in this order.
+        reading: how images are read; by default as they are stored.
+        max_megapixels: how large an image may be; by default Pillow's bound, 89.5.
         report: is told in a line what is odd in a file and no error.
     """
 
@@ -32,9 +38,14 @@ class FileSource:
         self,
         files: Sequence[SourceFile | RemoteFilm],
         *,
+        reading: Reading | None = None,
+        max_megapixels: float | None = None,
         report: Callable[[str], None] = lambda _: None,
     ) -> None:
         self.files, self._report = files, report
+        self._picture = partial(
+            read_picture, reading=reading or Reading(), max_megapixels=max_megapixels
+        )
         counts = [file.count() for file in files]
         known = [count for count in counts if count is not None]
         self.total = sum(known) if len(known) == len(counts) else None
@@ -55,31 +66,34 @@ class FileSource:
                     break
                 if found is None:
                     break
-                frame, name, capture = found
+                frame, name, capture, seconds, is_damaged = found
                 now = time.perf_counter()
                 yield Shot(
-                    Frame(frame.pixels, file.shown),
+                    frame,
                     name,
                     index,
                     capture,
-                    frame.seconds,
+                    seconds,
                     1e3 * (now - started),
                     now,
-                    frame.damaged,
+                    is_damaged,
                 )
                 index += 1
-                damaged += frame.damaged
+                damaged += is_damaged
             if damaged:
                 self._report(f"{file.shown}: {damaged} frames are damaged, and marked so")
 
-    def _read(self, file: SourceFile | RemoteFilm) -> Iterator[tuple[VideoFrame, str, Capture]]:
-        """Frames of a file, each with the name of its results."""
+    def _read(
+        self, file: SourceFile | RemoteFilm
+    ) -> Iterator[tuple[Frame, str, Capture, float | None, bool]]:
+        """Frames of a file, each with the name of its results, its time and whether it is damaged."""
         if isinstance(file, SourceFile) and not file.is_series:
-            only = VideoFrame(read_frame(file.path).pixels, None, damaged=False)
-            yield only, file.name, read_capture(file.path)
+            picture = replace(self._picture(file.path), source=file.shown)
+            yield picture, file.name, read_capture(file.path), None, False
             return
-        for number, frame in enumerate(self._series(file)):
-            yield frame, f"{file.name}_{number:06d}", Capture()
+        for number, one in enumerate(self._series(file)):
+            frame, name = Frame(one.pixels, file.shown), f"{file.name}_{number:06d}"
+            yield frame, name, Capture(), one.seconds, one.damaged
 
     def _series(self, file: SourceFile | RemoteFilm) -> Iterator[VideoFrame]:
         if isinstance(file, RemoteFilm):

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from segclip_deploy.errors import BadInput
-from segclip_deploy.runtime.inference.frame import IMAGE_SUFFIXES
+from segclip_deploy.runtime.inference.frame import IMAGE_SUFFIXES, is_image_name
 from segclip_deploy.runtime.io.sources.address import display_name
 from segclip_deploy.runtime.io.sources.kinds import Kind, kind_of
 from segclip_deploy.runtime.io.sources.naming import AREAS_FILE, SourceFile, name_results
@@ -84,7 +84,7 @@ def _is_taken(file: Path, videos: bool) -> bool:
     suffix = file.suffix.lower()
     if file.name.startswith(".") or suffix in _PREVIEWS:
         return False
-    return suffix in IMAGE_SUFFIXES or (
+    return is_image_name(file) or (
         videos and (suffix == _PAGED or kind_of(file) is not Kind.PICTURE)
     )
 

@@ -9,6 +9,7 @@ from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
 from segclip_deploy.errors import BadInput
+from segclip_deploy.runtime.io.raster.source import Reading
 from segclip_deploy.runtime.io.sources.address import Address, display_name, is_address
 from segclip_deploy.runtime.io.sources.files import FileSource
 from segclip_deploy.runtime.io.sources.listing import count_folders, find_files
@@ -34,12 +35,22 @@ class Found:
     camera: str | None = None
 
     def open(
-        self, frames: Sequence[SourceFile], report: Callable[[str], None]
+        self,
+        frames: Sequence[SourceFile],
+        report: Callable[[str], None],
+        *,
+        reading: Reading | None = None,
+        max_megapixels: float | None = None,
     ) -> FileSource | LiveSource:
         """The camera; or ``frames``, those of ``files`` that are no rasters, and then the films."""
         if self.camera is not None:
             return LiveSource(self.camera, report=report)
-        return FileSource([*frames, *self.films], report=report)
+        return FileSource(
+            [*frames, *self.films],
+            reading=reading,
+            max_megapixels=max_megapixels,
+            report=report,
+        )
 
 
 def find_sources(

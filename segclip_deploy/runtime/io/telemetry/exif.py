@@ -13,15 +13,17 @@ from typing import Any
 from PIL import Image
 
 from segclip_deploy.artifacts.vocabulary import Vocabulary
-from segclip_deploy.runtime.inference.frame import FORMATS
+from segclip_deploy.runtime.inference.frame import header_of
 from segclip_deploy.runtime.io.raster.geotiff import ONE_SCALE
 
 __all__ = ["Capture", "Position", "read_capture", "scale_warning"]
 
 _EXIF, _GPS = 0x8769, 0x8825  # the sub-directories
+_STATUS = 9  # GPSStatus: A for a fix, V for none
 _TIME, _FRACTION, _ZONE = 0x9003, 0x9291, 0x9011  # DateTimeOriginal, SubSec…, OffsetTime…
 _WIDTH, _HEIGHT, _FOCAL_35 = 0xA002, 0xA003, 0xA405
 _DIAGONAL_35 = math.hypot(36, 24)  # mm
+_SIGNS = {"N": 1, "S": -1, "E": 1, "W": -1}
 _NADIR = 10.0  # degrees from straight down within which a pixel has one size
 
 
@@ -59,7 +61,7 @@ def read_capture(path: Path) -> Capture:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # reading the pixels speaks of what is odd in it
-            with Image.open(path, formats=FORMATS) as image:
+            with header_of(path) as image:
                 exif = image.getexif()
                 taken, place = exif.get_ifd(_EXIF), exif.get_ifd(_GPS)
                 size, xmp = image.size, _xmp(image)
@@ -106,11 +108,14 @@ def _time(taken: dict[int, Any]) -> str | None:
 
 
 def _position(place: dict[int, Any]) -> Position | None:
-    if not {1, 2, 3, 4} <= place.keys():
+    """None without a fix: half a position, no hemisphere, 0/0, void, or 0° 0° as many write it then."""
+    if not {1, 2, 3, 4} <= place.keys() or _letter(place.get(_STATUS)) == "V":
         return None
-    lat = _degrees(place[2]) * (-1 if str(place[1]).startswith("S") else 1)
-    lon = _degrees(place[4]) * (-1 if str(place[3]).startswith("W") else 1)
-    if not (abs(lat) <= 90 and abs(lon) <= 180):  # NaN: no fix yet
+    north, east = _SIGNS.get(_letter(place[1])), _SIGNS.get(_letter(place[3]))
+    if north is None or east is None:
+        return None
+    lat, lon = north * _degrees(place[2]), east * _degrees(place[4])
+    if not (abs(lat) <= 90 and abs(lon) <= 180) or lat == lon == 0:
         return None
     alt = float(place[6]) if 6 in place else math.nan
     if place.get(5) in (b"\1", 1):
@@ -118,8 +123,18 @@ def _position(place: dict[int, Any]) -> Position | None:
     return Position(round(lat, 8), round(lon, 8), round(alt, 3) if math.isfinite(alt) else None)
 
 
+def _letter(value: Any) -> str:
+    """A reference's letter; cameras write it with and without a zero byte, and in lower case."""
+    text = value.decode("ascii", "replace") if isinstance(value, bytes) else str(value)
+    return text.strip("\0 ").upper()[:1]
+
+
 def _degrees(parts: Any) -> float:
-    degrees, minutes, seconds = (float(part) for part in parts)
+    """NaN where it is no angle: the time, which has its own tags, may be good."""
+    try:
+        degrees, minutes, seconds = (float(part) for part in parts)
+    except (TypeError, ValueError):
+        return math.nan
     return degrees + minutes / 60 + seconds / 3600
 
 

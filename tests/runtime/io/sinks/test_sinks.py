@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from types import TracebackType
 
@@ -18,6 +19,7 @@ from segclip_deploy.runtime.io.sinks.base import (
     WriteTimes,
 )
 from segclip_deploy.runtime.io.sinks.folder import FolderSink
+from segclip_deploy.runtime.io.sinks.storage import Storage
 from segclip_deploy.runtime.io.sources.files import FileSource
 from segclip_deploy.runtime.io.sources.listing import find_files
 from segclip_deploy.runtime.streaming.run import Run
@@ -93,3 +95,19 @@ def test_a_sink_that_does_not_open_leaves_no_other_open(tmp_path: Path) -> None:
         pass
     assert radio.ended_with == [NotADirectoryError]
     assert not radio.opened
+
+
+def test_the_oldest_files_go_first_whatever_they_are_called(tmp_path: Path) -> None:
+    """By the time they were written, those of earlier runs too; neither by name nor by size."""
+    for age, name, size in ((30, "c", 10), (10, "b", 40), (20, "a", 20)):
+        (tmp_path / name).write_bytes(bytes(size))
+        os.utime(
+            tmp_path / name, ns=(2 * 10**18, 10**18 - age * 10**9)
+        )  # read just now, all of them
+    storage = Storage(70, (tmp_path / name for name in "abc"))
+    left = []
+    for name in "dz":
+        storage.write(tmp_path / name, bytes(25))
+        left.append({path.name for path in tmp_path.iterdir()})
+    assert left == [{"b", "d"}, {"d", "z"}]
+    assert storage.removed == 3

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 from PIL import Image
+from PIL.TiffImagePlugin import IFDRational
 
 from segclip_deploy.artifacts.vocabulary import load_vocabulary
 from segclip_deploy.errors import BadInput
@@ -275,6 +276,50 @@ def test_south_west_and_below_the_sea_are_negative(tmp_path: Path) -> None:
     assert capture.position == Position(-33.51, -70.0, -12.5)
     assert capture.time == "2024-02-03T04:05:06.789-03:00"
     assert capture.ground_sample_distance_m is None
+
+
+ZERO, UNKNOWN = IFDRational(0, 1), IFDRational(0, 0)
+NORTH = {1: "N", 2: (46.0, 50.0, 33.0)}
+EAST = {3: "E", 4: (10.0, 0.0, 0.0)}
+
+
+@pytest.mark.parametrize(
+    "gps",
+    [
+        {1: "N", 2: (ZERO,) * 3, 3: "E", 4: (ZERO,) * 3},
+        {1: "N", 2: (ZERO,) * 3, 3: "E", 4: (ZERO,) * 3, 5: b"\0", 6: ZERO},
+        {1: "S", 2: (ZERO,) * 3, 3: "W", 4: (ZERO,) * 3, 6: 120.5},
+        {1: "N", 2: (UNKNOWN,) * 3, 3: "E", 4: (UNKNOWN,) * 3, 5: b"\0", 6: UNKNOWN},
+        {**NORTH, 3: "E", 4: (UNKNOWN,) * 3},
+        NORTH,
+        EAST,
+        {**NORTH, **EAST, 9: "V"},
+        {**NORTH, **EAST, 1: "\0"},
+        {**NORTH, **EAST, 2: (91.0, 0.0, 0.0)},
+        {**NORTH, **EAST, 4: (10.0, 0.0)},
+    ],
+    ids=["zeros", "zeros and altitude", "minus zero", "0/0", "half 0/0", "latitude", "longitude",
+         "void", "no hemisphere", "91 degrees", "two numbers"],
+)  # fmt: skip
+@pytest.mark.faults
+def test_without_a_fix_there_is_no_position(tmp_path: Path, gps: dict[int, Any]) -> None:
+    exif = Image.Exif()
+    exif.get_ifd(0x8825).update(gps)
+    exif.get_ifd(0x8769)[0x9003] = "2024:02:03 04:05:06"
+    Image.fromarray(flat(9)).save(tmp_path / "a.jpg", exif=exif)
+    assert read_capture(tmp_path / "a.jpg") == Capture(time="2024-02-03T04:05:06")
+
+
+@pytest.mark.parametrize("gps", [{**NORTH, **EAST, 9: "A"}, {**NORTH, **EAST, 3: "e\0"}])
+def test_a_fix_is_a_position(tmp_path: Path, gps: dict[int, Any]) -> None:
+    """46° 50′ 33″ is 46 + 3033/3600; a place on the equator or on Greenwich's meridian is one, too."""
+    exif = Image.Exif()
+    exif.get_ifd(0x8825).update(gps)
+    Image.fromarray(flat(9)).save(tmp_path / "a.jpg", exif=exif)
+    assert read_capture(tmp_path / "a.jpg").position == Position(46.8425, 10.0, None)
+    exif.get_ifd(0x8825)[2] = (ZERO,) * 3
+    Image.fromarray(flat(9)).save(tmp_path / "a.jpg", exif=exif)
+    assert read_capture(tmp_path / "a.jpg").position == Position(0.0, 10.0, None)
 
 
 @pytest.mark.parametrize("text", ["0000:00:00 00:00:00", "", "noon"])
