@@ -1,5 +1,6 @@
 # `make demo`  runs the main job on the shipped example and says where to look.
 # `make test`  lints, type-checks and tests.
+# `make test-long`  the tests that take minutes: every family of timm, exported.
 # `make benchmark`  measures the example against what else could fly; its tables are those of the README.
 # `make gpu-check`  on a machine with an NVIDIA GPU: what `make test` has to skip, measured.
 # All make their own .venv first; it is made anew only when pyproject.toml changes.
@@ -8,7 +9,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test benchmark gpu-check clean
+.PHONY: demo test test-long benchmark gpu-check clean
 .DELETE_ON_ERROR:
 
 # ---- environments: the demo needs less than the tests
@@ -42,6 +43,9 @@ test: $(VENV)/test.stamp
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/pytest
+
+test-long: $(VENV)/test.stamp
+	$(BIN)/pytest -m long --durations=0
 
 DATA ?= ../shared/data/dubai
 
