@@ -100,13 +100,11 @@ def read_video(
             # that cannot be decoded, others. Decoding runs beside the inference as it is.
             stream.thread_type = "NONE"
             stream.codec_context.copy_opaque = True
+            damage = Damage(stream.codec_context.name)
             lasts = (container.duration or 0) / av.time_base
             alone, promised = len(container.streams) == 1, stream.frames
             turn = None
-            for frame in _decode(container, stream, damage):
-                damaged = damage.receive(frame)
-                if damaged is None:
-                    continue
+            for frame, damaged in damage.settle(_decode(container, stream, damage)):
                 if turn is None:
                     turn = turn_of(frame)
                     for note in filter(None, (damage.late_start(frame), turn.note)):
