@@ -268,6 +268,29 @@ def test_labels_are_turned_with_the_frame(tmp_path: Path, monkeypatch: pytest.Mo
             assert image.size == (96, 128)
 
 
+def test_a_title_in_another_coding_is_no_obstacle(tmp_path: Path) -> None:
+    film = tmp_path / "film.mkv"
+    with av.open(str(film), "w") as container:
+        container.metadata["title"] = "Flug ueber Bruecken"
+        stream = container.add_stream("mjpeg", rate=25)
+        stream.width, stream.height, stream.pix_fmt = 128, 96, "yuvj420p"
+        container.mux(stream.encode(av.VideoFrame.from_ndarray(textured(0), format="rgb24")))
+        container.mux(stream.encode(None))
+    film.write_bytes(film.read_bytes().replace(b"ueber", b"\xfcber "))
+    shots, bad = read(film)
+    assert (len(shots), bad) == (1, [])
+
+
+def test_a_film_of_huge_frames_is_refused_before_any_is_decoded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    film = make_film(tmp_path / "film.mp4", 3)
+    monkeypatch.setattr("segclip_deploy.runtime.io.sources.video._MOST_PIXELS", 128 * 96 - 1)
+    shots, (bad,) = read(film)
+    assert shots == []
+    assert str(bad.error) == f"{film}: frames of over 12287 pixels"
+
+
 def test_an_odd_angle_is_said(tmp_path: Path) -> None:
     film = turned(tmp_path / "film.mp4", (1, 1, -1, 1))
     said: list[str] = []
