@@ -33,6 +33,8 @@ _NETWORK_FORMATS = f"{_FILM_FORMATS},hls,rtsp,sdp,rtp,live_flv"
 _NETWORK_PROTOCOLS = (
     "http,https,httpproxy,tcp,tls,udp,rtp,srtp,rtmp,rtmpe,rtmps,rtmpt,rtmpte,rtmpts,srt,crypto"
 )
+_AS_BYTES = {"metadata_errors": "backslashreplace"}  # titles are of any coding, or damaged
+_MOST_PIXELS = 89_478_485  # as of images
 _FRUITLESS = 20  # reads in a row that fail, after which a damaged film has ended
 
 
@@ -100,13 +102,11 @@ def read_video(
             # that cannot be decoded, others. Decoding runs beside the inference as it is.
             stream.thread_type = "NONE"
             stream.codec_context.copy_opaque = True
+            damage = Damage(stream.codec_context.name)
             lasts = (container.duration or 0) / av.time_base
             alone, promised = len(container.streams) == 1, stream.frames
             turn = None
-            for frame in _decode(container, stream, damage):
-                damaged = damage.receive(frame)
-                if damaged is None:
-                    continue
+            for frame, damaged in damage.settle(_decode(container, stream, damage)):
                 if turn is None:
                     turn = turn_of(frame)
                     for note in filter(None, (damage.late_start(frame), turn.note)):
@@ -142,7 +142,10 @@ def read_live(url: str) -> Iterator[NDArray[np.uint8]]:
             opened = av.open(url, format="v4l2")
         else:
             opened = av.open(
-                url, container_options=_network_options(url), timeout=(_OPEN_S, _READ_S)
+                url,
+                container_options=_network_options(url),
+                timeout=(_OPEN_S, _READ_S),
+                **_AS_BYTES,
             )
         with opened as container:
             stream = _video_stream(container, Address(url))
@@ -194,8 +197,10 @@ def _open_film(source: Path | Address) -> Iterator[Any]:
     """Open what ends, as a film only."""
     if isinstance(source, Address):
         options = {"reconnect": "1", "reconnect_delay_max": "4", **_network_options(source.url)}
-        opened = _av().open(source.url, container_options=options, timeout=(_OPEN_S, 2 * _READ_S))
-        with opened as container:
+        patience = (_OPEN_S, 2 * _READ_S)
+        with _av().open(
+            source.url, container_options=options, timeout=patience, **_AS_BYTES
+        ) as container:
             yield container
         return
     options = {"format_whitelist": _FILM_FORMATS, "protocol_whitelist": "none"}
@@ -203,7 +208,8 @@ def _open_film(source: Path | Address) -> Iterator[Any]:
         stream = source.open("rb")
     except OSError as error:
         raise BadInput(f"not readable ({error.strerror})", where=source) from error
-    with stream, _av().open(_Nameless(stream), container_options=options) as container:
+    nameless = _Nameless(stream)
+    with stream, _av().open(nameless, container_options=options, **_AS_BYTES) as container:
         yield container
 
 
@@ -224,6 +230,10 @@ def _av() -> Any:
 
 
 def _video_stream(container: Any, where: object) -> Any:
-    if not container.streams.video:
-        raise BadInput("no video in it", where=where)
-    return container.streams.video[0]
+    for stream in container.streams.video:
+        if stream.codec_context is not None:  # of a codec that this FFmpeg knows
+            if stream.width * stream.height > _MOST_PIXELS:
+                raise BadInput(f"frames of over {_MOST_PIXELS} pixels", where=where)
+            stream.codec_context.options = {"max_pixels": str(_MOST_PIXELS)}  # of later ones
+            return stream
+    raise BadInput("no video in it that can be decoded", where=where)

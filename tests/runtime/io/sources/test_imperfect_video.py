@@ -102,8 +102,51 @@ def test_packets_lost_by_a_radio_link_are_noticed(tmp_path: Path) -> None:
     assert set(numbers) | {31} == set(range(numbers[0], 40))
 
 
-def test_frames_that_are_shown_before_the_damage_are_not_marked(tmp_path: Path) -> None:
-    """Frames are decoded in another order than they are shown in (B frames)."""
+def test_frames_are_marked_by_their_order_in_the_file(tmp_path: Path) -> None:
+    """B frames are shown before the damaged frame that they are decoded from."""
+    film = make_film(tmp_path / "film.mp4", 50, g="25", bf="3", b_adapt="0")
+    packets = packets_of(film)
+    with av.open(str(film)) as container:
+        packs = [p for p in container.demux(container.streams.video[0]) if p.size]
+        shown = [round(25 * float(p.pts * p.time_base)) for p in packs]
+    # A P frame, and two B frames after it in the file, which are shown before it.
+    number = next(n for n in range(30, 45) if shown[n] > max(shown[n + 1], shown[n + 2]))
+    place, size, _ = packets[number]
+    blank(film, place + 40, size - 40)
+    shots, bad = read(film)
+    assert (len(shots), bad) == (50, [])
+    assert damaged(shots) == sorted(shown[number:])
+    assert min(shown[number + 1 :]) < shown[number]
+
+
+@pytest.mark.parametrize("lost", [25, 37])
+def test_a_packet_that_gives_no_frame_and_no_error_is_missed(tmp_path: Path, lost: int) -> None:
+    """MPEG-2 skips what is no picture: its decoder says nothing of zeros."""
+    film = make_film(tmp_path / "film.mkv", 50, codec="mpeg2video", g="20", bf="0")
+    place, size, _ = packets_of(film)[lost]
+    data = film.read_bytes()
+    start = data.index(b"\0\0\x01\0", place)  # the picture, behind the block's header
+    assert start < place + 12
+    blank(film, start, size)
+    shots, (bad,) = read(film)
+    assert len(shots) == 49
+    assert damaged(shots) == list(range(lost, 39))
+    assert "no frame could be decoded in 1 places" in str(bad.error)
+
+
+@pytest.mark.parametrize("codec", ["libx264", "mpeg2video", "mpeg4", "libvpx", "libvpx-vp9"])
+def test_a_sound_film_is_not_called_damaged(tmp_path: Path, codec: str) -> None:
+    """Also one of B frames, fields, or packets that are not shown."""
+    if codec not in av.codecs_available:
+        pytest.skip(f"this PyAV has no {codec}")
+    more = {"flags": "+ildct+ilme"} if codec in ("libx264", "mpeg2video") else {}
+    for number, options in enumerate(({"bf": "3"}, more)):
+        film = make_film(tmp_path / f"{number}.mkv", 60, codec=codec, g="25", **options)
+        shots, bad = read(film)
+        assert (len(shots), bad, damaged(shots)) == (60, [], [])
+
+
+def test_damage_in_a_key_frame_marks_its_own_group_only(tmp_path: Path) -> None:
     film = make_film(tmp_path / "film.mkv", 50, g="25", bf="3")
     whole = len(read(film)[0])
     packets = packets_of(film)
@@ -225,6 +268,29 @@ def test_labels_are_turned_with_the_frame(tmp_path: Path, monkeypatch: pytest.Mo
             assert image.size == (96, 128)
 
 
+def test_a_title_in_another_coding_is_no_obstacle(tmp_path: Path) -> None:
+    film = tmp_path / "film.mkv"
+    with av.open(str(film), "w") as container:
+        container.metadata["title"] = "Flug ueber Bruecken"
+        stream = container.add_stream("mjpeg", rate=25)
+        stream.width, stream.height, stream.pix_fmt = 128, 96, "yuvj420p"
+        container.mux(stream.encode(av.VideoFrame.from_ndarray(textured(0), format="rgb24")))
+        container.mux(stream.encode(None))
+    film.write_bytes(film.read_bytes().replace(b"ueber", b"\xfcber "))
+    shots, bad = read(film)
+    assert (len(shots), bad) == (1, [])
+
+
+def test_a_film_of_huge_frames_is_refused_before_any_is_decoded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    film = make_film(tmp_path / "film.mp4", 3)
+    monkeypatch.setattr("segclip_deploy.runtime.io.sources.video._MOST_PIXELS", 128 * 96 - 1)
+    shots, (bad,) = read(film)
+    assert shots == []
+    assert str(bad.error) == f"{film}: frames of over 12287 pixels"
+
+
 def test_an_odd_angle_is_said(tmp_path: Path) -> None:
     film = turned(tmp_path / "film.mp4", (1, 1, -1, 1))
     said: list[str] = []
@@ -280,10 +346,12 @@ def test_a_picture_stays_one_whatever_it_is_called(tmp_path: Path) -> None:
         "<?xml version='1.0'?><MPD><Period><BaseURL>{film}</BaseURL></Period></MPD>",
     ],
 )
-@pytest.mark.parametrize("name", ["list.mp4", "list.ts", "list"])
+@pytest.mark.parametrize("name", ["list.mp4", "list.ts", "list", "picture.mp4"])
 def test_a_list_of_films_opens_none(tmp_path: Path, text: str, name: str) -> None:
     film = make_film(tmp_path / "film.mp4", 3)
     (tmp_path / name).write_text(text.format(film=film))
+    if name == "picture.mp4":  # of a format that FFmpeg knows, and that is not on the list
+        (tmp_path / name).write_bytes(b"P6\n8 8\n255\n" + bytes(8 * 8 * 3))
     shots, bad = read(tmp_path / name)
     assert shots == []
     assert len(bad) == 1
