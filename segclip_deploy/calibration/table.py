@@ -13,7 +13,7 @@ from typing import Any
 
 from segclip_deploy.artifacts.bundle import Bundle, check_schema
 from segclip_deploy.artifacts.files import UNREADABLE, read_json, write_json
-from segclip_deploy.errors import BadArtifact, StaleArtifact
+from segclip_deploy.errors import BadArtifact, StaleArtifact, command
 
 __all__ = ["TABLE_SCHEMA", "CalibrationTable", "Range", "check_table", "load_table", "save_table"]
 
@@ -80,7 +80,7 @@ def load_table(path: Path) -> CalibrationTable:
         StaleArtifact: it was edited.
     """
     data = read_json(path)
-    remedy = f"segclip-deploy calibrate BUNDLE --tiles DIR -o {path}"
+    remedy = command("segclip-deploy", "calibrate", "BUNDLE", "--tiles", "DIR", "-o", path)
     try:
         check_schema(data, TABLE_SCHEMA, where=path)
         digest = data.pop("digest")
@@ -112,7 +112,7 @@ def check_table(table: CalibrationTable, bundle: Bundle, *, where: Path = Path("
         raise StaleArtifact(
             f"measured in another bundle than {bundle.path}",
             where=where,
-            fix=f"segclip-deploy calibrate {bundle.path} --tiles DIR -o {where}",
+            fix=command("segclip-deploy", "calibrate", bundle.path, "--tiles", "DIR", "-o", where),
         )
 
 

@@ -9,7 +9,7 @@ from segclip_deploy.artifacts.bundle import Bundle
 from segclip_deploy.artifacts.onnx_file import block_of
 from segclip_deploy.artifacts.plan import PrecisionPlan
 from segclip_deploy.artifacts.scheme import Precision, Scheme
-from segclip_deploy.errors import BadArtifact, BadInput, StaleArtifact
+from segclip_deploy.errors import BadArtifact, BadInput, StaleArtifact, command
 from segclip_deploy.quantization.placement import place
 
 __all__ = ["check_plan", "uniform_plan"]
@@ -57,7 +57,19 @@ def check_plan(
         raise StaleArtifact(
             f"made for another bundle than {bundle.path}",
             where=where,
-            fix=f"segclip-deploy plan {bundle.path} --table TABLE --eval DIR -o {where}",
+            fix=command(
+                "segclip-deploy",
+                "plan",
+                bundle.path,
+                "--table",
+                "TABLE",
+                "--eval",
+                "DIR",
+                "--scheme",
+                plan.scheme.value,
+                "-o",
+                where,
+            ),
         )
     wanted = list(dict.fromkeys(block_of(node.name) for node in graph))
     for name in sorted({*wanted} ^ {*plan.blocks}):
