@@ -7,11 +7,15 @@ import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from pathlib import Path
 from types import ModuleType
+from typing import Any
 
-from segclip_deploy.errors import MissingDependency
+from segclip_deploy.errors import MissingDependency, command
 
-__all__ = ["load", "require"]
+__all__ = ["install_command", "load", "require", "upgrade_command"]
+
+_NAME = "segclip-deploy"
 
 _EXTRA_OF = {
     "av": "video",
@@ -52,7 +56,7 @@ def require(module: str, *, why: str) -> ModuleType:
     except ModuleNotFoundError as error:
         package = module.partition(".")[0]
         extra = _EXTRA_OF.get(package)
-        remedy = f"pip install 'segclip-deploy[{extra}]'" if extra else f"pip install {package}"
+        remedy = install_command(extra) if extra else command("pip", "install", package)
         raise MissingDependency(
             f"{why} needs the package {error.name or package!r}, which is not installed", fix=remedy
         ) from error
@@ -110,3 +114,40 @@ def _absent(package: str) -> Iterator[None]:
 
 def _is_in(module: str, package: str) -> bool:
     return module == package or module.startswith(f"{package}.")
+
+
+def install_command(extra: str) -> str:
+    """The command that adds an extra to the way this package was installed: a clone, a URL, an index."""
+    checkout = _checkout()
+    if checkout:
+        here = "." if checkout == Path.cwd() else str(checkout)
+        return command("pip", "install", "-e", f"{here}[{extra}]")
+    url = _source().get("url")
+    return command("pip", "install", f"{_NAME}[{extra}] @ {url}" if url else f"{_NAME}[{extra}]")
+
+
+def upgrade_command() -> str:
+    """The command that brings a newer version of this package, in the way it was installed."""
+    checkout = _checkout()
+    if checkout:
+        return command("git", "-C", checkout, "pull")
+    return command("pip", "install", "--upgrade", _source().get("url") or _NAME)
+
+
+def _checkout() -> Path | None:
+    """The clone that this package runs from, if it does."""
+    root = Path(__file__).resolve().parents[1]
+    return root if (root / "pyproject.toml").is_file() else None
+
+
+def _source() -> dict[str, Any]:
+    """Where pip took this package from, if not from an index (PEP 610), as pip can take it again."""
+    import json  # here, with what follows: slow, and --help never needs them
+    from importlib import metadata
+
+    try:
+        said = json.loads(metadata.distribution(_NAME).read_text("direct_url.json") or "{}")
+        url, revision = said.get("url"), said.get("vcs_info", {})
+    except (metadata.PackageNotFoundError, ValueError):
+        return {}
+    return {"url": f"{revision['vcs']}+{url}" if revision else url}

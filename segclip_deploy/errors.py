@@ -12,6 +12,10 @@ A message is one line: what is wrong, where, and what mends it.
 
 from __future__ import annotations
 
+import os
+import shlex
+from pathlib import PurePath
+
 __all__ = [
     "BadArtifact",
     "BadInput",
@@ -19,6 +23,7 @@ __all__ = [
     "MissingDependency",
     "SegclipError",
     "StaleArtifact",
+    "command",
 ]
 
 
@@ -41,8 +46,9 @@ class SegclipError(Exception):
 
     def __str__(self) -> str:
         place = f"{self.where}: ".replace("\n", "\\n") if self.where else ""
-        remedy = f"; {self.fix}" if self.fix else ""
-        return place + " ".join(f"{self.what}{remedy}".split())
+        # Two spaces in a command may be those of a file's name; command() leaves no line breaks.
+        remedy = f"; {self.fix}".replace("\n", " ") if self.fix else ""
+        return place + " ".join(self.what.split()) + remedy
 
 
 class MissingDependency(SegclipError):
@@ -65,3 +71,26 @@ class GateFailed(SegclipError):
     """A measured result misses the limit that was set for it."""
 
     exit_code = 3
+
+
+def command(*words: object) -> str:
+    """A command for a shell, on one line, whatever its words are.
+
+    Args:
+        words: the program and its arguments; paths that begin with a dash are made ``./-…``.
+    """
+    return " ".join(map(_quoted, words))
+
+
+def _quoted(word: object) -> str:
+    text = str(word)
+    if isinstance(word, PurePath) and text.startswith("-"):
+        text = f"./{text}"
+    if text.isprintable():
+        return shlex.quote(text)
+    # Line breaks and bytes that are no text: bash's, and POSIX 2024's, quotes with escapes.
+    plain = (
+        c if c.isprintable() and c not in "'\\" else "".join(f"\\x{b:02x}" for b in os.fsencode(c))
+        for c in text
+    )
+    return f"$'{''.join(plain)}'"

@@ -177,7 +177,7 @@ def test_a_missing_package_is_reported_with_the_extra_that_brings_it(
     with pytest.raises(MissingDependency, match="flying needs the package") as caught:
         _optional.require(module, why="flying")
     extra = _optional._EXTRA_OF[module]
-    assert f"pip install 'segclip-deploy[{extra}]'" in str(caught.value)
+    assert _optional.install_command(extra) in str(caught.value)
     brought = [
         requirement
         for requirement in importlib.metadata.requires("segclip-deploy") or ()

@@ -7,6 +7,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from segclip_deploy.artifacts.bundle_record import BUNDLE, BundleRecord
 from segclip_deploy.artifacts.files import parse_json, sha256_file
@@ -16,7 +17,7 @@ from segclip_deploy.artifacts.onnx_file import check_self_contained
 from segclip_deploy.artifacts.records import replace
 from segclip_deploy.artifacts.scheme import Precision, Scheme
 from segclip_deploy.artifacts.vocabulary import Vocabulary
-from segclip_deploy.errors import BadArtifact, StaleArtifact
+from segclip_deploy.errors import BadArtifact, StaleArtifact, command
 
 __all__ = [
     "Bundle",
@@ -136,13 +137,13 @@ def load_bundle(path: str | Path) -> Bundle:
         StaleArtifact: a file was changed after the record was written.
     """
     path = Path(path)
-    place, remedy = path / RECORD_FILE, f"segclip-deploy export CKPT -o {path}"
+    place, remedy = path / RECORD_FILE, command("segclip-deploy", "export", "CKPT", "-o", path)
     if not place.is_file():
         raise BadArtifact(f"not a bundle (no {RECORD_FILE})", where=path, fix=remedy)
     text = place.read_bytes()  # once: what is hashed is what is read
     data = parse_json(text, where=place)
     if data.get("quantization") or data.get("dialect"):  # "dialect" in schema 1
-        remedy = f"segclip-deploy quantize FP32_BUNDLE -o {path}"
+        remedy = _quantize_command(data, path)
     record = BUNDLE.parse(data, where=place, fix=remedy)
     bundle = Bundle(path, record, hashlib.sha256(text).hexdigest())
     for name in dict.fromkeys((MODEL_FILE, GOLDEN_FILE, *bundle.files)):
@@ -150,6 +151,15 @@ def load_bundle(path: str | Path) -> Bundle:
         check_file(path / name, bundle.files.get(name), place, fix=remedy)
     check_self_contained(bundle.model_path)
     return bundle
+
+
+def _quantize_command(data: Mapping[str, Any], path: Path) -> str:
+    """How a quantized bundle is made anew, by a record of any schema, or a damaged one."""
+    precision, quantization = data.get("precision"), data.get("quantization")
+    scheme = quantization.get("scheme") if isinstance(quantization, dict) else data.get("dialect")
+    table = () if precision == "fp16" else ("--table", "TABLE")
+    return command("segclip-deploy", "quantize", "FP32_BUNDLE", "--scheme", scheme or "SCHEME",
+                   "--precision", precision or "int8", *table, "-o", path)  # fmt: skip
 
 
 def _check_place(bundle: Path, name: str) -> None:

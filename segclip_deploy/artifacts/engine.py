@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -22,7 +21,7 @@ from segclip_deploy.artifacts.input_spec import InputSpec
 from segclip_deploy.artifacts.onnx_file import check_self_contained
 from segclip_deploy.artifacts.records import Format, Record
 from segclip_deploy.artifacts.vocabulary import Vocabulary
-from segclip_deploy.errors import BadArtifact, GateFailed
+from segclip_deploy.errors import BadArtifact, GateFailed, command
 
 __all__ = [
     "ENGINE",
@@ -369,4 +368,4 @@ def _told(data: Mapping[str, Any], path: Path) -> tuple[str, Path, tuple[str, ..
 
 
 def _rebuild_command(bundle: str, path: Path, arguments: tuple[str, ...]) -> str:
-    return shlex.join(["segclip-deploy", "build-engine", bundle, "-o", str(path), *arguments])
+    return command("segclip-deploy", "build-engine", bundle, "-o", path, *arguments)

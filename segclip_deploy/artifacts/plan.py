@@ -12,7 +12,7 @@ from segclip_deploy.artifacts.files import replace_file
 from segclip_deploy.artifacts.onnx_file import block_of
 from segclip_deploy.artifacts.records import Format, Record
 from segclip_deploy.artifacts.scheme import PRECISIONS, Precision, Scheme
-from segclip_deploy.errors import BadArtifact
+from segclip_deploy.errors import BadArtifact, command
 
 __all__ = [
     "PLAN",
@@ -194,7 +194,10 @@ def load_plan(path: Path) -> PrecisionPlan:
     Raises:
         BadArtifact: not a plan, of another schema, or one with an unknown scheme or precision.
     """
-    remedy = f"segclip-deploy plan BUNDLE --table TABLE --eval DIR -o {path}"
+    remedy = command(
+        "segclip-deploy",
+        *("plan", "BUNDLE", "--table", "TABLE", "--eval", "DIR", "--scheme", "SCHEME", "-o", path),
+    )
     try:
         data = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:

@@ -17,6 +17,7 @@ from typing import Any, Generic, TypeVar
 
 import msgspec
 
+from segclip_deploy._optional import upgrade_command
 from segclip_deploy.artifacts.files import read_json, write_json
 from segclip_deploy.errors import BadArtifact, BadInput, StaleArtifact
 
@@ -126,7 +127,7 @@ class Format(Generic[R]):
             raise BadArtifact(
                 f"its schema {schema} is newer than this version reads ({self.schema})",
                 where=where,
-                fix="pip install --upgrade segclip-deploy",
+                fix=upgrade_command(),
             )
         try:
             for old in range(schema, self.schema):

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from segclip_deploy.artifacts.bundle import Bundle
 from segclip_deploy.artifacts.records import Format, Record
-from segclip_deploy.errors import StaleArtifact
+from segclip_deploy.errors import StaleArtifact, command
 
 __all__ = [
     "TABLE",
@@ -147,7 +147,8 @@ def load_table(path: Path, bundle: Bundle | None = None) -> CalibrationTable:
         StaleArtifact: it was edited, or measured in another bundle.
     """
     source = "BUNDLE" if bundle is None else bundle.path
-    table = TABLE.read(path, fix=f"segclip-deploy calibrate {source} --tiles DIR -o {path}")
+    remedy = command("segclip-deploy", "calibrate", source, "--tiles", "DIR", "-o", path)
+    table = TABLE.read(path, fix=remedy)
     if bundle is not None:
         check_table(table, bundle, where=path)
     return table
@@ -163,5 +164,5 @@ def check_table(table: CalibrationTable, bundle: Bundle, *, where: Path = Path("
         raise StaleArtifact(
             f"measured in another bundle than {bundle.path}",
             where=where,
-            fix=f"segclip-deploy calibrate {bundle.path} --tiles DIR -o {where}",
+            fix=command("segclip-deploy", "calibrate", bundle.path, "--tiles", "DIR", "-o", where),
         )

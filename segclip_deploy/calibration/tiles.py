@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from segclip_deploy.artifacts.bundle import InputSpec
 from segclip_deploy.calibration.tile_descriptors import DESCRIPTORS, Measures, correlation, measure
-from segclip_deploy.errors import BadInput
+from segclip_deploy.errors import BadInput, command
 from segclip_deploy.evaluation.dataset import find_image, read_splits
 from segclip_deploy.runtime.inference.frame import list_images
 from segclip_deploy.runtime.io.pictures import Opener, open_windows
@@ -195,7 +195,7 @@ def _images(source: Path) -> list[Path]:
             raise BadInput(
                 "this dataset has no split 'train' to calibrate on",
                 where=source,
-                fix=f"give {source / 'images'}, or a text file that lists images",
+                fix=f"give {command(source / 'images')}, or a text file that lists images",
             )
         return [find_image(source / "images", name) for name in names]
     if source.suffix.lower() != ".txt":
@@ -279,7 +279,7 @@ def _check_scales(paths: list[Path]) -> None:
             f"{high:.3g} m per pixel, and {fine} has {low:.3g}: {high / low:.1f} times apart, "
             f"at most {ONE_SCALE} is one scale",
             where=coarse,
-            fix="resample one of them, e.g. gdalwarp -tr, to what the model flies at",
+            fix="resample one of them to what the model flies at, e.g. rio warp --res METRES",
         )
 
 

@@ -14,9 +14,9 @@ from queue import Empty, SimpleQueue
 from typing import Any
 from uuid import uuid4
 
-from segclip_deploy._optional import require
+from segclip_deploy._optional import install_command, require
 from segclip_deploy.cluster.work import missing_path
-from segclip_deploy.errors import BadInput, SegclipError
+from segclip_deploy.errors import BadInput, SegclipError, command
 
 __all__ = ["RETRIES", "Failed", "Job", "Pool", "local_pool", "scheduler_pool"]
 
@@ -113,7 +113,7 @@ class Pool:
                 raise BadInput(
                     f"has not what map needs ({missing})",
                     where=f"worker {address}",
-                    fix="pip install 'segclip-deploy[cluster]' there",
+                    fix=f"{install_command('cluster')} there",
                 )
             if isinstance(missing, BaseException):
                 raise missing
@@ -245,7 +245,7 @@ def scheduler_pool(address: str, resources: Mapping[str, float]) -> Iterator[Poo
             raise BadInput(
                 f"no worker in {_WAIT} s",
                 where=f"--scheduler {address}",
-                fix=f"dask worker {address} --nthreads 1",
+                fix=command("dask", "worker", address, "--nthreads", "1"),
             ) from error
         pool = Pool(client, resources)
         if not pool.workers():
@@ -253,6 +253,6 @@ def scheduler_pool(address: str, resources: Mapping[str, float]) -> Iterator[Poo
             raise BadInput(
                 f"none of its workers has {said}",
                 where=f"--scheduler {address}",
-                fix=f"dask worker {address} --nthreads 1 --resources '{said}'",
+                fix=command("dask", "worker", address, "--nthreads", "1", "--resources", said),
             )
         yield pool

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,7 +11,7 @@ from numpy.typing import NDArray
 
 from segclip_deploy.artifacts.files import read_json
 from segclip_deploy.artifacts.vocabulary import IGNORE_INDEX, Vocabulary
-from segclip_deploy.errors import BadArtifact, BadInput
+from segclip_deploy.errors import BadArtifact, BadInput, command
 from segclip_deploy.evaluation.mask import read_mask
 from segclip_deploy.runtime.inference.frame import Frame, is_image_name, list_images
 from segclip_deploy.runtime.io.pictures import Windows, open_windows, read_picture
@@ -95,7 +94,7 @@ class Dataset:
             return find_image(folder, name + self.mask_suffix)
         except BadInput as error:
             suffix = _common_suffix(folder, [n for names in self.splits.values() for n in names])
-            remedy = f"--mask-suffix={shlex.quote(suffix)}" if suffix else None
+            remedy = command(f"--mask-suffix={suffix}") if suffix else None
             raise BadInput(error.what, where=error.where, fix=remedy) from error
 
     def open_windows(self, path: Path, height: int, width: int) -> Windows:

@@ -27,7 +27,7 @@ from segclip_deploy.artifacts.files import replace_directory
 from segclip_deploy.artifacts.golden import Golden, load_golden
 from segclip_deploy.artifacts.records import replace
 from segclip_deploy.artifacts.vocabulary import Vocabulary
-from segclip_deploy.errors import BadArtifact, BadInput, GateFailed
+from segclip_deploy.errors import BadArtifact, BadInput, GateFailed, command
 from segclip_deploy.export.onnx_model import expose, load_model, save_model
 from segclip_deploy.export.parity import answers_of
 from segclip_deploy.export.text_weights import (
@@ -111,7 +111,7 @@ def _text_weights(bundle: Bundle) -> TextWeights:
             fix="revocab the FP32 bundle it was made from, then quantize that",
         )
     if bundle.text_path is None:
-        again = f"export it again: segclip-deploy export CKPT -o {bundle.path}"
+        again = command("segclip-deploy", "export", "CKPT", "-o", bundle.path)
         anew = "import its weights with the new text bank, and export that"
         kept = bundle.record.factory is None and bundle.record.model.cff_strides
         raise BadArtifact(
@@ -166,7 +166,7 @@ def _write_model(bundle: Bundle, constants: Mapping[str, NDArray[Any]], path: Pa
         raise BadArtifact(
             f"{MODEL_FILE} and {TEXT_FILE} do not belong together",
             where=bundle.path,
-            fix=f"segclip-deploy export CKPT -o {bundle.path}",
+            fix=command("segclip-deploy", "export", "CKPT", "-o", bundle.path),
         )
     for name, array in constants.items():
         held[name].CopyFrom(onnx.numpy_helper.from_array(array.astype(np.float32), name))

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from segclip_deploy._optional import require
 from segclip_deploy.artifacts.files import UNREADABLE, parse_json, replace_file
 from segclip_deploy.artifacts.records import Format, Record
-from segclip_deploy.errors import BadArtifact
+from segclip_deploy.errors import BadArtifact, command
 from segclip_deploy.export.algebra import (
     Array,
     Weights,
@@ -121,7 +121,7 @@ def load_text_weights(path: Path) -> TextWeights:
         BadArtifact: damaged, of another product, or of a newer schema.
     """
     safetensors = require("safetensors", why="reading text weights")
-    fix = f"segclip-deploy export CKPT -o {path.parent}"
+    fix = command("segclip-deploy", "export", "CKPT", "-o", path.parent)
     try:
         with safetensors.safe_open(path, framework="numpy") as stored:
             said = stored.metadata()[_KEY]

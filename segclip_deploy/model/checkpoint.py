@@ -19,7 +19,7 @@ from segclip_deploy.artifacts.checkpoint_record import CHECKPOINT, CheckpointRec
 from segclip_deploy.artifacts.files import UNREADABLE, parse_json, replace_file
 from segclip_deploy.artifacts.model_spec import ModelSpec
 from segclip_deploy.artifacts.vocabulary import Vocabulary
-from segclip_deploy.errors import BadArtifact, BadInput
+from segclip_deploy.errors import BadArtifact, BadInput, command
 from segclip_deploy.model.segclip import SegCLIP
 from segclip_deploy.model.text import TextBank
 from segclip_deploy.runtime.inference.frame import Frame, prepare
@@ -199,7 +199,8 @@ def load_weights(network: Network, checkpoint: Checkpoint) -> Network:
 
 
 def _anew(path: Path) -> str:
-    return f"segclip-deploy train DATASET --vocabulary V --text BANK -o {path}"
+    train = "segclip-deploy train DATASET --vocabulary V --text BANK --time-budget 20m"
+    return f"{command('rm', path)} && {train} {command('-o', path)}"
 
 
 def _read(path: Path) -> tuple[CheckpointRecord, dict[str, Tensor]]:

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-import shlex
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
 from segclip_deploy.artifacts.files import read_json, write_json
 from segclip_deploy.artifacts.records import Record, convert
-from segclip_deploy.errors import BadArtifact, BadInput, SegclipError
+from segclip_deploy.errors import BadArtifact, BadInput, SegclipError, command
 
 __all__ = ["Measurements"]
 
@@ -31,7 +30,7 @@ class Measurements:
 
     def __init__(self, path: Path, *identity: object) -> None:
         self._path, self._identity = path, identity
-        self._remedy = f"rm {shlex.quote(str(path))}, and the same command measures it again"
+        self._remedy = f"{command('rm', path)}, and the same command measures it again"
         self._known: dict[str, Mapping[str, Any]] = {}
         if path.is_file():
             try:

@@ -16,7 +16,7 @@ from segclip_deploy.artifacts.plan import AccuracyLimits, PrecisionPlan, save_pl
 from segclip_deploy.artifacts.scheme import Scheme
 from segclip_deploy.calibration.table import CalibrationTable
 from segclip_deploy.calibration.tiles import cut_tiles
-from segclip_deploy.errors import BadInput, GateFailed
+from segclip_deploy.errors import BadInput, GateFailed, command
 from segclip_deploy.evaluation.dataset import Dataset, find_image
 from segclip_deploy.export.onnx_model import load_fp32
 from segclip_deploy.planning.latency import BlockTimes, time_blocks, time_plan
@@ -146,7 +146,17 @@ def _judging_tiles(
                 raise BadInput(
                     f"the table was calibrated on this image, and split {split!r} is to judge it",
                     where=path,
-                    fix=f"segclip-deploy calibrate BUNDLE --tiles DIR --eval {dataset.root} …",
+                    fix=command(
+                        "segclip-deploy",
+                        "calibrate",
+                        bundle.path,
+                        "--tiles",
+                        "DIR",
+                        "--eval",
+                        dataset.root,
+                        "-o",
+                        "TABLE",
+                    ),
                 )
             found.append(pixels)
     step = max(1, len(found) // _GLANCED)  # from all over the split, not from its first image

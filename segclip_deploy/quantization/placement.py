@@ -19,7 +19,7 @@ from segclip_deploy.artifacts.onnx_file import block_of
 from segclip_deploy.artifacts.plan import PrecisionPlan
 from segclip_deploy.artifacts.scheme import Precision, Scheme
 from segclip_deploy.calibration.calibrate import Probes
-from segclip_deploy.errors import BadArtifact, BadInput, StaleArtifact
+from segclip_deploy.errors import BadArtifact, BadInput, StaleArtifact, command
 
 __all__ = [
     "Placement",
@@ -129,7 +129,11 @@ def place_plan(
         raise StaleArtifact(
             f"made for another bundle than {bundle.path}",
             where=where,
-            fix=f"segclip-deploy plan {bundle.path} --table TABLE --eval DIR -o {where}",
+            fix=command(
+                "segclip-deploy",
+                *("plan", bundle.path, "--table", "TABLE", "--eval", "DIR"),
+                *("--scheme", plan.scheme.value, "-o", where),
+            ),
         )
     wanted = list(dict.fromkeys(block_of(node.name) for node in graph))
     for name in sorted({*wanted} ^ {*plan.blocks}):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated
@@ -11,7 +10,7 @@ import numpy as np
 from msgspec import Meta
 
 from segclip_deploy.artifacts.records import Format, Record
-from segclip_deploy.errors import BadArtifact
+from segclip_deploy.errors import BadArtifact, command
 from segclip_deploy.evaluation.accuracy import Accuracy
 from segclip_deploy.evaluation.metrics import BoundaryTally, Confusion
 from segclip_deploy.runtime.inference.segmenter import LabelMap
@@ -168,4 +167,4 @@ def load_energy(path: Path) -> Energy:
 
 def _remedy(path: Path) -> str:
     """How to go on with a sweep that has left a damaged file."""
-    return f"rm {shlex.quote(str(path))}, and the same command measures it again"
+    return f"{command('rm', path)}, and the same command measures it again"

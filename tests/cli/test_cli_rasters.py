@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from segclip_deploy._optional import install_command
 from segclip_deploy.errors import BadInput
 from segclip_deploy.runtime.engine import open_segmenter
 from segclip_deploy.runtime.inference.frame import Frame
@@ -119,5 +120,5 @@ def test_without_rasterio_the_install_line_is_given(
     monkeypatch.setitem(__import__("sys").modules, "rasterio", None)
     result = call("run", tiny_bundle, sources / "geo.tif", "-o", tmp_path / "out")
     assert result.exit_code == 1
-    assert "pip install 'segclip-deploy[geo]'" in result.stderr
+    assert install_command("geo") in result.stderr
     assert not isinstance(result.exception, BadInput)

@@ -279,7 +279,7 @@ def sharper(bundle: Path, out: Path) -> Path:
     ("spoil", "error", "said"),
     [
         (quantized, BadArtifact, "quantized .int8.*; revocab the FP32 bundle"),
-        (without_text, BadArtifact, "no text.safetensors.*; export it again"),
+        (without_text, BadArtifact, "no text.safetensors.*; segclip-deploy export CKPT -o"),
         (of_another_model, BadArtifact, "do not belong together.*export CKPT"),
         (sharper, BadInput, "too large for the softmax that cff.8.*export that"),
     ],

@@ -14,6 +14,7 @@ import yaml
 from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
+from segclip_deploy._optional import upgrade_command
 from segclip_deploy.artifacts import files
 from segclip_deploy.artifacts.bundle import load_bundle
 from segclip_deploy.artifacts.engine import load_engine, record_path
@@ -97,7 +98,7 @@ def test_a_newer_schema_is_refused_with_the_command(
 
     with pytest.raises(SegclipError, match="newer than this version reads") as caught:
         load(path)
-    assert "pip install --upgrade segclip-deploy" in str(caught.value)
+    assert upgrade_command() in str(caught.value)
 
 
 def raise_schema_of_bank(metadata: dict[str, str]) -> None:

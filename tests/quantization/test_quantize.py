@@ -402,7 +402,7 @@ def test_an_edited_quantized_bundle_is_refused_with_the_command_that_makes_it(
 ) -> None:
     shutil.copytree(small_fp16, tmp_path / "b")
     (tmp_path / "b" / "model.onnx").write_bytes(b"")
-    with pytest.raises(StaleArtifact, match="segclip-deploy quantize FP32_BUNDLE -o"):
+    with pytest.raises(StaleArtifact, match="segclip-deploy quantize FP32_BUNDLE --scheme"):
         load_bundle(tmp_path / "b")
 
 

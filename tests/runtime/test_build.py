@@ -13,6 +13,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
+from segclip_deploy._optional import install_command
 from segclip_deploy.artifacts.bundle import load_bundle
 from segclip_deploy.artifacts.engine import load_engine
 from segclip_deploy.errors import BadArtifact, BadInput
@@ -239,7 +240,7 @@ def test_classic_tensorrt_says_what_is_missing(
     monkeypatch.setitem(sys.modules, "tensorrt", None)
     result = call("build-engine", tiny_bundle, "-o", tmp_path / "e.engine")
     assert result.exit_code == 1
-    assert "pip install 'segclip-deploy[tensorrt]'" in result.stderr
+    assert install_command("tensorrt") in result.stderr
     install(monkeypatch, tiny_bundle / "model.onnx", gpu=None)
     remove_driver(monkeypatch)
     result = call("build-engine", tiny_bundle, "-o", tmp_path / "e.engine")

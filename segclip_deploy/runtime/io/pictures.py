@@ -172,12 +172,12 @@ def _chosen(stored: StoredImage, reading: Reading, path: Path) -> Frame:
     """The channels of an image that were asked for, as 8 bits, and where its alpha is not 0."""
     channels, names = _channels(stored, path)
     deep = channels.dtype != np.uint8
-    clear = reading.bands is not None or names == ("R", "G", "B")
+    clear = reading.bands is not None or (names == ("R", "G", "B") and stored.image.mode != "P")
     if not clear or (deep and reading.scale is None):
         raise BadInput(
             f"{stored.kind}, and the model takes 8-bit RGB",
             where=path,
-            fix=_remedy(channels, names),
+            fix=_remedy(channels, names, clear),
         )
     bands = reading.bands or (1, 2, 3)
     if max(bands) > channels.shape[2]:
@@ -228,11 +228,9 @@ def _channels(stored: StoredImage, path: Path) -> tuple[NDArray[Any], tuple[str,
     return array.reshape(*array.shape[:2], -1), names
 
 
-def _remedy(channels: NDArray[Any], names: tuple[str, ...]) -> str:
-    """The options that read an image as it is meant."""
-    options = (
-        [] if names == ("R", "G", "B") else [f"--bands {'1,2,3' if 'R' in names else '1,1,1'}"]
-    )
+def _remedy(channels: NDArray[Any], names: tuple[str, ...], clear: bool) -> str:
+    """The options that read an image as it is meant; ``clear``: which channels are meant."""
+    options = [] if clear else [f"--bands {'1,2,3' if 'R' in names else '1,1,1'}"]
     said = "transparent pixels get no label" if "A" in names else ""
     if channels.dtype != np.uint8:
         colours = channels[..., : len(names) - ("A" in names)]

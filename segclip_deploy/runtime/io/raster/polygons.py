@@ -11,7 +11,7 @@ from typing import Any
 from segclip_deploy._optional import require
 from segclip_deploy.artifacts.files import replace_file
 from segclip_deploy.artifacts.vocabulary import IGNORE_INDEX, Vocabulary
-from segclip_deploy.errors import BadInput
+from segclip_deploy.errors import BadInput, command
 from segclip_deploy.runtime.io.raster.source import Raster, opened
 
 __all__ = ["check_polygons", "write_polygons"]
@@ -30,7 +30,8 @@ def check_polygons(raster: Raster) -> None:
         raise BadInput(
             "has no coordinate reference system that leads to WGS 84, which GeoJSON is in",
             where=raster.path,
-            fix="leave out --polygons, or name it, e.g. gdal_edit -a_srs EPSG:32632",
+            fix="leave out --polygons, or name it, e.g. "
+            + command("rio", "edit-info", "--crs", "EPSG:32632", raster.path),
         )
 
 

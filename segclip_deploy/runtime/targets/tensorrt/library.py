@@ -6,7 +6,7 @@ from functools import cache
 from types import ModuleType
 from typing import Any
 
-from segclip_deploy._optional import require
+from segclip_deploy._optional import install_command, require
 from segclip_deploy.errors import MissingDependency
 from segclip_deploy.runtime.targets.device import find_jetson
 
@@ -43,7 +43,7 @@ def load_cuda() -> ModuleType:
     return _load(
         "pycuda.driver",
         why="running an engine on the GPU",
-        on_jetson="pip install 'segclip-deploy[jetson]'",
+        on_jetson=install_command("jetson"),
     )
 
 

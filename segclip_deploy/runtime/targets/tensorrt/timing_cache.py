@@ -12,7 +12,7 @@ from typing import Any
 
 from segclip_deploy.artifacts.engine import TimingCacheUse
 from segclip_deploy.artifacts.files import locked, replace_file
-from segclip_deploy.errors import BadArtifact, StaleArtifact
+from segclip_deploy.errors import BadArtifact, StaleArtifact, command
 from segclip_deploy.runtime.targets.device import cache_folder
 from segclip_deploy.runtime.targets.tensorrt.library import complaints
 
@@ -48,7 +48,7 @@ class TimingCache:
             header, _, data = self.path.read_bytes().partition(b"\n")
         except FileNotFoundError:
             return b""
-        remedy = f"rm {self.path}, or name another: --timing-cache PATH"
+        remedy = f"{command('rm', self.path)}, or name another: --timing-cache PATH"
         try:
             stored = json.loads(header)
             differing = [name for name, value in self.key.items() if stored[name] != value]
@@ -72,7 +72,7 @@ class TimingCache:
             raise BadArtifact(
                 f"refused as a timing cache ({complaints(trt)})",
                 where=self.path,
-                fix=f"rm {self.path}",
+                fix=command("rm", self.path),
             )
         return _entries(cache)
 
