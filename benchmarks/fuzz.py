@@ -177,7 +177,8 @@ def targets(folder: Path) -> dict[str, Target]:
     from segclip_deploy.model.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
     from segclip_deploy.model.text import TextBank, load_text_bank, save_text_bank, unit_rows
     from segclip_deploy.runtime.inference.frame import read_frame, read_mask
-    from segclip_deploy.runtime.io.raster.geotiff import ground_sample_distance, is_georeferenced
+    from segclip_deploy.runtime.io.raster.geotiff import ground_sample_distance
+    from segclip_deploy.runtime.io.raster.place import find_place
     from segclip_deploy.runtime.io.telemetry.exif import read_capture
     from segclip_deploy.runtime.targets.compile_cache import CompileCache
     from segclip_deploy.tradeoff.state import load_accuracy, load_latency
@@ -315,7 +316,7 @@ def targets(folder: Path) -> dict[str, Target]:
         "split.json": Target("split.json", read_split, [dump({"train": ["a"], "val": ["b"]})], edit_json),
         "frame": Target("frame", lambda p: both(read_frame, read_mask, p), images),
         "EXIF": Target("frame", read_capture, images),
-        "GeoTIFF header": Target("t.tif", lambda p: (is_georeferenced(p), ground_sample_distance(p)), [made("t.tif", geotiff)]),
+        "GeoTIFF header": Target("t.tif", lambda p: (find_place(p), ground_sample_distance(p)), [made("t.tif", geotiff)]),
         "ONNX": Target("m.onnx", lambda p: both(check_self_contained, initializer_names, p, makers), [model]),
         "compile cache": Target("c.compiled", lambda p: CompileCache(p).read(), [made("c.compiled", lambda p: CompileCache(p).write(b"x"))]),
         "sweep accuracy": Target("a.json", lambda p: load_accuracy(p, vocabulary.names), [dump({"schema": 1, "images": ["a"], "counts": [counts], "intersection": [1] * 5, "union": [2] * 5})], edit_json),

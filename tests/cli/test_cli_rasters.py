@@ -1,4 +1,4 @@
-"""``run`` on georeferenced TIFFs, beside images."""
+"""``run`` on rasters, beside images."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def test_rasters_images_and_bad_ones_of_a_folder_are_told_apart(
         (["--bands", "0,1,2"], "no three bands like 1,2,3"),
         (["--scale", "9,1"], "no scale like 0,3000"),
         (["--scale", "0,nan"], "no scale like 0,3000"),
-        (["--polygons"], "--polygons is for georeferenced TIFFs, and there is none"),
+        (["--polygons"], "--polygons is for rasters with a place, and there is none"),
     ],
 )
 def test_options_that_cannot_be_are_refused(

@@ -8,10 +8,13 @@ from pathlib import Path
 
 from segclip_deploy.errors import BadInput
 from segclip_deploy.runtime.inference.frame import IMAGE_SUFFIXES
+from segclip_deploy.runtime.io.raster.place import RASTER_SUFFIXES
 from segclip_deploy.runtime.io.sources.naming import AREAS_FILE, SourceFile, name_results
 from segclip_deploy.runtime.io.sources.video import is_video
 
 __all__ = ["count_folders", "find_files"]
+
+_SUFFIXES = (*IMAGE_SUFFIXES, *RASTER_SUFFIXES)
 
 
 def find_files(sources: Iterable[Path], out: Path) -> list[SourceFile]:
@@ -59,10 +62,10 @@ def _search(folder: Path, out: Path) -> list[Path]:
     for place, names, files in os.walk(folder, onerror=_refuse):
         here = Path(place)
         names[:] = [name for name in names if _is_searched(here / name, out)]
-        found += [here / name for name in files if Path(name).suffix.lower() in IMAGE_SUFFIXES]
+        found += [here / name for name in files if Path(name).suffix.lower() in _SUFFIXES]
     if not found:
         raise BadInput(
-            f"no images in this folder or its sub-folders (looked for {' '.join(IMAGE_SUFFIXES)})",
+            f"no images in this folder or its sub-folders (looked for {' '.join(_SUFFIXES)})",
             where=folder,
         )
     return sorted(found)
