@@ -19,6 +19,7 @@ WGS84 = "OGC:CRS84"
 
 _MOST_CELLS = 256  # of a lattice, along an axis
 _ROUND_TRIP = 0.1  # of a pixel
+_MOST_TOLD = 20  # points that fail, of a call, before GDAL holds its tongue
 _CYLINDERS = re.compile(r'PROJECTION\["(\w*Mercator_\dSP|Popular_Vis|Equirect|Cylindrical|Miller)')
 """Projections whose x goes round the Earth: beyond a full turn lies ground, too."""
 
@@ -29,21 +30,26 @@ def project(source: Any, target: Any, x: Floats, y: Floats) -> tuple[Floats, Flo
     """Coordinates (N,) in another system; infinite where PROJ knows no place.
 
     rasterio raises where a few of many points fail, and returns infinities where many do. So
-    what raises is halved: each half raises, or is well. 20 failures are the most that raise.
+    what raises is halved, until the points that fail stand alone. PROJ tells of 20 at most: if
+    more fail alone, there is no way between the two systems at all.
     """
     warp = require("rasterio.warp", why="reading GeoTIFF")
-    if not len(x):
-        return x, y
-    try:
-        found = warp.transform(source, target, x.tolist(), y.tolist())
-    except gdal_errors():
-        if len(x) == 1:
-            return np.array([np.inf]), np.array([np.inf])
-        half = len(x) // 2
-        first = project(source, target, x[:half], y[:half])
-        second = project(source, target, x[half:], y[half:])
-        return np.concatenate([first[0], second[0]]), np.concatenate([first[1], second[1]])
-    return np.asarray(found[0], np.float64), np.asarray(found[1], np.float64)
+    found = np.full((2, len(x)), np.inf)
+    failed = 0
+    waiting = [slice(0, len(x))] if len(x) else []
+    while waiting:
+        part = waiting.pop()
+        try:
+            found[:, part] = warp.transform(source, target, x[part].tolist(), y[part].tolist())
+        except gdal_errors():
+            if part.stop - part.start > 1:
+                half = (part.start + part.stop) // 2
+                waiting += [slice(half, part.stop), slice(part.start, half)]
+                continue
+            failed += 1
+            if failed > _MOST_TOLD:
+                return np.full(len(x), np.inf), np.full(len(x), np.inf)
+    return found[0], found[1]
 
 
 def to_earth(crs: Any, transform: Any, columns: Floats, rows: Floats) -> tuple[Floats, Floats]:

@@ -35,10 +35,11 @@ def environment(*, allow_remote: bool = False) -> Any:
 
 
 def gdal_errors() -> tuple[type[Exception], ...]:
-    """Every class of exception that rasterio raises for GDAL and PROJ; they share no base class."""
+    """Every class of exception that rasterio raises for what is in a file; they share no base class."""
     errors = require("rasterio.errors", why="reading GeoTIFF")
     low = require("rasterio._err", why="reading GeoTIFF")  # raised by warp, named nowhere else
-    return (errors.RasterioError, errors.CRSError, low.CPLE_BaseError)
+    # Names and texts in a file may be bytes that are no UTF-8.
+    return (errors.RasterioError, errors.CRSError, low.CPLE_BaseError, UnicodeDecodeError)
 
 
 @contextmanager

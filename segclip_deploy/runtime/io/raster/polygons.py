@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice, pairwise
@@ -61,10 +62,13 @@ def check_polygons(raster: Raster) -> None:
         BadInput: no coordinate reference system, or one that is nowhere.
     """
     if raster.metres is None:
+        name = (
+            f"name it: rio edit-info --crs EPSG:32632 {shlex.quote(str(raster.path))}, for UTM 32 N"
+        )
         raise BadInput(
             "has no coordinate reference system that leads to WGS 84, which GeoJSON is in",
             where=raster.path,
-            fix="leave out --polygons, or name it, e.g. gdal_edit -a_srs EPSG:32632",
+            fix="leave out --polygons" + (f", or {name}" if raster.crs is None else ""),
         )
 
 

@@ -18,7 +18,7 @@ from segclip_deploy.runtime.io.raster.geotiff import UNREADABLE, read_tags
 from segclip_deploy.runtime.io.raster.grid import MAX_ENLARGED, Grid, model_size
 from segclip_deploy.runtime.io.raster.ground import measure_areas, pixel_metres
 from segclip_deploy.runtime.io.raster.place import Place, driver_of, find_place, side_files
-from segclip_deploy.runtime.io.raster.turned import Turn, choose_turn
+from segclip_deploy.runtime.io.raster.turned import Turn, check_turned, choose_turn
 from segclip_deploy.runtime.io.raster.validity import Validity, choose_validity
 from segclip_deploy.runtime.io.raster.vrt import check_vrt
 
@@ -136,16 +136,21 @@ def describe_raster(path: Path, reading: Reading, model_metres: float | None) ->
             written_nodata=_written_nodata(path, driver),
             clear=bands.clear,
         )
-        crs, transform, turn, told = _locate(dataset, path, driver, validity)
-        notes = [*bands.notes, *said, *told]
-        size = (dataset.height, dataset.width)
+        ground = _locate(dataset, path, driver, validity, remote=remote)
+        crs, transform, size, turn = ground.crs, ground.transform, ground.size, ground.turn
+        notes = [*bands.notes, *said, *ground.notes]
         if turn is not None:
-            size = turn.size
             extra = range(dataset.count + 1, turn.bands + 1)
             validity = replace(validity, masks=(), mask_bands=tuple(extra), coverage=turn.bands + 1)
         metres, off = _measure(crs, transform, size)
         if crs is not None and (metres is None or off):
-            share = "all" if metres is None else f"about {off:.0%}".replace("about 0%", "a little")
+            share = (
+                "all"
+                if metres is None
+                else f"about {100 * off:.0f} %"
+                if off > 0.01
+                else "a little"
+            )
             notes.append(f"{share} of it lies off the Earth, without m² and polygons")
         grid = Grid(size, size if reading.keep_scale else model_size(size, metres, model_metres))
         if grid.resampled:
@@ -183,28 +188,35 @@ def _written_nodata(path: Path, driver: str) -> str | None:
     return text.strip(" \0") or None if isinstance(text, str) else None
 
 
-def _locate(
-    dataset: Any, path: Path, driver: str, validity: Validity
-) -> tuple[Any, Any, Turn | None, list[str]]:
+@dataclass(frozen=True)
+class _Ground:
+    """Where the pixels of a raster's grid lie; attributes as of ``Raster``, and (H, W)."""
+
+    crs: Any
+    transform: Any
+    size: tuple[int, int]
+    turn: Turn | None
+    notes: tuple[str, ...]
+
+
+def _locate(dataset: Any, path: Path, driver: str, validity: Validity, *, remote: bool) -> _Ground:
     """The CRS and transformation of a raster's grid, how it is turned to it, and what is to be said."""
     signs = (find_place(path) or Place(driver, ())).signs
-    told: list[str] = []
     crs, transform = dataset.crs or _beside(path), dataset.transform
     if transform.is_identity or not abs(transform.determinant) > 0:  # also of NaN
         turn = choose_turn(dataset, path, crs, masks=validity.masks)
         if turn is not None:
-            return turn.crs, turn.transform, turn, [turn.note]
-        said = f" ({', '.join(signs)})" if signs else ""
-        told.append(
-            f"says that it has a place{said}, which cannot be read: no place, no m²"
-            if signs
-            else f"a {driver} file that says no place: no m²"
-        )
-        return None, type(transform).identity(), None, told
+            with turn.over(allow_remote=remote) as turned:
+                said = check_turned(turned, turn, dataset, path)
+                return _Ground(turn.crs, turned.transform, turned.shape, turn, (said,))
+        lost = f"says that it has a place ({', '.join(signs)}), which cannot be read"
+        said = f"{lost if signs else 'does not say where its pixels lie'}: areas in m² stay unknown"
+        return _Ground(None, type(transform).identity(), dataset.shape, None, (said,))
+    notes: tuple[str, ...] = ()
     if crs is None:
         keys = " that can be read" if "GeoTIFF keys" in signs or _prj(path) else ""
-        told.append(f"no coordinate reference system{keys}: areas in m² stay unknown")
-    return crs, transform, None, told
+        notes = (f"no coordinate reference system{keys}: areas in m² stay unknown",)
+    return _Ground(crs, transform, dataset.shape, None, notes)
 
 
 def _prj(path: Path) -> Path | None:

@@ -17,7 +17,7 @@ from segclip_deploy._optional import require
 from segclip_deploy.errors import BadInput
 from segclip_deploy.runtime.io.raster.gdal import opened
 
-__all__ = ["Turn", "choose_turn"]
+__all__ = ["Turn", "check_turned", "choose_turn"]
 
 _FEWEST = 3  # ground control points that place an image
 _MOST_LARGER = 16  # times the pixels of the source; more is no place but an error in the points
@@ -31,25 +31,23 @@ class Turn:
         source: a VRT of its bands, as XML; of ``bands`` bands.
         points_crs: of the ground control points or RPCs.
         crs: of the grid.
-        transform: of the grid, from (column, row) to its CRS.
-        size: (H, W) of the grid.
         bands: of the source; band + 1 of the turned image is 0 outside of it.
         options: of GDAL's transformer.
-        note: what is to be said of it.
+        told: what its place is, in words.
     """
 
     source: str
     points_crs: Any
     crs: Any
-    transform: Any
-    size: tuple[int, int]
     bands: int
     options: tuple[tuple[str, str], ...]
-    note: str
+    told: str
 
     @contextmanager
     def over(self, *, allow_remote: bool) -> Iterator[Any]:
         """The turned image as a dataset of rasterio.
+
+        The grid is GDAL's own choice: of a WarpedVRT that is given one, rasterio drops the points.
 
         Raises:
             BadInput: GDAL cannot turn it.
@@ -62,9 +60,6 @@ class Turn:
                 plain,
                 src_crs=self.points_crs,
                 crs=self.crs,
-                transform=self.transform,
-                height=self.size[0],
-                width=self.size[1],
                 resampling=enums.Resampling.nearest,
                 add_alpha=True,
                 **dict(self.options),
@@ -74,9 +69,10 @@ class Turn:
 
 
 def choose_turn(dataset: Any, path: Path, crs: Any, *, masks: tuple[int, ...]) -> Turn | None:
-    """The grid for an image with ground control points or RPCs.
+    """How an image with ground control points or RPCs is turned.
 
-    It is in the system of the points, or, where that has degrees, in UTM, so that pixels are square.
+    The grid is in the system of the points, or, where that has degrees, in UTM, so that pixels
+    are square.
 
     Args:
         dataset: of rasterio, with no transformation of its own.
@@ -86,47 +82,56 @@ def choose_turn(dataset: Any, path: Path, crs: Any, *, masks: tuple[int, ...]) -
 
     Returns:
         None where there are neither, or too few points.
-
-    Raises:
-        BadInput: points that lead to no grid.
     """
-    warp = require("rasterio.warp", why="reading GeoTIFF")
     points, points_crs = dataset.gcps
     points_crs = points_crs or crs
-    size = {"width": dataset.width, "height": dataset.height}
+    options: dict[str, str] = {}
     if len(points) >= _FEWEST and points_crs:
         target = points_crs
         if points_crs.is_geographic:
             target = _utm(_mean([p.x for p in points]), _mean([p.y for p in points]))
-        found = warp.calculate_default_transform(points_crs, target, **size, gcps=points)
         place = _gcp_list(points, points_crs)
-        told, options = f"{len(points)} ground control points", {}
+        told = f"{len(points)} ground control points"
     elif dataset.rpcs is not None:
         rpcs = dataset.rpcs
         points_crs, target = _system("EPSG:4326"), _utm(rpcs.long_off, rpcs.lat_off)
-        options = {"RPC_HEIGHT": repr(float(rpcs.height_off))}
-        found = warp.calculate_default_transform(points_crs, target, **size, rpcs=rpcs, **options)
+        options["RPC_HEIGHT"] = repr(float(rpcs.height_off))
         place = _rpc_metadata(dataset)
         told = f"RPCs, at a height of {rpcs.height_off:g} m"
     else:
         return None
-    transform, width, height = found
-    if not width or not height or width * height > _MOST_LARGER * dataset.width * dataset.height:
-        raise BadInput(
-            f"its {told} lead to a grid of {width}×{height} pixels, which cannot be",
-            where=path,
-            fix="mend the points, or take them away to label it as a plain image",
-        )
     return Turn(
         source=_plain_vrt(dataset, path, place, masks=masks),
         points_crs=points_crs,
         crs=target,
-        transform=transform,
-        size=(height, width),
         bands=dataset.count + len(masks),
         options=tuple(options.items()),
-        note=f"its place is {told}: turned to {target.to_string()}, {width}×{height} pixels, "
-        "each value from the nearest",
+        told=told,
+    )
+
+
+def check_turned(turned: Any, turn: Turn, source: Any, path: Path) -> str:
+    """What is to be said of a turned image.
+
+    Args:
+        turned: from ``Turn.over``.
+        turn: that it comes from.
+        source: the image as it is stored.
+        path: of its file.
+
+    Raises:
+        BadInput: the points lead to a grid that cannot be.
+    """
+    size = f"{turned.width}×{turned.height}"
+    if turned.width * turned.height > _MOST_LARGER * source.width * source.height:
+        raise BadInput(
+            f"its place is {turn.told}, which lead to a grid of {size} pixels",
+            where=path,
+            fix="mend the points, or label a copy without them: its PNG, for example",
+        )
+    return (
+        f"its place is {turn.told}: turned to {turn.crs.to_string()}, {size} pixels, "
+        "each value from the nearest"
     )
 
 

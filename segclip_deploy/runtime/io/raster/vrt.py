@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 from collections.abc import Iterator
 from pathlib import Path
 from xml.etree import ElementTree as Tree
@@ -28,8 +29,6 @@ _CLASSES = (
 _WORDS = ("srs", "description", "categorynames", "histograms", "metadata", "gcplist")
 """Elements whose text names no file."""
 
-_FIX = "trust it with --allow-remote, or make one file of it with rio convert and name that"
-
 
 def check_vrt(path: Path, *, allow_remote: bool) -> tuple[Path, ...]:
     """Refuse a VRT that refers to the network, to other folders, or to code.
@@ -48,12 +47,18 @@ def check_vrt(path: Path, *, allow_remote: bool) -> tuple[Path, ...]:
         BadInput: it refers to what is not allowed, or is no VRT that can be checked.
     """
     found: set[Path] = set()
-    _check(path, path.resolve().parent, allow_remote, found, depth=0)
+    _check(path, path.resolve().parent, allow_remote, found, ())
     return tuple(sorted(found))
 
 
-def _check(path: Path, folder: Path, allow_remote: bool, found: set[Path], depth: int) -> None:
-    if depth > _MOST_DEEP:
+def _check(
+    path: Path, folder: Path, allow_remote: bool, found: set[Path], above: tuple[Path, ...]
+) -> None:
+    """Of one VRT; ``above`` are those that refer to it."""
+    here = path.resolve()
+    if here in above:
+        raise BadInput("a VRT that refers to itself", where=path)
+    if len(above) > _MOST_DEEP:
         raise BadInput(f"VRTs refer to VRTs more than {_MOST_DEEP} deep", where=path)
     root = _parsed(path)
     _check_kinds(root, path)
@@ -64,11 +69,10 @@ def _check(path: Path, folder: Path, allow_remote: bool, found: set[Path], depth
             continue
         if not allow_remote:
             _check_source(text, source, folder, path, raw=raw)
-        if source in found:
-            continue
+        seen = source in found and source.resolve() not in (here, *above)
         found.add(source)
-        if not raw and driver_of(source) == "VRT":
-            _check(source, folder, allow_remote, found, depth + 1)
+        if not raw and not seen and driver_of(source) == "VRT":
+            _check(source, folder, allow_remote, found, (*above, here))
 
 
 def _parsed(path: Path) -> Tree.Element:
@@ -101,7 +105,7 @@ def _check_kinds(root: Tree.Element, path: Path) -> None:
         raise BadInput(
             f"a VRT of the kind {(unknown or [root.tag])[0]}, whose sources cannot be checked",
             where=path,
-            fix="make one file of it with rio convert, and name that",
+            fix=f"label one file of its pixels: {_convert(path)}",
         )
     for name, text, _ in _named(root):
         if name == "pixelfunctioncode" or (
@@ -140,12 +144,28 @@ def _sources(root: Tree.Element, path: Path) -> Iterator[tuple[str, bool, bool]]
 def _check_source(text: str, source: Path, folder: Path, path: Path, *, raw: bool) -> None:
     shown = text if len(text) < 200 else text[:200] + "…"
     if re.match(r"/vsi|[a-z0-9_+.-]{2,}:|\s*<", text, re.IGNORECASE):
-        raise BadInput(f"refers to {shown}, which is no file beside it", where=path, fix=_FIX)
+        raise BadInput(
+            f"refers to {shown}, which is no file beside it",
+            where=path,
+            fix=f"trust it with --allow-remote, or label one file of its pixels: {_convert(path)}",
+        )
     if not source.resolve().is_relative_to(folder):
-        raise BadInput(f"refers to {shown}, outside its folder", where=path, fix=_FIX)
+        raise BadInput(
+            f"refers to {shown}, outside its folder",
+            where=path,
+            fix=f"trust it with --allow-remote, or label one file of its pixels: {_convert(path)}",
+        )
     if not source.is_file():
         raise BadInput(f"refers to {shown}, which is not there", where=path)
     if not raw and driver_of(source) is None:
         raise BadInput(
-            f"refers to {shown}, which is in no format that is read here", where=path, fix=_FIX
+            f"refers to {shown}, which is in no format that is read here",
+            where=path,
+            fix=f"trust it with --allow-remote, or label one file of its pixels: {_convert(path)}",
         )
+
+
+def _convert(path: Path) -> str:
+    """The command that makes a GeoTIFF of what a VRT shows, beside it; rio comes with rasterio."""
+    whole = path.with_name(f"{path.stem}_whole.tif")
+    return f"rio convert {shlex.quote(str(path))} {shlex.quote(str(whole))}"
