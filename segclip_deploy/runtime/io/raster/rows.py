@@ -172,18 +172,20 @@ def _resampled(dataset: Any, raster: Raster, rows: tuple[int, int], own: tuple[i
     first = max(0, min(own[0], math.floor(rows[0] * down) - reach))
     last = min(height, max(own[1], math.ceil(rows[1] * down) + reach))
     pixels, valid = read_pixels(dataset, raster, ((first, last), (0, width)))
-    bands = np.concatenate([pixels.transpose(2, 0, 1), valid[None] * np.uint8(255)])
-    made = np.zeros((4, rows[1] - rows[0], columns), np.uint8)
+    bands = pixels.transpose(2, 0, 1)
+    hidden = {} if valid.all() else {"src_alpha": 4, "dst_alpha": 4}
+    if hidden:
+        bands = np.concatenate([bands, valid[None] * np.uint8(255)])
+    made = np.zeros((len(bands), rows[1] - rows[0], columns), np.uint8)
     warp.reproject(
-        bands,
+        np.ascontiguousarray(bands),
         made,
         src_crs=_PLANE,
         dst_crs=_PLANE,
         src_transform=affine(1, 0, _ORIGIN, 0, -1, _ORIGIN - first),
         dst_transform=affine(across, 0, _ORIGIN, 0, -down, _ORIGIN - rows[0] * down),
-        src_alpha=4,
-        dst_alpha=4,
         resampling=enums.Resampling.bilinear,
+        **hidden,
     )
     seen = np.ascontiguousarray(made[:3].transpose(1, 2, 0))
     return _Chunk(seen, valid[own[0] - first : own[1] - first])

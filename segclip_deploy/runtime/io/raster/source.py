@@ -13,12 +13,13 @@ import numpy as np
 from segclip_deploy._optional import require
 from segclip_deploy.errors import BadInput
 from segclip_deploy.runtime.io.raster.bands import choose_bands, choose_scale
-from segclip_deploy.runtime.io.raster.gdal import gdal_errors, opened
+from segclip_deploy.runtime.io.raster.gdal import opened
 from segclip_deploy.runtime.io.raster.geotiff import UNREADABLE, read_tags
 from segclip_deploy.runtime.io.raster.grid import MAX_ENLARGED, Grid, model_size
 from segclip_deploy.runtime.io.raster.ground import measure_areas, pixel_metres
-from segclip_deploy.runtime.io.raster.place import Place, driver_of, find_place, side_files
-from segclip_deploy.runtime.io.raster.turned import Turn, check_turned, choose_turn
+from segclip_deploy.runtime.io.raster.location import locate
+from segclip_deploy.runtime.io.raster.place import driver_of, side_files
+from segclip_deploy.runtime.io.raster.turned import Turn
 from segclip_deploy.runtime.io.raster.validity import Validity, choose_validity
 from segclip_deploy.runtime.io.raster.vrt import check_vrt
 
@@ -136,7 +137,7 @@ def describe_raster(path: Path, reading: Reading, model_metres: float | None) ->
             written_nodata=_written_nodata(path, driver),
             clear=bands.clear,
         )
-        ground = _locate(dataset, path, driver, validity, remote=remote)
+        ground = locate(dataset, path, driver, validity, allow_remote=remote)
         crs, transform, size, turn = ground.crs, ground.transform, ground.size, ground.turn
         notes = [*bands.notes, *said, *ground.notes]
         if turn is not None:
@@ -186,55 +187,6 @@ def _written_nodata(path: Path, driver: str) -> str | None:
     except UNREADABLE:
         return None
     return text.strip(" \0") or None if isinstance(text, str) else None
-
-
-@dataclass(frozen=True)
-class _Ground:
-    """Where the pixels of a raster's grid lie; attributes as of ``Raster``, and (H, W)."""
-
-    crs: Any
-    transform: Any
-    size: tuple[int, int]
-    turn: Turn | None
-    notes: tuple[str, ...]
-
-
-def _locate(dataset: Any, path: Path, driver: str, validity: Validity, *, remote: bool) -> _Ground:
-    """The CRS and transformation of a raster's grid, how it is turned to it, and what is to be said."""
-    signs = (find_place(path) or Place(driver, ())).signs
-    crs, transform = dataset.crs or _beside(path), dataset.transform
-    if transform.is_identity or not abs(transform.determinant) > 0:  # also of NaN
-        turn = choose_turn(dataset, path, crs, masks=validity.masks)
-        if turn is not None:
-            with turn.over(allow_remote=remote) as turned:
-                said = check_turned(turned, turn, dataset, path)
-                return _Ground(turn.crs, turned.transform, turned.shape, turn, (said,))
-        lost = f"says that it has a place ({', '.join(signs)}), which cannot be read"
-        said = f"{lost if signs else 'does not say where its pixels lie'}: areas in m² stay unknown"
-        return _Ground(None, type(transform).identity(), dataset.shape, None, (said,))
-    notes: tuple[str, ...] = ()
-    if crs is None:
-        keys = " that can be read" if "GeoTIFF keys" in signs or _prj(path) else ""
-        notes = (f"no coordinate reference system{keys}: areas in m² stay unknown",)
-    return _Ground(crs, transform, dataset.shape, None, notes)
-
-
-def _prj(path: Path) -> Path | None:
-    return next((file for file in side_files(path) if file.suffix.lower() == ".prj"), None)
-
-
-def _beside(path: Path) -> Any:
-    """The coordinate reference system of the .prj beside a file, which GDAL does not read for most."""
-    file = _prj(path)
-    if file is None:
-        return None
-    crs = require("rasterio.crs", why="reading GeoTIFF")
-    errors: tuple[type[Exception], ...] = (OSError, ValueError, *gdal_errors())
-    try:
-        text = file.read_text(encoding="utf-8", errors="replace").strip()
-        return crs.CRS.from_user_input(text, morph_from_esri_dialect=True)
-    except errors:
-        return None
 
 
 def _measure(
