@@ -145,6 +145,11 @@ def edit_safetensors(key: str) -> Callable[[bytes, Callable[[int], int]], bytes]
     return edit
 
 
+VRT = b"""<VRTDataset rasterXSize="4" rasterYSize="4"><SRS>EPSG:25832</SRS>
+<GeoTransform>0,1,0,0,0,-1</GeoTransform><VRTRasterBand dataType="Byte" band="1"><ComplexSource>
+<SourceFilename relativeToVRT="1">t.tif</SourceFilename></ComplexSource></VRTRasterBand></VRTDataset>"""
+
+
 def targets(folder: Path) -> dict[str, Target]:
     """All readers, with seeds made by the product's own writers."""
     import numpy as np
@@ -194,7 +199,11 @@ def targets(folder: Path) -> dict[str, Target]:
     from segclip_deploy.model.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
     from segclip_deploy.model.text import TextBank, load_text_bank, save_text_bank, unit_rows
     from segclip_deploy.runtime.inference.frame import read_frame
-    from segclip_deploy.runtime.io.raster.geotiff import ground_sample_distance, is_georeferenced
+    from segclip_deploy.runtime.io.raster.geotiff import ground_sample_distance
+    from segclip_deploy.runtime.io.raster.pixels import read_window
+    from segclip_deploy.runtime.io.raster.place import find_place
+    from segclip_deploy.runtime.io.raster.source import Reading, describe_raster
+    from segclip_deploy.runtime.io.raster.vrt import check_vrt
     from segclip_deploy.runtime.io.telemetry.exif import read_capture
     from segclip_deploy.runtime.targets.compile_cache import CompileCache
     from segclip_deploy.tradeoff.state import load_accuracy, load_latency
@@ -339,7 +348,9 @@ def targets(folder: Path) -> dict[str, Target]:
         "split.json": Target("split.json", read_split, [dump({"train": ["a"], "val": ["b"]})], edit_json),
         "frame": Target("frame", lambda p: both(read_frame, read_mask, p), images),
         "EXIF": Target("frame", read_capture, images),
-        "GeoTIFF header": Target("t.tif", lambda p: (is_georeferenced(p), ground_sample_distance(p)), [made("t.tif", geotiff)]),
+        "GeoTIFF header": Target("t.tif", lambda p: (find_place(p), ground_sample_distance(p)), [made("t.tif", geotiff)]),
+        "raster": Target("t.tif", lambda p: read_window(describe_raster(p, Reading(), None)), [made("t.tif", geotiff)]),
+        "VRT": Target("v.vrt", lambda p: check_vrt(p, allow_remote=False), [VRT]),
         "ONNX": Target("m.onnx", lambda p: both(check_self_contained, initializer_names, p, makers), [model]),
         "compile cache": Target("c.compiled", lambda p: CompileCache(p).read(), [made("c.compiled", lambda p: CompileCache(p).write(b"x"))]),
         "sweep accuracy": Target("a.json", lambda p: load_accuracy(p, vocabulary.names), [dump({"schema": 1, "images": ["a"], "counts": [counts], "intersection": [1] * 5, "union": [2] * 5})], edit_json),

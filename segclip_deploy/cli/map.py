@@ -74,7 +74,7 @@ def map_(
     as_json: bool,
     **reading: Any,
 ) -> None:
-    """Segment georeferenced TIFFs on the workers of a Dask cluster.
+    """Segment rasters that have a place on the workers of a Dask cluster.
 
     SOURCES are files, and folders with their sub-folders. Writes what ``run`` writes of them, the same bytes: NAME.tif, a Cloud-Optimized GeoTIFF, and
     areas.jsonl. Interrupted or in part failed, the same command goes on from there. What failed is
@@ -82,6 +82,8 @@ def map_(
     """
     from segclip_deploy.cluster.work import Order
     from segclip_deploy.runtime.engine import engine_sha256
+    from segclip_deploy.runtime.io.raster.options import check_options
+    from segclip_deploy.runtime.io.raster.place import find_place
     from segclip_deploy.runtime.io.sinks.folder import FolderSink
     from segclip_deploy.runtime.io.sinks.lines import describe_raster_result
     from segclip_deploy.runtime.io.sources.listing import find_files
@@ -99,6 +101,7 @@ def map_(
     how = reading_of(reading)
     order = Order(engine.absolute(), engine_sha256(engine), how, overlap, threads)
     files = find_files(map(Path, sources), out, videos=False)
+    check_options((file.path for file in files if find_place(file.path)), how)
     started = time.perf_counter()
     sink = FolderSink(out)
     with _pool(scheduler, workers or 1, resources) as pool, sink:

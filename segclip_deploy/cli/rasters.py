@@ -1,9 +1,10 @@
-"""The part of ``run`` that takes georeferenced TIFFs."""
+"""The part of ``run`` that takes rasters: images that say where their pixels lie."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -66,21 +67,31 @@ _READING = (
     click.option(
         "--keep-scale",
         is_flag=True,
-        help="Of GeoTIFFs: do not resample to the model's ground sample distance.",
+        help="Of rasters: do not resample to the model's ground sample distance.",
+    ),
+    click.option(
+        "--ignore-alpha",
+        is_flag=True,
+        help="Of rasters: an alpha band takes no pixel away, e.g. where it is near infrared.",
+    ),
+    click.option(
+        "--allow-remote",
+        is_flag=True,
+        help="Of VRTs: they may refer to the network and to other folders.",
     ),
 )
 _MAKING = (
-    click.option("--polygons", is_flag=True, help="Of GeoTIFFs: write NAME.geojson, too."),
+    click.option("--polygons", is_flag=True, help="Of rasters: write NAME.geojson, too."),
     click.option(
         "--seam-score",
         is_flag=True,
-        help="Of GeoTIFFs: label twice, and say how well windows join.",
+        help="Of rasters: label twice, and say how well windows join.",
     ),
 )
 
 
 def reading_options(command: F) -> F:
-    """How georeferenced TIFFs are read."""
+    """How rasters are read."""
     for option in reversed(_READING):
         command = option(command)
     return command
@@ -97,11 +108,17 @@ def reading_of(options: Mapping[str, Any]) -> Reading:
     """What ``reading_options``, or ``picture_options``, say."""
     from segclip_deploy.runtime.io.raster.source import Reading
 
-    return Reading(options["bands"], options["scale"], options.get("keep_scale", False))
+    return Reading(
+        options["bands"],
+        options["scale"],
+        options.get("keep_scale", False),
+        options.get("ignore_alpha", False),
+        options.get("allow_remote", False),
+    )
 
 
 def raster_options(command: F) -> F:
-    """The options that only georeferenced TIFFs have."""
+    """The options that only rasters have."""
     for option in reversed(_MAKING):
         command = option(command)
     return reading_options(command)
@@ -110,22 +127,28 @@ def raster_options(command: F) -> F:
 def split_rasters(
     files: Sequence[SourceFile], options: Mapping[str, Any]
 ) -> tuple[list[SourceFile], list[SourceFile]]:
-    """(images, georeferenced TIFFs) among the sources.
+    """(images, rasters) among the sources.
 
     Raises:
         UsageError: options for rasters, and there is none.
+        BadInput: an option that changes nothing of any raster.
     """
-    from segclip_deploy.runtime.io.raster.geotiff import is_georeferenced
+    from segclip_deploy.runtime.io.raster.options import check_options
+    from segclip_deploy.runtime.io.raster.place import find_place
 
     frames: list[SourceFile] = []
     rasters: list[SourceFile] = []
     for file in files:
-        (rasters if is_georeferenced(file.path) else frames).append(file)
+        (rasters if find_place(file.path) else frames).append(file)
     given = [f"--{name.replace('_', '-')}" for name, value in options.items() if value]
-    if not all(file.is_film for file in frames):
-        given = [name for name in given if name not in ("--bands", "--scale")]  # images have them
+    reading = reading_of(options)
+    if not all(file.is_film for file in frames):  # images have these two
+        given = [name for name in given if name not in ("--bands", "--scale")]
+        reading = replace(reading, scale=None)
     if given and not rasters:
-        raise click.UsageError(f"{given[0]} is for georeferenced TIFFs, and there is none")
+        raise click.UsageError(f"{given[0]} is for rasters with a place, and there is none")
+    if given:
+        check_options((file.path for file in rasters), reading)
     return frames, rasters
 
 
@@ -171,6 +194,7 @@ def _run_raster(
     task: TaskID,
     options: Mapping[str, Any],
 ) -> RasterResult:
+    from segclip_deploy.runtime.io.raster.pixels import what_is_removed
     from segclip_deploy.runtime.io.raster.polygons import check_polygons, write_polygons
     from segclip_deploy.runtime.io.raster.seams import seam_score
     from segclip_deploy.runtime.io.raster.segment import segment_raster, settings_digest
@@ -187,7 +211,7 @@ def _run_raster(
 
     vocabulary = segmenter.vocabulary
     raster = describe_raster(path, reading_of(options), vocabulary.ground_sample_distance_m)
-    for note in raster.notes:
+    for note in (*raster.notes, *what_is_removed(raster)):
         tell(note)
     if options["polygons"]:
         check_polygons(raster)
@@ -204,17 +228,19 @@ def _run_raster(
             f"{labelled.kept} of {raster.grid.own[0]} rows were there already, from the same settings"
         )
     polygons = out.with_suffix(".geojson")
-    count = write_polygons(out, vocabulary, polygons) if options["polygons"] else None
-    if count is None:
+    drawn = write_polygons(out, vocabulary, polygons) if options["polygons"] else None
+    if drawn is None:
         polygons.unlink(missing_ok=True)  # of an earlier run
     seams = seam_score(segmenter, raster, out, report=report) if options["seam_score"] else None
     height, width = raster.grid.own
     tell(
         f"{file.name}.tif, {width}×{height} in {labelled.windows} windows, {labelled.seconds:.1f} s"
-        + (f", {count} polygons" if count is not None else "")
+        + (f", {drawn.count} polygons" if drawn else "")
         + (f", {_seams(seams.share)}" if seams else "")
     )
-    return RasterResult(file.shown, file.name, labelled, None if count is None else polygons, seams)
+    if drawn and drawn.note:
+        tell(drawn.note)
+    return RasterResult(file.shown, file.name, labelled, polygons if drawn else None, seams)
 
 
 def _seams(share: float | None) -> str:

@@ -77,10 +77,10 @@ def run(
 ) -> None:
     """Segment SOURCES with ENGINE, an engine or a bundle.
 
-    SOURCES are images, videos, GeoTIFFs, folders of them with their sub-folders, and http:// URLs
+    SOURCES are images, videos, rasters, folders of them with their sub-folders, and http:// URLs
     of such files; or one camera: /dev/video0, rtsp://... Results lie below --out as the sources lie below the deepest
     folder that holds all of them. Writes NAME.png (labels), NAME.overlay.png, NAME.margin.png where the engine has
-    a margin, and areas.jsonl; of a georeferenced TIFF NAME.tif, a Cloud-Optimized GeoTIFF. Bad
+    a margin, and areas.jsonl; of a raster that has a place NAME.tif, a Cloud-Optimized GeoTIFF. Bad
     images are listed, the others done, and the exit code is 1, as it is where frames of a video are damaged.
     """
     from tempfile import TemporaryDirectory
@@ -168,7 +168,7 @@ def _source(
     max_megapixels: float | None,
     for_rasters: dict[str, Any],
 ) -> tuple[Source, list[SourceFile]]:
-    """Where frames come from, and the georeferenced TIFFs among the sources."""
+    """Where frames come from, and the rasters with a place among the sources."""
     from segclip_deploy.errors import BadInput
     from segclip_deploy.runtime.io.sources.opening import find_sources
 

@@ -17,7 +17,8 @@ from segclip_deploy.runtime.engine import engine_sha256, open_segmenter
 from segclip_deploy.runtime.inference.segmenter import Segmenter
 from segclip_deploy.runtime.inference.stitching import Tally
 from segclip_deploy.runtime.io.raster.cog import digest_of, write_cog
-from segclip_deploy.runtime.io.raster.geotiff import is_georeferenced
+from segclip_deploy.runtime.io.raster.pixels import what_is_removed
+from segclip_deploy.runtime.io.raster.place import find_place
 from segclip_deploy.runtime.io.raster.segment import (
     LabelledRaster,
     count_areas,
@@ -107,9 +108,11 @@ def survey(order: Order, source: Path, out: Path) -> Plan:
         BadInput: it cannot be read, or not be labelled.
         BadArtifact: the engine does not open here.
     """
-    if not is_georeferenced(source):
+    if not find_place(source):
         raise BadInput(
-            "is no georeferenced TIFF", where=source, fix="segclip-deploy run takes other images"
+            "is no raster that has a place",
+            where=source,
+            fix="segclip-deploy run takes other images",
         )
     with _segmenter(order) as segmenter:
         raster, digest = _described(order, segmenter, source)
@@ -119,7 +122,8 @@ def survey(order: Order, source: Path, out: Path) -> Plan:
     if not done:
         shelf.sweep(blocks)
     missing = () if done else tuple(block for block in blocks if not shelf.has(block))
-    return Plan(source, out, digest, raster.grid.own, blocks, missing, raster.notes)
+    notes = (*raster.notes, *what_is_removed(raster))
+    return Plan(source, out, digest, raster.grid.own, blocks, missing, notes)
 
 
 def label(order: Order, plan: Plan, block: Block) -> Labelled:

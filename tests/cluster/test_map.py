@@ -256,7 +256,7 @@ def test_the_command_on_workers_of_its_own(
     assert report["workers"] == 2
     assert [Path(line["image"]) for line in report["rasters"]] == [rasters[2], rasters[0]]
     (failure,) = report["failed"]
-    assert failure["error"].startswith(f"{plain}: is no georeferenced TIFF")
+    assert failure["error"].startswith(f"{plain}: is no raster that has a place")
     (kept,) = json.loads((out / "map-failures.json").read_text())["failed"]
     assert "in survey" in kept["traceback"]
     lines = [json.loads(line) for line in (out / "areas.jsonl").read_text().splitlines()]

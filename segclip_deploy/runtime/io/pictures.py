@@ -9,6 +9,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -24,14 +25,15 @@ from segclip_deploy.runtime.inference.frame import (
     prepare,
 )
 from segclip_deploy.runtime.inference.windows import Window
-from segclip_deploy.runtime.io.raster.geotiff import is_georeferenced
+from segclip_deploy.runtime.io.raster.bands import to_8_bits
+from segclip_deploy.runtime.io.raster.gdal import opened
+from segclip_deploy.runtime.io.raster.pixels import read_window
+from segclip_deploy.runtime.io.raster.place import find_place
 from segclip_deploy.runtime.io.raster.rows import RowReader
 from segclip_deploy.runtime.io.raster.source import (
     Raster,
     Reading,
     describe_raster,
-    opened,
-    to_8_bits,
 )
 
 __all__ = ["Opener", "Windows", "open_windows", "read_picture"]
@@ -55,15 +57,10 @@ def read_picture(
         MissingDependency: rasterio is needed and not installed.
     """
     path = Path(path)
-    if is_georeferenced(path):
-        raster = describe_raster(path, Reading(reading.bands, reading.scale, keep_scale=True), None)
-        height, width = raster.grid.own
-        check_size(height, width, path, max_megapixels)
-        with RowReader(raster, (height, width)) as reader:
-            pixels = reader(Window(0, 0, height, width, (0, height, 0, width)))
-            valid = reader.take_valid(0, height)
-        if pixels is None:
-            pixels = np.zeros((height, width, 3), np.uint8)
+    if find_place(path):
+        raster = describe_raster(path, replace(reading, keep_scale=True), None)
+        check_size(*raster.grid.own, path, max_megapixels)
+        pixels, valid = read_window(raster)
         return Frame(pixels, str(path), None if valid.all() else valid)
     stored = open_image(path, max_megapixels=max_megapixels)
     if stored.kind == "an RGB image" and reading.bands is None:
@@ -109,7 +106,7 @@ def open_windows(
     Raises:
         BadInput: as of ``read_picture``, and for a raster far too coarse for the model.
     """
-    if is_georeferenced(path):
+    if find_place(path):
         return _RasterWindows(describe_raster(path, reading, model_metres), height, width)
     return _ImageWindows(read_picture(path, reading), height, width)
 
@@ -195,7 +192,7 @@ def _chosen(stored: StoredImage, reading: Reading, path: Path) -> Frame:
         else:
             to_8_bits(values, reading.scale, pixels[..., channel])
             valid &= np.isfinite(values)
-    if "A" in names:
+    if "A" in names and not reading.ignore_alpha:
         valid &= channels[..., names.index("A")] != 0
     return Frame(pixels, str(path), None if valid.all() else valid)
 

@@ -7,7 +7,8 @@ from xml.sax.saxutils import escape, quoteattr
 
 from segclip_deploy._optional import require
 from segclip_deploy.artifacts.vocabulary import IGNORE_INDEX, Vocabulary
-from segclip_deploy.runtime.io.raster.source import Raster, environment
+from segclip_deploy.runtime.io.raster.gdal import environment, gdal_errors
+from segclip_deploy.runtime.io.raster.source import Raster
 
 __all__ = ["DIGEST_TAG", "digest_of", "write_cog"]
 
@@ -36,14 +37,13 @@ def write_cog(
     Raises:
         OSError: the file could not be written; ``out`` is as it was.
     """
-    rasterio = require("rasterio", why="writing GeoTIFF")
     shutil = require("rasterio.shutil", why="writing GeoTIFF")
     source, made = labels.with_suffix(".vrt"), labels.with_suffix(".tif")
-    source.write_text(_vrt(labels, raster, vocabulary, digest), encoding="utf-8")
     try:
+        source.write_text(_vrt(labels, raster, vocabulary, digest), encoding="utf-8")
         with environment():
             shutil.copy(source, made, driver="COG", **_OPTIONS)
-    except rasterio.errors.RasterioError as error:
+    except gdal_errors() as error:
         raise OSError(None, f"cannot be written ({error.__cause__ or error})", str(out)) from error
     sidecar = made.with_name(made.name + ".aux.xml")
     sidecar.replace(out.with_name(out.name + ".aux.xml"))
@@ -54,9 +54,9 @@ def digest_of(path: Path) -> str | None:
     """What an existing output was made from and with; None for what is none."""
     rasterio = require("rasterio", why="writing GeoTIFF")
     try:
-        with rasterio.open(path) as dataset:
+        with rasterio.open(path, driver="GTiff") as dataset:
             return dataset.tags().get(DIGEST_TAG)
-    except rasterio.errors.RasterioError:
+    except gdal_errors():
         return None
 
 

@@ -1,4 +1,4 @@
-"""GeoTIFF headers, in Pillow alone: is it one, and how large is a pixel on the ground."""
+"""GeoTIFF headers, in Pillow alone: their tags, and how large a pixel is on the ground."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 
 from PIL import TiffImagePlugin
 
-__all__ = ["EARTH", "ONE_SCALE", "ground_sample_distance", "is_georeferenced"]
+__all__ = ["EARTH", "ONE_SCALE", "UNREADABLE", "ground_sample_distance", "read_tags"]
 
 EARTH = 6378137.0
 """Metres, equatorial radius of WGS 84."""
@@ -18,7 +18,9 @@ EARTH = 6378137.0
 ONE_SCALE = 1.5
 """Largest ratio of ground sample distances that are taken for one."""
 
-_UNREADABLE = (OSError, SyntaxError, ValueError, LookupError, TypeError, struct.error)
+UNREADABLE = (OSError, SyntaxError, ValueError, LookupError, TypeError, struct.error)
+"""What ``read_tags`` raises of a file that is no TIFF, or a damaged one."""
+
 _METRES = {9001: 1.0, 9002: 0.3048, 9003: 1200 / 3937}  # of linear units, by EPSG code
 
 
@@ -32,25 +34,16 @@ def ground_sample_distance(path: Path) -> float | None:
         None for a file that does not say, or is no TIFF that can be read.
     """
     try:
-        return _metres_per_row(_tags(path))
-    except _UNREADABLE:
+        return _metres_per_row(read_tags(path))
+    except UNREADABLE:
         return None
 
 
-def is_georeferenced(path: Path) -> bool:
-    """Whether a file is a TIFF that says where its pixels lie: by an affine transformation."""
-    try:
-        tags = _tags(path)
-    except _UNREADABLE:
-        return False
-    return 34264 in tags or (33550 in tags and 33922 in tags)
-
-
-def _tags(path: Path) -> dict[int, Any]:
+def read_tags(path: Path) -> dict[int, Any]:
     """Tags of a TIFF's first image; its pixels may be of any number and kind.
 
     Raises:
-        one of _UNREADABLE: not a TIFF that can be read.
+        one of ``UNREADABLE``: not a TIFF that can be read.
     """
     if not path.is_file():  # a pipe would be waited for
         raise OSError("no file")

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Generator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -14,13 +14,17 @@ from numpy.typing import NDArray
 from segclip_deploy._optional import require
 from segclip_deploy.runtime.inference.frame import Frame, prepare
 from segclip_deploy.runtime.inference.windows import Window
-from segclip_deploy.runtime.io.raster.source import Raster, opened, to_8_bits
+from segclip_deploy.runtime.io.raster.pixels import read_pixels
+from segclip_deploy.runtime.io.raster.source import Raster, opened_raster
 
 __all__ = ["RowReader"]
 
 _ROWS = 256
 """Rows read at once, or as many as the file's blocks have. Always the same ones, because resampling
 gives pixels at the border of what is read another rounding."""
+
+_PLANE = "EPSG:3857"  # any in metres: pixels are brought to pixels, nothing is projected
+_ORIGIN = 1000  # GDAL takes a transformation with the origin at 0 and pixels of 1 for none
 
 T = TypeVar("T")
 
@@ -129,64 +133,62 @@ class _Rolling:
 def _chunk_rows(raster: Raster) -> int:
     if raster.grid.resampled:
         return _ROWS
-    with opened(raster.path) as dataset:
+    with opened_raster(raster) as dataset:
         blocks = [dataset.block_shapes[band - 1][0] for band in raster.bands]
     return min(max(*blocks, _ROWS), 4 * _ROWS)
 
 
 def _read_chunks(raster: Raster, top: int, step: int) -> Generator[_Chunk, None, None]:
     """All chunks from model row ``top`` on; opened, read and closed in the thread that iterates."""
-    height = raster.grid.model[0]
-    with opened(raster.path) as dataset, ExitStack() as stack:
-        seen = stack.enter_context(_warped(dataset, raster)) if raster.grid.resampled else dataset
+    height, width = raster.grid.model[0], raster.grid.own[1]
+    with opened_raster(raster) as dataset:
         for start in range(top, height, step):
             stop = min(start + step, height)
-            pixels = _read_pixels(seen, raster, start, stop)
-            yield _Chunk(pixels, _read_valid(dataset, raster, *raster.grid.own_rows(start, stop)))
+            own = raster.grid.own_rows(start, stop)
+            if raster.grid.resampled:
+                yield _resampled(dataset, raster, (start, stop), own)
+            else:
+                yield _Chunk(*read_pixels(dataset, raster, (own, (0, width))))
 
 
-def _warped(dataset: Any, raster: Raster) -> Any:
-    """The raster on the model's grid; enlarged bilinearly, made smaller with a wider kernel."""
-    vrt = require("rasterio.vrt", why="reading GeoTIFF")
+def _resampled(dataset: Any, raster: Raster, rows: tuple[int, int], own: tuple[int, int]) -> _Chunk:
+    """Rows of the model's grid; enlarged bilinearly, made smaller with a wider kernel.
+
+    Pixels that are not real take no part: GDAL is given the decision as an alpha band, and its
+    own idea of the file's nodata and alpha is not asked.
+
+    Args:
+        dataset: on the raster's own grid.
+        raster: that it is of.
+        rows: of the model's grid, (from, to).
+        own: the raster's rows that take their labels from them, (from, to).
+    """
+    warp = require("rasterio.warp", why="reading GeoTIFF")
     enums = require("rasterio.enums", why="reading GeoTIFF")
-    (height, width), (rows, columns) = raster.grid.own, raster.grid.model
-    a, b, c, d, e, f = dataset.transform[:6]
-    across, down = width / columns, height / rows
-    return vrt.WarpedVRT(
-        dataset,
-        crs=dataset.crs,
-        transform=type(dataset.transform)(a * across, b * down, c, d * across, e * down, f),
-        width=columns,
-        height=rows,
+    affine = type(raster.transform)
+    (height, width), (model_height, columns) = raster.grid.own, raster.grid.model
+    down, across = height / model_height, width / columns
+    reach = 2 * math.ceil(max(down, 1)) + 2  # of the kernel, with room
+    first = max(0, min(own[0], math.floor(rows[0] * down) - reach))
+    last = min(height, max(own[1], math.ceil(rows[1] * down) + reach))
+    pixels, valid = read_pixels(dataset, raster, ((first, last), (0, width)))
+    bands = pixels.transpose(2, 0, 1)
+    hidden = {} if valid.all() else {"src_alpha": 4, "dst_alpha": 4}
+    if hidden:
+        bands = np.concatenate([bands, valid[None] * np.uint8(255)])
+    made = np.zeros((len(bands), rows[1] - rows[0], columns), np.uint8)
+    warp.reproject(
+        np.ascontiguousarray(bands),
+        made,
+        src_crs=_PLANE,
+        dst_crs=_PLANE,
+        src_transform=affine(1, 0, _ORIGIN, 0, -1, _ORIGIN - first),
+        dst_transform=affine(across, 0, _ORIGIN, 0, -down, _ORIGIN - rows[0] * down),
         resampling=enums.Resampling.bilinear,
-        UNIFIED_SRC_NODATA="YES",  # one band may well have the value that marks no data
+        **hidden,
     )
-
-
-def _read_pixels(dataset: Any, raster: Raster, top: int, bottom: int) -> NDArray[np.uint8]:
-    width = raster.grid.model[1]
-    window = ((top, bottom), (0, width))
-    pixels = np.empty((bottom - top, width, 3), np.uint8)
-    if raster.scale is None:
-        dataset.read(list(raster.bands), window=window, out=pixels.transpose(2, 0, 1))
-        return pixels
-    for channel, band in enumerate(raster.bands):
-        to_8_bits(dataset.read(band, window=window), raster.scale, pixels[..., channel])
-    return pixels
-
-
-def _read_valid(dataset: Any, raster: Raster, top: int, bottom: int) -> NDArray[np.bool_]:
-    """No alpha of zero, not nodata, not masked, and a number."""
-    window = ((top, bottom), (0, raster.grid.own[1]))
-    valid = np.ones((bottom - top, raster.grid.own[1]), np.bool_)
-    if top == bottom:
-        return valid
-    if any("all_valid" not in [flag.name for flag in flags] for flags in dataset.mask_flag_enums):
-        valid &= dataset.dataset_mask(window=window) != 0
-    for band in set(raster.bands):
-        if dataset.dtypes[band - 1] == "float32":
-            valid &= np.isfinite(dataset.read(band, window=window))
-    return valid
+    seen = np.ascontiguousarray(made[:3].transpose(1, 2, 0))
+    return _Chunk(seen, valid[own[0] - first : own[1] - first])
 
 
 def _ahead(items: Generator[T, None, None]) -> Generator[T, None, None]:

@@ -13,9 +13,10 @@ from segclip_deploy.artifacts.vocabulary import IGNORE_INDEX
 from segclip_deploy.progress import Report, silent
 from segclip_deploy.runtime.inference.segmenter import Segmenter
 from segclip_deploy.runtime.inference.windows import LOGIT_STRIDE, Window, cover
+from segclip_deploy.runtime.io.raster.gdal import opened
 from segclip_deploy.runtime.io.raster.rows import RowReader
 from segclip_deploy.runtime.io.raster.segment import read_labels
-from segclip_deploy.runtime.io.raster.source import Raster, opened
+from segclip_deploy.runtime.io.raster.source import Raster
 
 __all__ = ["SeamScore", "seam_score"]
 

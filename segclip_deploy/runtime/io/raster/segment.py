@@ -7,7 +7,7 @@ import json
 import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +20,12 @@ from segclip_deploy.progress import Report, silent
 from segclip_deploy.runtime.inference.segmenter import Segmenter
 from segclip_deploy.runtime.inference.stitching import Tally
 from segclip_deploy.runtime.io.raster.cog import digest_of, write_cog
-from segclip_deploy.runtime.io.raster.ground import AreaCount, row_areas
+from segclip_deploy.runtime.io.raster.gdal import opened, translated
+from segclip_deploy.runtime.io.raster.ground import AreaCount, measure_areas
 from segclip_deploy.runtime.io.raster.partial import Partial
 from segclip_deploy.runtime.io.raster.rows import RowReader
-from segclip_deploy.runtime.io.raster.source import Raster, opened
+from segclip_deploy.runtime.io.raster.source import Raster
+from segclip_deploy.runtime.io.raster.validity import RULES
 
 __all__ = [
     "LabelledRaster",
@@ -35,7 +37,7 @@ __all__ = [
     "settings_digest",
 ]
 
-_SCHEMA = 1  # of what decides the labels: raise it when the same settings give others
+_SCHEMA = 2  # of what decides the labels: raise it when the same settings give others
 _BLOCK = 512  # rows of a COG's tile
 
 
@@ -73,14 +75,22 @@ class LabelledRaster:
 
 
 def settings_digest(segmenter: Segmenter, raster: Raster, engine_sha256: str) -> str:
-    """SHA-256 of all that decides the labels: engine, classes, raster (its size and time), settings."""
-    stat = raster.path.stat()
+    """SHA-256 of all that decides the labels: engine, classes, settings, and size and time of each file.
+
+    Files are the raster, those beside it that place or mask it, and the sources of a VRT.
+    """
+    stats = [(file.name, file.stat()) for file in raster.files]
     deciding = {
         "schema": _SCHEMA,
         "engine": engine_sha256,
         "vocabulary": segmenter.vocabulary.to_json(),
         "overlap": segmenter.overlap,
-        "raster": [stat.st_size, stat.st_mtime_ns, *raster.grid.own],
+        "raster": raster.grid.own,
+        "files": [[name, stat.st_size, stat.st_mtime_ns] for name, stat in stats],
+        "crs": raster.crs and raster.crs.to_wkt(),
+        "transform": list(raster.transform)[:6],
+        "validity": [RULES, asdict(raster.validity)],
+        "allow_remote": raster.allow_remote,
         "grid": raster.grid.model,
         "bands": raster.bands,
         "scale": raster.scale,
@@ -235,4 +245,5 @@ def label_rows(
 
 
 def _no_areas(raster: Raster, names: tuple[str, ...]) -> AreaCount:
-    return AreaCount(names, row_areas(raster.crs, raster.transform, *raster.grid.own))
+    with translated(raster.path):
+        return AreaCount(names, measure_areas(raster.crs, raster.transform, *raster.grid.own))

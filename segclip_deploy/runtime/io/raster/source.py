@@ -4,24 +4,28 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from segclip_deploy._optional import require
 from segclip_deploy.errors import BadInput
+from segclip_deploy.runtime.io.raster.bands import choose_bands, choose_scale
+from segclip_deploy.runtime.io.raster.gdal import opened
+from segclip_deploy.runtime.io.raster.geotiff import UNREADABLE, read_tags
 from segclip_deploy.runtime.io.raster.grid import MAX_ENLARGED, Grid, model_size
-from segclip_deploy.runtime.io.raster.ground import pixel_metres
+from segclip_deploy.runtime.io.raster.ground import measure_areas, pixel_metres
+from segclip_deploy.runtime.io.raster.location import locate
+from segclip_deploy.runtime.io.raster.place import driver_of, side_files
+from segclip_deploy.runtime.io.raster.turned import Turn
+from segclip_deploy.runtime.io.raster.validity import Validity, choose_validity
+from segclip_deploy.runtime.io.raster.vrt import check_vrt
 
-__all__ = ["Raster", "Reading", "describe_raster", "environment", "opened", "to_8_bits"]
+__all__ = ["Raster", "Reading", "describe_raster", "opened_raster"]
 
-_CACHE = 128 << 20
-"""Bytes of GDAL's block cache; a twentieth of the machine's memory if nobody says."""
-
-_DTYPES = ("uint8", "uint16", "int16", "float32")
+_NODATA = 42113  # GDAL's tag of a TIFF
 
 
 @dataclass(frozen=True)
@@ -32,11 +36,15 @@ class Reading:
         bands: red, green and blue, from 1; None: what the file says.
         scale: the values that become 0 and 255, of rasters that are not 8-bit.
         keep_scale: never resample to the model's ground sample distance.
+        ignore_alpha: transparent pixels are real ones.
+        allow_remote: a VRT may refer to the network and to other folders.
     """
 
     bands: tuple[int, int, int] | None = None
     scale: tuple[float, float] | None = None
     keep_scale: bool = False
+    ignore_alpha: bool = False
+    allow_remote: bool = False
 
 
 @dataclass(frozen=True)
@@ -45,145 +53,161 @@ class Raster:
 
     Attributes:
         path: the file.
+        driver: of GDAL, which reads it.
         grid: its size, and that at which the model sees it.
-        bands: of red, green and blue, from 1.
+        bands: of red, green and blue, from 1; of a palette the same three times.
+        palette: (256, 3) colours as bytes; None for others.
         scale: the values that become 0 and 255; None for 8 bits.
+        validity: which of its pixels are real.
         crs: of rasterio; None where the file names none.
         transform: affine, from (column, row) to the CRS.
+        turn: to its grid, where its place is ground control points or RPCs.
         area_or_point: what the file calls its pixels.
         metres: width and height of the middle pixel on the ground; None where unknown.
+        files: that decide its pixels and its place, itself among them.
+        allow_remote: whether GDAL may read over the network.
+        applied: the options of ``Reading`` that make a difference to it, of ``bands``, ``scale``
+            and ``ignore_alpha``.
         notes: what the user should know of it, a line each.
     """
 
     path: Path
+    driver: str
     grid: Grid
     bands: tuple[int, int, int]
+    palette: bytes | None
     scale: tuple[float, float] | None
+    validity: Validity
     crs: Any
     transform: Any
+    turn: Turn | None
     area_or_point: str
     metres: tuple[float, float] | None
+    files: tuple[Path, ...]
+    allow_remote: bool
+    applied: frozenset[str]
     notes: tuple[str, ...]
 
 
-def environment() -> Any:
-    """GDAL with a bounded block cache, for the thread that enters it."""
-    return require("rasterio", why="reading GeoTIFF").Env(GDAL_CACHEMAX=_CACHE)
-
-
 @contextmanager
-def opened(path: Path) -> Iterator[Any]:
-    """A dataset of rasterio, for the thread that opens it; what GDAL says of reading it, as ``BadInput``."""
-    rasterio = require("rasterio", why="reading GeoTIFF")
-    try:
-        with environment(), rasterio.open(path) as dataset:
+def opened_raster(raster: Raster) -> Iterator[Any]:
+    """A raster as a dataset of rasterio, on its own grid, for the thread that opens it.
+
+    Raises:
+        BadInput: damaged, in a format that is not read here, or not to be turned.
+    """
+    if raster.turn is not None:
+        with raster.turn.over(allow_remote=raster.allow_remote) as dataset:
             yield dataset
-    except rasterio.errors.RasterioError as error:
-        reason = error.__cause__ or error
-        raise BadInput(f"damaged or unreadable ({reason})", where=path) from error
+    else:
+        with opened(raster.path, raster.driver, allow_remote=raster.allow_remote) as dataset:
+            yield dataset
 
 
 def describe_raster(path: Path, reading: Reading, model_metres: float | None) -> Raster:
-    """Read a raster's header and choose bands, scale and grid.
+    """Read a raster's header and choose bands, scale, valid pixels, place and grid.
 
     Args:
-        path: a GeoTIFF.
+        path: of any format that is read here (``place.driver_of``).
         reading: what the user says of it.
         model_metres: ground sample distance of the model's images, or None.
 
     Raises:
-        BadInput: unreadable; bands that are not there, or cannot be told apart; values of more
-            than 8 bits without a scale; far too coarse for the model.
+        BadInput: unreadable; a VRT that refers to what it may not; bands that are not there, or
+            cannot be told apart; values of more than 8 bits without a scale; far too coarse for
+            the model.
         MissingDependency: no rasterio.
     """
-    with opened(path) as dataset:
-        bands, notes = _choose_bands(dataset, reading.bands, path)
-        scale = _choose_scale(dataset, bands, reading.scale, path)
-        middle = (dataset.height - 1) / 2
-        found = pixel_metres(
-            dataset.crs, dataset.transform, np.array([middle]), (dataset.width - 1) / 2
+    driver = driver_of(path)
+    if driver is None:
+        raise BadInput("is in no format of rasters that is read here", where=path)
+    require("rasterio", why=f"{path} has a place, and reading it")
+    remote = reading.allow_remote
+    files = {path, *side_files(path)}
+    if driver == "VRT":
+        sources = check_vrt(path, allow_remote=remote)
+        files |= {file for source in sources for file in (source, *side_files(source))}
+    with opened(path, driver, allow_remote=remote) as dataset:
+        bands = choose_bands(dataset, reading.bands, path)
+        scale = choose_scale(dataset, bands, reading.scale, path)
+        validity, said = choose_validity(
+            dataset,
+            bands.rgb,
+            ignore_alpha=reading.ignore_alpha,
+            written_nodata=_written_nodata(path, driver),
+            clear=bands.clear,
         )
-        metres = None if found is None else (float(found[0, 0]), float(found[0, 1]))
-        if dataset.crs is None:
-            notes.append("no coordinate reference system: areas in m² stay unknown")
-        size = (dataset.height, dataset.width)
+        ground = locate(dataset, path, driver, validity, allow_remote=remote)
+        crs, transform, size, turn = ground.crs, ground.transform, ground.size, ground.turn
+        notes = [*bands.notes, *said, *ground.notes]
+        if turn is not None:
+            extra = range(dataset.count + 1, turn.bands + 1)
+            validity = replace(validity, masks=(), mask_bands=tuple(extra), coverage=turn.bands + 1)
+        metres, off = _measure(crs, transform, size)
+        if crs is not None and (metres is None or off):
+            share = (
+                "all"
+                if metres is None
+                else f"about {100 * off:.0f} %"
+                if off > 0.01
+                else "a little"
+            )
+            notes.append(f"{share} of it lies off the Earth, without m² and polygons")
         grid = Grid(size, size if reading.keep_scale else model_size(size, metres, model_metres))
         if grid.resampled:
             notes.append(_check_grid(grid, metres, model_metres, path))
+        alphas = choose_validity(dataset, bands.rgb, ignore_alpha=False)[0].alphas
+        applied = {"bands": True, "scale": scale is not None, "ignore_alpha": bool(alphas)}
         return Raster(
             path=path,
+            driver=driver,
             grid=grid,
-            bands=bands,
+            bands=bands.rgb,
+            palette=bands.palette,
             scale=scale,
-            crs=dataset.crs,
-            transform=dataset.transform,
+            validity=validity,
+            crs=crs,
+            transform=transform,
+            turn=turn,
             area_or_point=dataset.tags().get("AREA_OR_POINT", "Area"),
             metres=metres,
+            files=tuple(sorted(files)),
+            allow_remote=remote,
+            applied=frozenset(name for name, applies in applied.items() if applies),
             notes=tuple(notes),
         )
 
 
-def to_8_bits(
-    values: NDArray[Any], scale: tuple[float, float], out: NDArray[np.uint8]
-) -> NDArray[np.uint8]:
-    """Map ``scale`` linearly to 0–255, clipped, rounded; what is not a number becomes 0."""
-    low, high = scale
-    levels = (values.astype(np.float32) - low) * (255 / (high - low))
-    out[...] = np.rint(np.clip(np.nan_to_num(levels, nan=0.0), 0, 255))
-    return out
-
-
-def _choose_bands(
-    dataset: Any, asked: tuple[int, int, int] | None, path: Path
-) -> tuple[tuple[int, int, int], list[str]]:
-    """(red, green, blue), and what is to be said of it."""
-    count = dataset.count
-    if asked is not None:
-        if max(asked) > count:
-            raise BadInput(
-                f"has {count} band{'s' * (count > 1)}, not {max(asked)}",
-                where=path,
-                fix="change --bands",
-            )
-        return asked, []
-    kinds = [kind.name for kind in dataset.colorinterp]
-    if all(kinds.count(colour) == 1 for colour in ("red", "green", "blue")):
-        red, green, blue = (kinds.index(colour) + 1 for colour in ("red", "green", "blue"))
-        said = [f"bands {red}, {green}, {blue} of {count} are its red, green and blue"]
-        return (red, green, blue), said * ((count > 3 and "alpha" not in kinds) or count > 4)
-    if count < 3:
-        kind = "a palette image" if "palette" in kinds else f"{count} band{'s' * (count > 1)}"
-        raise BadInput(
-            f"{kind}, and the model takes red, green and blue",
-            where=path,
-            fix="gdal_translate -expand rgb makes three bands" if "palette" in kinds else None,
-        )
-    names = [f"{index} {text}" for index, text in enumerate(dataset.descriptions, start=1) if text]
-    raise BadInput(
-        f"does not say which of its {count} bands are red, green and blue"
-        + (f" (it has {', '.join(names)})" if names else ""),
-        where=path,
-        fix="name them, e.g. --bands 1,2,3",
-    )
-
-
-def _choose_scale(
-    dataset: Any, bands: tuple[int, int, int], asked: tuple[float, float] | None, path: Path
-) -> tuple[float, float] | None:
-    kinds = {dataset.dtypes[band - 1] for band in bands}
-    if kinds == {"uint8"}:
+def _written_nodata(path: Path, driver: str) -> str | None:
+    """What a TIFF says of nodata, which GDAL drops where the values cannot be so."""
+    if driver != "GTiff":
         return None
-    kind = sorted(kinds)[-1]
-    if not kinds <= set(_DTYPES):
-        raise BadInput(f"its values are {kind}, not one of {', '.join(_DTYPES)}", where=path)
-    if asked is None:
-        raise BadInput(
-            f"its values are {kind}, and the model takes 8 bits",
-            where=path,
-            fix="say what becomes black and white with --scale LOW,HIGH, "
-            "as the images the model was trained on were scaled",
-        )
-    return asked
+    try:
+        text = read_tags(path).get(_NODATA)
+    except UNREADABLE:
+        return None
+    return text.strip(" \0") or None if isinstance(text, str) else None
+
+
+def _measure(
+    crs: Any, transform: Any, size: tuple[int, int]
+) -> tuple[tuple[float, float] | None, float]:
+    """Width and height of the middle pixel, or of one on the Earth; and the share off the Earth."""
+    areas = measure_areas(crs, transform, *size)
+    if areas is None:
+        return None, 1.0
+    rows, columns = (axis.ravel() for axis in np.meshgrid(*(_middle_first(n) for n in size)))
+    found = pixel_metres(crs, transform, rows, columns)
+    found = found[np.isfinite(found[:, 2])]
+    if not len(found):
+        return None, areas.share_off
+    return (float(found[0, 0]), float(found[0, 1])), areas.share_off
+
+
+def _middle_first(length: int) -> Any:
+    """Places along an axis, those nearer to its middle first."""
+    places = np.linspace(0, length - 1, 9)
+    return places[np.argsort(np.abs(places - (length - 1) / 2), kind="stable")]
 
 
 def _check_grid(

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from segclip_deploy.errors import BadInput
 from segclip_deploy.runtime.inference.frame import IMAGE_SUFFIXES, is_image_name
+from segclip_deploy.runtime.io.raster.place import RASTER_SUFFIXES
 from segclip_deploy.runtime.io.sources.address import display_name
 from segclip_deploy.runtime.io.sources.kinds import Kind, kind_of
 from segclip_deploy.runtime.io.sources.naming import AREAS_FILE, SourceFile, name_results
@@ -72,9 +73,10 @@ def _search(folder: Path, out: Path, videos: bool) -> list[Path]:
         names[:] = [name for name in names if _is_searched(here / name, out)]
         found += [here / name for name in files if _is_taken(here / name, videos)]
     if not found:
+        suffixes = " ".join((*IMAGE_SUFFIXES, *RASTER_SUFFIXES))
         raise BadInput(
             "no images in this folder or its sub-folders (looked for "
-            f"{' '.join(IMAGE_SUFFIXES)}{', and for videos' if videos else ''})",
+            f"{suffixes}{', and for videos' if videos else ''})",
             where=folder,
         )
     return sorted(found)
@@ -84,8 +86,10 @@ def _is_taken(file: Path, videos: bool) -> bool:
     suffix = file.suffix.lower()
     if file.name.startswith(".") or suffix in _PREVIEWS:
         return False
-    return is_image_name(file) or (
-        videos and (suffix == _PAGED or kind_of(file) is not Kind.PICTURE)
+    return (
+        is_image_name(file)
+        or suffix in RASTER_SUFFIXES
+        or (videos and (suffix == _PAGED or kind_of(file) is not Kind.PICTURE))
     )
 
 

@@ -28,7 +28,7 @@ def polygons_of(tmp_path: Path, **profile: Any) -> tuple[Path, list[dict[str, An
     collection = json.loads((tmp_path / "out.geojson").read_text())
     assert set(collection) == {"type", "features"}  # no crs: it is WGS 84
     assert collection["type"] == "FeatureCollection"
-    assert len(collection["features"]) == count
+    assert len(collection["features"]) == count.count
     return out, collection["features"]
 
 

@@ -204,12 +204,6 @@ def test_what_is_no_number_gets_no_label(tmp_path: Path) -> None:
     np.testing.assert_array_equal(nowhere, ~np.isfinite(values).all(0))
 
 
-def test_values_of_other_kinds_are_refused(tmp_path: Path) -> None:
-    source = write_raster(tmp_path / "a.tif", noise(70, 100).astype(np.float64))
-    with pytest.raises(BadInput, match="values are float64, not one of uint8, uint16"):
-        describe(source, segmenter(), scale=(0, 255))
-
-
 @pytest.mark.parametrize("profile", [{}, {"compress": "deflate"}, {"tiled": True}])
 @pytest.mark.faults
 def test_a_truncated_file_is_refused_and_leaves_nothing(
