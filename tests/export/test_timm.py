@@ -33,7 +33,7 @@ SERVED = (
     "vgg11", "cs3darknet_s", "poolformer_s12", "dla34", "ese_vovnet19b_slim", "mobilevit_xxs",
     "edgenext_xx_small", "pvt_v2_b0", "xception41",
 )  # fmt: skip
-OWN_SIZE = ("coat_tiny", "efficientformer_l1", "hiera_tiny_224", "mvitv2_tiny", "gcvit_xxtiny")
+OWN_SIZE = ("coat_tiny", "efficientformer_l1")
 """They take images of one size, which is not 256 × 256."""
 STRIDES = (
     "vit_tiny_patch16_224", "beit_base_patch16_224", "convmixer_768_32", "crossvit_tiny_240",
@@ -41,7 +41,7 @@ STRIDES = (
     "visformer_tiny", "xcit_nano_12_p8_224",
 )  # fmt: skip
 """They have no features at strides 4, 8, 16 and 32."""
-SIZES = ("inception_v3", "nasnetalarge")
+SIZES = ("inception_v3",)
 """Their maps are not of the sizes that their strides stand for: they do not pad."""
 
 
