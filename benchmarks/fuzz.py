@@ -174,9 +174,10 @@ def targets(folder: Path) -> dict[str, Target]:
     from segclip_deploy.artifacts.vocabulary import load_vocabulary
     from segclip_deploy.calibration.table import CalibrationTable, Range, load_table, save_table
     from segclip_deploy.evaluation.dataset import read_splits
+    from segclip_deploy.evaluation.mask import read_mask
     from segclip_deploy.model.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
     from segclip_deploy.model.text import TextBank, load_text_bank, save_text_bank, unit_rows
-    from segclip_deploy.runtime.inference.frame import read_frame, read_mask
+    from segclip_deploy.runtime.inference.frame import read_frame
     from segclip_deploy.runtime.io.raster.geotiff import ground_sample_distance, is_georeferenced
     from segclip_deploy.runtime.io.telemetry.exif import read_capture
     from segclip_deploy.runtime.targets.compile_cache import CompileCache
