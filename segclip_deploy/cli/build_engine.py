@@ -13,7 +13,7 @@ import click
 from segclip_deploy.cli.inspect import measured
 from segclip_deploy.cli.options import PATH, json_option, mask_suffix_option
 from segclip_deploy.cli.output import print_json, progress_bar, stage_bar
-from segclip_deploy.cli.rasters import reading_of, reading_options
+from segclip_deploy.cli.rasters import READING, reading_of, reading_options
 
 if TYPE_CHECKING:
     from segclip_deploy.artifacts.engine import Built
@@ -21,8 +21,6 @@ if TYPE_CHECKING:
     from segclip_deploy.progress import Report
 
 __all__ = ["build_engine"]
-
-_READING = ("bands", "scale", "keep_scale")
 
 
 def _capabilities(_: click.Context, __: click.Parameter, text: str | None) -> tuple[str, ...]:
@@ -126,15 +124,17 @@ def build_engine(
     """
     if precision is None and (calib or dataset):
         raise click.UsageError("--calib and --eval go with --precision")
-    if calib is None and any(options[name] for name in _READING):
-        raise click.UsageError("--bands, --scale and --keep-scale go with --calib")
+    of_reading = {name: options.pop(name) for name in READING}
+    given = [f"--{name.replace('_', '-')}" for name, value in of_reading.items() if value]
+    if calib is None and given:
+        raise click.UsageError(f"{given[0]} goes with --calib")
     if mask_suffix and not dataset:
         raise click.UsageError("--mask-suffix goes with --eval")
     from segclip_deploy.artifacts.bundle import load_bundle
     from segclip_deploy.runtime.build import build_engine as build
     from segclip_deploy.runtime.targets.base import BuildOptions
 
-    reading = reading_of({name: options.pop(name) for name in _READING})
+    reading = reading_of(of_reading)
     built = BuildOptions(**options)
     times = None
     if precision is None:

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from segclip_deploy.runtime.streaming.run import Outcome
 
 __all__ = [
+    "READING",
     "picture_options",
     "raster_options",
     "reading_of",
@@ -80,6 +81,9 @@ _READING = (
         help="Of VRTs: they may refer to the network and to other folders.",
     ),
 )
+READING = ("bands", "scale", "keep_scale", "ignore_alpha", "allow_remote")
+"""The parameters of ``reading_options``."""
+
 _MAKING = (
     click.option("--polygons", is_flag=True, help="Of rasters: write NAME.geojson, too."),
     click.option(
@@ -99,9 +103,8 @@ def reading_options(command: F) -> F:
 
 def picture_options(command: F) -> F:
     """How images are read, and rasters at their own scale."""
-    for option in reversed(_READING[:2]):
-        command = option(command)
-    return command
+    bands, scale, _, alpha, _ = _READING
+    return bands(scale(alpha(command)))
 
 
 def reading_of(options: Mapping[str, Any]) -> Reading:
