@@ -22,6 +22,7 @@ import subprocess
 import sys
 import tempfile
 import traceback
+from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -198,12 +199,14 @@ def targets(folder: Path) -> dict[str, Target]:
     from segclip_deploy.evaluation.mask import read_mask
     from segclip_deploy.model.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
     from segclip_deploy.model.text import TextBank, load_text_bank, save_text_bank, unit_rows
+    from segclip_deploy.model.torch_file import read_torch_file, tensors_of
     from segclip_deploy.runtime.inference.frame import read_frame
     from segclip_deploy.runtime.io.raster.geotiff import ground_sample_distance
     from segclip_deploy.runtime.io.raster.pixels import read_window
     from segclip_deploy.runtime.io.raster.place import find_place
     from segclip_deploy.runtime.io.raster.source import Reading, describe_raster
     from segclip_deploy.runtime.io.raster.vrt import check_vrt
+    from segclip_deploy.runtime.io.sources.video import read_video
     from segclip_deploy.runtime.io.telemetry.exif import read_capture
     from segclip_deploy.runtime.targets.compile_cache import CompileCache
     from segclip_deploy.tradeoff.state import load_accuracy, load_latency
@@ -345,6 +348,8 @@ def targets(folder: Path) -> dict[str, Target]:
         "text bank safetensors": Target("b.safetensors", lambda p: load_text_bank(str(p), vocabulary), [made("b.safetensors", lambda p: save_text_bank(p, bank))], edit_safetensors("schema")),
         "golden tiles": Target("golden.npz", load_golden, [golden], edit_npz),
         "checkpoint": Target("c.safetensors", load_checkpoint, [made("c.safetensors", lambda p: save_checkpoint(p, checkpoint))], edit_safetensors("segclip_deploy")),
+        "PyTorch weights": Target("w.pth", lambda p: tensors_of(read_torch_file(p), p), [made("w.pth", lambda p: torch.save({"model": {"w": torch.zeros(2, 2)}, "epoch": np.float64(1)}, p))]),
+        "video": Target("film", lambda p: deque(read_video(p), 0), [made(f"f{end}", film) for end in (".mp4", ".mpg", ".avi", ".mjpeg")]),
         "split.json": Target("split.json", read_split, [dump({"train": ["a"], "val": ["b"]})], edit_json),
         "frame": Target("frame", lambda p: both(read_frame, read_mask, p), images),
         "EXIF": Target("frame", read_capture, images),
@@ -371,6 +376,22 @@ def both(
     for read in (first, second, *more):
         with contextlib.suppress(SegclipError):
             read(path)
+
+
+def film(path: Path) -> None:
+    """Six small frames."""
+    import av
+    import numpy as np
+
+    codecs = {".mp4": "libx264", ".mpg": "mpeg2video", ".avi": "mpeg4", ".mjpeg": "mjpeg"}
+    with av.open(str(path), "w") as container:
+        stream: Any = container.add_stream(codecs[path.suffix], 25)
+        stream.width, stream.height = 48, 32
+        stream.pix_fmt = "yuvj420p" if path.suffix == ".mjpeg" else "yuv420p"
+        for number in range(6):
+            pixels = np.full((32, 48, 3), 40 * number, np.uint8)
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(pixels)))
+        container.mux(stream.encode())
 
 
 def geotiff(path: Path) -> None:
@@ -447,7 +468,7 @@ def child(name: str, seconds: int, found: Path) -> None:
 NAMES = (
     "bundle.json", "engine sidecar", "calibration table", "precision plan", "vocabulary",
     "model spec", "text bank npz", "text bank safetensors", "golden tiles", "checkpoint",
-    "split.json", "frame", "EXIF", "GeoTIFF header", "ONNX", "compile cache", "sweep accuracy",
+    "PyTorch weights", "video", "split.json", "frame", "EXIF", "GeoTIFF header", "raster", "VRT", "ONNX", "compile cache", "sweep accuracy",
     "sweep latency",
 )  # fmt: skip
 
