@@ -28,7 +28,7 @@ from segclip_deploy.runtime.inference.windows import Window
 from segclip_deploy.runtime.io.raster.bands import to_8_bits
 from segclip_deploy.runtime.io.raster.gdal import opened
 from segclip_deploy.runtime.io.raster.pixels import read_window
-from segclip_deploy.runtime.io.raster.place import find_place
+from segclip_deploy.runtime.io.raster.place import driver_of, find_place
 from segclip_deploy.runtime.io.raster.rows import RowReader
 from segclip_deploy.runtime.io.raster.source import (
     Raster,
@@ -207,7 +207,7 @@ def _channels(stored: StoredImage, path: Path) -> tuple[NDArray[Any], tuple[str,
     ):  # Pillow has high bytes only
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # that it has no place
-            with opened(path) as dataset:
+            with opened(path, driver_of(path) or "GTiff") as dataset:
                 array = np.moveaxis(dataset.read(), 0, 2)
         return array, tuple({2: "LA", 3: "RGB", 4: "RGBA"}[array.shape[2]])
     if image.mode == "P":

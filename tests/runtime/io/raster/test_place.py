@@ -17,6 +17,7 @@ from rasterio.control import GroundControlPoint
 from rasterio.crs import CRS
 from rasterio.rpc import RPC
 
+from segclip_deploy._optional import install_command
 from segclip_deploy.artifacts.vocabulary import IGNORE_INDEX
 from segclip_deploy.errors import BadInput, MissingDependency
 from segclip_deploy.runtime.io.raster.pixels import read_window
@@ -327,7 +328,7 @@ def test_without_rasterio_a_file_with_a_place_is_no_plain_image(
     assert find_place(path) is not None
     with pytest.raises(MissingDependency, match=r"a\.png has a place") as caught:
         describe(path, segmenter())
-    assert "pip install 'segclip-deploy[geo]'" in str(caught.value)
+    assert install_command("geo") in str(caught.value)
 
 
 def test_files_beside_a_raster_are_part_of_what_decides_its_labels(tmp_path: Path) -> None:
