@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from segclip_deploy._optional import upgrade_command
 from segclip_deploy.artifacts.bundle_record import (
     BUNDLE,
     BlockCost,
@@ -108,7 +109,7 @@ def test_a_newer_schema_is_told_of_with_the_command_that_upgrades(tmp_path: Path
     with pytest.raises(BadArtifact) as caught:
         BUNDLE.parse({**BUNDLE.dump(QUANTIZED), "schema": 3}, where="b", fix="f")
     assert str(caught.value) == (
-        "b: its schema 3 is newer than this version reads (2); pip install --upgrade segclip-deploy"
+        f"b: its schema 3 is newer than this version reads (2); {upgrade_command()}"
     )
 
 

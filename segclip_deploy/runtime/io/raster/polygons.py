@@ -66,7 +66,7 @@ def check_polygons(raster: Raster) -> None:
             "has no coordinate reference system that leads to WGS 84, which GeoJSON is in",
             where=raster.path,
             fix="leave out --polygons"
-            + (f", or name it: {edit}, for UTM 32 N" if raster.crs is None else ""),
+            + (f", or name it, e.g. for UTM 32 N: {edit}" if raster.crs is None else ""),
         )
 
 
