@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from html import escape
 from pathlib import Path
 from typing import Any
-from xml.sax.saxutils import escape, quoteattr
 
 from segclip_deploy._optional import require
 from segclip_deploy.errors import BadInput
@@ -154,12 +154,12 @@ def _gcp_list(points: Any, crs: Any) -> str:
         f'<GCP Id="{number}" Pixel="{p.col!r}" Line="{p.row!r}" X="{p.x!r}" Y="{p.y!r}" Z="{p.z or 0.0!r}"/>'
         for number, p in enumerate(points)
     )
-    return f"<GCPList Projection={quoteattr(crs.to_wkt())}>{listed}</GCPList>"
+    return f'<GCPList Projection="{escape(crs.to_wkt())}">{listed}</GCPList>'
 
 
 def _rpc_metadata(dataset: Any) -> str:
     items = "".join(
-        f"<MDI key={quoteattr(key)}>{escape(value)}</MDI>"
+        f'<MDI key="{escape(key)}">{escape(value)}</MDI>'
         for key, value in dataset.tags(ns="RPC").items()
     )
     return f'<Metadata domain="RPC">{items}</Metadata>'

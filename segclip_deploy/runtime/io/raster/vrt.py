@@ -7,10 +7,13 @@ import re
 import shlex
 from collections.abc import Iterator
 from pathlib import Path
-from xml.etree import ElementTree as Tree
+from typing import TYPE_CHECKING
 
 from segclip_deploy.errors import BadInput
 from segclip_deploy.runtime.io.raster.place import driver_of
+
+if TYPE_CHECKING:
+    from xml.etree import ElementTree as Tree
 
 __all__ = ["check_vrt"]
 
@@ -76,6 +79,8 @@ def _check(
 
 
 def _parsed(path: Path) -> Tree.Element:
+    from xml.etree import ElementTree as Tree  # here: 10 ms that runs without a VRT need not pay
+
     try:
         if path.stat().st_size > _MOST_BYTES:
             raise BadInput(f"a VRT of more than {_MOST_BYTES >> 20} MB", where=path)
