@@ -201,10 +201,9 @@ def targets(folder: Path) -> dict[str, Target]:
     from segclip_deploy.model.text import TextBank, load_text_bank, save_text_bank, unit_rows
     from segclip_deploy.model.torch_file import read_torch_file, tensors_of
     from segclip_deploy.runtime.inference.frame import read_frame
+    from segclip_deploy.runtime.io.pictures import read_picture
     from segclip_deploy.runtime.io.raster.geotiff import ground_sample_distance
-    from segclip_deploy.runtime.io.raster.pixels import read_window
     from segclip_deploy.runtime.io.raster.place import find_place
-    from segclip_deploy.runtime.io.raster.source import Reading, describe_raster
     from segclip_deploy.runtime.io.raster.vrt import check_vrt
     from segclip_deploy.runtime.io.sources.video import read_video
     from segclip_deploy.runtime.io.telemetry.exif import read_capture
@@ -354,7 +353,7 @@ def targets(folder: Path) -> dict[str, Target]:
         "frame": Target("frame", lambda p: both(read_frame, read_mask, p), images),
         "EXIF": Target("frame", read_capture, images),
         "GeoTIFF header": Target("t.tif", lambda p: (find_place(p), ground_sample_distance(p)), [made("t.tif", geotiff)]),
-        "raster": Target("t.tif", lambda p: read_window(describe_raster(p, Reading(), None)), [made("t.tif", geotiff)]),
+        "raster": Target("t.tif", read_picture, [made("t.tif", geotiff)]),
         "VRT": Target("v.vrt", lambda p: check_vrt(p, allow_remote=False), [VRT]),
         "ONNX": Target("m.onnx", lambda p: both(check_self_contained, initializer_names, p, makers), [model]),
         "compile cache": Target("c.compiled", lambda p: CompileCache(p).read(), [made("c.compiled", lambda p: CompileCache(p).write(b"x"))]),

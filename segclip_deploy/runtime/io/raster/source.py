@@ -89,6 +89,10 @@ class Raster:
     notes: tuple[str, ...]
 
 
+_MOST_WIDE = 1 << 22
+"""Pixels. The whole Earth is 4.0 million wide at 10 m; a damaged header may say any number."""
+
+
 @contextmanager
 def opened_raster(raster: Raster) -> Iterator[Any]:
     """A raster as a dataset of rasterio, on its own grid, for the thread that opens it.
@@ -114,7 +118,7 @@ def describe_raster(path: Path, reading: Reading, model_metres: float | None) ->
 
     Raises:
         BadInput: unreadable; a VRT that refers to what it may not; bands that are not there, or
-            cannot be told apart; values of more than 8 bits without a scale; far too coarse for
+            cannot be told apart; absurdly wide; values of more than 8 bits without a scale; far too coarse for
             the model.
         MissingDependency: no rasterio.
     """
@@ -128,6 +132,12 @@ def describe_raster(path: Path, reading: Reading, model_metres: float | None) ->
         sources = check_vrt(path, allow_remote=remote)
         files |= {file for source in sources for file in (source, *side_files(source))}
     with opened(path, driver, allow_remote=remote) as dataset:
+        if dataset.width > _MOST_WIDE:  # rows of windows are held
+            raise BadInput(
+                f"is {dataset.width} pixels wide, and at most {_MOST_WIDE} are taken",
+                where=path,
+                fix="cut it into tiles",
+            )
         bands = choose_bands(dataset, reading.bands, path)
         scale = choose_scale(dataset, bands, reading.scale, path)
         validity, said = choose_validity(

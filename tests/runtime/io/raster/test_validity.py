@@ -308,3 +308,13 @@ def test_complex_values_are_refused_in_words(tmp_path: Path) -> None:
     path = write_raster(tmp_path / "a.tif", bands(3).astype(np.complex64))
     with pytest.raises(BadInput, match=r"values are complex64.*magnitude"):
         describe(path, segmenter(), scale=(0, 255))
+
+
+@pytest.mark.faults
+def test_a_raster_of_absurd_width_is_refused_from_its_header(tmp_path: Path) -> None:
+    path, wide = tmp_path / "wide.tif", 4_194_305
+    options = {"driver": "GTiff", "dtype": "uint8", "count": 3, "sparse_ok": True}
+    with rasterio.open(path, "w", width=wide, height=1, crs="EPSG:32632", **options):
+        pass
+    with pytest.raises(BadInput, match=f"is {wide} pixels wide, and at most 4194304 are taken"):
+        describe(path, segmenter())
