@@ -314,6 +314,7 @@ def test_complex_values_are_refused_in_words(tmp_path: Path) -> None:
 def test_a_raster_of_absurd_width_is_refused_from_its_header(tmp_path: Path) -> None:
     path, wide = tmp_path / "wide.tif", 4_194_305
     options = {"driver": "GTiff", "dtype": "uint8", "count": 3, "sparse_ok": True}
+    options |= {"transform": rasterio.Affine(0.5, 0, 0, 0, -0.5, 0)}
     with rasterio.open(path, "w", width=wide, height=1, crs="EPSG:32632", **options):
         pass
     with pytest.raises(BadInput, match=f"is {wide} pixels wide, and at most 4194304 are taken"):
