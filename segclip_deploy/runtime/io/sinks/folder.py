@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from contextlib import ExitStack
 from pathlib import Path
-from types import TracebackType
 
 from PIL import Image
 
@@ -68,12 +67,7 @@ class FolderSink:
         self._lines.insert(0, LineFile(stream, str(path), anew=True))
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._opened.close()
 
     def write(self, result: FrameResult | RasterResult) -> WriteTimes:
