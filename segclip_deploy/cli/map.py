@@ -82,7 +82,7 @@ def map_(
     """
     from segclip_deploy.cluster.work import Order
     from segclip_deploy.runtime.engine import engine_sha256
-    from segclip_deploy.runtime.io.raster.options import check_options
+    from segclip_deploy.runtime.io.idle_options import check_options
     from segclip_deploy.runtime.io.raster.place import find_place
     from segclip_deploy.runtime.io.sinks.folder import FolderSink
     from segclip_deploy.runtime.io.sinks.lines import describe_raster_result

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -73,7 +72,7 @@ _READING = (
     click.option(
         "--ignore-alpha",
         is_flag=True,
-        help="Of rasters: an alpha band takes no pixel away, e.g. where it is near infrared.",
+        help="An alpha band takes no pixel away, e.g. where it is near infrared.",
     ),
     click.option(
         "--allow-remote",
@@ -81,6 +80,7 @@ _READING = (
         help="Of VRTs: they may refer to the network and to other folders.",
     ),
 )
+_OF_IMAGES = ("bands", "scale", "ignore_alpha")
 READING = ("bands", "scale", "keep_scale", "ignore_alpha", "allow_remote")
 """The parameters of ``reading_options``."""
 
@@ -133,25 +133,24 @@ def split_rasters(
     """(images, rasters) among the sources.
 
     Raises:
-        UsageError: options for rasters, and there is none.
-        BadInput: an option that changes nothing of any raster.
+        UsageError: options for what is not there.
+        BadInput: an option that changes no image and no raster.
     """
-    from segclip_deploy.runtime.io.raster.options import check_options
+    from segclip_deploy.runtime.io.idle_options import check_options
     from segclip_deploy.runtime.io.raster.place import find_place
 
     frames: list[SourceFile] = []
     rasters: list[SourceFile] = []
     for file in files:
         (rasters if find_place(file.path) else frames).append(file)
-    given = [f"--{name.replace('_', '-')}" for name, value in options.items() if value]
-    reading = reading_of(options)
-    if not all(file.is_film for file in frames):  # images have these two
-        given = [name for name in given if name not in ("--bands", "--scale")]
-        reading = replace(reading, scale=None)
-    if given and not rasters:
-        raise click.UsageError(f"{given[0]} is for rasters with a place, and there is none")
-    if given:
-        check_options((file.path for file in rasters), reading)
+    images = [file for file in frames if not file.is_film]
+    for name in (name for name, value in options.items() if value):
+        option = f"--{name.replace('_', '-')}"
+        if name in _OF_IMAGES and not images and not rasters:
+            raise click.UsageError(f"{option} is for images and rasters, and there is none")
+        if name not in _OF_IMAGES and not rasters:
+            raise click.UsageError(f"{option} is for rasters with a place, and there is none")
+    check_options((file.path for file in (*rasters, *images)), reading_of(options))
     return frames, rasters
 
 

@@ -14,6 +14,7 @@ from segclip_deploy.artifacts.vocabulary import IGNORE_INDEX, Vocabulary
 from segclip_deploy.errors import BadArtifact, BadInput, command
 from segclip_deploy.evaluation.mask import read_mask
 from segclip_deploy.runtime.inference.frame import Frame, is_image_name, list_images
+from segclip_deploy.runtime.io.idle_options import check_options
 from segclip_deploy.runtime.io.pictures import Windows, open_windows, read_picture
 from segclip_deploy.runtime.io.raster.source import Reading
 
@@ -123,13 +124,16 @@ def open_dataset(
         reading: how images are read; by default as they are stored.
 
     Raises:
-        BadInput: no images/ or masks/ folder, or a split names an image twice or not at all.
+        BadInput: no images/ or masks/ folder, a split names an image twice or not at all, or
+            ``reading`` changes no image.
     """
-    root = Path(root)
+    root, reading = Path(root), reading or Reading()
     for folder in ("images", "masks"):
         if not (root / folder).is_dir():
             raise BadInput(f"not a dataset: no {folder}/ in it", where=root, fix=_LAYOUT)
-    return Dataset(root, vocabulary, read_splits(root), mask_suffix, reading or Reading())
+    splits = read_splits(root)
+    check_options(list_images(root / "images"), reading)
+    return Dataset(root, vocabulary, splits, mask_suffix, reading)
 
 
 def read_splits(root: Path) -> dict[str, tuple[str, ...]]:

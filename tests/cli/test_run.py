@@ -37,7 +37,7 @@ from segclip_deploy.runtime.io.sources.base import Shot
 from segclip_deploy.runtime.io.sources.files import FileSource
 from segclip_deploy.runtime.io.sources.listing import find_files
 from segclip_deploy.runtime.io.sources.live import LiveSource
-from segclip_deploy.runtime.io.sources.video import count_frames, read_video
+from segclip_deploy.runtime.io.sources.video import VideoFrame, count_frames, read_video
 from segclip_deploy.runtime.io.telemetry.exif import Capture
 from segclip_deploy.runtime.streaming.run import Run
 from tests.conftest import ROOT, SHARED
@@ -295,10 +295,10 @@ def test_a_frame_that_is_skipped_has_a_line_and_no_old_files(tmp_path: Path) -> 
 
 
 def test_a_slow_engine_on_a_camera_drops_frames_and_counts_them(tmp_path: Path) -> None:
-    def camera(_: str) -> Iterator[np.ndarray]:
+    def camera(_: str) -> Iterator[VideoFrame]:
         for n in range(40):
             time.sleep(0.005)
-            yield random_frame(64, 64, n).pixels
+            yield VideoFrame(random_frame(64, 64, n).pixels, None, damaged=False)
 
     source = LiveSource("rtsp://drone", report=lambda _: None, patience_s=0, read=camera)
     flyer = Segmenter(FakeBackend(64, 64, latency_ms=30), InputSpec(64, 64), DUBAI)
@@ -322,9 +322,9 @@ def test_a_slow_engine_on_a_camera_drops_frames_and_counts_them(tmp_path: Path) 
 def test_what_was_done_before_a_camera_vanished_is_told_and_kept(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def camera(_: str) -> Iterator[np.ndarray]:
+    def camera(_: str) -> Iterator[VideoFrame]:
         for n in range(3):
-            yield random_frame(64, 64, n).pixels
+            yield VideoFrame(random_frame(64, 64, n).pixels, None, damaged=False)
             time.sleep(0.1)
 
     defaults = {"read": camera, "patience_s": 0.0}

@@ -22,6 +22,7 @@ __all__ = [
     "list_images",
     "open_image",
     "prepare",
+    "raw_mode_of",
     "read_frame",
 ]
 
@@ -172,7 +173,7 @@ def open_image(path: Path, *, max_megapixels: float | None = None) -> StoredImag
             raise BadInput("a folder or device, and no file", where=path)
         with header_of(path) as image:
             check_size(image.height, image.width, path, max_megapixels)
-            kind, raw_mode = _kind(image), _raw_mode(image)
+            kind, raw_mode = _kind(image), raw_mode_of(image)
             image.load()
             return StoredImage(image, kind, raw_mode)
     except UnidentifiedImageError as error:
@@ -225,8 +226,8 @@ def check_size(height: int, width: int, path: Path, max_megapixels: float | None
         )
 
 
-def _raw_mode(image: Image.Image) -> str:
-    """How the samples are packed, of the image's first tile; before its pixels are read."""
+def raw_mode_of(image: Image.Image) -> str:
+    """How the samples are packed, as ``StoredImage.raw_mode``; asked before the pixels are read."""
     for tile in getattr(image, "tile", ()):
         arguments = tile[3]
         return str(arguments[0] if isinstance(arguments, tuple) else arguments)

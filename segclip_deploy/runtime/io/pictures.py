@@ -21,8 +21,10 @@ from segclip_deploy.runtime.inference.frame import (
     Frame,
     StoredImage,
     check_size,
+    header_of,
     open_image,
     prepare,
+    raw_mode_of,
 )
 from segclip_deploy.runtime.inference.windows import Window
 from segclip_deploy.runtime.io.raster.bands import to_8_bits
@@ -36,7 +38,7 @@ from segclip_deploy.runtime.io.raster.source import (
     describe_raster,
 )
 
-__all__ = ["Opener", "Windows", "open_windows", "read_picture"]
+__all__ = ["Opener", "Windows", "applied_options", "open_windows", "read_picture"]
 
 _AS_STORED = Reading()
 
@@ -66,6 +68,33 @@ def read_picture(
     if stored.kind == "an RGB image" and reading.bands is None:
         return Frame(np.asarray(stored.image), str(path))
     return _chosen(stored, reading, path)
+
+
+def applied_options(path: Path, reading: Reading) -> frozenset[str]:
+    """The options of ``Reading`` that make a difference to an image or raster, by its header.
+
+    Args:
+        path: of the file.
+        reading: what the user says of it.
+
+    Returns:
+        of ``bands``, ``scale`` and ``ignore_alpha``.
+
+    Raises:
+        BadInput: it cannot be read.
+        MissingDependency: rasterio is needed and not installed.
+    """
+    if find_place(path):
+        return describe_raster(path, replace(reading, keep_scale=True), None).applied
+    try:
+        with header_of(path) as image:
+            mode, raw = image.mode, raw_mode_of(image)
+            alpha = mode in ("LA", "RGBA") or (mode == "P" and "transparency" in image.info)
+    except Exception as error:  # Pillow's decoders raise many types on damaged files
+        raise BadInput(f"damaged or unreadable ({error})", where=path) from error
+    deep = mode[0] in "IF" or ";16" in raw
+    applies = {"bands": True, "scale": deep, "ignore_alpha": alpha}
+    return frozenset(name for name, applied in applies.items() if applied)
 
 
 class Windows(Protocol):

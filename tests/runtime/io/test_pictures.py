@@ -230,3 +230,49 @@ def test_what_run_takes_calibrate_takes(
     assert done.exit_code == 0, done.stderr
     assert "4 tiles left out" in done.stderr
     assert json.loads((tmp_path / "t.json").read_text())["coverage"]["invalid"] == 4
+
+
+@pytest.mark.parametrize("command", ["run", "evaluate", "calibrate"])
+@pytest.mark.parametrize(
+    ("option", "applies"), [(["--scale", "0,4095"], (16, RGB)), (["--ignore-alpha"], (8, RGBA))]
+)
+def test_an_option_that_changes_no_image_is_refused(
+    tmp_path: Path, tiny_bundle: Path, command: str, option: list[str], applies: tuple[int, int]
+) -> None:
+    """One image that it applies to is enough, whatever else is there."""
+    images = tmp_path / "images"
+    for folder in (images, tmp_path / "masks"):
+        folder.mkdir()
+    with Image.open(EXAMPLE / "images" / "tile8_part3.jpg") as image:
+        image.crop((0, 0, 384, 384)).save(images / "a.png")
+    Image.new("L", (384, 384), 1).save(tmp_path / "masks" / "a.png")
+    arguments: list[Any] = {
+        "run": ["run", tiny_bundle, images, "-o", tmp_path / "out"],
+        "evaluate": ["evaluate", tiny_bundle, tmp_path],
+        "calibrate": ["calibrate", tiny_bundle, "--tiles", images, "-o", tmp_path / "t.json"],
+    }[command]
+    refused = call(*arguments, *option)
+    assert refused.exit_code == 1
+    assert f"a.png: {option[0]} does nothing: " in refused.stderr
+    assert not (tmp_path / "out").exists()
+    assert call(*arguments).exit_code == 0
+    depth, colour = applies
+    channels = 4 if colour == RGBA else 3
+    values = np.random.default_rng(0).integers(0, 2 ** min(depth, 12), (384, 384, channels))
+    smooth = np.sort(values, axis=0)  # as noise, it would be refused
+    (images / "b.png").write_bytes(png(smooth, depth, colour))
+    Image.new("L", (384, 384), 1).save(tmp_path / "masks" / "b.png")
+    assert call(*arguments, *option, "--bands", "1,2,3").exit_code == 0
+
+
+def test_alpha_of_a_deep_raster_counts_for_its_option_beside_images(
+    tmp_path: Path, tiny_bundle: Path
+) -> None:
+    (tmp_path / "in").mkdir()
+    values = np.random.default_rng(0).integers(0, 4096, (4, 96, 96)).astype(np.uint16)
+    write_raster(tmp_path / "in" / "a.tif", values, colours=ALPHA)
+    write_raster(tmp_path / "in" / "b.tif", values[:3].astype(np.uint8))
+    Image.new("RGB", (96, 96)).save(tmp_path / "in" / "c.png")
+    options = ["--ignore-alpha", "--scale", "0,4095"]
+    done = call("run", tiny_bundle, tmp_path / "in", "-o", tmp_path / "out", *options)
+    assert done.exit_code == 0, done.stderr

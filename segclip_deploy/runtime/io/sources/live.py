@@ -8,14 +8,11 @@ from collections.abc import Callable, Iterator
 from datetime import datetime, timezone
 from pathlib import Path
 
-import numpy as np
-from numpy.typing import NDArray
-
 from segclip_deploy.errors import BadInput
 from segclip_deploy.runtime.inference.frame import Frame
 from segclip_deploy.runtime.io.sources.address import Address, is_address
 from segclip_deploy.runtime.io.sources.base import Shot, Unreadable
-from segclip_deploy.runtime.io.sources.video import read_live
+from segclip_deploy.runtime.io.sources.video import VideoFrame, read_live
 from segclip_deploy.runtime.io.telemetry.exif import Capture
 
 __all__ = ["LiveSource", "is_live"]
@@ -42,7 +39,7 @@ class LiveSource:
         *,
         report: Callable[[str], None],
         patience_s: float = 60.0,
-        read: Callable[[str], Iterator[NDArray[np.uint8]]] = read_live,
+        read: Callable[[str], Iterator[VideoFrame]] = read_live,
     ) -> None:
         self.address, self.report, self.patience_s = Address(url), report, patience_s
         self.reconnects = 0
@@ -60,13 +57,13 @@ class LiveSource:
             reason = "it has ended"
             started = time.perf_counter()
             try:
-                for pixels in self._read(self.address.url):
+                for found in self._read(self.address.url):
                     seen = now = time.perf_counter()
                     if lost:
                         self.reconnects += 1
                         self.report(f"{self.address}: there again")
                     wait, lost = _FIRST_WAIT_S, False
-                    yield self._shot(pixels, index, now - first, 1e3 * (now - started), now)
+                    yield self._shot(found, index, now - first, 1e3 * (now - started), now)
                     index += 1
                     started = time.perf_counter()
                     if stop.is_set():
@@ -88,11 +85,13 @@ class LiveSource:
             wait = min(2 * wait, _LONGEST_WAIT_S)
 
     def _shot(
-        self, pixels: NDArray[np.uint8], index: int, seconds: float, read_ms: float, clock: float
+        self, found: VideoFrame, index: int, seconds: float, read_ms: float, clock: float
     ) -> Shot:
         capture = Capture(time=datetime.now(timezone.utc).isoformat(timespec="milliseconds"))
-        frame = Frame(pixels, str(self.address))
-        return Shot(frame, f"live_{index:06d}", index, capture, seconds, read_ms, clock)
+        frame = Frame(found.pixels, str(self.address))
+        return Shot(
+            frame, f"live_{index:06d}", index, capture, seconds, read_ms, clock, found.damaged
+        )
 
 
 def is_live(source: str) -> bool:

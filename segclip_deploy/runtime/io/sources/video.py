@@ -98,20 +98,14 @@ def read_video(
     try:
         with _open_film(source) as container:
             stream = _video_stream(container, source)
-            # Slices in parallel hide damage from the decoder; frames in parallel lose, with one
-            # that cannot be decoded, others. Decoding runs beside the inference as it is.
-            stream.thread_type = "NONE"
-            stream.codec_context.copy_opaque = True
             damage = Damage(stream.codec_context.name)
             lasts = (container.duration or 0) / av.time_base
             alone, promised = len(container.streams) == 1, stream.frames
-            turn = None
-            for frame, damaged in damage.settle(_decode(container, stream, damage)):
-                if turn is None:
-                    turn = turn_of(frame)
-                    for note in filter(None, (damage.late_start(frame), turn.note)):
-                        report(f"{source}: {note}")
-                yield VideoFrame(turn.apply(frame.to_ndarray(format="rgb24")), frame.time, damaged)
+
+            def tell(note: str) -> None:
+                report(f"{source}: {note}")
+
+            yield from _frames(container, stream, damage, patience=_FRUITLESS, tell=tell)
     except av.error.FFmpegError as error:
         reason = error.strerror
     # Raised out here, since FFmpeg's errors name the source with its password.
@@ -125,8 +119,11 @@ def read_video(
         raise BadInput(missing, where=source)
 
 
-def read_live(url: str) -> Iterator[NDArray[np.uint8]]:
-    """Frames of a camera as they come, (H, W, 3) uint8 RGB, until it ends.
+def read_live(url: str) -> Iterator[VideoFrame]:
+    """Frames of a camera as they come, from its first key frame on, until it ends.
+
+    Damage is met as in a film. Only after a packet that gave no frame, a few frames are held back,
+    until those before them in the stream have come.
 
     Args:
         url: ``/dev/video0``, ``rtsp://…``, or any other that FFmpeg opens.
@@ -149,25 +146,47 @@ def read_live(url: str) -> Iterator[NDArray[np.uint8]]:
             )
         with opened as container:
             stream = _video_stream(container, Address(url))
-            stream.thread_type = "SLICE"  # threads by frame would hold frames back
-            turn = None
-            for frame in container.decode(stream):
-                if frame.is_corrupt:  # the first ones of a stream joined midway
-                    continue
-                turn = turn or turn_of(frame)
-                yield turn.apply(frame.to_ndarray(format="rgb24"))
+            yield from _frames(container, stream, Damage(stream.codec_context.name), patience=0)
     except av.error.FFmpegError as error:
         reason = error.strerror
     if reason is not None:  # raised out here, since FFmpeg's errors name the URL
         raise BadInput(f"no picture ({reason})", where=Address(url))
 
 
-def _decode(container: Any, stream: Any, damage: Damage) -> Iterator[Any]:
-    """Frames that can be decoded, in the order they are shown in.
+def _frames(
+    container: Any,
+    stream: Any,
+    damage: Damage,
+    *,
+    patience: int,
+    tell: Callable[[str], None] = lambda _: None,
+) -> Iterator[VideoFrame]:
+    """Frames that can be decoded, as players show them.
+
+    Args:
+        container, stream: of PyAV, opened.
+        damage: follows what is decoded.
+        patience: how often in a row reading may fail; a camera that fails is opened anew instead.
+        tell: is told of a late start, and of an odd angle.
 
     Raises:
         FFmpegError: reading fails, and goes on failing.
     """
+    # Slices in parallel hide damage from the decoder; frames in parallel lose, with one that
+    # cannot be decoded, others. Decoding runs beside the inference as it is.
+    stream.thread_type = "NONE"
+    stream.codec_context.copy_opaque = True
+    turn = None
+    for frame, damaged in damage.settle(_decode(container, stream, damage, patience)):
+        if turn is None:
+            turn = turn_of(frame)
+            for note in filter(None, (damage.late_start(frame), turn.note)):
+                tell(note)
+        yield VideoFrame(turn.apply(frame.to_ndarray(format="rgb24")), frame.time, damaged)
+
+
+def _decode(container: Any, stream: Any, damage: Damage, patience: int) -> Iterator[Any]:
+    """Frames of FFmpeg, in the order they are shown in."""
     errors = _av().error
     fruitless = 0  # reads in a row that failed
     while True:
@@ -186,7 +205,7 @@ def _decode(container: Any, stream: Any, damage: Damage) -> Iterator[Any]:
                     yield from frames
         except errors.FFmpegError:
             fruitless += 1
-            if fruitless > _FRUITLESS or not damage.packets:
+            if fruitless > patience or not damage.packets:
                 raise
         else:
             return

@@ -14,8 +14,8 @@ from rasterio.enums import ColorInterp as Colour
 
 from segclip_deploy.artifacts.vocabulary import IGNORE_INDEX
 from segclip_deploy.errors import BadInput
+from segclip_deploy.runtime.io.idle_options import check_options
 from segclip_deploy.runtime.io.raster import pixels as raster_pixels
-from segclip_deploy.runtime.io.raster.options import check_options
 from segclip_deploy.runtime.io.raster.pixels import read_window, what_is_removed
 from segclip_deploy.runtime.io.raster.source import Reading
 from tests.support.rasters import RGB, describe, label, labels_in, noise, segmenter, write_raster

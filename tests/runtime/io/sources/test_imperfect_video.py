@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import socket
 import struct
 import subprocess
 import threading
@@ -20,6 +21,7 @@ from segclip_deploy.errors import BadInput
 from segclip_deploy.runtime.io.sources.base import Shot, Unreadable
 from segclip_deploy.runtime.io.sources.files import FileSource
 from segclip_deploy.runtime.io.sources.listing import count_folders, find_files
+from segclip_deploy.runtime.io.sources.live import LiveSource
 from segclip_deploy.runtime.io.sources.naming import SourceFile
 from segclip_deploy.runtime.io.sources.video import read_video
 from tests.support.fake_cli import open_fake
@@ -170,6 +172,40 @@ def test_every_frame_of_mjpeg_is_its_own_and_one_damaged_costs_one(tmp_path: Pat
     assert item.error.what == (
         "damaged: no frame could be decoded in 1 places; the 19 others are done"
     )
+
+
+@pytest.mark.parametrize(("codec", "lost"), [("libx264", 0), ("mpeg2video", 0), ("libx264", 17)])
+def test_a_camera_marks_damage_as_a_film_does(tmp_path: Path, codec: str, lost: int) -> None:
+    """MPEG-TS over TCP: bytes set to zero, or packets lost by the link. It is not opened anew."""
+    film = make_film(tmp_path / "film.ts", 60, codec=codec, container="mpegts", g="20", bf="0")
+    place, _, key = packets_of(film)[25]
+    assert not key
+    data = bytearray(film.read_bytes())
+    first = place - place % 188
+    data[first + 188 : first + 188 * (2 + lost)] = b"" if lost else bytes(188)
+    film.write_bytes(data)
+    expected, _ = read(film)
+    assert 25 in damaged(expected) or 26 in damaged(expected)
+    assert max(damaged(expected)) < 40
+
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def serve() -> None:
+            connection, _ = server.accept()
+            with connection:
+                connection.sendall(data)
+
+        thread = threading.Thread(target=serve, daemon=True)
+        thread.start()
+        url = f"tcp://127.0.0.1:{server.getsockname()[1]}"
+        source = LiveSource(url, report=lambda _: None, patience_s=0)
+        shots = []
+        with pytest.raises(BadInput, match="vanished"):
+            shots.extend(item for item in source.shots(NEVER) if isinstance(item, Shot))
+        thread.join(10)
+    assert damaged(shots) == damaged(expected)
+    for shot, frame in zip(shots, expected, strict=True):
+        np.testing.assert_array_equal(shot.frame.pixels, frame.frame.pixels)
 
 
 def test_damage_at_the_very_end_ends_well(tmp_path: Path) -> None:

@@ -25,7 +25,7 @@ from segclip_deploy.runtime.io.sources.base import Shot, Unreadable
 from segclip_deploy.runtime.io.sources.files import FileSource
 from segclip_deploy.runtime.io.sources.live import LiveSource, is_live
 from segclip_deploy.runtime.io.sources.naming import SourceFile
-from segclip_deploy.runtime.io.sources.video import count_frames, read_video
+from segclip_deploy.runtime.io.sources.video import VideoFrame, count_frames, read_video
 from segclip_deploy.runtime.io.telemetry.exif import Capture, Position, read_capture, scale_warning
 from tests.conftest import SHARED
 
@@ -164,13 +164,13 @@ class Camera:
         self.connections = list(connections)
         self.opened = 0
 
-    def __call__(self, url: str) -> Iterator[NDArray[np.uint8]]:
+    def __call__(self, url: str) -> Iterator[VideoFrame]:
         frames = self.connections[min(self.opened, len(self.connections) - 1)]
         self.opened += 1
         if frames is None:
             raise BadInput("no picture (gone)", where=url)
         for _ in range(frames):
-            yield flat(50)
+            yield VideoFrame(flat(50), None, damaged=False)
 
 
 def live(camera: Camera, said: list[str], patience: float = 60.0) -> LiveSource:

@@ -6,7 +6,8 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from segclip_deploy.errors import BadInput
-from segclip_deploy.runtime.io.raster.source import Reading, describe_raster
+from segclip_deploy.runtime.io.pictures import applied_options
+from segclip_deploy.runtime.io.raster.source import Reading
 
 __all__ = ["check_options"]
 
@@ -17,26 +18,26 @@ _WHY = {
 
 
 def check_options(paths: Iterable[Path], reading: Reading) -> None:
-    """Refuse ``--ignore-alpha`` and ``--scale`` where they change none of the rasters.
+    """Refuse ``--ignore-alpha`` and ``--scale`` where they change none of the images and rasters.
 
-    One raster that an option applies to is enough: the others of a run are read as without it.
+    One file that an option applies to is enough: the others are read as without it.
     ``--bands`` always decides something. ``--keep-scale`` and ``--allow-remote`` are permissions,
     and permitted things need not happen.
 
     Args:
-        paths: of rasters; those that cannot be read are left to whoever reads them.
+        paths: of images and rasters; those that cannot be read are left to whoever reads them.
         reading: what the user says of them.
 
     Raises:
-        BadInput: an option that does nothing, and the first raster that it does nothing for.
-        MissingDependency: no rasterio.
+        BadInput: an option that does nothing, and the first file that it does nothing for.
+        MissingDependency: a raster, and no rasterio.
     """
     idle = {name for name in _WHY if getattr(reading, name)}
     first: Path | None = None
     count = 0
     for path in paths if idle else ():
         try:
-            idle -= describe_raster(path, reading, None).applied
+            idle -= applied_options(path, reading)
         except BadInput:
             continue
         if not idle:
