@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,12 +12,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from segclip_deploy.artifacts.bundle import InputSpec
 from segclip_deploy.artifacts.vocabulary import load_vocabulary
+from segclip_deploy.runtime.inference.segmenter import Segmenter
 from segclip_deploy.runtime.profiling import power
 from segclip_deploy.tradeoff import artifact_cache as workshop
 from segclip_deploy.tradeoff import measure
 from segclip_deploy.tradeoff.results import RESULTS
 from tests.conftest import EXAMPLE
+from tests.support.fakes import FakeBackend, random_frame
 from tests.support.helpers import call
 
 
@@ -147,9 +151,21 @@ def test_energy_is_metered_where_there_is_a_sensor(
     assert "energy" in result.stdout
     (row,) = RESULTS.read(tmp_path / "results.json", fix="").rows
     assert row.joules is not None
-    # At constant power, energy is time, but for what else ran here in one of the two.
-    assert 0.1 < row.joules / (7 * np.median(row.frame_ms) / 1e3) < 10
     assert "J a frame" in (tmp_path / "report.html").read_text()
+
+
+def test_energy_is_power_by_time_over_frames(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(power, "find_wattmeter", lambda _: ("a rail of 7 W", lambda: 7.0))
+    monkeypatch.setattr(measure, "_ENERGY_SECONDS", 0.3)
+    frames = [random_frame(64, 64, n) for n in range(3)]
+    backend = FakeBackend(64, 64, latency_ms=5)
+    segmenter = Segmenter(backend, InputSpec(64, 64), load_vocabulary("dubai"))
+    started = time.perf_counter()
+    joules = measure._joules(segmenter, frames, Path("/"))
+    elapsed = time.perf_counter() - started
+    counted = len(backend.seen) - len(frames)  # the first round warms up
+    assert joules is not None
+    assert 7 * 0.3 / counted <= joules <= 7 * elapsed / counted
 
 
 def test_what_cannot_be_swept_is_refused_before_anything_is_made(
