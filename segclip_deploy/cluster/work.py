@@ -212,7 +212,7 @@ def _opened(order: Order) -> Segmenter:
         raise StaleArtifact(
             f"segclip-deploy is {__version__}, and {order.version} where map was called",
             where=socket.gethostname(),
-            fix=f"pip install segclip-deploy=={order.version}",
+            fix=f"install {order.version} on it",
         )
     if not order.engine.exists():
         raise StaleArtifact("is not there", where=here, fix="put it where all workers see it")

@@ -203,6 +203,11 @@ def _anew(path: Path) -> str:
     return f"{command('rm', path)} && {train} {command('-o', path)}"
 
 
+def _import_command(path: Path) -> str:
+    out = path.with_name(f"{path.stem}.imported.safetensors")
+    return command("segclip-deploy", "import", path, "--spec", "SPEC", "--text", "BANK", "-o", out)
+
+
 def _read(path: Path) -> tuple[CheckpointRecord, dict[str, Tensor]]:
     safetensors = require("safetensors", why="reading a checkpoint")
     if not path.is_file():
@@ -216,8 +221,7 @@ def _read(path: Path) -> tuple[CheckpointRecord, dict[str, Tensor]]:
         raise BadArtifact(
             f"not a safetensors file ({error})",
             where=path,
-            fix="a PyTorch file is read by: segclip-deploy import FILE.pth --spec SPEC --text BANK "
-            "-o FILE.safetensors",
+            fix=f"a PyTorch file is read by: {_import_command(path)}",
         ) from error
     except UNREADABLE as error:
         raise BadArtifact("a safetensors file, but not of this product", where=path) from error

@@ -131,7 +131,7 @@ def place_plan(
             where=where,
             fix=command(
                 "segclip-deploy",
-                *("plan", bundle.path, "--table", "TABLE", "--eval", "DIR"),
+                *("plan", bundle.path, "--table", "TABLE", "--eval", "DATASET"),
                 *("--scheme", plan.scheme.value, "-o", where),
             ),
         )

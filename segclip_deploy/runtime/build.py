@@ -9,7 +9,8 @@ from segclip_deploy.artifacts.bundle import Bundle
 from segclip_deploy.artifacts.engine import Engine, Verification, load_engine, write_engine
 from segclip_deploy.artifacts.files import temporary_file
 from segclip_deploy.artifacts.golden import load_golden
-from segclip_deploy.errors import BadArtifact, BadInput
+from segclip_deploy.artifacts.scheme import Precision, Scheme
+from segclip_deploy.errors import BadArtifact, BadInput, command
 from segclip_deploy.progress import Report, silent
 from segclip_deploy.runtime.inference.backend import Backend
 from segclip_deploy.runtime.registry import check_options, find_target, target_of
@@ -107,9 +108,17 @@ def _check_scheme(target: Target, bundle: Bundle) -> None:
             f"its {bundle.precision} was written in scheme {bundle.scheme.value}, "
             f"an engine for {target.name} needs {target.scheme.value}",
             where=bundle.path,
-            fix=f"segclip-deploy quantize FP32_BUNDLE --scheme {target.scheme.value} "
-            "--precision int8 --table TABLE -o BUNDLE",
+            fix=_requantize(bundle.precision, target.scheme),
         )
+
+
+def _requantize(precision: Precision, scheme: Scheme) -> str:
+    """The command that writes a precision in a scheme; that for FP32 where it has none such."""
+    if precision not in scheme.rules.precisions:
+        return command("segclip-deploy", "build-engine", "FP32_BUNDLE", "-o", "ENGINE")
+    table = ("--table", "TABLE") if precision == "int8" else ()
+    return command(*("segclip-deploy", "quantize", "FP32_BUNDLE", "--scheme", scheme.value),
+                   *("--precision", precision, *table, "-o", "BUNDLE"))  # fmt: skip
 
 
 def _prove(bundle: Bundle, backend: Backend) -> Verification:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import re
@@ -9,7 +10,7 @@ import shlex
 import subprocess
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +18,20 @@ import numpy as np
 import pytest
 from PIL import Image
 from rasterio.enums import ColorInterp
+from safetensors import safe_open
 
 from segclip_deploy import _optional
+from segclip_deploy.artifacts import records
+from segclip_deploy.artifacts.bundle import load_bundle
+from segclip_deploy.artifacts.plan import save_plan
+from segclip_deploy.artifacts.scheme import Scheme
 from segclip_deploy.errors import SegclipError, command
+from segclip_deploy.export.onnx_model import load_fp32
+from segclip_deploy.model.text import save_text_bank
+from segclip_deploy.quantization.placement import uniform_plan
 from segclip_deploy.runtime.targets.tensorrt.timing_cache import TimingCache
 from tests.conftest import EXAMPLE, ROOT
+from tests.support.fakes import random_bank
 from tests.support.faults import MAIN
 from tests.support.helpers import call
 from tests.support.pngs import GREY, PALETTE, RGB, RGBA, png
@@ -42,15 +52,31 @@ class Place:
     table: Path
     checkpoint: Path
     tiles: Path
+    dataset: Path
 
     def filled(self, text: str) -> str:
         """A message's command with its placeholders filled."""
         words = {"CKPT": self.checkpoint, "FP32_BUNDLE": self.bundle, "BUNDLE": self.bundle,
-                 "TABLE": self.table, "DIR": self.tiles, "SCHEME": "cpu",
+                 "TABLE": self.table, "DIR": self.tiles, "SCHEME": "cpu", "ENGINE": self.bundle,
+                 "DATASET": self.dataset, "V": "dubai", "BANK": EXAMPLE / "text_bank.safetensors", "20m": "2s",
                  "LOW,HIGH": "0,4095"}  # fmt: skip
         for name, value in words.items():
             text = re.sub(rf"(?<![\w/]){name}(?![\w/.])", shlex.quote(str(value)), text)
         return text
+
+
+def small_dataset(folder: Path) -> Path:
+    """An image of each split, with one class in all masks."""
+    for kind in ("images", "masks"):
+        (folder / kind).mkdir(parents=True)
+    splits = ("train", "plan", "val")
+    with Image.open(EXAMPLE / "images" / "tile8_part3.jpg") as image:
+        for number, name in enumerate(splits):
+            part = image.crop((300 * number, 0, 300 * number + 288, 288))
+            part.save(folder / "images" / f"{name}.png")
+            Image.new("L", (288, 288), 1).save(folder / "masks" / f"{name}.png")
+    (folder / "split.json").write_text(json.dumps({name: [name] for name in splits}))
+    return folder
 
 
 @pytest.fixture
@@ -60,7 +86,8 @@ def place(tmp_path: Path, tiny_bundle: Path, tiny_table: Path, tiny_checkpoint: 
     tiles = tmp_path / "tiles.png"
     with Image.open(EXAMPLE / "images" / "tile8_part3.jpg") as image:
         image.crop((0, 0, 384, 384)).save(tiles)
-    return Place(folder, tiny_bundle, tiny_table, tiny_checkpoint, tiles)
+    data = small_dataset(tmp_path / "data")
+    return Place(folder, tiny_bundle, tiny_table, tiny_checkpoint, tiles, data)
 
 
 def paste(text: str, tmp_path: Path) -> subprocess.CompletedProcess[str]:
@@ -87,7 +114,7 @@ def refusal(*arguments: object) -> str:
 def remedy_in(line: str, beginning: str) -> str:
     """The command or options in a message, without the words after it."""
     found = line[line.rindex(beginning) :]
-    return re.split(r", and the same command| \((?:its|transparent)", found)[0]
+    return re.split(r", and |, or name another| \((?:its|transparent)", found)[0]
 
 
 # ---- options that are added to the command
@@ -243,6 +270,49 @@ def edited_engine(place: Place) -> tuple[list[Any], str]:
     return ["verify", path], "segclip-deploy build-engine"
 
 
+def damaged_profile(place: Place) -> tuple[list[Any], str]:
+    path = place.folder / "profile.json"
+    path.write_bytes(b"{}")
+    return ["compare", path, path], "segclip-deploy profile"
+
+
+def damaged_checkpoint(place: Place) -> tuple[list[Any], str]:
+    """Of the right format, but without a tensor that it needs."""
+    from safetensors.torch import load_file, save_file
+
+    path = place.folder / f"{NAME}.safetensors"
+    tensors = load_file(place.checkpoint)
+    with safe_open(place.checkpoint, framework="pt") as stored:
+        metadata = stored.metadata()
+    save_file({k: v for k, v in tensors.items() if "texts" not in k}, path, metadata)
+    return ["export", path, "-o", place.folder / "b", "--size", "64x64"], "rm "
+
+
+def damaged_text_weights(place: Place) -> tuple[list[Any], str]:
+    made = place.folder / NAME
+    assert call("export", place.checkpoint, "-o", made, "--size", "64x96").exit_code == 0
+    record = json.loads((made / "bundle.json").read_text())
+    [name] = [name for name in record["files"] if name.startswith("text")]
+    (made / name).write_bytes(b"x")
+    record["files"][name] = hashlib.sha256(b"x").hexdigest()
+    (made / "bundle.json").write_text(json.dumps(record))
+    bank = place.folder / "bank.safetensors"
+    save_text_bank(bank, random_bank(7))
+    return ["revocab", made, "--vocabulary", "dubai", "--text", bank,
+            "-o", place.folder / "new"], "segclip-deploy export"  # fmt: skip
+
+
+def damaged_sweep(place: Place) -> tuple[list[Any], str]:
+    out = place.folder / NAME
+    sweep = ["benchmark", place.bundle, "--eval", place.dataset, "--split", "val", "-o", out,
+             "--target", "onnxruntime", "--precision", "fp32", "--samples", 10]  # fmt: skip
+    done = call(*sweep)
+    assert done.exit_code == 0, done.output
+    [kept] = out.glob("work/latency/*.json")
+    kept.write_bytes(b"{}")
+    return sweep, "rm "
+
+
 def no_place(place: Place) -> tuple[list[Any], str]:
     bands = np.random.default_rng(0).integers(1, 256, (3, 80, 100), np.uint8)
     path = write_raster(place.folder / f"{NAME}.tif", bands, crs=None)
@@ -252,7 +322,9 @@ def no_place(place: Place) -> tuple[list[Any], str]:
 
 @pytest.mark.parametrize(
     "make",
-    [damaged_model, damaged_fp16, edited_table, foreign_table, edited_engine, no_place],
+    [edited_table, edited_engine, no_place, damaged_profile,
+     *(pytest.param(make, marks=pytest.mark.long) for make in (
+        damaged_model, damaged_fp16, foreign_table, damaged_checkpoint, damaged_text_weights, damaged_sweep))],
 )  # fmt: skip
 def test_a_command_that_is_printed_mends_what_caused_it(
     place: Place, tmp_path: Path, make: Callable[[Place], tuple[list[Any], str]]
@@ -268,6 +340,50 @@ def test_a_command_that_is_printed_mends_what_caused_it(
     assert again.exit_code == 0 or "flight check failed" in again.stderr, again.output
     assert beginning not in again.stderr
     assert not list(tmp_path.rglob("injected"))
+
+
+def test_a_bundle_of_another_scheme_is_refused_with_what_makes_one_of_this(
+    place: Place, tmp_path: Path
+) -> None:
+    """FP16 of TensorRT has none such on CPUs: the FP32 bundle is built for them."""
+    half = place.folder / "half"
+    made = call("quantize", place.bundle, "--scheme", "tensorrt", "--precision", "fp16",
+                "-o", half)  # fmt: skip
+    assert made.exit_code == 0, made.output
+    line = refusal("build-engine", half, "-o", tmp_path / "e.ort.onnx")
+    engine = tmp_path / "mended.ort.onnx"
+    remedy = remedy_in(line, "segclip-deploy build-engine FP32_BUNDLE")
+    assert remedy.endswith("-o ENGINE")
+    remedy = place.filled(remedy.replace("ENGINE", str(engine)))
+    assert call(*shlex.split(remedy)[1:]).exit_code == 0
+    assert engine.is_file()
+
+
+@pytest.mark.long
+def test_the_command_that_makes_a_plan_anew_gets_as_far_as_its_flight_check(
+    place: Place, tmp_path: Path
+) -> None:
+    """No further: weights at random bear no INT8."""
+    path = place.folder / f"{NAME}.yaml"
+    bundle = load_bundle(place.bundle)
+    plan = uniform_plan(bundle, load_fp32(bundle).graph, Scheme.CPU, "int8")
+    save_plan(path, records.replace(plan, bundle="0" * 64))
+    table = ["--table", place.table]
+    line = refusal("quantize", place.bundle, "--plan", path, *table, "-o", tmp_path / "q")
+    pasted = paste(place.filled(remedy_in(line, "segclip-deploy plan")), tmp_path)
+    assert pasted.returncode == 3
+    assert "int8: flight check failed at labels" in pasted.stderr
+
+
+@pytest.mark.long
+def test_the_export_that_gives_a_margin_gives_it(place: Place, tmp_path: Path) -> None:
+    place = replace(place, bundle=place.folder / NAME)
+    assert call("export", place.checkpoint, "-o", place.bundle, "--size", "64x96").exit_code == 0
+    run = ["run", place.bundle, place.tiles, "-o", tmp_path / "out", "--margin-below", "1"]
+    line = place.filled(remedy_in(refusal(*run), "segclip-deploy export"))
+    pasted = paste(f"{line} --size 64x96", tmp_path)
+    assert pasted.returncode == 0, pasted.stderr
+    assert call(*run).exit_code == 0
 
 
 def test_a_timing_cache_that_is_none_is_removed_by_the_command(

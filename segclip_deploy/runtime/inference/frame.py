@@ -21,12 +21,17 @@ __all__ = [
     "is_image_name",
     "list_images",
     "open_image",
+    "own_pages",
     "prepare",
     "raw_mode_of",
     "read_frame",
 ]
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp", ".webp")
+
+_SUBFILE = 254  # TIFF's NewSubfileType
+_COPY_OR_MASK = 0b101  # bit 0: a smaller copy of another page, bit 2: the mask of one
+_MOST_PAGES = 100_000
 
 FORMATS = ("BMP", "JPEG", "PNG", "TIFF", "WEBP")
 """What is opened at all: Pillow knows formats that start other programs, or call for one's fonts."""
@@ -164,7 +169,7 @@ def open_image(path: Path, *, max_megapixels: float | None = None) -> StoredImag
         max_megapixels: how large it may be; by default Pillow's bound, 89.5.
 
     Raises:
-        BadInput: no such file, too large, truncated, or no image.
+        BadInput: no such file, of several pages, too large, truncated, or no image.
     """
     try:
         if path.stat().st_size == 0 and path.is_file():
@@ -173,6 +178,8 @@ def open_image(path: Path, *, max_megapixels: float | None = None) -> StoredImag
             raise BadInput("a folder or device, and no file", where=path)
         with header_of(path) as image:
             check_size(image.height, image.width, path, max_megapixels)
+            if getattr(image, "is_animated", False):
+                _check_pages(image, path)
             kind, raw_mode = _kind(image), raw_mode_of(image)
             image.load()
             return StoredImage(image, kind, raw_mode)
@@ -224,6 +231,33 @@ def check_size(height: int, width: int, path: Path, max_megapixels: float | None
             where=path,
             fix=f"cut it into tiles, or allow it: segclip-deploy run … --max-megapixels {least}",
         )
+
+
+def own_pages(image: Image.Image) -> list[int]:
+    """Numbers of the pages that are pictures of their own, not smaller copies or masks of others.
+
+    Of a TIFF, the image is left at its last page.
+    """
+    count = min(int(getattr(image, "n_frames", 1)), _MOST_PAGES)
+    if image.format != "TIFF":  # a PNG may begin with a picture that is not of the film
+        return list(range(int(getattr(image, "default_image", False)), count))
+    found = []
+    for number in range(count):
+        image.seek(number)
+        if not int(getattr(image, "tag_v2", {}).get(_SUBFILE, 0)) & _COPY_OR_MASK:
+            found.append(number)
+    return found
+
+
+def _check_pages(image: Image.Image, path: Path) -> None:
+    pages = len(own_pages(image))
+    if pages > 1:
+        raise BadInput(
+            f"has {pages} pages, and one is taken here",
+            where=path,
+            fix="save each page as a file of its own",
+        )
+    image.seek(0)
 
 
 def raw_mode_of(image: Image.Image) -> str:

@@ -11,14 +11,11 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from segclip_deploy.errors import BadInput
-from segclip_deploy.runtime.inference.frame import FORMATS
+from segclip_deploy.runtime.inference.frame import FORMATS, own_pages
 
 __all__ = ["count_pages", "read_pages"]
 
-_SUBFILE = 254  # TIFF's NewSubfileType
-_COPY_OR_MASK = 0b101  # bit 0: a smaller copy of another page, bit 2: the mask of one
 _READ = (*FORMATS, "GIF")
-_MOST_PAGES = 100_000
 
 
 def count_pages(path: Path) -> int | None:
@@ -34,7 +31,7 @@ def count_pages(path: Path) -> int | None:
             with Image.open(path, formats=_READ) as image:
                 if image.format != "GIF" and getattr(image, "n_frames", 1) == 1:
                     return None
-                count = len(_pages(image))
+                count = len(own_pages(image))
                 return count if count > 1 or image.format == "GIF" else None
     except Exception:  # Pillow's decoders raise many types on damaged files
         return None
@@ -53,7 +50,7 @@ def read_pages(path: Path) -> Iterator[tuple[NDArray[np.uint8], float | None]]:
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             with Image.open(path, formats=_READ) as image:
                 moves = image.format != "TIFF"
-                for number, page in enumerate(_pages(image)):
+                for number, page in enumerate(own_pages(image)):
                     image.seek(page)
                     pixels = _rgb(image, where=f"{path}, page {number + 1}")
                     yield pixels, start if moves else None
@@ -68,19 +65,6 @@ def read_pages(path: Path) -> Iterator[tuple[NDArray[np.uint8], float | None]]:
         raise BadInput(
             f"page {number + 1} is damaged or unreadable ({error})", where=path
         ) from error
-
-
-def _pages(image: Image.Image) -> list[int]:
-    """Numbers of the pages that are pictures of their own."""
-    count = min(int(getattr(image, "n_frames", 1)), _MOST_PAGES)
-    if image.format != "TIFF":  # a PNG may begin with a picture that is not of the film
-        return list(range(int(getattr(image, "default_image", False)), count))
-    found = []
-    for number in range(count):
-        image.seek(number)
-        if not int(getattr(image, "tag_v2", {}).get(_SUBFILE, 0)) & _COPY_OR_MASK:
-            found.append(number)
-    return found
 
 
 def _rgb(page: Image.Image, *, where: str) -> NDArray[np.uint8]:

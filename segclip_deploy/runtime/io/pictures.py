@@ -55,7 +55,7 @@ def read_picture(
         max_megapixels: how large it may be; by default Pillow's bound, 89.5.
 
     Raises:
-        BadInput: unreadable, too large, or not 8-bit RGB and nothing is said of it.
+        BadInput: unreadable, of several pages, too large, or not 8-bit RGB and nothing is said of it.
         MissingDependency: rasterio is needed and not installed.
     """
     path = Path(path)

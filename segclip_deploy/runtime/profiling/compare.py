@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from segclip_deploy.artifacts.records import Record
-from segclip_deploy.errors import GateFailed
+from segclip_deploy.errors import GateFailed, command
 from segclip_deploy.runtime.profiling.measure import Statistics
 from segclip_deploy.runtime.profiling.record import PROFILE, Conditions, ProfileRecord
 
@@ -43,7 +43,7 @@ def load_profile(path: Path) -> ProfileRecord:
     Raises:
         BadArtifact: not a profile, or of another schema.
     """
-    return PROFILE.read(path, fix="segclip-deploy profile ENGINE -o FOLDER")
+    return PROFILE.read(path, fix=command("segclip-deploy", "profile", "ENGINE", "-o", path.parent))
 
 
 def compare(one: ProfileRecord, other: ProfileRecord, *, force: bool) -> Comparison:

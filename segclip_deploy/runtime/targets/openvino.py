@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from segclip_deploy._optional import require
 from segclip_deploy.artifacts.bundle import Bundle
 from segclip_deploy.artifacts.scheme import Scheme
-from segclip_deploy.errors import BadArtifact
+from segclip_deploy.errors import BadArtifact, command
 from segclip_deploy.runtime.inference.backend import Backend, TensorSpec, checked
 from segclip_deploy.runtime.targets.base import BuildOptions, Need, Runs, Settings, Target
 from segclip_deploy.runtime.targets.compile_cache import CompileCache
@@ -199,7 +199,10 @@ def _check_device(ov: Any, device: str) -> None:
         raise BadArtifact(
             f"OpenVINO finds no {device} here, only {', '.join(here)}",
             where="--device",
-            fix=f"segclip-deploy build-engine BUNDLE -o ENGINE --device {here[0].partition('.')[0]}",
+            fix=command(
+                *("segclip-deploy", "build-engine", "BUNDLE", "-o", "ENGINE"),
+                *("--device", here[0].partition(".")[0]),
+            ),
         )
 
 

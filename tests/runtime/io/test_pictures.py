@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import rasterio
 from numpy.typing import NDArray
 from PIL import Image
 from rasterio.enums import ColorInterp
@@ -230,6 +233,47 @@ def test_what_run_takes_calibrate_takes(
     assert done.exit_code == 0, done.stderr
     assert "4 tiles left out" in done.stderr
     assert json.loads((tmp_path / "t.json").read_text())["coverage"]["invalid"] == 4
+
+
+@pytest.mark.parametrize("name", ["a.tif", "a.png", "a.webp"])
+def test_pictures_of_several_pages_are_refused_where_one_is_taken(
+    tmp_path: Path, tiny_bundle: Path, name: str
+) -> None:
+    """``run`` labels every page; a dataset, or tiles to calibrate on, would lose all but the first."""
+    pages = [Image.new("RGB", (96, 64), (90 * n, 9, 9)) for n in range(3)]
+    for folder, page in (("images", pages), ("masks", [one.convert("L") for one in pages])):
+        (tmp_path / folder).mkdir()
+        page[0].save(tmp_path / folder / name, save_all=True, append_images=page[1:])
+    tiles = call("calibrate", tiny_bundle, "--tiles", tmp_path / "images", "-o", tmp_path / "t")
+    data = call("evaluate", tiny_bundle, tmp_path)
+    Image.new("RGB", (96, 64)).save(tmp_path / "images" / name)
+    masks = call("evaluate", tiny_bundle, tmp_path)
+    for refused, folder in ((tiles, "images"), (data, "images"), (masks, "masks")):
+        assert refused.exit_code == 1
+        assert f"{folder}/{name}: has 3 pages, and one is taken here" in refused.stderr
+
+
+@pytest.mark.parametrize("bands", [1, 3])
+def test_a_file_of_several_rasters_is_refused_with_a_command_that_takes_one_out(
+    tmp_path: Path, tiny_bundle: Path, bands: int
+) -> None:
+    values = np.random.default_rng(0).integers(1, 256, (bands, 80, 100)).astype(np.uint8)
+    path = write_raster(tmp_path / "it's two.tif", values, colours=None)
+    with rasterio.open(path) as first:
+        profile = first.profile
+    with rasterio.open(path, "w", **profile, APPEND_SUBDATASET="YES") as second:
+        second.write(255 - values)
+    arguments = ["--bands", "1,1,1"]
+    for command in (["run", tiny_bundle, path, "-o", tmp_path / "out"],
+                    ["calibrate", tiny_bundle, "--tiles", path, "-o", tmp_path / "t"]):  # fmt: skip
+        refused = call(*command, *arguments)
+        assert refused.exit_code == 1
+        assert f"{path}: holds 2 rasters, and one is taken" in refused.stderr
+    remedy = refused.stderr.strip().partition("begins with ")[2]
+    programs = Path(sys.executable).parent
+    subprocess.run(f"PATH={programs}:$PATH; {remedy}", shell=True, check=True)
+    made = tmp_path / "it's two_1.tif"
+    np.testing.assert_array_equal(read_picture(made, Reading((1, 1, 1))).pixels[..., 0], values[0])
 
 
 @pytest.mark.parametrize("command", ["run", "evaluate", "calibrate"])

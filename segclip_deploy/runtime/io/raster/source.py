@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from segclip_deploy._optional import require
-from segclip_deploy.errors import BadInput
+from segclip_deploy.errors import BadInput, command
 from segclip_deploy.runtime.io.raster.bands import choose_bands, choose_scale
 from segclip_deploy.runtime.io.raster.gdal import opened
 from segclip_deploy.runtime.io.raster.geotiff import UNREADABLE, read_tags
@@ -117,7 +117,7 @@ def describe_raster(path: Path, reading: Reading, model_metres: float | None) ->
         model_metres: ground sample distance of the model's images, or None.
 
     Raises:
-        BadInput: unreadable; a VRT that refers to what it may not; bands that are not there, or
+        BadInput: unreadable; more than one raster; a VRT that refers to what it may not; bands that are not there, or
             cannot be told apart; absurdly wide; values of more than 8 bits without a scale; far too coarse for
             the model.
         MissingDependency: no rasterio.
@@ -132,6 +132,14 @@ def describe_raster(path: Path, reading: Reading, model_metres: float | None) ->
         sources = check_vrt(path, allow_remote=remote)
         files |= {file for source in sources for file in (source, *side_files(source))}
     with opened(path, driver, allow_remote=remote) as dataset:
+        parts = dataset.subdatasets
+        if len(parts) > 1:
+            raise BadInput(
+                f"holds {len(parts)} rasters, and one is taken",
+                where=path,
+                fix="make files of them, which begins with "
+                + command("rio", "convert", parts[0], path.with_name(f"{path.stem}_1.tif")),
+            )
         if dataset.width > _MOST_WIDE:  # rows of windows are held
             raise BadInput(
                 f"is {dataset.width} pixels wide, and at most {_MOST_WIDE} are taken",

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import os
 import re
-import shlex
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from segclip_deploy.errors import BadInput
+from segclip_deploy.errors import BadInput, command
 from segclip_deploy.runtime.io.raster.place import driver_of
 
 if TYPE_CHECKING:
@@ -173,4 +172,4 @@ def _check_source(text: str, source: Path, folder: Path, path: Path, *, raw: boo
 def _convert(path: Path) -> str:
     """The command that makes a GeoTIFF of what a VRT shows, beside it; rio comes with rasterio."""
     whole = path.with_name(f"{path.stem}_whole.tif")
-    return f"rio convert {shlex.quote(str(path))} {shlex.quote(str(whole))}"
+    return command("rio", "convert", path, whole)

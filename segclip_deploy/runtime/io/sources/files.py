@@ -10,11 +10,11 @@ from functools import partial
 
 from segclip_deploy.errors import BadInput
 from segclip_deploy.runtime.inference.frame import Frame
+from segclip_deploy.runtime.io.pages import read_pages
 from segclip_deploy.runtime.io.pictures import read_picture
 from segclip_deploy.runtime.io.raster.source import Reading
 from segclip_deploy.runtime.io.sources.base import Shot, Unreadable
 from segclip_deploy.runtime.io.sources.naming import RemoteFilm, SourceFile
-from segclip_deploy.runtime.io.pages import read_pages
 from segclip_deploy.runtime.io.sources.video import VideoFrame, read_video
 from segclip_deploy.runtime.io.telemetry.exif import Capture, read_capture
 
