@@ -12,13 +12,15 @@ import numpy as np
 import onnxruntime
 import pytest
 from numpy.typing import NDArray
+from PIL import Image
 
 from segclip_deploy.artifacts.engine import load_engine
 from segclip_deploy.artifacts.scheme import Scheme
 from segclip_deploy.runtime.inference.backend import Backend, TensorSpec
 from segclip_deploy.runtime.registry import TARGETS
 from segclip_deploy.runtime.targets.base import Target
-from tests.conftest import EXAMPLE, ROOT
+from tests.conftest import ROOT
+from tests.support.fakes import random_frame
 from tests.support.helpers import call
 
 PACKAGE = ROOT / "segclip_deploy"
@@ -58,23 +60,27 @@ def _spec(node: Any) -> TensorSpec:
 
 
 def test_a_toy_target_is_built_verified_flown_and_measured(
-    example_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tiny_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(TARGETS, "toy", Toy())
-    path = tmp_path / "e.toy"
-    built = call("build-engine", example_bundle, "-o", path)
+    path, data = tmp_path / "e.toy", tmp_path / "data"
+    for kind in ("images", "masks"):
+        (data / kind).mkdir(parents=True)
+    Image.fromarray(random_frame(130, 200).pixels).save(data / "images" / "a.png")
+    Image.new("L", (200, 130), 1).save(data / "masks" / "a.png")
+    built = call("build-engine", tiny_bundle, "-o", path)
     assert "Toy 1.0: flight check passed" in built.stdout
     assert load_engine(path).record.target == "toy"
     assert call("verify", path).exit_code == 0
-    assert call("run", path, EXAMPLE / "images", "-o", tmp_path / "out").exit_code == 0
+    assert call("run", path, data / "images", "-o", tmp_path / "out").exit_code == 0
     assert (tmp_path / "out" / "areas.jsonl").is_file()
     assert json.loads(call("doctor", "--json").stdout)["targets"]["toy"]["run"]
     measured = call(
-        "benchmark", example_bundle, "--eval", EXAMPLE, "--split", "all", "--target", "toy",
+        "benchmark", tiny_bundle, "--eval", data, "--split", "all", "--target", "toy",
         "--precision", "fp32", "--samples", 10, "-o", tmp_path / "report",
     )  # fmt: skip
     assert measured.exit_code == 0, measured.stderr
-    assert "fly dubai · toy · fp32" in measured.stdout
+    assert "fly bundle · toy · fp32" in measured.stdout
 
 
 def named() -> Iterator[tuple[str, str]]:
