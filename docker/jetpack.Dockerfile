@@ -7,6 +7,7 @@ FROM ${BASE}
 RUN apt-get update \
     && apt-get install --yes --no-install-recommends g++ python3-dev python3-venv python3-libnvinfer \
     && rm -rf /var/lib/apt/lists/*
+# PyCUDA is compiled, and finds CUDA by nvcc.
 ENV PATH=/usr/local/cuda/bin:${PATH}
 COPY . /src
 RUN python3 -m venv --system-site-packages /venv \

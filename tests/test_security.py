@@ -23,7 +23,6 @@ from segclip_deploy.artifacts.vocabulary import load_vocabulary
 from segclip_deploy.errors import BadArtifact, BadInput
 from segclip_deploy.model.text import load_text_bank
 from segclip_deploy.runtime.build import build_engine
-from segclip_deploy.runtime.targets.tensorrt.kernels import kernel_source
 from tests.conftest import ROOT
 from tests.support.helpers import call, edited
 from tests.tradeoff.test_benchmark import make_dataset
@@ -75,15 +74,22 @@ def test_nothing_is_run_but_lists_of_arguments_and_no_archive_is_unpacked() -> N
     assert runs == {"device", "cold", "trial"}
 
 
-def test_kernels_are_compiled_from_the_packages_own_source_only() -> None:
-    compiled = [
-        ast.unparse(node.args[0]) for _, name, node in calls() if name == "compiler.compile"
+def test_kernels_come_from_the_package_only() -> None:
+    loaded = [
+        ast.unparse(node.args[0])
+        for _, name, node in calls()
+        if name.endswith("module_from_buffer")
     ]
-    assert compiled == ["kernel_source()"]
-    assert not any(name.endswith("SourceModule") for _, name, _ in calls())
-    own = PACKAGE / "runtime" / "targets" / "tensorrt" / "decode.cu"
-    assert kernel_source() == own.read_text()
+    assert loaded == ["ptx + b'\\x00'"]
+    source = (PACKAGE / "runtime" / "targets" / "tensorrt" / "kernels.py").read_text()
+    assert re.findall(r"ptx = (.*)", source) == [
+        'files(__package__).joinpath("decode.ptx").read_bytes()'
+    ]
+    # Nothing is compiled in flight: NVRTC serves those alone who change the kernel.
+    assert not any(name.endswith(("compiler.compile", "SourceModule")) for _, name, _ in calls())
+    assert {module for module, name, _ in calls() if "nvrtc" in name} == {"make_ptx"}
     assert [p.name for p in PACKAGE.rglob("*.cu")] == ["decode.cu"]
+    assert [p.name for p in PACKAGE.rglob("*.ptx")] == ["decode.ptx"]
 
 
 def external(where: str, location: str) -> Callable[[onnx.ModelProto], object]:

@@ -60,7 +60,6 @@ def _facts(found: Mapping[str, Any]) -> list[tuple[str, str]]:
             if gpu
             else "none",
         ),
-        ("nvcc", found["nvcc"] or "none"),
     ]
     if jetson:
         facts += [

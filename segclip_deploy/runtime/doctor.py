@@ -43,7 +43,6 @@ def examine(folder: Path) -> dict[str, Any]:
             "disk_free": shutil.disk_usage(folder).free,
         },
         "gpu": _or_none(lambda: find_gpu(why="TensorRT").to_json()),
-        "nvcc": _nvcc(),
         "jetson": jetson
         and {
             **jetson.to_json(),
@@ -97,11 +96,6 @@ def _version(module: str) -> str | None:
 def _providers() -> list[str]:
     ort = _or_none(lambda: require("onnxruntime", why="an engine for it"))
     return list(ort.get_available_providers()) if ort else []
-
-
-def _nvcc() -> str | None:
-    found = re.search(r"release ([\d.]+)", command_output("nvcc", "--version") or "")
-    return found[1] if found else None
 
 
 def _memory(field: str) -> int | None:

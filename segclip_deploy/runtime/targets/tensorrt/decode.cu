@@ -4,6 +4,12 @@
 // The interpolation is bilinear with half-pixel centres (align_corners=False). At scale 4 the
 // four pixels of a cell lie at -3/8, -1/8, 1/8 and 3/8 of a cell from its centre, so the weights
 // are constants; beyond the border the nearest cell counts.
+//
+// decode.ptx is made from this file: make_ptx.py, which a test repeats.
+
+#ifndef INFINITY  // NVRTC has no math.h
+#define INFINITY __int_as_float(0x7f800000)
+#endif
 
 __device__ __constant__ const float NEXT[4] = {0.625f, 0.875f, 0.125f, 0.375f};  // of the right or lower cell
 

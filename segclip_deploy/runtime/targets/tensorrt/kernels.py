@@ -2,61 +2,39 @@
 
 from __future__ import annotations
 
-import shutil
 from importlib.resources import files
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from segclip_deploy._optional import require
-from segclip_deploy.errors import BadArtifact, MissingDependency
 from segclip_deploy.runtime.inference.windows import LOGIT_STRIDE
-from segclip_deploy.runtime.targets.device import cache_folder
 from segclip_deploy.runtime.targets.tensorrt.library import load_cuda
 
-__all__ = ["GpuDecoder", "kernel_source"]
+__all__ = ["GpuDecoder"]
 
 _BLOCK = (32, 8, 1)
 
 
-def kernel_source() -> str:
-    """The CUDA C++ of ``decode.cu``."""
-    return files(__package__).joinpath("decode.cu").read_text(encoding="utf-8")
-
-
 class GpuDecoder:
-    """Compiles the kernel for the current GPU, or takes it from the cache, and runs it.
+    """Loads the kernel of ``decode.ptx`` and runs it. The driver compiles it for the GPU.
 
-    PyCUDA keys the cache by source, options, the compute capability among them, and nvcc's
-    version. The CUDA context that is current here must be current at each call.
+    No compiler is needed where it flies. The driver keeps what it compiled (``~/.nv``). The CUDA
+    context that is current here must be current at each call.
 
     Args:
         stream: the PyCUDA stream to run on.
 
     Raises:
-        BadArtifact: nvcc refuses the kernel.
-        MissingDependency: PyCUDA or nvcc is not installed.
+        MissingDependency: PyCUDA is not installed.
+        pycuda.driver.Error: the driver refuses the kernel.
     """
 
     def __init__(self, stream: Any) -> None:
         self._cuda, self._stream = load_cuda(), stream
-        if shutil.which("nvcc") is None:
-            raise MissingDependency(
-                "labelling on the GPU needs nvcc, which is not on the path",
-                fix="export PATH=/usr/local/cuda/bin:$PATH",
-            )
-        compiler = require("pycuda.compiler", why="labelling on the GPU")
-        folder = cache_folder() / "kernels"
-        folder.mkdir(parents=True, exist_ok=True)
-        major, minor = self._cuda.Context.get_device().compute_capability()
-        try:
-            binary = compiler.compile(
-                kernel_source(), no_extern_c=True, arch=f"sm_{major}{minor}", cache_dir=str(folder)
-            )
-        except self._cuda.CompileError as error:
-            raise BadArtifact(f"nvcc refuses the kernel decode.cu ({error})") from error
-        self._module = self._cuda.module_from_buffer(binary)
+        ptx = files(__package__).joinpath("decode.ptx").read_bytes()
+        # The driver reads PTX as a C string: up to a zero.
+        self._module = self._cuda.module_from_buffer(ptx + b"\0")
         self._kernel = self._module.get_function("decode")
         self._shape: tuple[int, ...] = ()
         self._buffers: tuple[Any, Any, Any] = (None, None, None)

@@ -66,11 +66,11 @@ def test_blended_logits_are_decoded_where_the_engine_runs_or_the_name_says_where
         assert "NumPy" not in flown.backend.name
 
     def absent(stream: object) -> None:
-        raise MissingDependency("labelling on the GPU needs nvcc")
+        raise MissingDependency("labelling on the GPU needs pycuda")
 
     monkeypatch.setattr("segclip_deploy.runtime.targets.tensorrt.backend.GpuDecoder", absent)
     with open_segmenter(engine.path) as flown:
-        told = "blended logits decoded by NumPy (labelling on the GPU needs nvcc)"
+        told = "blended logits decoded by NumPy (labelling on the GPU needs pycuda)"
         assert told in flown.backend.name
         np.testing.assert_array_equal(flown.segment(frame).labels, expected)
 

@@ -1,12 +1,14 @@
-"""The CUDA kernels: compiled by nvcc where it is, computed by the host's compiler everywhere."""
+"""The CUDA kernel: its PTX is made anew and assembled, its numbers come from the host's compiler."""
 
 from __future__ import annotations
 
 import ctypes
+import re
 import shutil
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
+from zipfile import ZipFile
 
 import numpy as np
 import pytest
@@ -16,11 +18,12 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from segclip_deploy.errors import BadInput, MissingDependency
 from segclip_deploy.runtime.inference.windows import LOGIT_STRIDE, labels_of, margin_of
 from segclip_deploy.runtime.targets.tensorrt import kernels as decoder
+from segclip_deploy.runtime.targets.tensorrt import make_ptx
 from tests.conftest import ROOT
 
-KERNEL = Path(decoder.__file__).with_name("decode.cu")
 SHIM = ROOT / "tests" / "support" / "host_cuda.h"
 PROPERTY = settings(
     derandomize=True,
@@ -55,7 +58,10 @@ def on_host(tmp_path_factory: pytest.TempPathFactory) -> Decode:
         pytest.skip("needs a C++ compiler, which is absent")
     folder = tmp_path_factory.mktemp("kernel")
     source, library = folder / "decode.cpp", folder / "decode.so"
-    source.write_text(f'#include "{SHIM}"\n{decoder.kernel_source()}{LAUNCH}', encoding="utf-8")
+    source.write_text(
+        f'#include "{SHIM}"\n{make_ptx.SOURCE.read_text(encoding="utf-8")}{LAUNCH}',
+        encoding="utf-8",
+    )
     command = [compiler, "-std=c++17", "-O1", "-shared", "-fPIC", "-o", str(library), str(source)]
     subprocess.run(command, check=True)
     launch = ctypes.CDLL(str(library)).launch
@@ -102,11 +108,43 @@ def test_of_equal_classes_the_first_wins(on_host: Decode) -> None:
     assert not margin.any()
 
 
-@pytest.mark.skipif(shutil.which("nvcc") is None, reason="needs nvcc, which is absent")
+def made(source: str) -> str:
+    try:
+        return make_ptx.make_ptx(source)
+    except MissingDependency as error:
+        pytest.skip(str(error))
+
+
+def test_the_ptx_in_the_package_is_that_of_the_source() -> None:
+    kept = make_ptx.MADE.read_text(encoding="utf-8")
+    new = made(make_ptx.SOURCE.read_text(encoding="utf-8"))
+    assert new == kept, f"it is stale: python {make_ptx.__file__} writes it anew"
+
+
+def test_a_kernel_that_nvrtc_refuses_is_one_line() -> None:
+    with pytest.raises(BadInput, match=r"NVRTC .* refuses it: decode.cu\(1\): error: .*missing"):
+        made("__device__ missing value;")
+
+
+def test_drivers_of_cuda_12_and_gpus_from_orin_on_take_the_ptx() -> None:
+    ptx = make_ptx.MADE.read_text(encoding="utf-8")
+    # A driver refuses PTX of a newer version than its own: CUDA 12.0 reads 8.0, JetPack 6 8.5.
+    assert re.findall(r"^\.version (.*)$", ptx, re.MULTILINE) == ["8.0"]
+    assert re.findall(r"^\.target (.*)$", ptx, re.MULTILINE) == ["sm_80"]
+
+
+def test_the_wheel_brings_the_ptx_and_not_what_makes_it(tmp_path: Path) -> None:
+    hatchling = pytest.importorskip("hatchling.builders.wheel", reason="pip install hatchling")
+    [wheel] = hatchling.WheelBuilder(str(ROOT)).build(directory=str(tmp_path))
+    names = {Path(name).name for name in ZipFile(wheel).namelist()}
+    assert names & {"decode.ptx", "make_ptx.py", "kernels.py"} == {"decode.ptx", "kernels.py"}
+
+
+@pytest.mark.skipif(shutil.which("ptxas") is None, reason="needs ptxas, which is absent")
 @pytest.mark.parametrize("architecture", ["87", "89", "90", "110", "120"])
-def test_nvcc_compiles_the_kernel(architecture: str, tmp_path: Path) -> None:
+def test_the_ptx_is_assembled_for_every_gpu(architecture: str, tmp_path: Path) -> None:
     binary = tmp_path / "decode.cubin"
-    command = ["nvcc", "-cubin", f"-arch=sm_{architecture}", "-o", str(binary), str(KERNEL)]
+    command = ["ptxas", f"-arch=sm_{architecture}", "-o", str(binary), str(make_ptx.MADE)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert not done.stderr  # no warning either
