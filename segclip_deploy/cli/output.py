@@ -1,31 +1,24 @@
-"""What the commands print: errors as one line, tables and bars on stderr, JSON on stdout."""
+"""What the commands print: errors as one line, tables, JSON on stdout."""
 
 from __future__ import annotations
 
 import json
 import re
 import signal
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from threading import Event
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
 from segclip_deploy.errors import SegclipError
 
-if TYPE_CHECKING:
-    from rich.console import Console
-    from rich.progress import Progress
-
 __all__ = [
     "ErrorGroup",
-    "console",
     "print_json",
     "print_table",
-    "progress_bar",
     "say_it_runs",
-    "stage_bar",
     "stop_at_signals",
 ]
 
@@ -74,52 +67,6 @@ def say_it_runs(model: str | None) -> None:
     """Say on stderr that the code ``--model`` names is about to be run."""
     if model is not None:
         click.echo(f"--model {model}: this code is run, with all rights of yours", err=True)
-
-
-def console() -> Console:
-    """A console on stderr."""
-    from rich.console import Console
-
-    return Console(stderr=True, highlight=False)
-
-
-def progress_bar(unit: str) -> Progress:
-    """A bar on stderr with count, elapsed and remaining time."""
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        TextColumn,
-        TimeElapsedColumn,
-        TimeRemainingColumn,
-    )
-
-    return Progress(
-        TextColumn("{task.description}", markup=False),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn(unit),
-        TimeElapsedColumn(),
-        TextColumn("elapsed,"),
-        TimeRemainingColumn(),
-        TextColumn("left"),
-        console=console(),
-    )
-
-
-@contextmanager
-def stage_bar() -> Iterator[Callable[[str, int, int], None]]:
-    """A bar on stderr for stages with a name; what has no total is printed as a line."""
-    with progress_bar("") as bar:
-        task = bar.add_task("", total=None)
-
-        def report(what: str, done: int, total: int) -> None:
-            if total:
-                bar.update(task, description=what, completed=done, total=total)
-            else:
-                bar.console.print(what, markup=False)
-
-        yield report
 
 
 def print_json(data: Mapping[str, Any]) -> None:
