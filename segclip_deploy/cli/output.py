@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 import signal
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from threading import Event
 from typing import Any
@@ -15,7 +15,7 @@ import click
 from segclip_deploy.errors import SegclipError
 
 __all__ = [
-    "ErrorGroup",
+    "Verbs",
     "print_json",
     "print_table",
     "say_it_runs",
@@ -23,8 +23,40 @@ __all__ = [
 ]
 
 
-class ErrorGroup(click.Group):
-    """Ends a command that fails with one line on stderr and the error's exit code."""
+class Verbs(click.Group):
+    """The commands, by the parts of the work they belong to.
+
+    One that fails ends with one line on stderr and the error's exit code.
+    """
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self.parts: dict[str, list[str]] = {}
+
+    def add_part(self, title: str, commands: Iterable[click.Command]) -> None:
+        """Add the commands of a part of the work."""
+        names = self.parts.setdefault(title, [])
+        for command in commands:
+            self.add_command(command)
+            assert command.name is not None
+            names.append(command.name)
+
+    def format_commands(
+        self,
+        ctx: click.Context,  # noqa: ARG002
+        formatter: click.HelpFormatter,
+    ) -> None:
+        """List the commands, part by part, as wide as all of them need."""
+        width = max(len(name) for name in self.commands)
+        room = formatter.width - width - 6
+        for title, names in self.parts.items():
+            with formatter.section(title):
+                formatter.write_dl(
+                    [
+                        (name.ljust(width), self.commands[name].get_short_help_str(room))
+                        for name in names
+                    ]
+                )
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command."""
