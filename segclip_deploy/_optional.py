@@ -13,7 +13,7 @@ from typing import Any
 
 from segclip_deploy.errors import MissingDependency, command
 
-__all__ = ["install_command", "load", "require", "upgrade_command"]
+__all__ = ["install_command", "load", "python_command", "require", "upgrade_command"]
 
 _NAME = "segclip-deploy"
 
@@ -118,12 +118,24 @@ def _is_in(module: str, package: str) -> bool:
 
 def install_command(extra: str) -> str:
     """The command that adds an extra to the way this package was installed: a clone, a URL, an index."""
+    return command("pip", "install", *_requirement(f"[{extra}]"))
+
+
+def python_command(version: str) -> str:
+    """The command that makes an environment of another Python, with this package as it is installed here."""
+    folder = f"segclip-python{version}"
+    environment = command(f"python{version}", "-m", "venv", folder)
+    return f"{environment} && {command(f'{folder}/bin/pip', 'install', *_requirement())}"
+
+
+def _requirement(extras: str = "") -> list[str]:
+    """This package for ``pip install``, from where it came."""
     checkout = _checkout()
     if checkout:
         here = "." if checkout == Path.cwd() else str(checkout)
-        return command("pip", "install", "-e", f"{here}[{extra}]")
+        return ["-e", f"{here}{extras}"]
     url = _source().get("url")
-    return command("pip", "install", f"{_NAME}[{extra}] @ {url}" if url else f"{_NAME}[{extra}]")
+    return [f"{_NAME}{extras} @ {url}" if url else f"{_NAME}{extras}"]
 
 
 def upgrade_command() -> str:

@@ -7,16 +7,21 @@ from pathlib import Path
 from segclip_deploy.artifacts.onnx_wire import fields, members, open_model, text_of
 from segclip_deploy.errors import BadArtifact
 
-__all__ = ["block_of", "check_self_contained", "initializer_names", "makers"]
+__all__ = ["block_of", "check_self_contained", "initializer_names", "makers", "quantizes_fp16"]
 
 # Field numbers of https://github.com/onnx/onnx/blob/main/onnx/onnx.proto3
 _MODEL_GRAPH = 7
 _GRAPH_NODE = 1
 _GRAPH_INITIALIZER = 5
+_NODE_INPUT = 1
 _NODE_OUTPUT = 2
 _NODE_NAME = 3
+_NODE_OPERATOR = 4
+_TENSOR_TYPE = 2
 _TENSOR_NAME = 8
 _TENSOR_ELSEWHERE = (13, 14)  # external_data, data_location
+
+_FP32 = 1  # of TensorProto.DataType
 
 _INSIDE = {
     "model": {7: "graph", 20: "training", 25: "function"},
@@ -69,6 +74,23 @@ def makers(model: Path) -> dict[str, str]:
         for name in members(node, _NODE_NAME, model)
         for output in members(node, _NODE_OUTPUT, model)
     }
+
+
+def quantizes_fp16(model: Path) -> bool:
+    """Whether a QuantizeLinear of a model's graph may read FP16: its scale is no constant in FP32.
+
+    Raises:
+        BadArtifact: not an ONNX file.
+    """
+    scales, fp32 = set(), set()
+    for graph in members(open_model(model), _MODEL_GRAPH, model):
+        for node in members(graph, _GRAPH_NODE, model):
+            if b"QuantizeLinear" in list(members(node, _NODE_OPERATOR, model)):
+                scales |= {bytes(name) for name in list(members(node, _NODE_INPUT, model))[1:2]}
+        for tensor in members(graph, _GRAPH_INITIALIZER, model):
+            if (_TENSOR_TYPE, _FP32) in fields(tensor, model):
+                fp32 |= {bytes(name) for name in members(tensor, _TENSOR_NAME, model)}
+    return not scales <= fp32
 
 
 def check_self_contained(model: Path) -> None:
