@@ -8,8 +8,7 @@ from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
-from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from segclip_deploy.artifacts.engine import TimingCacheUse
 from segclip_deploy.artifacts.onnx_file import initializer_names
@@ -17,8 +16,18 @@ from segclip_deploy.errors import BadArtifact, BadInput
 from segclip_deploy.progress import Report, silent
 from segclip_deploy.runtime.targets.base import BuildOptions
 from segclip_deploy.runtime.targets.tensorrt.inspector import network_types
-from segclip_deploy.runtime.targets.tensorrt.library import complaints, library_name, logger_of
+from segclip_deploy.runtime.targets.tensorrt.library import (
+    Library,
+    RtxLibrary,
+    complaints,
+    library_name,
+    logger_of,
+)
 from segclip_deploy.runtime.targets.tensorrt.timing_cache import TimingCache
+
+if TYPE_CHECKING:
+    import tensorrt
+    import tensorrt_rtx
 
 __all__ = ["Plan", "build_plan", "refit_plan"]
 
@@ -36,14 +45,14 @@ class Plan:
         timing_cache: how it was used; None without one.
     """
 
-    data: Any
+    data: tensorrt.IHostMemory
     seconds: float
     types: Mapping[str, Mapping[str, int]]
     timing_cache: TimingCacheUse | None
 
 
 def build_plan(
-    trt: ModuleType,
+    trt: Library,
     model: Path,
     options: BuildOptions,
     *,
@@ -98,7 +107,7 @@ def build_plan(
     return Plan(data, seconds, network_types(network), use)
 
 
-def refit_plan(trt: ModuleType, plan: Path, model: Path) -> Any:
+def refit_plan(trt: Library, plan: Path, model: Path) -> tensorrt.IHostMemory:
     """A plan with the refittable weights of another ONNX file.
 
     Args:
@@ -122,7 +131,12 @@ def refit_plan(trt: ModuleType, plan: Path, model: Path) -> Any:
     return engine.serialize()
 
 
-def _build(builder: Any, network: Any, config: Any, _needed: object) -> Any:
+def _build(
+    builder: tensorrt.Builder,
+    network: tensorrt.INetworkDefinition,
+    config: tensorrt.IBuilderConfig,
+    _needed: object,
+) -> tensorrt.IHostMemory | None:
     """Build; until it ends, keep what it points into, whatever becomes of the caller.
 
     The parser owns the weights, and a second Ctrl-C ends the caller before the build.
@@ -130,7 +144,7 @@ def _build(builder: Any, network: Any, config: Any, _needed: object) -> Any:
     return builder.build_serialized_network(network, config)
 
 
-def _parse(trt: ModuleType, network: Any, model: Path) -> Any:
+def _parse(trt: Library, network: tensorrt.INetworkDefinition, model: Path) -> tensorrt.OnnxParser:
     parser = trt.OnnxParser(network, logger_of(trt))
     if not parser.parse_from_file(str(model)):
         errors = [_parser_error(parser.get_error(index)) for index in range(parser.num_errors)]
@@ -142,15 +156,22 @@ def _parse(trt: ModuleType, network: Any, model: Path) -> Any:
     return parser
 
 
-def _parser_error(error: Any) -> str:
+def _parser_error(error: tensorrt.ParserError) -> str:
     name, operator = (getattr(error, field, str)() for field in ("node_name", "node_operator"))
     return f"{name or 'the file'}{f' ({operator})' if operator else ''}: {error.desc()}"
 
 
 def _configure(
-    trt: ModuleType, builder: Any, network: Any, config: Any, options: BuildOptions, model: Path
+    trt: Library,
+    builder: tensorrt.Builder,
+    network: tensorrt.INetworkDefinition,
+    config: tensorrt.IBuilderConfig,
+    options: BuildOptions,
+    model: Path,
 ) -> None:
     config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
+    # On by default: FP32 would be computed with 10 bits of mantissa, and the engine fail its check.
+    config.clear_flag(trt.BuilderFlag.TF32)
     config.avg_timing_iterations = options.timing_iterations
     if options.compute_capability:
         _aim(trt, config, options.compute_capability)
@@ -183,20 +204,23 @@ def _configure(
         config.set_flag(trt.BuilderFlag.GPU_FALLBACK)
 
 
-def _aim(trt: ModuleType, config: Any, wanted: tuple[str, ...]) -> None:
-    known = [n[2:] for n in trt.ComputeCapability.__members__ if n.startswith("SM")]
+def _aim(trt: Any, config: Any, wanted: tuple[str, ...]) -> None:
+    """Build for some compute capabilities, which TensorRT-RTX alone can be told."""
+    rtx: RtxLibrary = trt
+    rtx_config: tensorrt_rtx.IBuilderConfig = config
+    known = [n[2:] for n in rtx.ComputeCapability.__members__ if n.startswith("SM")]
     for one in wanted:
         if one not in known:
             raise BadInput(
                 f"{library_name(trt)} builds for {', '.join(known)}, not for {one!r}",
                 where="--compute-capability",
             )
-    config.num_compute_capabilities = len(wanted)
+    rtx_config.num_compute_capabilities = len(wanted)
     for index, one in enumerate(wanted):
-        config.set_compute_capability(getattr(trt.ComputeCapability, f"SM{one}"), index)
+        rtx_config.set_compute_capability(getattr(rtx.ComputeCapability, f"SM{one}"), index)
 
 
-def _member(trt: ModuleType, enum: str, word: str) -> Any:
+def _member(trt: Library, enum: str, word: str) -> Any:
     """A member that not every version has."""
     name = word.upper().replace("-", "_")
     member = getattr(getattr(trt, enum, None), name, None)
@@ -205,7 +229,12 @@ def _member(trt: ModuleType, enum: str, word: str) -> Any:
     return member
 
 
-def _add_profile(builder: Any, network: Any, config: Any, batches: range) -> None:
+def _add_profile(
+    builder: tensorrt.Builder,
+    network: tensorrt.INetworkDefinition,
+    config: tensorrt.IBuilderConfig,
+    batches: range,
+) -> None:
     """Say between what sizes an input's open batch may lie; tuned for the largest."""
     (image,) = (network.get_input(index) for index in range(network.num_inputs))
     shape = tuple(image.shape)
@@ -219,15 +248,19 @@ def _add_profile(builder: Any, network: Any, config: Any, batches: range) -> Non
     config.add_optimization_profile(profile)
 
 
-def _monitor(trt: ModuleType, cancelled: threading.Event, report: Report) -> Any:
+def _monitor(trt: Library, cancelled: threading.Event, report: Report) -> Any:
     """An IProgressMonitor that reports, and stops the build once ``cancelled`` is set.
 
     Nothing may be raised into the library: an error of ``report`` cancels, and is kept.
     """
+    if TYPE_CHECKING:
+        from tensorrt import IProgressMonitor as Base
+    else:
+        Base = trt.IProgressMonitor  # noqa: N806
 
-    class Monitor(trt.IProgressMonitor):  # type: ignore[name-defined,misc]
+    class Monitor(Base):  # type: ignore[misc] # Any, without TensorRT
         def __init__(self) -> None:
-            trt.IProgressMonitor.__init__(self)
+            Base.__init__(self)
             self.error: BaseException | None = None
             self.steps: dict[str, int] = {}
 

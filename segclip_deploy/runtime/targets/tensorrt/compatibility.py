@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable
-from types import ModuleType
 
 from segclip_deploy.artifacts.engine import GpuDevice
 from segclip_deploy.runtime.targets.device import Gpu, find_jetson
-from segclip_deploy.runtime.targets.tensorrt.library import library_name
+from segclip_deploy.runtime.targets.tensorrt.library import Library, library_name
 
 __all__ = ["differences", "gpu_device"]
 
@@ -15,7 +14,7 @@ _TITLES = {"gpu": "GPU", "compute_capability": "compute capability", "library": 
 _AMPERE = (8, 0)
 
 
-def gpu_device(trt: ModuleType, gpu: Gpu | None, capabilities: Iterable[str]) -> GpuDevice:
+def gpu_device(trt: Library, gpu: Gpu | None, capabilities: Iterable[str]) -> GpuDevice:
     """The device of an engine's record.
 
     Args:

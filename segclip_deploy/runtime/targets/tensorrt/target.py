@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -39,7 +38,12 @@ from segclip_deploy.runtime.targets.tensorrt.backend import TensorRtBackend
 from segclip_deploy.runtime.targets.tensorrt.builder import Plan, build_plan, refit_plan
 from segclip_deploy.runtime.targets.tensorrt.compatibility import differences, gpu_device
 from segclip_deploy.runtime.targets.tensorrt.inspector import by_block, engine_layers
-from segclip_deploy.runtime.targets.tensorrt.library import library_name, load_cuda, load_library
+from segclip_deploy.runtime.targets.tensorrt.library import (
+    Library,
+    library_name,
+    load_cuda,
+    load_library,
+)
 from segclip_deploy.runtime.targets.tensorrt.timing_cache import TimingCache, default_path
 from segclip_deploy.runtime.targets.tuning import median_ms
 
@@ -220,11 +224,11 @@ class TensorRt(Target):
         del capabilities
         return ()
 
-    def _device(self, trt: ModuleType, gpu: Gpu | None, capabilities: tuple[str, ...]) -> GpuDevice:
+    def _device(self, trt: Library, gpu: Gpu | None, capabilities: tuple[str, ...]) -> GpuDevice:
         return gpu_device(trt, gpu, [_dotted(c) for c in capabilities])
 
     def _timing_cache(
-        self, trt: ModuleType, gpu: Gpu | None, options: BuildOptions
+        self, trt: Library, gpu: Gpu | None, options: BuildOptions
     ) -> TimingCache | None:
         assert gpu is not None
         if options.tries > 1:  # measurements of the first would make all the others the same
@@ -275,12 +279,12 @@ class TensorRtRtx(TensorRt):
     def _named(self, capabilities: tuple[str, ...]) -> tuple[str, ...]:
         return capabilities
 
-    def _device(self, trt: ModuleType, gpu: Gpu | None, capabilities: tuple[str, ...]) -> GpuDevice:
+    def _device(self, trt: Library, gpu: Gpu | None, capabilities: tuple[str, ...]) -> GpuDevice:
         del gpu  # the plan is for every GPU of these capabilities
         return super()._device(trt, None, capabilities)
 
     def _timing_cache(
-        self, trt: ModuleType, gpu: Gpu | None, options: BuildOptions
+        self, trt: Library, gpu: Gpu | None, options: BuildOptions
     ) -> TimingCache | None:
         del trt, gpu, options
         return None
