@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import re
 import signal
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from threading import Event
 from typing import TYPE_CHECKING, Any
 
@@ -29,6 +31,8 @@ __all__ = [
     "stop_at_signals",
 ]
 
+_PACKAGE = Path(__file__).parents[1]
+
 
 class ErrorGroup(click.Group):
     """Ends a command that fails with one line on stderr and the error's exit code."""
@@ -36,7 +40,8 @@ class ErrorGroup(click.Group):
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command."""
         try:
-            return super().invoke(ctx)
+            with _notes():
+                return super().invoke(ctx)
         except SegclipError as error:
             message, code = str(error), error.exit_code
         except KeyboardInterrupt:
@@ -46,6 +51,22 @@ class ErrorGroup(click.Group):
             message, code = f"{where}{error.strerror or error}", 1
         click.echo(f"error: {message}", err=True)
         return ctx.exit(code)
+
+
+@contextmanager
+def _notes() -> Iterator[None]:
+    """Show warnings of this package as one line each; those of others as ever."""
+    with warnings.catch_warnings():
+        show = warnings.showwarning
+
+        def note(message: Any, category: Any, filename: str, *more: Any, **options: Any) -> None:
+            if issubclass(category, UserWarning) and Path(filename).is_relative_to(_PACKAGE):
+                click.echo(f"note: {message}", err=True)
+            else:
+                show(message, category, filename, *more, **options)
+
+        warnings.showwarning = note
+        yield
 
 
 @contextmanager

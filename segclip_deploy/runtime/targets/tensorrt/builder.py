@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from segclip_deploy.artifacts.engine import TimingCacheUse
-from segclip_deploy.artifacts.onnx_file import initializer_names
+from segclip_deploy.artifacts.onnx_file import digest_without, initializer_names
 from segclip_deploy.errors import BadArtifact, BadInput
 from segclip_deploy.progress import Report, silent
 from segclip_deploy.runtime.targets.base import BuildOptions
@@ -29,9 +29,11 @@ if TYPE_CHECKING:
     import tensorrt
     import tensorrt_rtx
 
-__all__ = ["Plan", "build_plan", "refit_plan"]
+__all__ = ["Plan", "build_plan", "fixed_sha256", "refit_plan"]
 
 _REFITTABLE = "text."  # prefix of the weights that hold the vocabulary
+_NO_DLA = 11  # major version of TensorRT that dropped it
+_ZERO = ".zero"  # suffix of zero points: always 0, and the library refuses to mark them
 
 
 @dataclass(frozen=True)
@@ -43,12 +45,14 @@ class Plan:
         seconds: the build took.
         types: layers of the network by block and element type, as the ONNX file asks.
         timing_cache: how it was used; None without one.
+        fixed_sha256: of the model without what a refit replaces; None where nothing is refittable.
     """
 
     data: tensorrt.IHostMemory
     seconds: float
     types: Mapping[str, Mapping[str, int]]
     timing_cache: TimingCacheUse | None
+    fixed_sha256: str | None
 
 
 def build_plan(
@@ -104,22 +108,33 @@ def build_plan(
         raise BadArtifact(f"{library_name(trt)} cannot build it ({complaints(trt)})", where=model)
     seconds = time.perf_counter() - started
     use = timing_cache.store(config, known) if timing_cache else None
-    return Plan(data, seconds, network_types(network), use)
+    fixed = fixed_sha256(model) if options.refittable else None
+    return Plan(data, seconds, network_types(network), use, fixed)
 
 
-def refit_plan(trt: Library, plan: Path, model: Path) -> tensorrt.IHostMemory:
+def fixed_sha256(model: Path) -> str:
+    """SHA-256 of what a refit leaves as it is."""
+    return digest_without(model, _refittable(model))
+
+
+def refit_plan(
+    trt: Library, plan: Path, model: Path, *, host_code: bool = False
+) -> tensorrt.IHostMemory:
     """A plan with the refittable weights of another ONNX file.
 
     Args:
         trt: ``tensorrt`` or ``tensorrt_rtx``, with a GPU.
         plan: built with REFIT_INDIVIDUAL.
         model: the same graph with other weights of the same names.
+        host_code: let the plan bring code for the host, as version-compatible plans do.
 
     Raises:
         BadArtifact: the library refuses, or some weights would keep their old values.
     """
     complaints(trt)  # what an earlier call left
     runtime = trt.Runtime(logger_of(trt))
+    if host_code:
+        runtime.engine_host_code_allowed = True
     engine = runtime.deserialize_cuda_engine(plan.read_bytes())
     if engine is None:
         raise BadArtifact(f"{library_name(trt)} refuses it ({complaints(trt)})", where=plan)
@@ -156,6 +171,12 @@ def _parse(trt: Library, network: tensorrt.INetworkDefinition, model: Path) -> t
     return parser
 
 
+def _refittable(model: Path) -> list[str]:
+    """The weights that hold the vocabulary; in INT8 their levels and scales."""
+    names = initializer_names(model)
+    return [name for name in names if name.startswith(_REFITTABLE) and not name.endswith(_ZERO)]
+
+
 def _parser_error(error: tensorrt.ParserError) -> str:
     name, operator = (getattr(error, field, str)() for field in ("node_name", "node_operator"))
     return f"{name or 'the file'}{f' ({operator})' if operator else ''}: {error.desc()}"
@@ -181,13 +202,13 @@ def _configure(
         config.builder_optimization_level = options.optimization_level
     if options.refittable:
         config.set_flag(trt.BuilderFlag.REFIT_INDIVIDUAL)
-        names = [name for name in initializer_names(model) if name.startswith(_REFITTABLE)]
+        names = _refittable(model)
         unmarked = [name for name in names if not network.mark_weights_refittable(name)]
         if unmarked or not names:
             raise BadArtifact(
                 f"its weights {', '.join(unmarked) or _REFITTABLE + '*'} cannot be made refittable",
                 where=model,
-                fix="quantize with a plan that leaves their blocks in fp16" if unmarked else None,
+                fix="build without --refittable",
             )
     if options.hardware_compatibility:
         config.hardware_compatibility_level = _member(
@@ -196,6 +217,12 @@ def _configure(
     if options.version_compatible:
         config.set_flag(_member(trt, "BuilderFlag", "version-compatible"))
     if options.dla is not None:
+        if int(trt.__version__.partition(".")[0]) >= _NO_DLA:
+            raise BadInput(
+                f"{library_name(trt)} supports no DLA (JetPack 7.2.2 and newer)",
+                where="--dla",
+                fix="leave it out, and build for the GPU",
+            )
         cores = getattr(builder, "num_DLA_cores", 0)
         if options.dla >= cores:
             raise BadInput(f"core {options.dla} of {cores} that are here", where="--dla")
@@ -208,13 +235,6 @@ def _aim(trt: Any, config: Any, wanted: tuple[str, ...]) -> None:
     """Build for some compute capabilities, which TensorRT-RTX alone can be told."""
     rtx: RtxLibrary = trt
     rtx_config: tensorrt_rtx.IBuilderConfig = config
-    known = [n[2:] for n in rtx.ComputeCapability.__members__ if n.startswith("SM")]
-    for one in wanted:
-        if one not in known:
-            raise BadInput(
-                f"{library_name(trt)} builds for {', '.join(known)}, not for {one!r}",
-                where="--compute-capability",
-            )
     rtx_config.num_compute_capabilities = len(wanted)
     for index, one in enumerate(wanted):
         rtx_config.set_compute_capability(getattr(rtx.ComputeCapability, f"SM{one}"), index)

@@ -83,8 +83,11 @@ def load_library(target: str) -> Library:
     return cast("Library", loaded)
 
 
-def load_cuda() -> ModuleType:
+def load_cuda(extra: str = "tensorrt") -> ModuleType:
     """PyCUDA's driver module.
+
+    Args:
+        extra: of this package, which installs it for who needs it; on a Jetson it is ``jetson``.
 
     Raises:
         MissingDependency: it is not installed, or finds no driver.
@@ -93,12 +96,13 @@ def load_cuda() -> ModuleType:
         "pycuda.driver",
         why="running an engine on the GPU",
         on_jetson=install_command("jetson"),
+        extra=extra,
     )
 
 
-def _load(module: str, *, why: str, on_jetson: str) -> ModuleType:
+def _load(module: str, *, why: str, on_jetson: str, extra: str | None = None) -> ModuleType:
     try:
-        return require(module, why=why)
+        return require(module, why=why, extra=extra)
     except MissingDependency as error:
         raise MissingDependency(
             error.what, fix=on_jetson if find_jetson() else error.fix

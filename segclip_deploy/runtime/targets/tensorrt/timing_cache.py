@@ -23,7 +23,7 @@ __all__ = ["TimingCache", "default_path"]
 
 def default_path(key: Mapping[str, str | None]) -> Path:
     """Where the cache of a GPU, driver and version lies, below the user's cache directory."""
-    name = re.sub(r"[^\w.-]+", "-", " ".join(str(value) for value in key.values()))
+    name = re.sub(r"[^\w.-]+", "-", " ".join(value for value in key.values() if value))
     return cache_folder() / f"{name}.timing"
 
 
@@ -33,7 +33,7 @@ class TimingCache:
 
     Attributes:
         path: the file; it need not exist yet.
-        key: GPU, driver and library it is of.
+        key: GPU, board, power mode, driver and library it is of.
     """
 
     path: Path
