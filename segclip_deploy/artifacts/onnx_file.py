@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Collection
 from pathlib import Path
 
-from segclip_deploy.artifacts.onnx_wire import fields, members, open_model, text_of
+from segclip_deploy.artifacts.onnx_wire import field, fields, members, open_model, text_of
 from segclip_deploy.errors import BadArtifact
 
-__all__ = ["block_of", "check_self_contained", "initializer_names", "makers", "quantizes_fp16"]
+__all__ = [
+    "block_of",
+    "check_self_contained",
+    "digest_without",
+    "initializer_names",
+    "makers",
+    "quantizes_fp16",
+]
 
 # Field numbers of https://github.com/onnx/onnx/blob/main/onnx/onnx.proto3
 _MODEL_GRAPH = 7
@@ -59,6 +68,24 @@ def initializer_names(model: Path) -> list[str]:
         for tensor in members(graph, _GRAPH_INITIALIZER, model)
         for name in members(tensor, _TENSOR_NAME, model)
     ]
+
+
+def digest_without(model: Path, names: Collection[str]) -> str:
+    """SHA-256 of a model's graph without the values of some initializers.
+
+    Raises:
+        BadArtifact: not an ONNX file.
+    """
+    digest = hashlib.sha256()
+    for graph in members(open_model(model), _MODEL_GRAPH, model):
+        for number, value in fields(graph, model):
+            if number == _GRAPH_INITIALIZER and isinstance(value, memoryview):
+                (name,) = (text_of(n, model) for n in members(value, _TENSOR_NAME, model))
+                if name in names:
+                    digest.update(field(number, name.encode()))
+                    continue
+            digest.update(field(number, value))
+    return digest.hexdigest()
 
 
 def makers(model: Path) -> dict[str, str]:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import re
 import signal
+import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from threading import Event
 from typing import Any
 
@@ -21,6 +23,8 @@ __all__ = [
     "say_it_runs",
     "stop_at_signals",
 ]
+
+_PACKAGE = Path(__file__).parents[1]
 
 
 class Verbs(click.Group):
@@ -61,7 +65,8 @@ class Verbs(click.Group):
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command."""
         try:
-            return super().invoke(ctx)
+            with _notes():
+                return super().invoke(ctx)
         except SegclipError as error:
             message, code = str(error), error.exit_code
         except KeyboardInterrupt:
@@ -71,6 +76,22 @@ class Verbs(click.Group):
             message, code = f"{where}{error.strerror or error}", 1
         click.echo(f"error: {message}", err=True)
         return ctx.exit(code)
+
+
+@contextmanager
+def _notes() -> Iterator[None]:
+    """Show warnings of this package as one line each; those of others as ever."""
+    with warnings.catch_warnings():
+        show = warnings.showwarning
+
+        def note(message: Any, category: Any, filename: str, *more: Any, **options: Any) -> None:
+            if issubclass(category, UserWarning) and Path(filename).is_relative_to(_PACKAGE):
+                click.echo(f"note: {message}", err=True)
+            else:
+                show(message, category, filename, *more, **options)
+
+        warnings.showwarning = note
+        yield
 
 
 @contextmanager

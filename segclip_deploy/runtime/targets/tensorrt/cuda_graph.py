@@ -6,7 +6,8 @@ PyCUDA has no graphs; cuda-bindings records on PyCUDA's own stream.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
 
 from segclip_deploy._optional import require
 from segclip_deploy.errors import MissingDependency
@@ -29,12 +30,10 @@ def record(enqueue: Callable[[], bool], stream: int) -> Callable[[], None]:
     Raises:
         CannotRecord: with the reason.
     """
-    try:
-        cuda = require("cuda.bindings.driver", why="recording a CUDA graph")
-    except MissingDependency as error:
-        raise CannotRecord("cuda-bindings is not installed") from error
-    except Exception as error:  # installed, and not for the driver that is here
-        raise CannotRecord(f"cuda-bindings cannot be loaded: {error}") from error
+    if TYPE_CHECKING:
+        from cuda.bindings import driver as cuda
+    else:
+        cuda = _load()
 
     def called(what: str, result: tuple[Any, ...]) -> Any:
         code, *values = result
@@ -54,3 +53,13 @@ def record(enqueue: Callable[[], bool], stream: int) -> Callable[[], None]:
     ready = called("cuGraphInstantiate", cuda.cuGraphInstantiate(graph, 0))
     called("cuGraphDestroy", cuda.cuGraphDestroy(graph))
     return lambda: called("cuGraphLaunch", cuda.cuGraphLaunch(ready, handle))
+
+
+def _load() -> ModuleType:
+    """The driver module of cuda-bindings."""
+    try:
+        return require("cuda.bindings.driver", why="recording a CUDA graph")
+    except MissingDependency as error:
+        raise CannotRecord("cuda-bindings is not installed") from error
+    except Exception as error:  # installed, and not for the driver that is here
+        raise CannotRecord(f"cuda-bindings cannot be loaded: {error}") from error
