@@ -98,9 +98,10 @@ def open_and_close(check: Check) -> dict[str, Any]:
                 with pycuda_context() as cuda:
                     taken.append((cuda.mem_get_info()[0], resident()))
     (free, host), (free_after, host_after) = taken
-    leaked = (free - free_after) / 2**20
+    leaked, grown = (free - free_after) / 2**20, (host_after - host) / 2**20
     assert leaked < 8, f"{leaked:.0f} MiB of the GPU are gone"
-    return {"gpu_mib": leaked, "host_mib": (host_after - host) / 2**20}
+    assert grown < 40, f"the process has grown by {grown:.0f} MiB"
+    return {"gpu_mib": leaked, "host_mib": grown}
 
 
 def resident() -> int:

@@ -205,7 +205,8 @@ def measure_engine(library: str, precision: str, check: Check) -> dict[str, Any]
         built = call("build-engine", bundle, "-o", engine)
         verified, scored = call("verify", engine), call("evaluate", engine, EXAMPLE)
         timed = call("profile", engine)
-    inside = sum(timed["stages"][stage]["p50"] for stage in ("copy_in", "infer", "copy_out"))
+    stages = ("copy_in", "infer", "copy_out")
+    inside = sum(one["p50"] for stage, one in timed["stages"].items() if stage in stages)
     share = 1 - inside / timed["ready"]["p50"]
     return {
         "host_share": round(share, 3),

@@ -11,6 +11,7 @@ import ctypes
 import sys
 from contextlib import suppress
 from enum import Enum
+from functools import cache
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
@@ -52,6 +53,11 @@ def install(batches: range) -> list[str]:
         what goes wrong inside of engines, as it does.
     """
     failed: list[str] = []
+
+    @cache  # opening a plan again is to cost nothing but what the package does
+    def model_of(plan: bytes) -> OnnxRuntimeBackend:
+        return OnnxRuntimeBackend(Path(plan.decode()), threads=1, batches=batches)
+
     trt = ModuleType("tensorrt")
     members = {
         "__version__": "10.3.0",
@@ -61,7 +67,7 @@ def install(batches: range) -> list[str]:
         "TensorIOMode": Enum("TensorIOMode", "INPUT OUTPUT"),
         "nptype": np.dtype,
         "Runtime": lambda _: SimpleNamespace(
-            deserialize_cuda_engine=lambda plan: _Engine(plan, batches, failed)
+            deserialize_cuda_engine=lambda plan: _Engine(model_of(plan), failed)
         ),
     }
     for name, value in members.items():
@@ -73,10 +79,10 @@ def install(batches: range) -> list[str]:
 class _Engine:
     """ICudaEngine, as far as the package uses it."""
 
-    def __init__(self, plan: bytes, batches: range, failed: list[str]) -> None:
-        self.model = OnnxRuntimeBackend(Path(plan.decode()), threads=1, batches=batches)
-        self.specs = {spec.name: spec for spec in (*self.model.inputs, *self.model.outputs)}
-        self.batches, self.failed = self.model.inputs[0].batches, failed
+    def __init__(self, model: OnnxRuntimeBackend, failed: list[str]) -> None:
+        self.model, self.failed = model, failed
+        self.specs = {spec.name: spec for spec in (*model.inputs, *model.outputs)}
+        self.batches = model.inputs[0].batches
         self.num_io_tensors = len(self.specs)
 
     def get_tensor_name(self, index: int) -> str:
