@@ -29,6 +29,13 @@ ROOT = Path(__file__).parents[2]
 PACKAGE = "segclip_deploy.runtime.targets.tensorrt"
 FOLDER = ROOT.joinpath(*PACKAGE.split("."))
 CACHE = Path(sys.prefix, "contract")
+_AS_CLASSES = {
+    f"{PACKAGE}.library.Library": "tensorrt",
+    f"{PACKAGE}.library.RtxLibrary": "tensorrt_rtx",
+    f"{PACKAGE}.cuda_graph.Bindings": "driver",
+}
+"""The package's types of NVIDIA's modules."""
+
 _NVIDIA = ("tensorrt_bindings", "tensorrt_rtx_bindings", "cuda.bindings")
 _C = """
 #define STUB(name) void *name(void) { return 0; }
@@ -200,15 +207,12 @@ def check(stubs: Path, changed: Mapping[str, str] | None = None) -> Checked:
 
 def _name(member: nodes.MemberExpr, owner: types.Type | None) -> str | None:
     """``Class.attribute`` where NVIDIA defines the class, ``module.attribute``, or None."""
-    if isinstance(member.expr, nodes.RefExpr) and isinstance(member.expr.node, nodes.MypyFile):
-        module = member.expr.node.fullname
-        return f"{module}.{member.name}" if module.startswith(_NVIDIA) else None
     if isinstance(owner, types.FunctionLike) and owner.is_type_obj():
         info = owner.type_object()
     elif isinstance(owner, types.Instance):
         info = owner.type
     else:
         return None
-    if info.fullname == f"{PACKAGE}.library.Library":
-        return f"tensorrt.{member.name}"
+    if info.fullname in _AS_CLASSES:
+        return f"{_AS_CLASSES[info.fullname]}.{member.name}"
     return f"{info.name}.{member.name}" if info.module_name.startswith(_NVIDIA) else None

@@ -7,10 +7,28 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from types import ModuleType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from segclip_deploy._optional import require
 from segclip_deploy.errors import MissingDependency
+
+if TYPE_CHECKING:
+    from cuda.bindings import driver
+
+    class Bindings:
+        """The driver module of cuda-bindings, as a type: what this package uses of it."""
+
+        CUresult = driver.CUresult
+        CUstream = driver.CUstream
+        CUstreamCaptureMode = driver.CUstreamCaptureMode
+        cuGraphDestroy = staticmethod(driver.cuGraphDestroy)  # noqa: N815
+        cuGraphInstantiate = staticmethod(driver.cuGraphInstantiate)  # noqa: N815
+        cuGraphLaunch = staticmethod(driver.cuGraphLaunch)  # noqa: N815
+        cuStreamBeginCapture = staticmethod(driver.cuStreamBeginCapture)  # noqa: N815
+        cuStreamEndCapture = staticmethod(driver.cuStreamEndCapture)  # noqa: N815
+
+else:
+    Bindings = ModuleType
 
 __all__ = ["CannotRecord", "record"]
 
@@ -30,10 +48,7 @@ def record(enqueue: Callable[[], bool], stream: int) -> Callable[[], None]:
     Raises:
         CannotRecord: with the reason.
     """
-    if TYPE_CHECKING:
-        from cuda.bindings import driver as cuda
-    else:
-        cuda = _load()
+    cuda = _load()
 
     def called(what: str, result: tuple[Any, ...]) -> Any:
         code, *values = result
@@ -55,10 +70,9 @@ def record(enqueue: Callable[[], bool], stream: int) -> Callable[[], None]:
     return lambda: called("cuGraphLaunch", cuda.cuGraphLaunch(ready, handle))
 
 
-def _load() -> ModuleType:
-    """The driver module of cuda-bindings."""
+def _load() -> Bindings:
     try:
-        return require("cuda.bindings.driver", why="recording a CUDA graph")
+        return cast("Bindings", require("cuda.bindings.driver", why="recording a CUDA graph"))
     except MissingDependency as error:
         raise CannotRecord("cuda-bindings is not installed") from error
     except Exception as error:  # installed, and not for the driver that is here
