@@ -1,0 +1,38 @@
+// The package's kernel, compiled for the host, under the name that it has in PTX.
+#include "../support/host_cuda.h"
+#include "../../segclip_deploy/runtime/targets/tensorrt/decode.cu"
+#include <cstdint>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+
+extern "C" void *fake_host(unsigned long long address, size_t size);
+struct Arguments { unsigned long long logits, labels, margin; int classes, height, width; };
+
+template <typename T> static T *resident(unsigned long long address, size_t count)
+{
+    void *memory = fake_host(address, count * sizeof(T));
+    if (!memory) {
+        std::fprintf(stderr, "fakecuda: the kernel is given an illegal address\n");
+        std::abort();
+    }
+    return static_cast<T *>(memory);
+}
+
+static void run(const void *packed, const unsigned *grid, const unsigned *block)
+{
+    const Arguments &a = *static_cast<const Arguments *>(packed);
+    const size_t cells = (size_t)a.height * a.width;
+    const float *logits = resident<const float>(a.logits, a.classes * cells);
+    unsigned char *labels = resident<unsigned char>(a.labels, 16 * cells);
+    unsigned char *margin = a.margin ? resident<unsigned char>(a.margin, cells) : nullptr;
+    blockDim = {(int)block[0], (int)block[1]};
+    for (blockIdx.y = 0; blockIdx.y < (int)grid[1]; ++blockIdx.y)
+        for (blockIdx.x = 0; blockIdx.x < (int)grid[0]; ++blockIdx.x)
+            for (threadIdx.y = 0; threadIdx.y < blockDim.y; ++threadIdx.y)
+                for (threadIdx.x = 0; threadIdx.x < blockDim.x; ++threadIdx.x)
+                    decode(logits, labels, margin, a.classes, a.height, a.width);
+}
+
+using Kernel = void (*)(const void *, const unsigned *, const unsigned *);
+extern "C" Kernel fake_kernel(const char *name) { return std::strcmp(name, "decode") ? nullptr : run; }
