@@ -171,8 +171,6 @@ class TensorRtBackend(Backend):
 
         Arrays that were returned stay readable, and keep their own memory.
         """
-        if self._closed:
-            return
         self._closed = True
         try:
             with self._cuda.current(self.name):
@@ -225,7 +223,7 @@ class TensorRtBackend(Backend):
             self._drop_graphs()
             self._set_batch(batches[-1])
             return f"plain launches ({reason})"
-        return "CUDA graph" if len(batches) == 1 else f"{len(batches)} CUDA graphs"
+        return "CUDA graph" if len(self._graphs) == 1 else f"{len(self._graphs)} CUDA graphs"
 
     def _drop_graphs(self) -> None:
         for graph in self._graphs.values():
