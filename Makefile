@@ -2,14 +2,15 @@
 # `make test`  lints, type-checks and tests.
 # `make test-long`  the tests that take minutes: every family of timm, exported.
 # `make benchmark`  measures the example against what else could fly; its tables are those of the README.
-# `make gpu-check`  on a machine with an NVIDIA GPU: what `make test` has to skip, measured.
+# `make gpu-check`  on a machine with an NVIDIA GPU: what `make test` has to skip, measured (docs/verified-on.md).
+# `make gpu-kit`  what `make gpu-check KIT=FOLDER` takes to a machine without network.
 # All make their own .venv first; it is made anew only when pyproject.toml changes.
 
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test test-long benchmark gpu-check clean
+.PHONY: demo test test-long benchmark gpu-check gpu-kit clean
 .DELETE_ON_ERROR:
 
 # ---- environments: the demo needs less than the tests
@@ -60,10 +61,26 @@ benchmark: $(VENV)/benchmark.stamp
 
 # On a Jetson: make gpu-check GPU_EXTRAS=jetson VENV=~/segclip (docs/jetson.md)
 GPU_EXTRAS ?= tensorrt,rtx
+CHECK = benchmarks/gpu_check.py --kit $(or $(KIT),out/gpu-kit) $(GPU_CHECK_FLAGS)
+MAKE_KIT = $(BIN)/python benchmarks/gpu_kit.py $(or $(KIT),out/gpu-kit) $(if $(TILES),--tiles $(TILES))
 
+ifeq ($(DRIVER),stand-in)
+gpu-check: $(VENV)/fakecuda.stamp
+	$(MAKE_KIT) --no-engines
+	$(BIN)/python $(CHECK) --driver $(VENV)/fakecuda
+else ifdef KIT
+gpu-check:  # neither network nor pip, and the Python that is there
+	$(PYTHON) $(CHECK)
+else
 gpu-check: $(VENV)/test.stamp
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[$(GPU_EXTRAS)]'
-	$(BIN)/python benchmarks/gpu_check.py $(if $(TILES),--tiles $(TILES))
+	$(MAKE_KIT)
+	$(BIN)/python $(CHECK)
+endif
+
+# GPU_PYTHON, to collect wheels for: of the same version as there. GPU_HAS: packages that are there already.
+gpu-kit: $(VENV)/test.stamp
+	$(MAKE_KIT) $(GPU_KIT_FLAGS) $(if $(GPU_PYTHON),--python $(GPU_PYTHON) --has $(GPU_HAS))
 
 clean:
 	rm -rf $(VENV) out

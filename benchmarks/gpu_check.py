@@ -1,133 +1,201 @@
-"""All that needs a GPU, run on the GPU that is here: tests, engines, their flight check, their times.
+"""All that needs a GPU, on the GPU that is here: the most telling first, each step on its own.
 
-    make gpu-check [TILES=../shared/data/dubai]
+    make gpu-check                        on a machine with network
+    make gpu-check KIT=FOLDER             without: what `make gpu-kit` has collected elsewhere
+    make gpu-check DRIVER=stand-in        no GPU: the dry run of this script
 
-Runs the tests marked `gpu`; exports the example and quantizes it to FP16, and with tiles to
-calibrate on to INT8; builds each for TensorRT and TensorRT-RTX, where installed; verifies, evaluates
-on the shipped tiles and profiles every engine. Writes results/GPU/gpu_check.json. A test that was skipped is listed as not run, with its
-reason, and anything that failed makes the exit code 1.
+Needs nothing but Python itself, so that it can tell what else is missing. Each step has a time limit
+and runs in a process of its own: what hangs or crashes ends that step. Its result is in the record
+before the next begins. The exit code is 1 if a step failed, or none passed. A step that cannot
+run says why, and counts as «not run».
 """
 
 from __future__ import annotations
 
 import argparse
-import importlib.util
 import json
-import re
+import os
+import signal
 import subprocess
 import sys
 import tempfile
-import xml.etree.ElementTree as ET
+import time
+import traceback
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
+from zipfile import ZipFile
 
-from record import ROOT, record
-
-from segclip_deploy.errors import SegclipError
-from segclip_deploy.runtime.targets.device import find_gpu, find_jetson
-
-EXAMPLE = ROOT / "examples" / "dubai"
-SUFFIXES = {"tensorrt": ".engine", "tensorrt_rtx": ".rtx"}
+import gpu_flights
+import gpu_steps
+from gpu_steps import EXAMPLE, ROOT, Check, NotRun
 
 
-def run_tests(folder: Path) -> list[dict[str, Any]]:
-    """The tests marked `gpu`, each with its outcome."""
-    report = folder / "tests.xml"
-    command = [sys.executable, "-m", "pytest", "-m", "gpu", f"--junitxml={report}"]
-    subprocess.run(command, cwd=ROOT, check=False)
-    results = []
-    for case in ET.parse(report).getroot().iter("testcase"):
-        told = {child.tag: child.get("message") for child in case}
-        outcome = next((tag for tag in ("failure", "error", "skipped") if tag in told), "passed")
-        name = f"{case.get('classname')}.{case.get('name')}"
-        results.append({"test": name, "outcome": outcome, "why": told.get(outcome)})
-    return results
+@dataclass(frozen=True)
+class Step:
+    """A check.
+
+    Attributes:
+        name: on the command line and in the record.
+        seconds: that it may take.
+        run: returns what it measured; raises ``NotRun``, or anything else if it fails.
+    """
+
+    name: str
+    seconds: int
+    run: Callable[[Check], Mapping[str, Any]]
 
 
-def call(*words: object) -> dict[str, Any]:
-    """A command of ours with --json; what it printed, or how it failed."""
-    program = Path(sys.executable).with_name("segclip-deploy")
-    command = [str(program), *map(str, words), "--json"]
-    print("segclip-deploy", *words[:3], flush=True)
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-    if done.returncode:
-        return {"failed": done.stderr.strip().splitlines()[-1:], "exit_code": done.returncode}
-    return json.loads(done.stdout)
+# Without TensorRT these take some two minutes, most of it PyTorch's start.
+STEPS = (
+    Step("gpu", 60, gpu_steps.find),
+    Step("ptx", 30, gpu_steps.load_ptx),
+    Step("kernel", 60, gpu_steps.run_kernel),
+    Step("frames", 90, gpu_flights.fly),
+    Step("illegal-address", 60, gpu_flights.meet_illegal_address),
+    Step("out-of-memory", 60, gpu_flights.meet_out_of_memory),
+    Step("leaks", 90, gpu_flights.open_and_close),
+    Step("tf32", 120, gpu_steps.compare_tf32),
+    Step("doctor", 60, gpu_steps.ask_doctor),
+    Step("tests", 180, gpu_steps.run_tests),
+    *(
+        Step(f"{library}-{precision}", 900, partial(gpu_steps.measure_engine, library, precision))
+        for library in ("tensorrt", "tensorrt_rtx")
+        for precision in ("fp32", "fp16", "int8")
+    ),
+)
+
+_RESULT = "gpu_check result: "
 
 
-def measure_engines(folder: Path, tiles: Path | None) -> list[dict[str, Any]]:
-    """The example in every precision and library: built, verified, evaluated, profiled."""
-    fp32, table = folder / "fp32", folder / "table.json"
-    scheme = ("--scheme", "tensorrt", "--precision")
-    steps = [call("export", EXAMPLE / "model.safetensors", "-o", fp32)]
-    steps.append(call("quantize", fp32, "-o", folder / "fp16", *scheme, "fp16"))
-    precisions = ["fp32", "fp16"]
-    if tiles is not None:
-        steps.append(call("calibrate", fp32, "--tiles", tiles, "-o", table))
-        int8 = ("int8", "--table", table)
-        steps.append(call("quantize", fp32, "-o", folder / "int8", *scheme, *int8))
-        precisions.append("int8")
-    rows = [{"step": "prepare", **step} for step in steps if "failed" in step]
-    for library, suffix in SUFFIXES.items():
-        if importlib.util.find_spec(library) is None:
-            rows.append({"library": library, "failed": ["not installed"]})
-            continue
-        for precision in precisions:
-            engine = folder / f"{precision}{suffix}"
-            row: dict[str, Any] = {"library": library, "precision": precision}
-            row["build"] = call("build-engine", folder / precision, "-o", engine)
-            if "failed" not in row["build"]:
-                row["verify"] = call("verify", engine)
-                row["evaluate"] = call("evaluate", engine, EXAMPLE)
-                row["profile"] = call("profile", engine)
-            rows.append(row)
-    return rows
+def run_here(step: Step, check: Check) -> None:
+    """Run a step in this process; its result is the last line that is printed."""
+    try:
+        result = {"outcome": "passed", **step.run(check)}
+    except NotRun as reason:
+        result = {"outcome": "not run", "why": str(reason)}
+    except Exception as error:
+        traceback.print_exc()
+        result = {"outcome": "failed", "why": f"{type(error).__name__}: {error}"}
+    print(_RESULT + json.dumps(result), flush=True)
 
 
-def failures(tests: list[dict[str, Any]], rows: list[dict[str, Any]]) -> list[str]:
-    """Names of what went wrong; what is not installed is no failure."""
-    bad = [one["test"] for one in tests if one["outcome"] in ("failure", "error")]
-    for row in rows:
-        if row.get("failed") == ["not installed"]:
-            continue
-        for step, result in ({"itself": row} | row).items():
-            if isinstance(result, dict) and "failed" in result:
-                bad.append(
-                    " ".join(str(row.get(key, "")) for key in ("library", "precision")) + f" {step}"
-                )
-    return bad
+def run_apart(words: list[str], seconds: float, environment: Mapping[str, str]) -> dict[str, Any]:
+    """Run a step in a process of its own, and end that process when its time is up."""
+    begin = time.monotonic()
+    with tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as printed:
+        process = subprocess.Popen(
+            [sys.executable, __file__, *words],
+            stdout=printed,
+            stderr=subprocess.STDOUT,
+            env=environment,
+            start_new_session=True,
+        )
+        try:
+            code: int | None = process.wait(seconds)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)  # with what it has started
+            code = None
+        printed.seek(0)
+        before, said, after = printed.read().rpartition(_RESULT)
+    result = json.loads(after.splitlines()[0]) if said else {}
+    if code is None:
+        result |= {"outcome": "failed", "why": f"it took more than {seconds:.0f} s"}
+    elif code or not result:
+        result |= {"outcome": "failed", "why": f"its process ended with exit code {code}"}
+    if result["outcome"] == "failed":
+        result["output"] = (before + after * (not said)).splitlines()[-30:]
+    return {**result, "seconds": round(time.monotonic() - begin, 1)}
+
+
+def environment_of(arguments: argparse.Namespace, site: Path) -> dict[str, str]:
+    """What a step finds: this clone, the wheels of the kit, and the stand-in driver if asked for."""
+    own = "cp{}{}".format(*sys.version_info)
+    for wheel in sorted((arguments.kit / "wheels").glob("*.whl")):
+        if not any(tag in wheel.name for tag in (f"-{own}-", "-abi3-", "-none-any")):
+            sys.exit(
+                f"error: {wheel} is not for this Python; make gpu-kit GPU_PYTHON={sys.executable}"
+            )
+        ZipFile(wheel).extractall(site)
+    paths = [str(ROOT), str(site)]
+    found = dict(os.environ)
+    if arguments.driver:
+        paths.insert(0, str(arguments.driver))  # its PyCUDA, not that of the kit
+        found["LD_LIBRARY_PATH"] = str(arguments.driver / "lib")
+        found["LD_PRELOAD"] = str(arguments.driver / "lib" / "kernels.so")
+        found["FAKECUDA_MEGABYTES"] = "256"  # of memory that are soon taken
+    found["PYTHONPATH"] = os.pathsep.join([*paths, *filter(None, [found.get("PYTHONPATH")])])
+    return found
+
+
+def results(arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
+    """The result of every step, one after another."""
+    end = time.monotonic() + 60 * arguments.minutes
+    given = ["--kit", arguments.kit, "--checkpoint", arguments.checkpoint]
+    given += ["--driver", arguments.driver] if arguments.driver else []
+    with tempfile.TemporaryDirectory() as folder:
+        environment = environment_of(arguments, Path(folder))
+        for step in STEPS:
+            if arguments.only and step is not STEPS[0] and step.name not in arguments.only:
+                continue
+            left = end - time.monotonic()
+            if left < 5:
+                yield {"step": step.name, "outcome": "not run", "why": "no time is left"}
+                continue
+            print(f"{step.name} …", end=" ", flush=True)
+            words = [*map(str, given), "--here", step.name]
+            result = run_apart(words, min(step.seconds, left), environment)
+            print(result["outcome"], f"({result['seconds']} s)", result.get("why", ""), flush=True)
+            yield {"step": step.name, **result}
+            if step is STEPS[0] and result["outcome"] != "passed":
+                return  # there is no GPU
+
+
+def write(path: Path, record: Mapping[str, Any]) -> None:
+    """Replace the record as a whole: a process that is killed leaves the last one."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_suffix(".part")
+    temporary.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    temporary.replace(path)
 
 
 def main() -> int:
-    """Run it all."""
+    """Run the steps, or one of them here."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument(
-        "--tiles", type=Path, help="to calibrate INT8 on; without them it is left out"
-    )
+    parser.add_argument("--kit", type=Path, required=True, help="folder of gpu_kit.py")
+    parser.add_argument("--checkpoint", type=Path, default=EXAMPLE / "model.safetensors")
+    parser.add_argument("--out", type=Path, help="the record; else benchmarks/results/GPU")
+    parser.add_argument("--minutes", type=float, default=120, help="for all steps")
+    parser.add_argument("--only", nargs="+", choices=[step.name for step in STEPS])
+    parser.add_argument("--driver", type=Path, help="folder of the stand-in driver")
+    parser.add_argument("--here", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
-    try:
-        gpu = find_gpu(why="make gpu-check")
-    except SegclipError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    jetson = find_jetson()
-    with tempfile.TemporaryDirectory() as name:
-        tests = run_tests(Path(name))
-        rows = measure_engines(Path(name), arguments.tiles)
-    label = jetson.board if jetson and jetson.board else gpu.gpu
-    device = re.sub(r"[^\w.-]+", "-", label).lower()
-    path = record("gpu_check", rows, device=device, tests=tests)
-    passed = sum(one["outcome"] == "passed" for one in tests)
-    skipped = [one for one in tests if one["outcome"] == "skipped"]
-    bad = failures(tests, rows)
-    print(f"{path}: {passed} tests passed, {len(skipped)} NOT run, {len(bad)} failures")
-    if arguments.tiles is None:
-        print("  not run: INT8, which needs tiles to calibrate on")
-    for one in skipped:
-        print(f"  not run: {one['test']}: {one['why']}")
-    for one in bad:
-        print(f"  failed: {one}")
-    return 1 if bad or not passed else 0
+    for name in ("kit", "checkpoint", "driver"):
+        if value := getattr(arguments, name):
+            setattr(arguments, name, value.resolve())
+    if arguments.here:
+        step = next(step for step in STEPS if step.name == arguments.here)
+        check = Check(arguments.kit, arguments.checkpoint, stand_in=arguments.driver is not None)
+        run_here(step, check)
+        return 0
+
+    rows: list[dict[str, Any]] = []
+    conditions = None
+    # What the stand-in driver says is no result of a device.
+    path = arguments.out or ROOT / "out" / "gpu_check.json"
+    for row in results(arguments):
+        if "device" in row and not (arguments.out or arguments.driver):
+            path = ROOT / "benchmarks" / "results" / row["device"] / "gpu_check.json"
+        conditions = row.pop("conditions", conditions)
+        rows.append(row)
+        write(path, {"conditions": conditions, "rows": rows})
+    outcomes = [row["outcome"] for row in rows]
+    passed, failed = outcomes.count("passed"), outcomes.count("failed")
+    print(f"{path}: {passed} passed, {failed} failed, {outcomes.count('not run')} NOT run")
+    # That there is a GPU says nothing of what it does.
+    return 1 if failed or "passed" not in outcomes[1:] else 0
 
 
 if __name__ == "__main__":
