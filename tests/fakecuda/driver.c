@@ -8,6 +8,7 @@
 // - Pointers, bounds and current contexts are checked as the driver does.
 // - Everything that is made is counted until it is destroyed.
 // - Any call can be made to fail, see fake_inject.
+// - FAKECUDA_MEGABYTES, if set, is the memory that may be taken.
 #define _GNU_SOURCE
 #include <cuda.h>
 #include <dlfcn.h>
@@ -118,9 +119,11 @@ void fake_inject(const char *name, int after, int code, int often)
     fired = 0;
 }
 int fake_fired(void) { return fired; }
+// A kernel has met an address that is none.
+void fake_illegal(void) { sticky = CUDA_ERROR_ILLEGAL_ADDRESS; }
 void fake_integrated(int is) { integrated = is; }
-// As in a new process: no fault, and no context on this thread.
-void fake_restart(void) { sticky = CUDA_SUCCESS; due = -1; depth = 0; integrated = 0; }
+// As in a new process: no fault, no context on this thread, none retained.
+void fake_restart(void) { sticky = CUDA_SUCCESS; due = -1; depth = integrated = alive[PRIMARY] = 0; }
 int fake_depth(void) { return depth; }
 
 static Block *find(const void *host)
@@ -276,9 +279,23 @@ static CUresult release(void *memory, enum Kind kind)
 static void finish(Stream *stream);
 static void finish_all(void) { for (Stream *stream = streams; stream; stream = stream->next) finish(stream); }
 
+static size_t memory_left(void)
+{
+    const char *megabytes = getenv("FAKECUDA_MEGABYTES");
+    size_t left = megabytes ? (size_t)atoi(megabytes) << 20 : 6ull << 30;
+    pthread_mutex_lock(&lock);
+    for (Block *block = blocks; block; block = block->next)
+        if (block->kind == DEVICE)
+            left -= block->size;
+    pthread_mutex_unlock(&lock);
+    return left;
+}
+
 CUresult cuMemAlloc(CUdeviceptr *address, size_t size)
 {
     ENTER();
+    if (size > memory_left())
+        return CUDA_ERROR_OUT_OF_MEMORY;
     *address = (CUdeviceptr)(uintptr_t)allocate(size, DEVICE, 0) | TAG;
     return CUDA_SUCCESS;
 }
@@ -299,7 +316,7 @@ CUresult cuMemHostGetDevicePointer(CUdeviceptr *address, void *host, unsigned fl
     *address = (CUdeviceptr)(uintptr_t)host | TAG;
     return CUDA_SUCCESS;
 }
-CUresult cuMemGetInfo(size_t *left, size_t *total) { ENTER(); *left = 6ull << 30; *total = 8ull << 30; return CUDA_SUCCESS; }
+CUresult cuMemGetInfo(size_t *left, size_t *total) { ENTER(); *left = memory_left(); *total = 8ull << 30; return CUDA_SUCCESS; }
 
 // ---- streams: work that waits until somebody waits for it
 
@@ -339,7 +356,7 @@ static void drop(Queue *queue, int run)
     Work *work;
     while ((work = queue->first)) {
         queue->first = work->next;
-        if (run)
+        if (run && !sticky)
             perform(work);
         free(work->taken);
         free(work);
@@ -347,7 +364,7 @@ static void drop(Queue *queue, int run)
     queue->last = NULL;
 }
 
-static void finish(Stream *stream) { drop(&stream->queue, !sticky); }
+static void finish(Stream *stream) { drop(&stream->queue, 1); }
 
 CUresult cuStreamCreate(CUstream *handle, unsigned flags)
 {
@@ -384,9 +401,9 @@ CUresult cuStreamSynchronize(CUstream handle)
         return CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED;
     }
     finish(stream);
-    return CUDA_SUCCESS;
+    return sticky;
 }
-CUresult cuCtxSynchronize(void) { ENTER(); finish_all(); return CUDA_SUCCESS; }
+CUresult cuCtxSynchronize(void) { ENTER(); finish_all(); return sticky; }
 CUresult cuLaunchHostFunc(CUstream stream, CUhostFn function, void *argument)
 {
     ENTER();
@@ -417,8 +434,9 @@ CUresult cuMemcpyDtoHAsync(void *to, CUdeviceptr from, size_t size, CUstream han
     if (find(to))
         return append((Stream *)handle, work);
     finish((Stream *)handle);  // pageable: the driver waits
-    perform(&work);
-    return CUDA_SUCCESS;
+    if (!sticky)
+        perform(&work);
+    return sticky;
 }
 
 // ---- events
@@ -437,7 +455,7 @@ CUresult cuEventRecord(CUevent handle, CUstream stream)
     ((Event *)handle)->recorded = 0;
     return append((Stream *)stream, (Work){.what = MARK, .event = (Event *)handle});
 }
-CUresult cuEventSynchronize(CUevent handle) { ENTER(); finish_all(); return CUDA_SUCCESS; }
+CUresult cuEventSynchronize(CUevent handle) { ENTER(); finish_all(); return sticky; }
 static CUresult elapsed(float *milliseconds, CUevent start, CUevent end)
 {
     if (!((Event *)start)->recorded || !((Event *)end)->recorded)

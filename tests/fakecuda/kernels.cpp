@@ -1,31 +1,21 @@
 // The package's kernel, compiled for the host, under the name that it has in PTX.
 #include "../support/host_cuda.h"
 #include "../../segclip_deploy/runtime/targets/tensorrt/decode.cu"
-#include <cstdint>
-#include <cstdio>
-#include <cstdlib>
 #include <cstring>
 
 extern "C" void *fake_host(unsigned long long address, size_t size);
+extern "C" void fake_illegal();
 struct Arguments { unsigned long long logits, labels, margin; int classes, height, width; };
-
-template <typename T> static T *resident(unsigned long long address, size_t count)
-{
-    void *memory = fake_host(address, count * sizeof(T));
-    if (!memory) {
-        std::fprintf(stderr, "fakecuda: the kernel is given an illegal address\n");
-        std::abort();
-    }
-    return static_cast<T *>(memory);
-}
 
 static void run(const void *packed, const unsigned *grid, const unsigned *block)
 {
     const Arguments &a = *static_cast<const Arguments *>(packed);
     const size_t cells = (size_t)a.height * a.width;
-    const float *logits = resident<const float>(a.logits, a.classes * cells);
-    unsigned char *labels = resident<unsigned char>(a.labels, 16 * cells);
-    unsigned char *margin = a.margin ? resident<unsigned char>(a.margin, cells) : nullptr;
+    auto *logits = static_cast<const float *>(fake_host(a.logits, a.classes * cells * sizeof(float)));
+    auto *labels = static_cast<unsigned char *>(fake_host(a.labels, 16 * cells));
+    auto *margin = static_cast<unsigned char *>(a.margin ? fake_host(a.margin, cells) : nullptr);
+    if (!logits || !labels || (a.margin && !margin))
+        return fake_illegal();
     blockDim = {(int)block[0], (int)block[1]};
     for (blockIdx.y = 0; blockIdx.y < (int)grid[1]; ++blockIdx.y)
         for (blockIdx.x = 0; blockIdx.x < (int)grid[0]; ++blockIdx.x)

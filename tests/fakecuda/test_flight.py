@@ -45,7 +45,7 @@ def test_an_engine_says_what_onnx_runtime_says(
         layers = flown.backend.layer_ms(np.zeros((64, 96, 3), np.uint8), runs=3)
         assert layers == [{"conv": 1.5}] * 3
         assert flown.backend._context.profiler is None
-        assert flown.backend.memory_taken() == 2 << 30
+        assert 2 << 30 < flown.backend.memory_taken() < 3 << 30
     assert state.left() == {}
 
 
