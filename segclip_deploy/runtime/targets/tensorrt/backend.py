@@ -93,6 +93,7 @@ class TensorRtBackend(Backend):
         self._results = {batch: self._cut(batch) for batch in self.inputs[0].batches}
         how = self._record()
         where = self._prepare_decode()
+        self._stream.synchronize()  # fails where more has failed than what can be done without
         self.name += f", {how}" + ", zero-copy" * shared + where
 
     def infer(self, arrays: Mapping[str, NDArray[Any]]) -> Mapping[str, NDArray[Any]]:
@@ -219,7 +220,6 @@ class TensorRtBackend(Backend):
                 self._stream.synchronize()
                 self._graphs[batch] = record(self._try_enqueue, self._stream.handle)
         except CannotRecord as reason:
-            self._stream.synchronize()  # fails where more than the recording does
             self._drop_graphs()
             self._set_batch(batches[-1])
             return f"plain launches ({reason})"
@@ -237,7 +237,6 @@ class TensorRtBackend(Backend):
         try:
             self._decoder = GpuDecoder(self._stream)
         except self._cuda.driver.Error as error:
-            self._stream.synchronize()  # fails where more than the kernel does
             return f", blended logits decoded by NumPy ({error})"
         self.decode = self._decode
         return ""
