@@ -26,6 +26,12 @@ $(VENV)/test.stamp: pyproject.toml | $(BIN)/python
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[train,openvino,report,geo,cluster,video,dev]'
 	@touch $@ $(VENV)/demo.stamp
 
+# PyCUDA for the driver without a GPU (tests/fakecuda): compiled once, into a folder that no program
+# but those tests looks into.
+$(VENV)/fakecuda.stamp: tests/fakecuda/build.py | $(VENV)/test.stamp
+	$(BIN)/python -m tests.fakecuda.build $(VENV)/fakecuda
+	@touch $@
+
 $(VENV)/benchmark.stamp: $(VENV)/test.stamp benchmarks/requirements.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r benchmarks/requirements.txt
 	@touch $@
@@ -39,7 +45,7 @@ demo: $(VENV)/demo.stamp
 	@echo
 	@echo "Look at out/demo/labels: NAME.overlay.png over the image, NAME.png with the labels."
 
-test: $(VENV)/test.stamp
+test: $(VENV)/test.stamp $(VENV)/fakecuda.stamp
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy

@@ -124,7 +124,6 @@ def environment_of(arguments: argparse.Namespace, site: Path) -> dict[str, str]:
     if arguments.driver:
         paths.insert(0, str(arguments.driver))  # its PyCUDA, not that of the kit
         found["LD_LIBRARY_PATH"] = str(arguments.driver / "lib")
-        found["LD_PRELOAD"] = str(arguments.driver / "lib" / "kernels.so")
         found["FAKECUDA_MEGABYTES"] = "256"  # of memory that are soon taken
     found["PYTHONPATH"] = os.pathsep.join([*paths, *filter(None, [found.get("PYTHONPATH")])])
     return found

@@ -5,7 +5,8 @@
     ├── BadInput            1  an image, mask, dataset, vocabulary or text bank that cannot be used
     ├── BadArtifact         1  a checkpoint, bundle or engine that cannot be read
     │   └── StaleArtifact   1  readable, but no longer what its record says it is
-    └── GateFailed          3  a result that misses its accuracy, latency or parity gate
+    ├── GateFailed          3  a result that misses its accuracy, latency or parity gate
+    └── DeviceLost          4  a GPU that this process cannot use any more; a new one can
 
 A message is one line: what is wrong, where, and what mends it.
 """
@@ -19,6 +20,7 @@ from pathlib import PurePath
 __all__ = [
     "BadArtifact",
     "BadInput",
+    "DeviceLost",
     "GateFailed",
     "MissingDependency",
     "SegclipError",
@@ -71,6 +73,12 @@ class GateFailed(SegclipError):
     """A measured result misses the limit that was set for it."""
 
     exit_code = 3
+
+
+class DeviceLost(SegclipError):
+    """A device has gone away, or fails until the process is started anew."""
+
+    exit_code = 4
 
 
 def command(*words: object) -> str:

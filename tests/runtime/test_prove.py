@@ -47,7 +47,7 @@ def test_an_engine_is_proven_and_its_layers_are_written_down(
     engine = build_engine(load_bundle(tiny_bundle), tmp_path / "e.engine")
     built = engine.record.built
     assert built.verified.passed
-    assert built.verified.engine == "TensorRT 10.3.0, Orin, CUDA graph"
+    assert built.verified.engine.startswith("TensorRT 10.3.0, Orin, plain launches")
     assert built.blocks == {"encoder.stage1": {"fp16": 1}}
     assert built.device == GpuDevice(
         gpu="Orin",

@@ -3,7 +3,8 @@
 Everything that builds is NVIDIA's own code, TensorRT-RTX's under the name of TensorRT. Only what
 runs is pretended: device memory is host memory, and a plan is "run" by ONNX Runtime on the model
 it was built from. So this proves our handling of plans, memory and records, and nothing about
-what a GPU computes.
+what a GPU computes. Memory, streams, graphs, threads and faults are the matter of
+``tests/fakecuda``, where PyCUDA is the real one.
 """
 
 from __future__ import annotations
@@ -12,7 +13,6 @@ import ctypes
 import json
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
@@ -24,6 +24,7 @@ from segclip_deploy.runtime.inference import windows
 from segclip_deploy.runtime.targets.device import Gpu
 from segclip_deploy.runtime.targets.onnxruntime import OnnxRuntimeBackend
 from segclip_deploy.runtime.targets.tensorrt import builder
+from segclip_deploy.runtime.targets.tensorrt.cuda import Cuda
 
 ORIN = Gpu("Orin", "8.7", "540.4.0", "12.6", 8 << 30, multiprocessors=16)
 INSPECTED = {
@@ -51,11 +52,6 @@ class StandIn:
         self.wrong: set[int] = set()  # plans, counted from 1, that answer wrongly
         self.delay: dict[int, float] = {}  # seconds, by plan
         self.memory: dict[int, bytearray] = {}
-        self.shared = False  # one memory for host and GPU, as on a Jetson
-        self.recorded = True  # launches can be, as a CUDA graph
-        self.launches: list[str] = []  # how each run was started
-        self.recording = False
-        self.recorded_work: Callable[[], bool] | None = None
 
 
 def install(monkeypatch: pytest.MonkeyPatch, model: Path, gpu: Gpu | None = ORIN) -> StandIn:
@@ -74,14 +70,13 @@ def install(monkeypatch: pytest.MonkeyPatch, model: Path, gpu: Gpu | None = ORIN
         "tensorrt": trt,
         "pycuda": package,
         "pycuda.driver": driver,
-        "cuda": ModuleType("cuda"),
-        "cuda.bindings": ModuleType("cuda.bindings"),
-        "cuda.bindings.driver": _graphs(state),
+        "cuda.bindings.driver": None,  # not installed: no graphs
     }.items():
         monkeypatch.setitem(sys.modules, name, module)
+    home = "segclip_deploy.runtime.targets.tensorrt"
+    monkeypatch.setattr(f"{home}.backend.open_cuda", lambda: Cuda(driver))
     monkeypatch.setattr(
-        "segclip_deploy.runtime.targets.tensorrt.backend.GpuDecoder",
-        lambda stream: SimpleNamespace(decode=windows.decode),
+        f"{home}.backend.GpuDecoder", lambda stream: SimpleNamespace(decode=windows.decode)
     )
     add_profile = builder._add_profile
 
@@ -91,8 +86,7 @@ def install(monkeypatch: pytest.MonkeyPatch, model: Path, gpu: Gpu | None = ORIN
 
     monkeypatch.setattr(builder, "_add_profile", profiled)
     if gpu is not None:
-        home = "segclip_deploy.runtime.targets.tensorrt.target"
-        monkeypatch.setattr(f"{home}.find_gpu", lambda why: gpu)
+        monkeypatch.setattr(f"{home}.target.find_gpu", lambda why: gpu)
     return state
 
 
@@ -122,14 +116,7 @@ def _engine(state: StandIn, rtx: Any, logger: Any, data: bytes) -> Any:
     addresses: dict[str, int] = {}
 
     def execute(stream: int) -> bool:
-        if state.recording:
-            state.recorded_work = compute
-            return True
-        state.launches.append("plain")
-        return compute()
-
-    def compute() -> bool:
-        if hasattr(context, "profiler"):
+        if context.profiler is not None:
             context.profiler.report_layer_time("conv", 1.5)
         time.sleep(state.delay.get(number, 0.0))
         arrays = {
@@ -159,6 +146,7 @@ def _engine(state: StandIn, rtx: Any, logger: Any, data: bytes) -> Any:
         set_input_shape=set_input_shape,
         get_tensor_shape=now.__getitem__,
         execute_async_v3=execute,
+        profiler=None,
     )
     types = {np.dtype(np.uint8): rtx.uint8, np.dtype(np.float32): rtx.float32}
     inputs = {spec.name for spec in backend.inputs}
@@ -179,47 +167,6 @@ def _engine(state: StandIn, rtx: Any, logger: Any, data: bytes) -> Any:
     )
 
 
-class _Page(bytearray):
-    """Page-locked memory that the GPU sees at an address of its own."""
-
-    address = 0
-
-    def get_device_pointer(self) -> int:
-        return self.address
-
-
-def _graphs(state: StandIn) -> ModuleType:
-    """The part of cuda.bindings.driver that records and launches graphs."""
-    fine, refused = SimpleNamespace(name="CUDA_SUCCESS"), SimpleNamespace(name="NOT_PERMITTED")
-
-    def begin(stream: int, mode: int) -> tuple[Any]:
-        state.recording = state.recorded
-        return (fine if state.recorded else refused,)
-
-    def end(stream: int) -> tuple[Any, Any]:
-        state.recording = False
-        return fine, state.recorded_work
-
-    def launch(ready: Callable[[], bool], stream: int) -> tuple[Any]:
-        state.launches.append("graph")
-        ready()
-        return (fine,)
-
-    driver = ModuleType("cuda.bindings.driver")
-    for name, value in {
-        "CUresult": SimpleNamespace(CUDA_SUCCESS=fine),
-        "CUstream": int,
-        "CUstreamCaptureMode": SimpleNamespace(CU_STREAM_CAPTURE_MODE_THREAD_LOCAL=1),
-        "cuStreamBeginCapture": begin,
-        "cuStreamEndCapture": end,
-        "cuGraphInstantiate": lambda graph, flags: (fine, graph),
-        "cuGraphDestroy": lambda graph: (fine,),
-        "cuGraphLaunch": launch,
-    }.items():
-        setattr(driver, name, value)
-    return driver
-
-
 def _driver(state: StandIn) -> ModuleType:
     class Allocation(int):
         pass
@@ -235,12 +182,8 @@ def _driver(state: StandIn) -> ModuleType:
     def download(host: np.ndarray, device: int, stream: Any) -> None:
         host[...] = np.frombuffer(state.memory[device], host.dtype, host.size).reshape(host.shape)
 
-    def lock(shape: tuple[int, ...], dtype: np.dtype, mem_flags: int = 0) -> np.ndarray:
-        page = _Page(int(np.prod(shape)) * dtype.itemsize)
-        if mem_flags:
-            page.address = 0x9000 + len(state.memory)
-            state.memory[page.address] = page
-        return np.ndarray(shape, dtype, buffer=page)
+    def lock(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
+        return np.zeros(shape, dtype)
 
     class Event:
         def record(self, stream: Any) -> None:
@@ -259,13 +202,12 @@ def _driver(state: StandIn) -> ModuleType:
         "Device": lambda index: SimpleNamespace(
             retain_primary_context=lambda: context,
             name=lambda: ORIN.gpu,
-            get_attribute=lambda attribute: int(state.shared),
+            get_attribute=lambda attribute: 0,
         ),
         "Error": Error,
         "Event": Event,
         "Stream": lambda: SimpleNamespace(handle=1, synchronize=lambda: None),
         "device_attribute": SimpleNamespace(INTEGRATED=18),
-        "host_alloc_flags": SimpleNamespace(DEVICEMAP=2),
         "pagelocked_empty": lock,
         "mem_alloc": allocate,
         "mem_get_info": lambda: (6 << 30, 8 << 30),

@@ -126,6 +126,10 @@ class Segmenter:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Release the backend; a second time does nothing."""
         self.backend.close()
 
     def segment(self, frame: Frame, *, overlap: int | None = None) -> LabelMap:

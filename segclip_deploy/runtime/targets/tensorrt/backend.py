@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from segclip_deploy.errors import BadArtifact, MissingDependency
+from segclip_deploy.errors import BadArtifact, DeviceLost
 from segclip_deploy.runtime.inference.backend import Backend, Decode, TensorSpec, checked
-from segclip_deploy.runtime.targets.tensorrt.cuda import Buffer
-from segclip_deploy.runtime.targets.tensorrt.cuda_graph import CannotRecord, record
+from segclip_deploy.runtime.targets.tensorrt.cuda import Buffer, open_cuda
+from segclip_deploy.runtime.targets.tensorrt.cuda_graph import CannotRecord, CudaGraph, record
 from segclip_deploy.runtime.targets.tensorrt.kernels import GpuDecoder
 from segclip_deploy.runtime.targets.tensorrt.library import (
     complaints,
     library_name,
-    load_cuda,
     load_library,
     logger_of,
 )
@@ -32,8 +31,8 @@ __all__ = ["TensorRtBackend"]
 class TensorRtBackend(Backend):
     """Runs a plan on the first GPU, on a stream of its own, through pinned memory bound once.
 
-    Where the batch is fixed, the launches are recorded as one CUDA graph; where they cannot be,
-    the name says why.
+    The launches are recorded as one CUDA graph for each batch; where they cannot be, the name says
+    why. That takes two inferences a batch, when it is opened.
 
     Args:
         engine: the plan.
@@ -43,6 +42,7 @@ class TensorRtBackend(Backend):
 
     Raises:
         BadArtifact: the library refuses the plan, its profile the batches, or the GPU the memory.
+        DeviceLost: the GPU fails, and will go on failing in this process.
         MissingDependency: the library or PyCUDA is not installed.
     """
 
@@ -54,41 +54,48 @@ class TensorRtBackend(Backend):
         batches: range = range(1, 2),
         host_code: bool = False,
     ) -> None:
-        trt = load_library(target)
-        self._trt = trt
-        self._cuda = load_cuda()
-        self._cuda.init()
-        # The primary context is the one TensorRT's own CUDA calls use.
-        device = self._cuda.Device(0)
-        self._primary = device.retain_primary_context()
-        self.name = f"{library_name(trt)}, {device.name()}"
-        with self._current():
-            self._runtime = trt.Runtime(logger_of(trt))
-            if host_code:
-                self._runtime.engine_host_code_allowed = True
-            complaints(trt)  # what an earlier call left
-            self._engine = self._runtime.deserialize_cuda_engine(engine.read_bytes())
-            built = self._engine is not None
-            context = self._engine.create_execution_context() if built else None
-            if context is None:
-                raise BadArtifact(
-                    f"{library_name(trt)} refuses it ({complaints(trt)})", where=engine
-                )
-            self._context: tensorrt.IExecutionContext = context
-            self._stream = self._cuda.Stream()
-            self._marks = [self._cuda.Event() for _ in range(4)]  # around each stage
-            self.inputs, self.outputs = self._specs(engine, batches)
-            self._batch = self.inputs[0].shape[0]  # what the context is set for
-            shared = bool(device.get_attribute(self._cuda.device_attribute.INTEGRATED))
-            self._buffers = {
-                spec.name: Buffer(self._cuda, spec, shared=shared)
-                for spec in (*self.inputs, *self.outputs)
-            }
-            for name, buffer in self._buffers.items():
-                self._context.set_tensor_address(name, buffer.address)
-            self._results = self._cut()
-            self._launch, how = self._prepare_launch()
-            self.decode, where = self._prepare_decode()
+        self._trt = load_library(target)
+        self._cuda = open_cuda()
+        self.name = f"{library_name(self._trt)}, {self._cuda.name}"
+        self.decode: Decode | None = None
+        self._decoder: GpuDecoder | None = None
+        self._graphs: dict[int, CudaGraph] = {}
+        self._buffers: dict[str, Buffer] = {}
+        self._stream: Any = None
+        self._marks: Any = None  # events around each stage
+        self._closed = False
+        try:
+            with self._cuda.current(engine):
+                self._open(engine, batches, host_code=host_code)
+        except BaseException:
+            self.close()
+            raise
+
+    def _open(self, engine: Path, batches: range, *, host_code: bool) -> None:
+        trt, driver = self._trt, self._cuda.driver
+        self._runtime = trt.Runtime(logger_of(trt))
+        if host_code:
+            self._runtime.engine_host_code_allowed = True
+        complaints(trt)  # what an earlier call left
+        self._engine = self._runtime.deserialize_cuda_engine(engine.read_bytes())
+        built = self._engine is not None
+        context = self._engine.create_execution_context() if built else None
+        if context is None:
+            raise BadArtifact(f"{library_name(trt)} refuses it ({complaints(trt)})", where=engine)
+        self._context: tensorrt.IExecutionContext = context
+        self._stream = driver.Stream()
+        self._marks = [driver.Event() for _ in range(4)]
+        self.inputs, self.outputs = self._specs(engine, batches)
+        self._batch = self.inputs[0].shape[0]  # what the context is set for
+        attribute = driver.device_attribute.INTEGRATED
+        shared = bool(self._cuda.device.get_attribute(attribute))
+        for spec in (*self.inputs, *self.outputs):
+            buffer = self._buffers[spec.name] = Buffer(driver, spec, shared=shared)
+            self._context.set_tensor_address(spec.name, buffer.address)
+        self._results = {batch: self._cut(batch) for batch in self.inputs[0].batches}
+        how = self._record()
+        where = self._prepare_decode()
+        self._stream.synchronize()  # fails where more has failed than what can be done without
         self.name += f", {how}" + ", zero-copy" * shared + where
 
     def infer(self, arrays: Mapping[str, NDArray[Any]]) -> Mapping[str, NDArray[Any]]:
@@ -96,19 +103,21 @@ class TensorRtBackend(Backend):
         before, arrived, done, returned = self._marks
         with self._current():
             taken = [checked(arrays, spec) for spec in self.inputs]
-            if len(taken[0]) != self._batch:
-                self._set_batch(len(taken[0]))
+            batch = len(taken[0])
+            graph = self._graphs.get(batch)
+            if graph is None:
+                self._set_batch(batch)
             before.record(self._stream)
             for spec, array in zip(self.inputs, taken, strict=True):
                 self._buffers[spec.name].upload(array, self._stream)
             arrived.record(self._stream)
-            self._launch()
+            graph.launch() if graph else self._enqueue()
             done.record(self._stream)
-            for name in self._results:
-                self._buffers[name].download(self._batch, self._stream)
+            for spec in self.outputs:
+                self._buffers[spec.name].download(batch, self._stream)
             returned.record(self._stream)
             self._stream.synchronize()
-        return self._results
+        return self._results[batch]
 
     def stage_ms(self) -> dict[str, float]:
         """Milliseconds of the last ``infer`` on the GPU, by CUDA events."""
@@ -137,83 +146,119 @@ class TensorRtBackend(Backend):
                 self.run[layer_name] = self.run.get(layer_name, 0.0) + ms
 
         with self._current():
-            collector = self._collector = Collector()  # the context keeps no reference
+            collector = Collector()  # the context keeps no reference
             self._context.profiler = collector
             spec = self.inputs[0]
             pixels = np.repeat(tile[None], self._batch, axis=0)
             self._buffers[spec.name].upload(pixels, self._stream)
-            for _ in range(runs):
-                collector.run = {}
-                self._enqueue()
-                self._stream.synchronize()
-                found.append(collector.run)
+            try:
+                for _ in range(runs):
+                    collector.run = {}
+                    self._enqueue()
+                    self._stream.synchronize()
+                    found.append(collector.run)
+            finally:
+                self._context.profiler = None
         return found
 
     def memory_taken(self) -> int | None:
         """Bytes taken on the GPU, by all processes."""
         with self._current():
-            free, total = self._cuda.mem_get_info()
+            free, total = self._cuda.driver.mem_get_info()
         return int(total - free)
 
     def describe(self) -> str:
         """The engine inspector's JSON."""
         inspector = self._engine.create_engine_inspector()
+        inspector.execution_context = self._context  # else what depends on the batch is left out
         return str(inspector.get_engine_information(self._trt.LayerInformationFormat.JSON))
 
     def close(self) -> None:
-        """Release the engine and its memory."""
-        with self._current():
-            self._buffers.clear()
-            self._results.clear()
-            del self._launch, self._marks, self.decode
-            del self._context, self._engine, self._runtime, self._stream
-        del self._primary
+        """Release the engine and its memory; a second time does nothing.
+
+        Arrays that were returned stay readable, and keep their own memory.
+        """
+        self._closed = True
+        try:
+            with self._cuda.current(self.name):
+                self._release()
+        except DeviceLost:
+            self._release()  # no driver is called for it any more
+
+    def _release(self) -> None:
+        self.decode = self._decoder = None
+        self._drop_graphs()
+        self._buffers = {}
+        self._results = {}
+        for name in ("_context", "_engine", "_runtime"):
+            self.__dict__.pop(name, None)  # of an engine that did not open, not all are there
+        self._marks = self._stream = None
+
+    def _current(self) -> AbstractContextManager[None]:
+        if self._closed:
+            raise ValueError(f"{self.name} is closed")
+        return self._cuda.current(self.name)
 
     def _set_batch(self, batch: int) -> None:
+        if batch == self._batch:
+            return
         for spec in self.inputs:
             if not self._context.set_input_shape(spec.name, (batch, *spec.shape[1:])):
                 raise BadArtifact(
                     f"it refuses batch {batch} ({complaints(self._trt)})", where=self.name
                 )
         self._batch = batch
-        self._results = self._cut()
 
-    def _cut(self) -> dict[str, NDArray[Any]]:
-        """The outputs on the host, as long as the batch."""
-        return {spec.name: self._buffers[spec.name].host[: self._batch] for spec in self.outputs}
+    def _cut(self, batch: int) -> dict[str, NDArray[Any]]:
+        """The outputs on the host, as long as a batch."""
+        return {spec.name: self._buffers[spec.name].host[:batch] for spec in self.outputs}
 
-    def _prepare_launch(self) -> tuple[Callable[[], None], str]:
-        """What runs the network, and how, for people."""
-        if any(spec.min_batch is not None for spec in self.inputs):
-            return self._enqueue, "plain launches (a graph needs one batch)"
+    def _record(self) -> str:
+        """Record a graph for each batch; how the engine is launched, for people.
+
+        All at once: a flight must not stop where it first meets a batch.
+        """
+        batches = self.inputs[0].batches
         for spec in self.inputs:
             self._buffers[spec.name].upload(np.zeros(spec.shape, spec.dtype), self._stream)
-        self._enqueue()
-        self._stream.synchronize()
         try:
-            return record(self._try_enqueue, self._stream.handle), "CUDA graph"
+            for batch in batches:
+                self._set_batch(batch)
+                self._enqueue()
+                self._stream.synchronize()
+                self._graphs[batch] = record(self._try_enqueue, self._stream.handle)
         except CannotRecord as reason:
-            return self._enqueue, f"plain launches ({reason})"
+            self._drop_graphs()
+            self._set_batch(batches[-1])
+            return f"plain launches ({reason})"
+        return "CUDA graph" if len(self._graphs) == 1 else f"{len(self._graphs)} CUDA graphs"
 
-    def _prepare_decode(self) -> tuple[Decode | None, str]:
-        """What decodes blended logits, None for NumPy; and which, for people."""
+    def _drop_graphs(self) -> None:
+        for graph in self._graphs.values():
+            graph.close()
+        self._graphs = {}
+
+    def _prepare_decode(self) -> str:
+        """Let the GPU decode blended logits where it can; where it cannot, why, for people."""
         if all(spec.name != "logits" for spec in self.outputs):
-            return None, ""
+            return ""
         try:
-            decoder = GpuDecoder(self._stream)
-        except MissingDependency as error:
-            return None, f", blended logits decoded by NumPy ({error.what})"
+            self._decoder = GpuDecoder(self._stream)
+        except self._cuda.driver.Error as error:
+            return f", blended logits decoded by NumPy ({error})"
+        self.decode = self._decode
+        return ""
 
-        def decode(
-            logits: NDArray[np.float32], *, margin: bool
-        ) -> tuple[NDArray[np.uint8], NDArray[np.uint8] | None]:
-            with self._current():
-                return decoder.decode(logits, margin=margin)
-
-        return decode, ""
+    def _decode(
+        self, logits: NDArray[np.float32], *, margin: bool
+    ) -> tuple[NDArray[np.uint8], NDArray[np.uint8] | None]:
+        with self._current():
+            assert self._decoder is not None  # else this is not given out
+            return self._decoder.decode(logits, margin=margin)
 
     def _enqueue(self) -> None:
         if not self._try_enqueue():
+            self._stream.synchronize()  # fails where the GPU is lost, which TensorRT does not tell
             raise BadArtifact(f"it cannot be run ({complaints(self._trt)})", where=self.name)
 
     def _try_enqueue(self) -> bool:
@@ -248,18 +293,3 @@ class TensorRtBackend(Backend):
         }
         outputs = [name for name in names if name not in inputs]
         return tuple(specs[name] for name in inputs), tuple(specs[name] for name in outputs)
-
-    @contextmanager
-    def _current(self) -> Iterator[None]:
-        """Make the GPU's primary context that of the calling thread."""
-        self._primary.push()
-        try:
-            yield
-        except self._cuda.Error as error:
-            raise BadArtifact(
-                f"the GPU refuses it ({error})",
-                where=self.name,
-                fix="see what else uses the GPU: nvidia-smi, on a Jetson tegrastats",
-            ) from error
-        finally:
-            self._primary.pop()

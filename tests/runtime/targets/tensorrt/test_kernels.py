@@ -22,6 +22,7 @@ from segclip_deploy.errors import BadInput, MissingDependency
 from segclip_deploy.runtime.inference.windows import LOGIT_STRIDE, labels_of, margin_of
 from segclip_deploy.runtime.targets.tensorrt import kernels as decoder
 from segclip_deploy.runtime.targets.tensorrt import make_ptx
+from segclip_deploy.runtime.targets.tensorrt.cuda import open_cuda
 from tests.conftest import ROOT
 
 SHIM = ROOT / "tests" / "support" / "host_cuda.h"
@@ -153,14 +154,13 @@ def test_the_ptx_is_assembled_for_every_gpu(architecture: str, tmp_path: Path) -
 
 @pytest.mark.gpu
 def test_the_gpu_says_what_numpy_says() -> None:
-    import pycuda.autoinit  # noqa: F401
-    import pycuda.driver as cuda
-
-    on_gpu = decoder.GpuDecoder(cuda.Stream())
+    gpu = open_cuda()
     rng = np.random.default_rng(0)
-    for shape in ((5, 256, 256), (5, 131, 67), (19, 1, 1)):
-        logits = rng.normal(scale=4, size=shape).astype(np.float32)
-        labels, margin = on_gpu.decode(logits, margin=True)
-        assert (labels == labels_of(logits)).mean() > 0.9999
-        assert margin is not None
-        assert np.abs(margin.astype(int) - margin_of(logits)).max() <= 1
+    with gpu.current("the kernel"):
+        on_gpu = decoder.GpuDecoder(gpu.driver.Stream())
+        for shape in ((5, 256, 256), (5, 131, 67), (19, 1, 1)):
+            logits = rng.normal(scale=4, size=shape).astype(np.float32)
+            labels, margin = on_gpu.decode(logits, margin=True)
+            assert (labels == labels_of(logits)).mean() > 0.9999
+            assert margin is not None
+            assert np.abs(margin.astype(int) - margin_of(logits)).max() <= 1

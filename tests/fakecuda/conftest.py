@@ -1,0 +1,71 @@
+"""These tests run in a process of their own, which test_stand_in_driver.py starts."""
+
+from __future__ import annotations
+
+import gc
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from segclip_deploy.artifacts.bundle import Bundle, load_bundle
+from segclip_deploy.runtime.build import build_engine
+
+if TYPE_CHECKING:
+    from tests.fakecuda.engine import State
+
+BUNDLES = os.environ.get("FAKECUDA_BUNDLES")
+"""Folder of the bundles to fly; there only where the stand-in driver is."""
+
+collect_ignore_glob = [] if BUNDLES else ["test_*.py"]
+SAID: list[str] = []
+"""What was counted, for the log."""
+
+
+@pytest.fixture(scope="session")
+def whole() -> State:
+    from tests.fakecuda.engine import install
+
+    return install()
+
+
+@pytest.fixture
+def state(whole: State, bundle: Bundle, built: Path) -> Iterator[State]:
+    """The driver, with no fault, and nothing that an earlier test has left."""
+    whole.bundle = bundle
+    whole.restart()
+    yield whole
+    assert whole.failed == []
+
+
+@pytest.fixture(scope="session", params=["one", "open"])
+def bundle(request: pytest.FixtureRequest) -> Bundle:
+    """Of one batch, with logits; and of an open batch, with margin and logits."""
+    assert BUNDLES is not None
+    return load_bundle(Path(BUNDLES) / request.param)
+
+
+@pytest.fixture(scope="session")
+def built(whole: State, bundle: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An engine of the bundle, built by NVIDIA's builder and verified here."""
+    whole.bundle = bundle
+    whole.restart()
+    engine = build_engine(bundle, tmp_path_factory.mktemp("built") / "e.engine")
+    verified = engine.record.built.verified
+    assert verified is not None
+    assert verified.passed
+    gc.freeze()  # collections, of which there are many, need not look at what is there by now
+    return engine.path
+
+
+@pytest.fixture
+def engine(built: Path, state: State) -> Path:
+    """It, once the driver is as new."""
+    return built
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    for line in SAID:
+        terminalreporter.write_line(f"stand-in driver: {line}")

@@ -1,0 +1,229 @@
+"""TensorRT on the driver without a GPU: its builder is NVIDIA's own, its engine a stand-in.
+
+The builder is TensorRT-RTX's, which needs no GPU, under the name of TensorRT. An engine puts ONNX
+Runtime on the stream that it is given, as a function of the host: it reads and writes the device
+memory it was told of, and only when somebody waits for the stream.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import gc
+import json
+import sys
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from segclip_deploy.artifacts.bundle import Bundle
+from segclip_deploy.runtime.targets.onnxruntime import OnnxRuntimeBackend
+from segclip_deploy.runtime.targets.tensorrt.cuda import open_cuda
+
+__all__ = ["Driver", "State", "install"]
+
+KINDS = ("device", "pinned", "streams", "events", "graphs", "executable graphs", "modules",
+         "primary contexts")  # fmt: skip
+_FUNCTION = ctypes.CFUNCTYPE(None, ctypes.c_void_p)
+
+
+class Driver:
+    """What the stand-in driver offers to tests, see ``driver.c``."""
+
+    def __init__(self) -> None:
+        self.library = ctypes.CDLL("libcuda.so.1")
+        self.library.fake_host.restype = ctypes.c_void_p
+        self.library.fake_host.argtypes = [ctypes.c_uint64, ctypes.c_size_t]
+        self.library.fake_call.restype = ctypes.c_char_p
+
+    def alive(self) -> dict[str, int]:
+        """Objects that were made and not destroyed, those of which there are any."""
+        counts = (ctypes.c_int * len(KINDS))()
+        self.library.fake_alive(counts)
+        return {kind: n for kind, n in zip(KINDS, counts, strict=True) if n}
+
+    def watch(self) -> None:
+        """Note the names of calls from now on."""
+        self.library.fake_watch()
+
+    def calls(self) -> list[str]:
+        """Names of the calls since ``watch``."""
+        count = self.library.fake_called()
+        return [self.library.fake_call(index).decode() for index in range(count)]
+
+    def inject(self, after: int, code: int, name: str = "", *, often: bool = False) -> None:
+        """Let a call fail, counted from 0 from now; of one function, or of any; or all from it on."""
+        self.library.fake_inject(name.encode(), after, code, often)
+
+    def fired(self) -> int:
+        """How many calls have failed since ``inject``."""
+        return int(self.library.fake_fired())
+
+    def integrate(self) -> None:
+        """One memory for host and GPU from now on, as on a Jetson."""
+        self.library.fake_integrated(1)
+
+    def depth(self) -> int:
+        """Contexts on this thread's stack."""
+        return int(self.library.fake_depth())
+
+    def array(self, address: int, shape: tuple[int, ...], dtype: np.dtype[Any]) -> NDArray[Any]:
+        """Device memory.
+
+        Raises:
+            ValueError: no memory of the GPU.
+        """
+        size = int(np.prod(shape)) * dtype.itemsize
+        host = self.library.fake_host(address, size)
+        if not host:
+            raise ValueError(f"illegal address {address:#x}")
+        return np.frombuffer((ctypes.c_char * size).from_address(host), dtype).reshape(shape)
+
+
+@dataclass
+class State:
+    """What engines do.
+
+    Attributes:
+        bundle: that every plan is of.
+        before: what was alive at the last ``restart``.
+        refuses: TensorRT does not enqueue.
+        failed: what went wrong inside of engines.
+        functions: of the host, which must outlive the stream's work.
+    """
+
+    driver: Driver
+    bundle: Bundle | None = None
+    before: dict[str, int] = field(default_factory=dict)
+    refuses: bool = False
+    failed: list[str] = field(default_factory=list)
+    functions: list[Any] = field(default_factory=list)
+
+    def restart(self) -> None:
+        """As a new process: no fault, also none that stays; what is alive now does not count."""
+        open_cuda.cache_clear()
+        gc.collect()
+        self.driver.library.fake_restart()
+        open_cuda()
+        self.failed, self.refuses, self.before = [], False, self.driver.alive()
+
+    def left(self) -> dict[str, int]:
+        """What is alive, and was not at the last ``restart``."""
+        now = self.driver.alive()
+        more = {kind: count - self.before.get(kind, 0) for kind, count in now.items()}
+        return {kind: count for kind, count in more.items() if count}
+
+
+def install() -> State:
+    """Put the stand-in in the place of TensorRT, for the rest of this process."""
+    import tensorrt_rtx as rtx
+
+    state = State(Driver())
+    trt = ModuleType("tensorrt")
+    trt.__getattr__ = lambda name: getattr(rtx, name)  # type: ignore[method-assign]
+    trt.__version__ = "10.3.0"  # type: ignore[attr-defined]
+    trt.Runtime = lambda logger: SimpleNamespace(  # type: ignore[attr-defined]
+        deserialize_cuda_engine=lambda data: _engine(state, rtx, logger, data)
+    )
+    sys.modules["tensorrt"] = trt
+    return state
+
+
+def _engine(state: State, rtx: Any, logger: Any, data: bytes) -> Any:
+    if len(data) < 1_000_000:  # no plan of ours is so small
+        logger.errors.append("Error Code 6: the plan is damaged")
+        return None
+    assert state.bundle is not None
+    batches = state.bundle.input.batches
+    backend = _reference(state.bundle.model_path, batches)
+    specs = {spec.name: spec for spec in (*backend.inputs, *backend.outputs)}
+    context = _Context(state, backend)
+    types = {np.dtype(np.uint8): rtx.uint8, np.dtype(np.float32): rtx.float32}
+    names, inputs = list(specs), {spec.name for spec in backend.inputs}
+
+    def declared(name: str) -> tuple[int, ...]:
+        return specs[name].shape if len(batches) == 1 else (-1, *specs[name].shape[1:])
+
+    return SimpleNamespace(
+        num_io_tensors=len(names),
+        get_tensor_name=names.__getitem__,
+        get_tensor_mode=lambda name: getattr(
+            rtx.TensorIOMode, "INPUT" if name in inputs else "OUTPUT"
+        ),
+        get_tensor_shape=declared,
+        get_tensor_profile_shape=lambda name, _: [
+            (batch, *specs[name].shape[1:]) for batch in (batches[0], batches[-1], batches[-1])
+        ],
+        get_tensor_dtype=lambda name: types[specs[name].dtype],
+        create_execution_context=lambda: context,
+        create_engine_inspector=lambda: _Inspector(),
+    )
+
+
+@cache
+def _reference(model: Path, batches: range) -> OnnxRuntimeBackend:
+    """One for all engines of a bundle: opening one takes longer than all that is tested."""
+    return OnnxRuntimeBackend(model, batches=batches)
+
+
+class _Inspector:
+    execution_context: Any = None
+
+    def get_engine_information(self, _layout: Any) -> str:
+        assert self.execution_context is not None  # without, TensorRT says less
+        return json.dumps({"Layers": []})
+
+
+class _Context:
+    """IExecutionContext: shapes and addresses are those at the time it is enqueued."""
+
+    profiler: Any = None
+
+    def __init__(self, state: State, backend: OnnxRuntimeBackend) -> None:
+        self._state, self._backend = state, backend
+        self._specs = {spec.name: spec for spec in (*backend.inputs, *backend.outputs)}
+        self._addresses: dict[str, int] = {}
+        self._batch = backend.inputs[0].shape[0]
+
+    def set_tensor_address(self, name: str, address: int) -> None:
+        self._addresses[name] = address
+
+    def set_input_shape(self, name: str, shape: tuple[int, ...]) -> bool:
+        if (
+            shape[0] not in self._backend.inputs[0].batches
+            or shape[1:] != self._specs[name].shape[1:]
+        ):
+            return False
+        self._batch = shape[0]
+        return True
+
+    def get_tensor_shape(self, name: str) -> tuple[int, ...]:
+        return (self._batch, *self._specs[name].shape[1:])
+
+    def execute_async_v3(self, stream: int) -> bool:
+        if self._state.refuses:
+            return False
+        batch, addresses = self._batch, dict(self._addresses)
+        driver = self._state.driver
+
+        def array(name: str) -> NDArray[Any]:
+            spec = self._specs[name]
+            return driver.array(addresses[name], (batch, *spec.shape[1:]), spec.dtype)
+
+        def compute(_argument: Any) -> None:
+            try:
+                arrays = {spec.name: array(spec.name) for spec in self._backend.inputs}
+                for name, values in self._backend.infer(arrays).items():
+                    array(name)[...] = values
+                if self.profiler is not None:
+                    self.profiler.report_layer_time("conv", 1.5)
+            except Exception as error:  # a function of the host must not raise
+                self._state.failed.append(repr(error))
+
+        function = _FUNCTION(compute)
+        self._state.functions.append(function)
+        return driver.library.cuLaunchHostFunc(ctypes.c_void_p(stream), function, None) == 0
