@@ -158,7 +158,8 @@ class TensorRtBackend(Backend):
                     self._stream.synchronize()
                     found.append(collector.run)
             finally:
-                self._context.profiler = None
+                nobody: Any = None  # which pybind11 takes for a pointer, and the stubs do not tell
+                self._context.profiler = nobody
         return found
 
     def memory_taken(self) -> int | None:
