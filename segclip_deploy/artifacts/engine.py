@@ -71,6 +71,8 @@ class GpuDevice(Record, frozen=True, tag_field="kind", tag="gpu"):
         cuda: the newest CUDA that the driver serves.
         library: name and version, for example ``"TensorRT 10.3.0"``.
         board, l4t, jetpack: of a Jetson.
+        multiprocessors: of the GPU.
+        power_mode: of a Jetson, in which TensorRT timed its kernels.
     """
 
     gpu: str | None
@@ -81,6 +83,8 @@ class GpuDevice(Record, frozen=True, tag_field="kind", tag="gpu"):
     board: str | None = None
     l4t: str | None = None
     jetpack: str | None = None
+    multiprocessors: int | None = None
+    power_mode: str | None = None
 
 
 class Check(Record, frozen=True):
@@ -174,12 +178,14 @@ class Build(Record, frozen=True):
         search: for settings; None where nothing was chosen.
         timing_cache: None without one.
         tries: where the engine is a TensorRT plan that ran here.
+        fixed_sha256: of the model without the weights that a refit replaces; None where none can be.
     """
 
     seconds: float
     search: Search | None = None
     timing_cache: TimingCacheUse | None = None
     tries: tuple[Try, ...] = ()
+    fixed_sha256: str | None = None
 
 
 class Layer(Record, frozen=True):
@@ -250,7 +256,9 @@ class EngineRecord(Record, frozen=True):
     bundle: BundleRecord
 
 
-ENGINE = Format("an engine record", EngineRecord, schema=3)
+# Schema 3 does not tell multiprocessors: an engine for a GPU that is here is refused for that, and
+# the others open.
+ENGINE = Format("an engine record", EngineRecord, schema=4, migrations={3: dict})
 
 
 @dataclass(frozen=True)

@@ -2,21 +2,35 @@
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Collection
 from pathlib import Path
 
-from segclip_deploy.artifacts.onnx_wire import fields, members, open_model, text_of
+from segclip_deploy.artifacts.onnx_wire import field, fields, members, open_model, text_of
 from segclip_deploy.errors import BadArtifact
 
-__all__ = ["block_of", "check_self_contained", "initializer_names", "makers"]
+__all__ = [
+    "block_of",
+    "check_self_contained",
+    "digest_without",
+    "initializer_names",
+    "makers",
+    "quantizes_fp16",
+]
 
 # Field numbers of https://github.com/onnx/onnx/blob/main/onnx/onnx.proto3
 _MODEL_GRAPH = 7
 _GRAPH_NODE = 1
 _GRAPH_INITIALIZER = 5
+_NODE_INPUT = 1
 _NODE_OUTPUT = 2
 _NODE_NAME = 3
+_NODE_OPERATOR = 4
+_TENSOR_TYPE = 2
 _TENSOR_NAME = 8
 _TENSOR_ELSEWHERE = (13, 14)  # external_data, data_location
+
+_FP32 = 1  # of TensorProto.DataType
 
 _INSIDE = {
     "model": {7: "graph", 20: "training", 25: "function"},
@@ -56,6 +70,24 @@ def initializer_names(model: Path) -> list[str]:
     ]
 
 
+def digest_without(model: Path, names: Collection[str]) -> str:
+    """SHA-256 of a model's graph without the values of some initializers.
+
+    Raises:
+        BadArtifact: not an ONNX file.
+    """
+    digest = hashlib.sha256()
+    for graph in members(open_model(model), _MODEL_GRAPH, model):
+        for number, value in fields(graph, model):
+            if number == _GRAPH_INITIALIZER and isinstance(value, memoryview):
+                (name,) = (text_of(n, model) for n in members(value, _TENSOR_NAME, model))
+                if name in names:
+                    digest.update(field(number, name.encode()))
+                    continue
+            digest.update(field(number, value))
+    return digest.hexdigest()
+
+
 def makers(model: Path) -> dict[str, str]:
     """Tensor → name of the node that makes it, in a model's graph.
 
@@ -69,6 +101,23 @@ def makers(model: Path) -> dict[str, str]:
         for name in members(node, _NODE_NAME, model)
         for output in members(node, _NODE_OUTPUT, model)
     }
+
+
+def quantizes_fp16(model: Path) -> bool:
+    """Whether a QuantizeLinear of a model's graph may read FP16: its scale is no constant in FP32.
+
+    Raises:
+        BadArtifact: not an ONNX file.
+    """
+    scales, fp32 = set(), set()
+    for graph in members(open_model(model), _MODEL_GRAPH, model):
+        for node in members(graph, _GRAPH_NODE, model):
+            if b"QuantizeLinear" in list(members(node, _NODE_OPERATOR, model)):
+                scales |= {bytes(name) for name in list(members(node, _NODE_INPUT, model))[1:2]}
+        for tensor in members(graph, _GRAPH_INITIALIZER, model):
+            if (_TENSOR_TYPE, _FP32) in fields(tensor, model):
+                fp32 |= {bytes(name) for name in members(tensor, _TENSOR_NAME, model)}
+    return not scales <= fp32
 
 
 def check_self_contained(model: Path) -> None:

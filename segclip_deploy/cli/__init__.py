@@ -15,7 +15,7 @@ from segclip_deploy.cli.export import export
 from segclip_deploy.cli.import_ import import_
 from segclip_deploy.cli.inspect import inspect
 from segclip_deploy.cli.map import map_
-from segclip_deploy.cli.output import ErrorGroup
+from segclip_deploy.cli.output import Verbs
 from segclip_deploy.cli.plan import plan
 from segclip_deploy.cli.profile import profile
 from segclip_deploy.cli.quantize import quantize
@@ -28,7 +28,7 @@ from segclip_deploy.cli.verify import verify
 __all__ = ["main"]
 
 
-@click.group(cls=ErrorGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(cls=Verbs, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="segclip-deploy")
 def main() -> None:
     """Take a trained SegCLIP to the GPU of a UAV.
@@ -37,24 +37,14 @@ def main() -> None:
     """
 
 
-for _command in (
-    train,
-    import_,
-    export,
-    smooth,
-    calibrate,
-    plan,
-    quantize,
-    revocab,
-    build_engine,
-    verify,
-    run,
-    map_,
-    evaluate,
-    profile,
-    compare,
-    benchmark,
-    inspect,
-    doctor,
-):
-    main.add_command(_command)
+# In the order of the work.
+for _part, _commands in {
+    "Prepare": (train, import_),
+    "Export": (export, revocab),
+    "Quantize": (smooth, calibrate, plan, quantize),
+    "Build": (build_engine, verify),
+    "Fly": (run, map_),
+    "Measure": (evaluate, profile, compare, benchmark),
+    "Look": (inspect, doctor),
+}.items():
+    main.add_part(_part, _commands)

@@ -15,7 +15,8 @@ from segclip_deploy.cli.options import (
     known_target,
     mask_suffix_option,
 )
-from segclip_deploy.cli.output import print_json, print_table, stage_bar
+from segclip_deploy.cli.output import print_json, print_table
+from segclip_deploy.cli.progress import stage_bar
 from segclip_deploy.cli.rasters import reading_of, reading_options
 
 if TYPE_CHECKING:

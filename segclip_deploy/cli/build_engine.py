@@ -12,7 +12,8 @@ import click
 
 from segclip_deploy.cli.inspect import measured
 from segclip_deploy.cli.options import PATH, json_option, mask_suffix_option
-from segclip_deploy.cli.output import print_json, progress_bar, stage_bar
+from segclip_deploy.cli.output import print_json
+from segclip_deploy.cli.progress import progress_bar, stage_bar
 from segclip_deploy.cli.rasters import READING, reading_of, reading_options
 
 if TYPE_CHECKING:
@@ -183,13 +184,8 @@ def _told(built: Built) -> Iterator[str]:
 
 @contextmanager
 def _phases() -> Iterator[Report]:
-    """A bar for each phase of a build that is going on, where someone watches."""
+    """A bar for each phase of a build that is going on."""
     bar = progress_bar("steps")
-    if not bar.console.is_terminal:
-        from segclip_deploy.progress import silent
-
-        yield silent
-        return
     tasks: dict[str, Any] = {}
 
     def report(phase: str, done: int, steps: int) -> None:

@@ -8,7 +8,8 @@ from typing import Any
 import click
 
 from segclip_deploy.cli.options import PATH, json_option, judging_option, tiles_option
-from segclip_deploy.cli.output import console, print_json, print_table, stage_bar
+from segclip_deploy.cli.output import print_json, print_table
+from segclip_deploy.cli.progress import console, stage_bar
 from segclip_deploy.cli.rasters import reading_of, reading_options
 
 __all__ = ["calibrate"]

@@ -14,7 +14,8 @@ from segclip_deploy.cli.options import (
     overlap_option,
     threads_option,
 )
-from segclip_deploy.cli.output import console, print_json, print_table, progress_bar
+from segclip_deploy.cli.output import print_json, print_table
+from segclip_deploy.cli.progress import console, progress_bar
 from segclip_deploy.cli.rasters import picture_options, reading_of
 
 if TYPE_CHECKING:

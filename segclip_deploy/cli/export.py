@@ -10,7 +10,8 @@ from segclip_deploy.cli.inspect import print_folding
 from segclip_deploy.cli.options import PATH, json_option, model_option
 from segclip_deploy.cli.options import batches as parse_batches
 from segclip_deploy.cli.options import size as parse_size
-from segclip_deploy.cli.output import console, print_json, print_table, say_it_runs
+from segclip_deploy.cli.output import print_json, print_table, say_it_runs
+from segclip_deploy.cli.progress import console
 
 __all__ = ["export"]
 

@@ -14,7 +14,8 @@ from segclip_deploy.cli.options import (
     text_option,
     vocabulary_option,
 )
-from segclip_deploy.cli.output import console, print_json, say_it_runs
+from segclip_deploy.cli.output import print_json, say_it_runs
+from segclip_deploy.cli.progress import console
 
 __all__ = ["import_"]
 

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from segclip_deploy.cli.options import PATH, json_option, overlap_option
-from segclip_deploy.cli.output import print_json, progress_bar
+from segclip_deploy.cli.output import print_json
+from segclip_deploy.cli.progress import progress_bar
 from segclip_deploy.cli.rasters import reading_of, reading_options
 from segclip_deploy.errors import SegclipError
 

@@ -1,42 +1,72 @@
-"""What the commands print: errors as one line, tables and bars on stderr, JSON on stdout."""
+"""What the commands print: errors as one line, tables, JSON on stdout."""
 
 from __future__ import annotations
 
 import json
 import re
 import signal
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import warnings
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from threading import Event
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
 from segclip_deploy.errors import SegclipError
 
-if TYPE_CHECKING:
-    from rich.console import Console
-    from rich.progress import Progress
-
 __all__ = [
-    "ErrorGroup",
-    "console",
+    "Verbs",
     "print_json",
     "print_table",
-    "progress_bar",
     "say_it_runs",
-    "stage_bar",
     "stop_at_signals",
 ]
 
+_PACKAGE = Path(__file__).parents[1]
 
-class ErrorGroup(click.Group):
-    """Ends a command that fails with one line on stderr and the error's exit code."""
+
+class Verbs(click.Group):
+    """The commands, by the parts of the work they belong to.
+
+    One that fails ends with one line on stderr and the error's exit code.
+    """
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self.parts: dict[str, list[str]] = {}
+
+    def add_part(self, title: str, commands: Iterable[click.Command]) -> None:
+        """Add the commands of a part of the work."""
+        names = self.parts.setdefault(title, [])
+        for command in commands:
+            self.add_command(command)
+            assert command.name is not None
+            names.append(command.name)
+
+    def format_commands(
+        self,
+        ctx: click.Context,  # noqa: ARG002
+        formatter: click.HelpFormatter,
+    ) -> None:
+        """List the commands, part by part, as wide as all of them need."""
+        width = max(len(name) for name in self.commands)
+        room = formatter.width - width - 6
+        for title, names in self.parts.items():
+            with formatter.section(title):
+                formatter.write_dl(
+                    [
+                        (name.ljust(width), self.commands[name].get_short_help_str(room))
+                        for name in names
+                    ]
+                )
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command."""
         try:
-            return super().invoke(ctx)
+            with _notes():
+                return super().invoke(ctx)
         except SegclipError as error:
             message, code = str(error), error.exit_code
         except KeyboardInterrupt:
@@ -46,6 +76,22 @@ class ErrorGroup(click.Group):
             message, code = f"{where}{error.strerror or error}", 1
         click.echo(f"error: {message}", err=True)
         return ctx.exit(code)
+
+
+@contextmanager
+def _notes() -> Iterator[None]:
+    """Show warnings of this package as one line each; those of others as ever."""
+    with warnings.catch_warnings():
+        show = warnings.showwarning
+
+        def note(message: Any, category: Any, filename: str, *more: Any, **options: Any) -> None:
+            if issubclass(category, UserWarning) and Path(filename).is_relative_to(_PACKAGE):
+                click.echo(f"note: {message}", err=True)
+            else:
+                show(message, category, filename, *more, **options)
+
+        warnings.showwarning = note
+        yield
 
 
 @contextmanager
@@ -74,52 +120,6 @@ def say_it_runs(model: str | None) -> None:
     """Say on stderr that the code ``--model`` names is about to be run."""
     if model is not None:
         click.echo(f"--model {model}: this code is run, with all rights of yours", err=True)
-
-
-def console() -> Console:
-    """A console on stderr."""
-    from rich.console import Console
-
-    return Console(stderr=True, highlight=False)
-
-
-def progress_bar(unit: str) -> Progress:
-    """A bar on stderr with count, elapsed and remaining time."""
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        TextColumn,
-        TimeElapsedColumn,
-        TimeRemainingColumn,
-    )
-
-    return Progress(
-        TextColumn("{task.description}", markup=False),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn(unit),
-        TimeElapsedColumn(),
-        TextColumn("elapsed,"),
-        TimeRemainingColumn(),
-        TextColumn("left"),
-        console=console(),
-    )
-
-
-@contextmanager
-def stage_bar() -> Iterator[Callable[[str, int, int], None]]:
-    """A bar on stderr for stages with a name; what has no total is printed as a line."""
-    with progress_bar("") as bar:
-        task = bar.add_task("", total=None)
-
-        def report(what: str, done: int, total: int) -> None:
-            if total:
-                bar.update(task, description=what, completed=done, total=total)
-            else:
-                bar.console.print(what, markup=False)
-
-        yield report
 
 
 def print_json(data: Mapping[str, Any]) -> None:

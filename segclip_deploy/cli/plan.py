@@ -14,7 +14,8 @@ from segclip_deploy.cli.options import (
     mask_suffix_option,
     scheme_option,
 )
-from segclip_deploy.cli.output import print_json, print_table, stage_bar
+from segclip_deploy.cli.output import print_json, print_table
+from segclip_deploy.cli.progress import stage_bar
 from segclip_deploy.cli.rasters import picture_options, reading_of
 
 if TYPE_CHECKING:

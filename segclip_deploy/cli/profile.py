@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 import click
 
 from segclip_deploy.cli.options import PATH, duration, json_option, overlap_option, threads_option
-from segclip_deploy.cli.output import print_json, print_table, stage_bar
+from segclip_deploy.cli.output import print_json, print_table
+from segclip_deploy.cli.progress import stage_bar
 
 if TYPE_CHECKING:
     from segclip_deploy.runtime.profiling.record import ProfileRecord

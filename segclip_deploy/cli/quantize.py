@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 import click
 
 from segclip_deploy.cli.options import PATH, json_option, scheme_option
-from segclip_deploy.cli.output import console, print_json
+from segclip_deploy.cli.output import print_json
+from segclip_deploy.cli.progress import console
 
 if TYPE_CHECKING:
     from segclip_deploy.artifacts.scheme import Precision, Scheme

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from segclip_deploy.cli.options import PATH, json_option, overlap_option, storage, threads_option
-from segclip_deploy.cli.output import print_json, print_table, progress_bar, stop_at_signals
+from segclip_deploy.cli.output import print_json, print_table, stop_at_signals
+from segclip_deploy.cli.progress import progress_bar
 from segclip_deploy.cli.rasters import raster_options, reading_of, run_rasters, split_rasters
 from segclip_deploy.errors import SegclipError
 

@@ -8,7 +8,8 @@ from typing import Any
 import click
 
 from segclip_deploy.cli.options import PATH, json_option, judging_option, tiles_option
-from segclip_deploy.cli.output import print_json, stage_bar
+from segclip_deploy.cli.output import print_json
+from segclip_deploy.cli.progress import stage_bar
 from segclip_deploy.cli.rasters import reading_of, reading_options
 
 __all__ = ["smooth"]

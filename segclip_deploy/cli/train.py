@@ -17,7 +17,8 @@ from segclip_deploy.cli.options import (
     text_option,
     vocabulary_option,
 )
-from segclip_deploy.cli.output import print_json, progress_bar
+from segclip_deploy.cli.output import print_json
+from segclip_deploy.cli.progress import progress_bar
 from segclip_deploy.cli.rasters import picture_options, reading_of
 
 __all__ = ["train"]

@@ -6,7 +6,7 @@ import hashlib
 import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import cast
 
@@ -17,7 +17,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from segclip_deploy.artifacts.bundle import InputSpec
 from segclip_deploy.artifacts.checkpoint_record import Training, TrainSettings, TuningParents
 from segclip_deploy.artifacts.files import replace_file
-from segclip_deploy.errors import BadArtifact, BadInput, StaleArtifact
+from segclip_deploy.errors import BadArtifact, BadInput, StaleArtifact, command
 from segclip_deploy.evaluation.accuracy import score
 from segclip_deploy.evaluation.dataset import Dataset
 from segclip_deploy.export.graph import normalise
@@ -120,6 +120,7 @@ class Trainer:
             "spec": model.spec.to_json(),
             "text": hashlib.sha256(bank.classes.tobytes() + bank.texts.tobytes()).hexdigest(),
             "context": sum(p.numel() for p in text.parameters()),
+            "reading": {"mask_suffix": dataset.mask_suffix, **asdict(dataset.reading)},
             "splits": {name: list(dataset.names(name)) for name in ("train", "plan")},
             "parents": parents.to_json() if parents else None,
             "int8": list(int8),
@@ -237,13 +238,16 @@ class Trainer:
             state = torch.load(self.resume_path, map_location="cpu", weights_only=True)
         except Exception as error:  # torch.load raises many types on damaged files
             raise BadArtifact(
-                "not readable as a resume point", where=self.resume_path, fix="delete it"
+                "not readable as a resume point",
+                where=self.resume_path,
+                fix=f"begin anew: {command('rm', self.resume_path)}",
             ) from error
         if state["identity"] != self.identity:
             raise StaleArtifact(
                 "belongs to a run with other settings, model, text or images",
                 where=self.resume_path,
-                fix="repeat the same command to resume it, or delete it to start anew",
+                fix="repeat the same command to resume it, or begin anew: "
+                + command("rm", self.resume_path),
             )
         self.trained.load_state_dict(state["trained"])
         self.average.load_state_dict(state["average"])

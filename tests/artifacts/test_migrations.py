@@ -169,7 +169,7 @@ def test_an_engine_of_schema_2_is_refused_with_the_command_that_builds_it_anew(
     with pytest.raises(BadArtifact) as caught:
         load_engine(path)
     assert str(caught.value) == (
-        f"{record_path(path)}: its schema 2 is older than this version reads (3); "
+        f"{record_path(path)}: its schema 2 is older than this version reads (4); "
         f"segclip-deploy build-engine {fp32} -o {path} --device CPU"
     )
 

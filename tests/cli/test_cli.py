@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -169,3 +170,12 @@ def test_a_vocabulary_of_another_dataset_is_refused() -> None:
     dataset = open_dataset(SHARED / "loveda_mmseg", load_vocabulary("dubai"))
     with pytest.raises(BadInput, match="not in vocabulary 'dubai'"):
         list(dataset.samples("all"))
+
+
+def test_help_lists_every_verb_once_in_the_order_of_the_work() -> None:
+    text = call("--help").stdout
+    parts = re.findall(r"^(\w+):$", text, re.MULTILINE)
+    assert parts == ["Options", "Prepare", "Export", "Quantize", "Build", "Fly", "Measure", "Look"]
+    listed = re.findall(r"^  ([a-z-]+)  ", text.partition("Prepare:")[2], re.MULTILINE)
+    assert sorted(listed) == sorted(main.commands)
+    assert listed.index("export") < listed.index("build-engine") < listed.index("run")

@@ -57,6 +57,8 @@ def site(folder: Path) -> Path:
     (folder / "done.m3u8").write_text(f"{parts}#EXT-X-ENDLIST\n")
     (folder / "list.m3u8").write_text("#EXTM3U\n#EXT-X-STREAM-INF:BANDWIDTH=1\ndone.m3u8\n")
     (folder / "live.m3u8").write_text(parts)
+    (folder / "chunked").mkdir()
+    shutil.copy(folder / "bare", folder / "chunked" / "film.ts")
     return folder
 
 
@@ -65,7 +67,7 @@ def site(folder: Path) -> Path:
     ("name", "count"),
     [
         *(("plain.mp4", 24), ("bare", 24), ("film.mjpeg", 6), ("one.jpg", 1), ("one.tif", 1)),
-        *(("pages.tif", 3), ("done.m3u8", 24), ("list.m3u8", 24)),
+        *(("pages.tif", 3), ("done.m3u8", 24), ("list.m3u8", 24), ("chunked/film.ts", 24)),
     ],
 )
 def test_a_file_of_a_server_ends_at_its_end(tmp_path: Path, name: str, count: int) -> None:

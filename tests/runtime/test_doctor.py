@@ -1,11 +1,14 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from importlib.metadata import version
+from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
+from packaging.requirements import Requirement
 
 from segclip_deploy._optional import install_command
 from segclip_deploy.cli import main
@@ -45,6 +48,56 @@ def test_what_is_not_installed_comes_with_its_install_line(
     said = CliRunner().invoke(main, ["doctor"]).stdout
     for extra in ("openvino", "tensorrt", "rtx"):
         assert install_command(extra) in said
+
+
+@pytest.mark.parametrize(
+    ("target", "module", "extra"),
+    [
+        ("tensorrt", "tensorrt", "tensorrt"),
+        ("tensorrt", "pycuda", "tensorrt"),
+        ("tensorrt-rtx", "tensorrt_rtx", "rtx"),
+        ("tensorrt-rtx", "pycuda", "rtx"),
+        ("openvino", "openvino", "openvino"),
+    ],
+)
+@pytest.mark.faults
+def test_a_missing_package_is_in_the_extra_of_its_target(
+    target: str, module: str, extra: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, module, None)
+    monkeypatch.delitem(sys.modules, f"{module}.driver", raising=False)
+    obstacles = diagnosis()["targets"][target]["obstacles"]
+    (fix,) = (one["fix"] for one in obstacles if f"'{module}" in one["what"])
+    assert fix == install_command(extra)
+    assert any(re.match(rf"{package(module)}\W", need) for need in extras()[extra])
+
+
+def package(module: str) -> str:
+    """Its name for pip."""
+    return module.replace("_", "-")
+
+
+def extras() -> dict[str, list[str]]:
+    """What each extra of the package asks for."""
+    tomllib = pytest.importorskip("tomllib")  # Python 3.11
+    project = tomllib.loads(Path("pyproject.toml").read_text(encoding="utf-8"))["project"]
+    return project["optional-dependencies"]
+
+
+@pytest.mark.parametrize("extra", ["tensorrt", "rtx", "jetson"])
+@pytest.mark.parametrize(("python", "cuda"), [("3.10", "12.9.10"), ("3.12", "13.5.0")])
+@pytest.mark.faults
+def test_cuda_graphs_come_with_every_target_that_has_them(
+    extra: str, python: str, cuda: str
+) -> None:
+    """JetPack 6 has CUDA 12 and Python 3.10, JetPack 7 CUDA 13 and Python 3.12."""
+    asked = [Requirement(need) for need in extras()[extra] if need.startswith("cuda-bindings")]
+    here = {"python_version": python}
+    (need,) = [one for one in asked if one.marker is None or one.marker.evaluate(here)]
+    assert need.specifier.contains(cuda)
+    if extra == "jetson":
+        other = {"12.9.10": "13.5.0", "13.5.0": "12.9.10"}[cuda]
+        assert not need.specifier.contains(other)
 
 
 def test_a_jetson_is_told_to_take_tensorrt_from_jetpack(monkeypatch: pytest.MonkeyPatch) -> None:

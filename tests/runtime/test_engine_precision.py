@@ -6,26 +6,28 @@ import re
 from collections import Counter
 from pathlib import Path
 
+import numpy as np
+import onnx
 import pytest
+from onnx import numpy_helper
 
 from segclip_deploy.artifacts.bundle import Bundle, load_bundle
 from segclip_deploy.artifacts.golden import load_golden
-from segclip_deploy.artifacts.onnx_file import block_of, initializer_names
+from segclip_deploy.artifacts.onnx_file import block_of
 from segclip_deploy.artifacts.plan import PrecisionPlan
 from segclip_deploy.artifacts.records import replace
 from segclip_deploy.artifacts.scheme import Scheme
 from segclip_deploy.calibration.ranges import METHODS, Histogram
 from segclip_deploy.calibration.table import CalibrationTable
-from segclip_deploy.errors import BadArtifact
 from segclip_deploy.export.onnx_model import load_model, observer
 from segclip_deploy.quantization.placement import find_probes, place, uniform_plan
 from segclip_deploy.quantization.quantize import quantize
 from segclip_deploy.runtime.build import build_engine
 from segclip_deploy.runtime.targets.base import BuildOptions
 from segclip_deploy.runtime.targets.tensorrt import builder
-from segclip_deploy.runtime.targets.tensorrt.builder import build_plan
+from segclip_deploy.runtime.targets.tensorrt.builder import fixed_sha256
 from segclip_deploy.runtime.targets.tensorrt.library import logger_of
-from tests.support.helpers import call
+from tests.support.helpers import call, edited
 from tests.support.records import small_table
 
 SPARED = ("encoder.stage3", "decoder.8")
@@ -157,18 +159,41 @@ def test_an_engine_records_what_its_plan_became(
         assert line.split()[1] == kind
 
 
-def test_text_in_int8_cannot_be_refittable_and_in_fp16_can(bundles: dict[str, Path]) -> None:
+@pytest.mark.parametrize("precision", ["fp16", "int8"])
+@pytest.mark.faults
+def test_the_text_is_refittable_in_every_precision(
+    precision: str, bundles: dict[str, Path]
+) -> None:
     trt = pytest.importorskip("tensorrt_rtx")
-    options = BuildOptions(refittable=True, compute_capability=("86",))
-    with pytest.raises(BadArtifact, match=r"text\.cff\.16.* plan that leaves their blocks in fp16"):
-        build_plan(trt, bundles["int8"] / "model.onnx", options, batches=range(1, 2))
-    network = trt.Builder(logger_of(trt)).create_network(0)
-    parser = builder._parse(trt, network, bundles["fp16"] / "model.onnx")
-    names = initializer_names(bundles["fp16"] / "model.onnx")
-    text = [name for name in names if name.startswith("text.")]
-    assert text
-    assert all(network.mark_weights_refittable(name) for name in text)
+    model = bundles[precision] / "model.onnx"
+    made = trt.Builder(logger_of(trt))
+    network, config = made.create_network(0), made.create_builder_config()
+    parser = builder._parse(trt, network, model)
+    builder._configure(trt, made, network, config, BuildOptions(refittable=True), model)
+    graph = onnx.load(model).graph
+    text = {w.name: numpy_helper.to_array(w) for w in graph.initializer if "text." in w.name}
+    left = [name for name in text if not network.are_weights_marked_refittable(name)]
+    # What is left is the same for every text: zero points of weights, which are symmetric.
+    assert all(name.endswith(".zero") and not text[name].any() for name in left)
+    marked = text.keys() - set(left)
+    assert bool(left) == any(name.endswith(".int8") for name in marked) == (precision == "int8")
+    assert {f"{name.removesuffix('.int8')}.scale" for name in marked if ".int8" in name} <= marked
     del parser
+
+
+def test_new_texts_leave_the_rest_of_an_fp16_bundle_as_it_was(
+    bundles: dict[str, Path], tiny_bundle: Path, plans: dict[str, PrecisionPlan], tmp_path: Path
+) -> None:
+    model = onnx.load(tiny_bundle / "model.onnx")
+    for weight in model.graph.initializer:
+        if weight.name.startswith("text."):
+            values = numpy_helper.to_array(weight)
+            weight.CopyFrom(numpy_helper.from_array(values * np.float32(1.01), weight.name))
+    other = edited(tiny_bundle, tmp_path / "texts", model)
+    plan = replace(plans["fp16"], bundle=other.sha256)
+    quantized = quantize(other, tmp_path / "fp16", plan=plan, table=None)
+    assert quantized.model_path.read_bytes() != (bundles["fp16"] / "model.onnx").read_bytes()
+    assert fixed_sha256(quantized.model_path) == fixed_sha256(bundles["fp16"] / "model.onnx")
 
 
 @pytest.mark.parametrize(

@@ -19,9 +19,10 @@ from segclip_deploy.runtime.build import build_engine, refit_engine
 from segclip_deploy.runtime.engine import open_engine, open_segmenter
 from segclip_deploy.runtime.inference.frame import Frame
 from segclip_deploy.runtime.targets.base import BuildOptions
+from segclip_deploy.runtime.targets.device import Gpu, Jetson
 from segclip_deploy.runtime.targets.tensorrt.backend import TensorRtBackend
 from tests.conftest import EXAMPLE
-from tests.support.fake_tensorrt import install
+from tests.support.fake_tensorrt import ORIN, install
 from tests.support.helpers import call, edited
 
 # Behind the stand-in is TensorRT-RTX, whose timing cache is deprecated; TensorRT's is not.
@@ -54,6 +55,7 @@ def test_an_engine_is_proven_and_its_layers_are_written_down(
         driver="540.4.0",
         cuda="12.6",
         library="TensorRT 10.3.0",
+        multiprocessors=16,
     )
     image = np.random.default_rng(0).integers(0, 256, (64, 96, 3), dtype=np.uint8)
     with open_segmenter(engine.path) as flown, open_segmenter(tiny_bundle) as reference:
@@ -124,7 +126,7 @@ def test_a_timing_cache_is_kept_reused_and_reported(
     install(monkeypatch, tiny_bundle / "model.onnx")
     bundle = load_bundle(tiny_bundle)
     use = build_engine(bundle, tmp_path / "e.engine").record.built.build.timing_cache
-    stored = own_cache / "segclip-deploy" / "Orin-540.4.0-TensorRT-10.3.0.timing"
+    stored = own_cache / "segclip-deploy" / "Orin-16-540.4.0-TensorRT-10.3.0.timing"
     assert use == TimingCacheUse(path=str(stored), known=0, new=0)  # RTX times nothing
     assert stored.is_file()
     assert b"10.3.0" in stored.read_bytes().partition(b"\n")[0]
@@ -169,6 +171,61 @@ def test_an_engine_built_elsewhere_is_refused_with_what_differs_and_the_command(
     )
     assert call("verify", path).exit_code == 3
     assert command in call("run", path, EXAMPLE / "images", "-o", tmp_path / "o").stderr
+
+
+@pytest.mark.filterwarnings("default")
+@pytest.mark.faults
+def test_another_orin_is_refused_and_another_power_mode_is_a_note(
+    tiny_bundle: Path, tmp_path: Path, own_cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    install(monkeypatch, tiny_bundle / "model.onnx")
+    home = "segclip_deploy.runtime.targets.tensorrt"
+
+    def move(board: str, mode: str, gpu: Gpu = ORIN) -> None:
+        jetson = Jetson(board, "36.4.3", "6.2")
+        monkeypatch.setattr(f"{home}.compatibility.find_jetson", lambda: jetson)
+        monkeypatch.setattr(f"{home}.compatibility.power_mode", lambda: mode)
+        monkeypatch.setattr(f"{home}.target.find_gpu", lambda why: gpu)
+
+    path = tmp_path / "e.engine"
+    command = f"segclip-deploy build-engine {tiny_bundle} -o {path}"
+    move("AGX Orin", "MAXN")
+    device = build_engine(load_bundle(tiny_bundle), path).record.built.device
+    assert (device.board, device.multiprocessors, device.power_mode) == ("AGX Orin", 16, "MAXN")
+    (cache,) = own_cache.glob("segclip-deploy/*.timing")
+    assert cache.name.startswith("Orin-AGX-Orin-16-MAXN-")
+    assert call("verify", path).stderr == ""
+
+    move("AGX Orin", "30W")
+    result = call("verify", path)
+    assert result.exit_code == 0
+    assert result.stderr.startswith(f"note: {path}: power mode is 30W here, MAXN when it was built")
+    assert result.stderr.endswith(f"; {command}\n")
+
+    move("Orin NX", "MAXN", replace(ORIN, multiprocessors=8))
+    with pytest.raises(StaleArtifact) as caught:
+        open_engine(path)
+    assert str(caught.value) == (
+        f"{path}: board is Orin NX here, AGX Orin when it was built; "
+        f"number of multiprocessors is 8 here, 16 when it was built; {command}"
+    )
+
+
+def test_an_engine_of_schema_3_opens_unless_it_does_not_tell_its_gpu(
+    tiny_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    install(monkeypatch, tiny_bundle / "model.onnx")
+    for name in ("e.engine", "e.ort.onnx"):
+        build_engine(load_bundle(tiny_bundle), tmp_path / name)
+        record = json.loads(record_path(tmp_path / name).read_text())
+        record["schema"] = 3
+        del record["built"]["build"]["fixed_sha256"]
+        for new in ("multiprocessors", "power_mode"):
+            record["built"]["device"].pop(new, None)
+        record_path(tmp_path / name).write_text(json.dumps(record))
+    open_engine(tmp_path / "e.ort.onnx").backend.close()
+    with pytest.raises(StaleArtifact, match="is 16 here, not told when it was built; segclip"):
+        open_engine(tmp_path / "e.engine")
 
 
 @pytest.mark.faults

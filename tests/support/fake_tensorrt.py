@@ -26,7 +26,7 @@ from segclip_deploy.runtime.targets.onnxruntime import OnnxRuntimeBackend
 from segclip_deploy.runtime.targets.tensorrt import builder
 from segclip_deploy.runtime.targets.tensorrt.cuda import Cuda
 
-ORIN = Gpu("Orin", "8.7", "540.4.0", "12.6", 8 << 30)
+ORIN = Gpu("Orin", "8.7", "540.4.0", "12.6", 8 << 30, multiprocessors=16)
 INSPECTED = {
     "Layers": [
         {

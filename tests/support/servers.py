@@ -66,6 +66,9 @@ def serve(folder: Path, *, login: str = "") -> Iterator[Server]:
             data = file.read_bytes()
             given = self.headers.get("Range", "").removeprefix("bytes=").partition("-")
             first = int(given[0] or 0)
+            if file.parent.name == "chunked":
+                self._chunks(data)
+                return
             self.send_response(206 if self.headers.get("Range") else 200)
             self.send_header("Content-Type", _TYPES.get(file.suffix, "application/octet-stream"))
             self.send_header("Accept-Ranges", "bytes")
@@ -74,6 +77,17 @@ def serve(folder: Path, *, login: str = "") -> Iterator[Server]:
             self.send_header("Content-Length", str(len(data) - first))
             self.end_headers()
             self.wfile.write(data[first:])
+
+        def _chunks(self, data: bytes) -> None:
+            """As a server sends what it makes or packs on the way: the length is not known."""
+            self.send_response(200)
+            self.send_header("ETag", '"1"')
+            self.send_header("Transfer-Encoding", "chunked")
+            self.end_headers()
+            for first in range(0, len(data), 4096):
+                part = data[first : first + 4096]
+                self.wfile.write(f"{len(part):x}\r\n".encode() + part + b"\r\n")
+            self.wfile.write(b"0\r\n\r\n")
 
         def _live(self) -> None:
             if not server.connections:

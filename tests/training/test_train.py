@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import signal
@@ -20,6 +21,7 @@ from segclip_deploy.errors import BadArtifact, BadInput, StaleArtifact
 from segclip_deploy.evaluation.dataset import open_dataset
 from segclip_deploy.model.checkpoint import build_model, load_checkpoint
 from segclip_deploy.model.text import TextBank, unit_rows
+from segclip_deploy.runtime.io.raster.source import Reading
 from segclip_deploy.training.augment import CropSampler
 from segclip_deploy.training.loop import Progress, one_cycle
 from segclip_deploy.training.train import train
@@ -167,6 +169,9 @@ def test_a_resume_point_of_other_settings_is_refused(
         train(dataset, bank(), SPEC, replace(SETTINGS, batch=2), out, imagenet=False)
     with pytest.raises(StaleArtifact, match="other settings, model, text or images"):
         train(dataset, other, SPEC, SETTINGS, out, imagenet=False)
+    turned = dataclasses.replace(dataset, reading=Reading(bands=(3, 2, 1)))
+    with pytest.raises(StaleArtifact, match="other settings"):
+        train(turned, bank(), SPEC, SETTINGS, out, imagenet=False)
     resume = out.with_name("t.safetensors.resume")
     resume.write_bytes(resume.read_bytes()[:-200])
     with pytest.raises(BadArtifact, match="not readable as a resume point"):

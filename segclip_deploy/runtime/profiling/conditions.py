@@ -19,6 +19,7 @@ from segclip_deploy.runtime.targets.device import (
     find_cpu,
     find_gpu,
     find_jetson,
+    power_mode,
 )
 
 __all__ = ["DeviceConditions", "Memory", "device_conditions", "find_memory", "load_average"]
@@ -91,7 +92,7 @@ def device_conditions(root: Path = _ROOT) -> DeviceConditions:
         jetson=find_jetson(root),
         governor=_read(root / "sys/devices/system/cpu/cpu0/cpufreq/scaling_governor"),
         cpu_mhz=int(frequency) // 1000 if frequency else None,
-        power_mode=_power_mode(command_output("nvpmodel", "-q")),
+        power_mode=power_mode(),
         clocks=command_output("jetson_clocks", "--show"),
         system=platform.platform(),
         python=platform.python_version(),
@@ -110,11 +111,6 @@ def find_memory(backend: Backend, root: Path = _ROOT) -> Memory:
     fields = dict(re.findall(r"^(VmRSS|VmHWM):\s+(\d+) kB", status, re.MULTILINE))
     resident, peak = (int(fields[k]) << 10 if k in fields else None for k in ("VmRSS", "VmHWM"))
     return Memory(resident=resident, peak=peak, gpu=backend.memory_taken())
-
-
-def _power_mode(told: str | None) -> str | None:
-    found = re.search(r"Power Mode:\s*(\S+)", told or "")
-    return found[1] if found else None
 
 
 def _read(path: Path) -> str | None:

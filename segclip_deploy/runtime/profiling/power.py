@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import ctypes
+import math
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,15 @@ from segclip_deploy.artifacts.records import Record
 
 __all__ = ["PowerLog", "PowerMeter", "find_thermometer", "find_wattmeter"]
 
+_Watts = Callable[[], float | None]
+
 _ROOT = Path("/")
-_TOTAL_RAILS = ("VDD_IN", "SYS5V", "POM_5V_IN")  # of a Jetson: what the whole module takes
+_TOTALS = (
+    ("VDD_IN",),  # Orin NX, Orin Nano
+    ("VDD_GPU_SOC", "VDD_CPU_CV", "VIN_SYS_5V0"),  # AGX Orin, which has no rail for the whole
+    ("POM_5V_IN",),  # older modules
+)
+"""Rails of a Jetson's INA3221 that together are what the module takes."""
 
 
 class PowerLog(Record, frozen=True):
@@ -80,9 +88,10 @@ class PowerMeter:
                 return
 
 
-def find_wattmeter(root: Path = _ROOT) -> tuple[str | None, Callable[[], float | None] | None]:
-    """Name and reader of the best sensor here: a Jetson's input rail, NVML, or RAPL."""
-    for found in (_ina3221(root), _nvml() if root == _ROOT else None, _rapl(root)):
+def find_wattmeter(root: Path = _ROOT) -> tuple[str | None, _Watts | None]:
+    """Name and reader of the best sensor here: a Jetson's rails or input, NVML, or RAPL."""
+    nvml = _nvml() if root == _ROOT else None
+    for found in (_ina3221(root), _ina238(root), nvml, _rapl(root)):
         if found:
             return found
     return None, None
@@ -101,22 +110,53 @@ def find_thermometer(root: Path = _ROOT) -> Callable[[], float | None] | None:
     return hottest
 
 
-def _ina3221(root: Path) -> tuple[str, Callable[[], float | None]] | None:
-    """NVIDIA's Jetson guide, "Power Monitor": in<i>_label, in<i>_input mV, curr<i>_input mA."""
+def _ina3221(root: Path) -> tuple[str, _Watts] | None:
+    """A Jetson module: in<i>_label, in<i>_input in mV, curr<i>_input in mA.
+
+    AGX Orin measures three rails. DDR memory (VDDQ_VDD2_1V8AO) is part of VIN_SYS_5V0, so it is not added.
+    One rail alone would be a part of the power under the name of the whole: all three, or none.
+    Names: Jetson Linux Developer Guide r36.3, "Jetson Orin Nano Series, Jetson Orin NX Series and
+    Jetson AGX Orin Series", "Software-Based Power Consumption Modeling". Files:
+    https://docs.kernel.org/hwmon/ina3221.html.
+    """
+    rails: dict[str, tuple[Path, Path]] = {}
     for label in sorted(root.glob("sys/bus/i2c/drivers/ina3221/*/hwmon/hwmon*/in*_label")):
-        if label.read_text(encoding="ascii", errors="replace").strip() in _TOTAL_RAILS:
-            index = label.name.removeprefix("in").removesuffix("_label")
-            volts, amps = label.with_name(f"in{index}_input"), label.with_name(f"curr{index}_input")
-
-            def watts(volts: Path = volts, amps: Path = amps) -> float | None:
-                v, a = _number(volts), _number(amps)
-                return None if v is None or a is None else v * a / 1e6
-
-            return f"INA3221 {label.read_text(encoding='ascii').strip()}", watts
+        index = label.name.removeprefix("in").removesuffix("_label")
+        volts, amps = label.with_name(f"in{index}_input"), label.with_name(f"curr{index}_input")
+        rails[_text(label)] = volts, amps
+    for names in _TOTALS:
+        if rails.keys() >= set(names):
+            return f"INA3221 {' + '.join(names)}", _watts_of(*(rails[name] for name in names))
     return None
 
 
-def _nvml() -> tuple[str, Callable[[], float | None]] | None:
+def _ina238(root: Path) -> tuple[str, _Watts] | None:
+    """The input of a Jetson Thor, with its carrier board: power1_input in µW.
+
+    A carrier board may have more of these sensors, so the label must be VIN, where there is one, and
+    one sensor alone may be meant. Files: https://docs.kernel.org/hwmon/ina238.html. That it measures
+    the input: https://forums.developer.nvidia.com/t/366461.
+    """
+    inputs = [
+        power
+        for power in root.glob("sys/bus/i2c/drivers/ina238/*/hwmon/hwmon*/power1_input")
+        if _text(power.with_name("label")) in ("VIN", "")
+    ]
+    return ("INA238 VIN", _watts_of(inputs)) if len(inputs) == 1 else None
+
+
+def _watts_of(*rails: Iterable[Path]) -> _Watts:
+    """Reader of the sum over rails, each the product of its files, in µW; None while one is unreadable."""
+
+    def watts() -> float | None:
+        read = [[_number(path) for path in rail] for rail in rails]
+        total = sum(math.prod(math.nan if v is None else v for v in values) for values in read)
+        return None if math.isnan(total) else total / 1e6
+
+    return watts
+
+
+def _nvml() -> tuple[str, _Watts] | None:
     """The whole card, by NVIDIA's management library."""
     try:
         library: Any = ctypes.CDLL("libnvidia-ml.so.1")
@@ -135,7 +175,7 @@ def _nvml() -> tuple[str, Callable[[], float | None]] | None:
     return "NVML, the GPU's card", watts
 
 
-def _rapl(root: Path) -> tuple[str, Callable[[], float | None]] | None:
+def _rapl(root: Path) -> tuple[str, _Watts] | None:
     """The processor's package: a counter of microjoules that only root may read, on most systems."""
     counter = root / "sys/class/powercap/intel-rapl:0/energy_uj"
     before = _number(counter)
@@ -156,6 +196,14 @@ def _rapl(root: Path) -> tuple[str, Callable[[], float | None]] | None:
 
 def _number(path: Path) -> float | None:
     try:
-        return float(path.read_text(encoding="ascii"))
-    except (OSError, ValueError):
+        return float(_text(path))
+    except ValueError:
         return None
+
+
+def _text(path: Path) -> str:
+    """What a file of the kernel says; "" where it cannot be read."""
+    try:
+        return path.read_text(encoding="ascii", errors="replace").strip()
+    except OSError:
+        return ""

@@ -25,6 +25,7 @@ __all__ = [
     "find_gpu",
     "find_jetson",
     "has_gpu",
+    "power_mode",
     "usable_cores",
 ]
 
@@ -33,6 +34,7 @@ _CPU_FLAGS = re.compile(
     r"avx2|avx512f|avx512_(vnni|bf16|fp16)|avx_vnni|amx_(tile|int8|bf16)|asimd(dp|hp)?|i8mm|bf16|sve2?"
 )
 _COMPUTE_CAPABILITY = (75, 76)  # CUdevice_attribute, major and minor
+_MULTIPROCESSOR_COUNT = 16
 
 
 class Gpu(Record, frozen=True):
@@ -44,6 +46,8 @@ class Gpu(Record, frozen=True):
         driver: version of the kernel driver; None where it does not say.
         cuda: the newest CUDA the driver serves, for example ``"12.6"``.
         memory: bytes.
+        multiprocessors: how many; boards of one name may have more or fewer. None in records of
+            older versions.
     """
 
     gpu: str
@@ -51,6 +55,7 @@ class Gpu(Record, frozen=True):
     driver: str | None
     cuda: str
     memory: int
+    multiprocessors: int | None = None
 
 
 class Jetson(Record, frozen=True):
@@ -109,8 +114,9 @@ def find_gpu(*, why: str, driver: Any = None, root: Path = _ROOT) -> Gpu:
         )
     label = ctypes.create_string_buffer(256)
     cuda.cuDeviceGetName(label, len(label), device)
-    major, minor, version = ctypes.c_int(), ctypes.c_int(), ctypes.c_int()
-    for value, attribute in zip((major, minor), _COMPUTE_CAPABILITY, strict=True):
+    major, minor, count, version = (ctypes.c_int() for _ in range(4))
+    attributes = (*_COMPUTE_CAPABILITY, _MULTIPROCESSOR_COUNT)
+    for value, attribute in zip((major, minor, count), attributes, strict=True):
         cuda.cuDeviceGetAttribute(ctypes.byref(value), attribute, device)
     cuda.cuDriverGetVersion(ctypes.byref(version))
     memory = ctypes.c_size_t()
@@ -121,6 +127,7 @@ def find_gpu(*, why: str, driver: Any = None, root: Path = _ROOT) -> Gpu:
         driver=_kernel_driver(root),
         cuda=f"{version.value // 1000}.{version.value % 1000 // 10}",
         memory=memory.value,
+        multiprocessors=count.value or None,
     )
 
 
@@ -142,6 +149,12 @@ def find_jetson(root: Path = _ROOT) -> Jetson | None:
     board = _read(root / "proc/device-tree/model")
     jetpack = command_output("dpkg-query", "-W", "-f", "${Version}", "nvidia-jetpack")
     return Jetson(board.rstrip("\0\n") if board else None, f"{found[1]}.{found[2]}", jetpack)
+
+
+def power_mode() -> str | None:
+    """A Jetson's power mode, as ``nvpmodel`` calls it: ``"MAXN"``, ``"30W"``; None elsewhere."""
+    found = re.search(r"Power Mode:\s*(\S+)", command_output("nvpmodel", "-q") or "")
+    return found[1] if found else None
 
 
 def cache_folder() -> Path:

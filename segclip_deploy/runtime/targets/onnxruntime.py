@@ -19,6 +19,7 @@ from segclip_deploy.errors import BadArtifact
 from segclip_deploy.runtime.inference.backend import Backend, TensorSpec, checked
 from segclip_deploy.runtime.targets.base import BuildOptions, Need, Runs, Settings, Target
 from segclip_deploy.runtime.targets.device import has_gpu, usable_cores
+from segclip_deploy.runtime.targets.reference import check_reference
 from segclip_deploy.runtime.targets.tuning import (
     PROFILE_ROUNDS,
     PROFILE_WARM_UP,
@@ -121,6 +122,7 @@ class OnnxRuntimeBackend(Backend):
 
     Raises:
         BadArtifact: ONNX Runtime refuses the file, or has no such provider here.
+        MissingDependency: literally, and this ONNX Runtime computes a node of it wrongly.
     """
 
     def __init__(
@@ -140,6 +142,7 @@ class OnnxRuntimeBackend(Backend):
         # next window; between the layers of a run they still do.
         options.add_session_config_entry("session.force_spinning_stop", "1")
         if literal:
+            check_reference(model)
             options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
         title, settings = _PROVIDERS[provider]
         try:

@@ -186,14 +186,20 @@ def test_a_cold_start_is_that_of_a_new_process(tiny_bundle: Path, image: Path) -
 # ---- sensors and systems that are not here, by their files
 
 
-def test_a_jetson_s_input_rail_is_read(tmp_path: Path) -> None:
-    monitor = tmp_path / "sys/bus/i2c/drivers/ina3221/1-0040/hwmon/hwmon3"
-    for index, (label, volts, amps) in enumerate(
-        [("VDD_IN", 5000, 2000), ("VDD_CPU_GPU_CV", 5000, 900)], start=1
-    ):
+def put_rails(root: Path, chip: str, *rails: tuple[str, int, int]) -> None:
+    """Files of an INA3221: label, mV and mA of each channel."""
+    monitor = root / f"sys/bus/i2c/drivers/ina3221/{chip}/hwmon/hwmon3"
+    for index, (label, volts, amps) in enumerate(rails, start=1):
         put(monitor / f"in{index}_label", label + "\n")
         put(monitor / f"in{index}_input", f"{volts}\n")
         put(monitor / f"curr{index}_input", f"{amps}\n")
+
+
+AGX_ORIN = (("VDD_GPU_SOC", 19000, 1000), ("VDD_CPU_CV", 19000, 500), ("VIN_SYS_5V0", 5000, 800))
+
+
+def test_a_jetson_s_input_rail_is_read(tmp_path: Path) -> None:
+    put_rails(tmp_path, "1-0040", ("VDD_IN", 5000, 2000), ("VDD_CPU_GPU_CV", 5000, 900))
     put(tmp_path / "sys/class/thermal/thermal_zone0/temp", "41500\n")
     put(tmp_path / "sys/class/thermal/thermal_zone1/temp", "47250\n")
     with PowerMeter(period=0.01, root=tmp_path) as meter:
@@ -204,6 +210,51 @@ def test_a_jetson_s_input_rail_is_read(tmp_path: Path) -> None:
     assert set(log.watts) == {10.0}
     assert set(log.celsius) == {47.25}
     assert log.joules(3.0) == pytest.approx(30.0)
+
+
+def test_an_agx_orin_is_the_sum_of_its_three_rails(tmp_path: Path) -> None:
+    put_rails(tmp_path, "1-0040", *AGX_ORIN)
+    # The power of the memory is in VIN_SYS_5V0 already.
+    put_rails(tmp_path, "1-0041", ("NC", 0, 0), ("VDDQ_VDD2_1V8AO", 5000, 300))
+    name, watts = find_wattmeter(tmp_path)
+    assert name == "INA3221 VDD_GPU_SOC + VDD_CPU_CV + VIN_SYS_5V0"
+    assert watts is not None
+    assert watts() == pytest.approx(19 + 9.5 + 4)
+    (rail,) = tmp_path.glob("sys/bus/i2c/drivers/ina3221/1-0040/hwmon/hwmon3/curr2_input")
+    rail.unlink()
+    assert watts() is None
+
+
+@pytest.mark.parametrize("missing", range(3))
+def test_a_part_of_an_agx_orin_is_not_taken_for_the_whole(missing: int, tmp_path: Path) -> None:
+    put_rails(tmp_path, "1-0040", *(rail for i, rail in enumerate(AGX_ORIN) if i != missing))
+    assert find_wattmeter(tmp_path) == (None, None)
+
+
+@pytest.mark.parametrize("label", ["VIN\n", None])
+def test_a_thor_s_input_is_read(label: str | None, tmp_path: Path) -> None:
+    put_rails(tmp_path, "2-0040", ("VDD_GPU", 19000, 3000), ("VIN_SYS_5V0", 5000, 1300))
+    sensor = tmp_path / "sys/bus/i2c/drivers/ina238/2-0044/hwmon/hwmon4"
+    put(sensor / "power1_input", "23500000\n")
+    if label:
+        put(sensor / "label", label)
+    name, watts = find_wattmeter(tmp_path)
+    assert name == "INA238 VIN"
+    assert watts is not None
+    assert watts() == 23.5
+
+
+def test_another_sensor_is_not_taken_for_the_input(tmp_path: Path) -> None:
+    sensors = tmp_path / "sys/bus/i2c/drivers/ina238"
+    put(sensors / "2-0044/hwmon/hwmon4/power1_input", "23500000\n")
+    put(sensors / "2-0045/hwmon/hwmon5/power1_input", "300000000\n")
+    assert find_wattmeter(tmp_path) == (None, None)  # which of the two?
+    put(sensors / "2-0045/hwmon/hwmon5/label", "MOTORS\n")
+    _, watts = find_wattmeter(tmp_path)
+    assert watts is not None
+    assert watts() == 23.5
+    put(sensors / "2-0044/hwmon/hwmon4/label", "SERVOS\n")
+    assert find_wattmeter(tmp_path) == (None, None)
 
 
 def test_a_counter_of_energy_gives_watts(tmp_path: Path) -> None:

@@ -26,7 +26,7 @@ class Driver:
         return 0
 
     def cuDeviceGetAttribute(self, value: object, which: int, device: object) -> int:  # noqa: N802
-        value._obj.value = {75: 8, 76: 7}[which]  # type: ignore[attr-defined]
+        value._obj.value = {75: 8, 76: 7, 16: 16}[which]  # type: ignore[attr-defined]
         return 0
 
     def cuDriverGetVersion(self, value: object) -> int:  # noqa: N802
@@ -53,7 +53,7 @@ def test_the_gpu_is_asked_through_its_driver(
         (tmp_path / "proc/driver/nvidia").mkdir(parents=True)
         (tmp_path / "proc/driver/nvidia/version").write_text(f"NVRM version: {module}\n")
     found = find_gpu(why="this", driver=Driver(), root=tmp_path)
-    assert found == Gpu("Orin", "8.7", version, "12.6", 64 << 30)
+    assert found == Gpu("Orin", "8.7", version, "12.6", 64 << 30, 16)
 
 
 def test_no_driver_and_no_device_are_told_apart(monkeypatch: pytest.MonkeyPatch) -> None:

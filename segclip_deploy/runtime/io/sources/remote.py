@@ -35,9 +35,10 @@ class Remote(Enum):
 def find_kind(address: Address) -> Remote:
     """Ask the server what it has, and read its first bytes.
 
-    A file has a length, and begins as a picture or film does. A playlist of HLS ends where it
-    says so (``#EXT-X-ENDLIST``). All else is taken for a camera: streams have no length, and
-    another protocol than HTTP is not asked.
+    A file begins as a picture or film does, and has a length, a date or a version (RFC 9110,
+    ``Content-Length``, ``Last-Modified``, ``ETag``). A playlist of HLS ends where it says so
+    (``#EXT-X-ENDLIST``). All else is taken for a camera: a stream has none of these, and another
+    protocol than HTTP is not asked.
     """
     if urlsplit(address.url).scheme.lower() not in ("http", "https"):
         return Remote.LIVE
@@ -48,10 +49,11 @@ def find_kind(address: Address) -> Remote:
                 text = head + answer.read(_LARGEST_PLAYLIST)
                 return Remote.FILM if _ends(text, address.url) else Remote.LIVE
             kind, content = kind_of_bytes(head), answer.headers.get_content_type()
-            has_length = answer.length is not None or len(head) < HEAD_BYTES
+            ends = answer.length is not None or len(head) < HEAD_BYTES
+            ends |= any(name in answer.headers for name in ("Last-Modified", "ETag"))
     except _UNANSWERED:  # FFmpeg says why, and knows servers that are no HTTP
         return Remote.LIVE
-    if content.startswith("multipart/") or not has_length:  # some cameras state a length, too
+    if content.startswith("multipart/") or not ends:  # some cameras state a length, too
         return Remote.PICTURE if content.startswith("image/") and kind else Remote.LIVE
     if kind is Kind.FILM:
         return Remote.FILM

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +21,9 @@ from segclip_deploy.runtime.targets.tensorrt.library import (
     load_library,
     logger_of,
 )
+
+if TYPE_CHECKING:
+    import tensorrt
 
 __all__ = ["TensorRtBackend"]
 
@@ -58,9 +61,6 @@ class TensorRtBackend(Backend):
         self._decoder: GpuDecoder | None = None
         self._graphs: dict[int, CudaGraph] = {}
         self._buffers: dict[str, Buffer] = {}
-        self._runtime: Any = None
-        self._engine: Any = None
-        self._context: Any = None
         self._stream: Any = None
         self._marks: Any = None  # events around each stage
         self._closed = False
@@ -78,9 +78,11 @@ class TensorRtBackend(Backend):
             self._runtime.engine_host_code_allowed = True
         complaints(trt)  # what an earlier call left
         self._engine = self._runtime.deserialize_cuda_engine(engine.read_bytes())
-        self._context = self._engine and self._engine.create_execution_context()
-        if self._context is None:
+        built = self._engine is not None
+        context = self._engine.create_execution_context() if built else None
+        if context is None:
             raise BadArtifact(f"{library_name(trt)} refuses it ({complaints(trt)})", where=engine)
+        self._context: tensorrt.IExecutionContext = context
         self._stream = driver.Stream()
         self._marks = [driver.Event() for _ in range(4)]
         self.inputs, self.outputs = self._specs(engine, batches)
@@ -129,15 +131,19 @@ class TensorRtBackend(Backend):
 
         TensorRT synchronizes after every layer for this: their sum is more than an inference takes.
         """
-        trt, found = self._trt, []
+        found: list[dict[str, float]] = []
+        if TYPE_CHECKING:
+            from tensorrt import IProfiler as Profiler
+        else:
+            Profiler = self._trt.IProfiler  # noqa: N806
 
-        class Collector(trt.IProfiler):  # type: ignore[name-defined,misc]
+        class Collector(Profiler):  # type: ignore[misc] # Any, without TensorRT
             def __init__(self) -> None:
-                trt.IProfiler.__init__(self)
+                Profiler.__init__(self)
                 self.run: dict[str, float] = {}
 
-            def report_layer_time(self, name: str, milliseconds: float) -> None:
-                self.run[name] = self.run.get(name, 0.0) + milliseconds
+            def report_layer_time(self, layer_name: str, ms: float) -> None:
+                self.run[layer_name] = self.run.get(layer_name, 0.0) + ms
 
         with self._current():
             collector = Collector()  # the context keeps no reference
@@ -184,7 +190,9 @@ class TensorRtBackend(Backend):
         self._drop_graphs()
         self._buffers = {}
         self._results = {}
-        self._context = self._engine = self._runtime = self._marks = self._stream = None
+        for name in ("_context", "_engine", "_runtime"):
+            self.__dict__.pop(name, None)  # of an engine that did not open, not all are there
+        self._marks = self._stream = None
 
     def _current(self) -> AbstractContextManager[None]:
         if self._closed:

@@ -8,21 +8,32 @@ from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
-from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from segclip_deploy.artifacts.engine import TimingCacheUse
-from segclip_deploy.artifacts.onnx_file import initializer_names
+from segclip_deploy.artifacts.onnx_file import digest_without, initializer_names
 from segclip_deploy.errors import BadArtifact, BadInput
 from segclip_deploy.progress import Report, silent
 from segclip_deploy.runtime.targets.base import BuildOptions
 from segclip_deploy.runtime.targets.tensorrt.inspector import network_types
-from segclip_deploy.runtime.targets.tensorrt.library import complaints, library_name, logger_of
+from segclip_deploy.runtime.targets.tensorrt.library import (
+    Library,
+    RtxLibrary,
+    complaints,
+    library_name,
+    logger_of,
+)
 from segclip_deploy.runtime.targets.tensorrt.timing_cache import TimingCache
 
-__all__ = ["Plan", "build_plan", "refit_plan"]
+if TYPE_CHECKING:
+    import tensorrt
+    import tensorrt_rtx
+
+__all__ = ["Plan", "build_plan", "fixed_sha256", "refit_plan"]
 
 _REFITTABLE = "text."  # prefix of the weights that hold the vocabulary
+_NO_DLA = 11  # major version of TensorRT that dropped it
+_ZERO = ".zero"  # suffix of zero points: always 0, and the library refuses to mark them
 
 
 @dataclass(frozen=True)
@@ -34,16 +45,18 @@ class Plan:
         seconds: the build took.
         types: layers of the network by block and element type, as the ONNX file asks.
         timing_cache: how it was used; None without one.
+        fixed_sha256: of the model without what a refit replaces; None where nothing is refittable.
     """
 
-    data: Any
+    data: tensorrt.IHostMemory
     seconds: float
     types: Mapping[str, Mapping[str, int]]
     timing_cache: TimingCacheUse | None
+    fixed_sha256: str | None
 
 
 def build_plan(
-    trt: ModuleType,
+    trt: Library,
     model: Path,
     options: BuildOptions,
     *,
@@ -95,22 +108,33 @@ def build_plan(
         raise BadArtifact(f"{library_name(trt)} cannot build it ({complaints(trt)})", where=model)
     seconds = time.perf_counter() - started
     use = timing_cache.store(config, known) if timing_cache else None
-    return Plan(data, seconds, network_types(network), use)
+    fixed = fixed_sha256(model) if options.refittable else None
+    return Plan(data, seconds, network_types(network), use, fixed)
 
 
-def refit_plan(trt: ModuleType, plan: Path, model: Path) -> Any:
+def fixed_sha256(model: Path) -> str:
+    """SHA-256 of what a refit leaves as it is."""
+    return digest_without(model, _refittable(model))
+
+
+def refit_plan(
+    trt: Library, plan: Path, model: Path, *, host_code: bool = False
+) -> tensorrt.IHostMemory:
     """A plan with the refittable weights of another ONNX file.
 
     Args:
         trt: ``tensorrt`` or ``tensorrt_rtx``, with a GPU.
         plan: built with REFIT_INDIVIDUAL.
         model: the same graph with other weights of the same names.
+        host_code: let the plan bring code for the host, as version-compatible plans do.
 
     Raises:
         BadArtifact: the library refuses, or some weights would keep their old values.
     """
     complaints(trt)  # what an earlier call left
     runtime = trt.Runtime(logger_of(trt))
+    if host_code:
+        runtime.engine_host_code_allowed = True
     engine = runtime.deserialize_cuda_engine(plan.read_bytes())
     if engine is None:
         raise BadArtifact(f"{library_name(trt)} refuses it ({complaints(trt)})", where=plan)
@@ -122,7 +146,12 @@ def refit_plan(trt: ModuleType, plan: Path, model: Path) -> Any:
     return engine.serialize()
 
 
-def _build(builder: Any, network: Any, config: Any, _needed: object) -> Any:
+def _build(
+    builder: tensorrt.Builder,
+    network: tensorrt.INetworkDefinition,
+    config: tensorrt.IBuilderConfig,
+    _needed: object,
+) -> tensorrt.IHostMemory | None:
     """Build; until it ends, keep what it points into, whatever becomes of the caller.
 
     The parser owns the weights, and a second Ctrl-C ends the caller before the build.
@@ -130,7 +159,7 @@ def _build(builder: Any, network: Any, config: Any, _needed: object) -> Any:
     return builder.build_serialized_network(network, config)
 
 
-def _parse(trt: ModuleType, network: Any, model: Path) -> Any:
+def _parse(trt: Library, network: tensorrt.INetworkDefinition, model: Path) -> tensorrt.OnnxParser:
     parser = trt.OnnxParser(network, logger_of(trt))
     if not parser.parse_from_file(str(model)):
         errors = [_parser_error(parser.get_error(index)) for index in range(parser.num_errors)]
@@ -142,15 +171,28 @@ def _parse(trt: ModuleType, network: Any, model: Path) -> Any:
     return parser
 
 
-def _parser_error(error: Any) -> str:
+def _refittable(model: Path) -> list[str]:
+    """The weights that hold the vocabulary; in INT8 their levels and scales."""
+    names = initializer_names(model)
+    return [name for name in names if name.startswith(_REFITTABLE) and not name.endswith(_ZERO)]
+
+
+def _parser_error(error: tensorrt.ParserError) -> str:
     name, operator = (getattr(error, field, str)() for field in ("node_name", "node_operator"))
     return f"{name or 'the file'}{f' ({operator})' if operator else ''}: {error.desc()}"
 
 
 def _configure(
-    trt: ModuleType, builder: Any, network: Any, config: Any, options: BuildOptions, model: Path
+    trt: Library,
+    builder: tensorrt.Builder,
+    network: tensorrt.INetworkDefinition,
+    config: tensorrt.IBuilderConfig,
+    options: BuildOptions,
+    model: Path,
 ) -> None:
     config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
+    # On by default: FP32 would be computed with 10 bits of mantissa, and the engine fail its check.
+    config.clear_flag(trt.BuilderFlag.TF32)
     config.avg_timing_iterations = options.timing_iterations
     if options.compute_capability:
         _aim(trt, config, options.compute_capability)
@@ -160,13 +202,13 @@ def _configure(
         config.builder_optimization_level = options.optimization_level
     if options.refittable:
         config.set_flag(trt.BuilderFlag.REFIT_INDIVIDUAL)
-        names = [name for name in initializer_names(model) if name.startswith(_REFITTABLE)]
+        names = _refittable(model)
         unmarked = [name for name in names if not network.mark_weights_refittable(name)]
         if unmarked or not names:
             raise BadArtifact(
                 f"its weights {', '.join(unmarked) or _REFITTABLE + '*'} cannot be made refittable",
                 where=model,
-                fix="quantize with a plan that leaves their blocks in fp16" if unmarked else None,
+                fix="build without --refittable",
             )
     if options.hardware_compatibility:
         config.hardware_compatibility_level = _member(
@@ -175,6 +217,12 @@ def _configure(
     if options.version_compatible:
         config.set_flag(_member(trt, "BuilderFlag", "version-compatible"))
     if options.dla is not None:
+        if int(trt.__version__.partition(".")[0]) >= _NO_DLA:
+            raise BadInput(
+                f"{library_name(trt)} supports no DLA (JetPack 7.2.2 and newer)",
+                where="--dla",
+                fix="leave it out, and build for the GPU",
+            )
         cores = getattr(builder, "num_DLA_cores", 0)
         if options.dla >= cores:
             raise BadInput(f"core {options.dla} of {cores} that are here", where="--dla")
@@ -183,20 +231,16 @@ def _configure(
         config.set_flag(trt.BuilderFlag.GPU_FALLBACK)
 
 
-def _aim(trt: ModuleType, config: Any, wanted: tuple[str, ...]) -> None:
-    known = [n[2:] for n in trt.ComputeCapability.__members__ if n.startswith("SM")]
-    for one in wanted:
-        if one not in known:
-            raise BadInput(
-                f"{library_name(trt)} builds for {', '.join(known)}, not for {one!r}",
-                where="--compute-capability",
-            )
-    config.num_compute_capabilities = len(wanted)
+def _aim(trt: Any, config: Any, wanted: tuple[str, ...]) -> None:
+    """Build for some compute capabilities, which TensorRT-RTX alone can be told."""
+    rtx: RtxLibrary = trt
+    rtx_config: tensorrt_rtx.IBuilderConfig = config
+    rtx_config.num_compute_capabilities = len(wanted)
     for index, one in enumerate(wanted):
-        config.set_compute_capability(getattr(trt.ComputeCapability, f"SM{one}"), index)
+        rtx_config.set_compute_capability(getattr(rtx.ComputeCapability, f"SM{one}"), index)
 
 
-def _member(trt: ModuleType, enum: str, word: str) -> Any:
+def _member(trt: Library, enum: str, word: str) -> Any:
     """A member that not every version has."""
     name = word.upper().replace("-", "_")
     member = getattr(getattr(trt, enum, None), name, None)
@@ -205,7 +249,12 @@ def _member(trt: ModuleType, enum: str, word: str) -> Any:
     return member
 
 
-def _add_profile(builder: Any, network: Any, config: Any, batches: range) -> None:
+def _add_profile(
+    builder: tensorrt.Builder,
+    network: tensorrt.INetworkDefinition,
+    config: tensorrt.IBuilderConfig,
+    batches: range,
+) -> None:
     """Say between what sizes an input's open batch may lie; tuned for the largest."""
     (image,) = (network.get_input(index) for index in range(network.num_inputs))
     shape = tuple(image.shape)
@@ -219,15 +268,19 @@ def _add_profile(builder: Any, network: Any, config: Any, batches: range) -> Non
     config.add_optimization_profile(profile)
 
 
-def _monitor(trt: ModuleType, cancelled: threading.Event, report: Report) -> Any:
+def _monitor(trt: Library, cancelled: threading.Event, report: Report) -> Any:
     """An IProgressMonitor that reports, and stops the build once ``cancelled`` is set.
 
     Nothing may be raised into the library: an error of ``report`` cancels, and is kept.
     """
+    if TYPE_CHECKING:
+        from tensorrt import IProgressMonitor as Base
+    else:
+        Base = trt.IProgressMonitor  # noqa: N806
 
-    class Monitor(trt.IProgressMonitor):  # type: ignore[name-defined,misc]
+    class Monitor(Base):  # type: ignore[misc] # Any, without TensorRT
         def __init__(self) -> None:
-            trt.IProgressMonitor.__init__(self)
+            Base.__init__(self)
             self.error: BaseException | None = None
             self.steps: dict[str, int] = {}
 

@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable
-from types import ModuleType
 
 from segclip_deploy.artifacts.engine import GpuDevice
-from segclip_deploy.runtime.targets.device import Gpu, find_jetson
-from segclip_deploy.runtime.targets.tensorrt.library import library_name
+from segclip_deploy.runtime.targets.device import Gpu, find_jetson, power_mode
+from segclip_deploy.runtime.targets.tensorrt.library import Library, library_name
 
-__all__ = ["differences", "gpu_device"]
+__all__ = ["differences", "gpu_device", "slower_or_faster"]
 
-_TITLES = {"gpu": "GPU", "compute_capability": "compute capability", "library": "library"}
+_TITLES = {
+    "gpu": "GPU",
+    "board": "board",
+    "multiprocessors": "number of multiprocessors",
+    "compute_capability": "compute capability",
+    "library": "library",
+}
 _AMPERE = (8, 0)
 
 
-def gpu_device(trt: ModuleType, gpu: Gpu | None, capabilities: Iterable[str]) -> GpuDevice:
+def gpu_device(trt: Library, gpu: Gpu | None, capabilities: Iterable[str]) -> GpuDevice:
     """The device of an engine's record.
 
     Args:
@@ -32,6 +37,8 @@ def gpu_device(trt: ModuleType, gpu: Gpu | None, capabilities: Iterable[str]) ->
         board=jetson.board if jetson else None,
         l4t=jetson.l4t if jetson else None,
         jetpack=jetson.jetpack if jetson else None,
+        multiprocessors=gpu.multiprocessors if gpu else None,
+        power_mode=power_mode() if gpu and jetson else None,
     )
 
 
@@ -45,8 +52,12 @@ def differences(built: GpuDevice, here: GpuDevice, arguments: Collection[str]) -
     """
     (capability,) = here.compute_capability
     ampere = "ampere-plus" in arguments and _numbers(capability) >= _AMPERE
+    # CUDA calls AGX Orin, Orin NX and Orin Nano all "Orin"; board and size tell them apart.
+    anywhere = built.gpu is None or "--hardware-compatibility" in arguments
     passes = {
-        "gpu": built.gpu in (None, here.gpu) or "--hardware-compatibility" in arguments,
+        "gpu": anywhere or built.gpu == here.gpu,
+        "board": anywhere or built.board == here.board,
+        "multiprocessors": anywhere or built.multiprocessors == here.multiprocessors,
         "compute_capability": capability in built.compute_capability or ampere,
         "library": built.library == here.library
         or ("--version-compatible" in arguments and _same_or_later(built.library, here.library)),
@@ -59,6 +70,17 @@ def differences(built: GpuDevice, here: GpuDevice, arguments: Collection[str]) -
     ]
 
 
+def slower_or_faster(built: GpuDevice, here: GpuDevice) -> str | None:
+    """Why an engine that runs here may not be as fast as when it was built; None: no reason."""
+    modes = (here.power_mode, built.power_mode)
+    if None in modes or modes[0] == modes[1]:
+        return None
+    return (
+        f"power mode is {modes[0]} here, {modes[1]} when it was built: TensorRT chose its kernels "
+        "by their times in that mode"
+    )
+
+
 def _same_or_later(built: str, here: str) -> bool:
     (name, old), (other, new) = (library.rsplit(" ", 1) for library in (built, here))
     before, now = _numbers(old), _numbers(new)
@@ -69,5 +91,7 @@ def _numbers(version: str) -> tuple[int, ...]:
     return tuple(int(part) for part in version.split(".") if part.isdigit())
 
 
-def _told(value: str | tuple[str, ...] | None) -> str:
+def _told(value: str | int | tuple[str, ...] | None) -> str:
+    if value is None:
+        return "not told"
     return ", ".join(value) if isinstance(value, tuple) else str(value)

@@ -7,11 +7,31 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import suppress
-from typing import Any
+from types import ModuleType
+from typing import TYPE_CHECKING, Any, cast
 
 from segclip_deploy._optional import require
 from segclip_deploy.errors import MissingDependency
 from segclip_deploy.runtime.targets.tensorrt.library import load_cuda
+
+if TYPE_CHECKING:
+    from cuda.bindings import driver
+
+    class Bindings:
+        """The driver module of cuda-bindings, as a type: what this package uses of it."""
+
+        CUresult = driver.CUresult
+        CUstream = driver.CUstream
+        CUstreamCaptureMode = driver.CUstreamCaptureMode
+        cuGraphDestroy = staticmethod(driver.cuGraphDestroy)  # noqa: N815
+        cuGraphExecDestroy = staticmethod(driver.cuGraphExecDestroy)  # noqa: N815
+        cuGraphInstantiate = staticmethod(driver.cuGraphInstantiate)  # noqa: N815
+        cuGraphLaunch = staticmethod(driver.cuGraphLaunch)  # noqa: N815
+        cuStreamBeginCapture = staticmethod(driver.cuStreamBeginCapture)  # noqa: N815
+        cuStreamEndCapture = staticmethod(driver.cuStreamEndCapture)  # noqa: N815
+
+else:
+    Bindings = ModuleType
 
 __all__ = ["CannotRecord", "CudaGraph", "record"]
 
@@ -29,7 +49,7 @@ class CudaGraph:
         stream: of cuda-bindings, which it was recorded on.
     """
 
-    def __init__(self, driver: Any, ready: Any, stream: Any) -> None:
+    def __init__(self, driver: Bindings, ready: Any, stream: Any) -> None:
         self._driver, self._ready, self._stream = driver, ready, stream
 
     def launch(self) -> None:
@@ -60,12 +80,7 @@ def record(enqueue: Callable[[], bool], stream: int) -> CudaGraph:
     Raises:
         CannotRecord: with the reason.
     """
-    try:
-        cuda = require("cuda.bindings.driver", why="recording a CUDA graph")
-    except MissingDependency as error:
-        raise CannotRecord("cuda-bindings is not installed") from error
-    except Exception as error:  # installed, and not for the driver that is here
-        raise CannotRecord(f"cuda-bindings cannot be loaded: {error}") from error
+    cuda = _load()
 
     def called(what: str, result: tuple[Any, ...]) -> Any:
         code, *values = result
@@ -92,3 +107,12 @@ def record(enqueue: Callable[[], bool], stream: int) -> CudaGraph:
         with suppress(CannotRecord):  # it is not needed any more, and the reason above counts
             called("cuGraphDestroy", cuda.cuGraphDestroy(graph))
     return CudaGraph(cuda, ready, handle)
+
+
+def _load() -> Bindings:
+    try:
+        return cast("Bindings", require("cuda.bindings.driver", why="recording a CUDA graph"))
+    except MissingDependency as error:
+        raise CannotRecord("cuda-bindings is not installed") from error
+    except Exception as error:  # installed, and not for the driver that is here
+        raise CannotRecord(f"cuda-bindings cannot be loaded: {error}") from error

@@ -6,9 +6,12 @@ import json
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from segclip_deploy.artifacts.engine import Layer
+
+if TYPE_CHECKING:
+    import tensorrt
 
 __all__ = ["by_block", "engine_layers", "network_types"]
 
@@ -31,7 +34,7 @@ _WRITTEN = {"Q", "DQ", "Cast.fp16", "Cast.fp32"}
 _COUNTED = {"bf16", "fp8", "fp16", "int8", "fp32"}  # what arithmetic is done in
 
 
-def network_types(network: Any) -> dict[str, dict[str, int]]:
+def network_types(network: tensorrt.INetworkDefinition) -> dict[str, dict[str, int]]:
     """Layers of a parsed network by block and type: what the ONNX file asks for.
 
     Strongly typed, so the type is that of the first output; INT8 where all that is read has just
@@ -89,7 +92,7 @@ def _count(layers: Iterable[tuple[tuple[str, ...], str | None]]) -> dict[str, di
     return {block: dict(kinds) for block, kinds in counts.items()}
 
 
-def _dequantized(tensor: Any, makers: Mapping[str, Any]) -> bool:
+def _dequantized(tensor: tensorrt.ITensor, makers: Mapping[str, tensorrt.ILayer]) -> bool:
     """Whether a tensor comes from a Dequantize layer, if need be reshaped."""
     layer = makers.get(tensor.name)
     while layer is not None and layer.type.name == "SHUFFLE":

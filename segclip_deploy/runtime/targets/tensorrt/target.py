@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass, replace
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -23,7 +23,7 @@ from segclip_deploy.artifacts.engine import (
 from segclip_deploy.artifacts.golden import load_golden
 from segclip_deploy.artifacts.records import replace as with_fields
 from segclip_deploy.artifacts.scheme import Scheme
-from segclip_deploy.errors import BadArtifact, BadInput, MissingDependency, StaleArtifact
+from segclip_deploy.errors import BadArtifact, BadInput, MissingDependency, StaleArtifact, command
 from segclip_deploy.runtime.inference.backend import Backend
 from segclip_deploy.runtime.targets.base import (
     BuildOptions,
@@ -36,10 +36,25 @@ from segclip_deploy.runtime.targets.base import (
 )
 from segclip_deploy.runtime.targets.device import Gpu, find_gpu
 from segclip_deploy.runtime.targets.tensorrt.backend import TensorRtBackend
-from segclip_deploy.runtime.targets.tensorrt.builder import Plan, build_plan, refit_plan
-from segclip_deploy.runtime.targets.tensorrt.compatibility import differences, gpu_device
+from segclip_deploy.runtime.targets.tensorrt.builder import (
+    Plan,
+    build_plan,
+    fixed_sha256,
+    refit_plan,
+)
+from segclip_deploy.runtime.targets.tensorrt.compatibility import (
+    differences,
+    gpu_device,
+    slower_or_faster,
+)
 from segclip_deploy.runtime.targets.tensorrt.inspector import by_block, engine_layers
-from segclip_deploy.runtime.targets.tensorrt.library import library_name, load_cuda, load_library
+from segclip_deploy.runtime.targets.tensorrt.library import (
+    Library,
+    RtxLibrary,
+    library_name,
+    load_cuda,
+    load_library,
+)
 from segclip_deploy.runtime.targets.tensorrt.timing_cache import TimingCache, default_path
 from segclip_deploy.runtime.targets.tuning import median_ms
 
@@ -58,10 +73,15 @@ class _Flown:
 
 
 class TensorRt(Target):
-    """Engines ``NAME.engine``: plans for the GPU of the machine that builds them."""
+    """Engines ``NAME.engine``: plans for the GPU of the machine that builds them.
+
+    Attributes:
+        extra: of this package, which installs what it needs.
+    """
 
     name = "tensorrt"
     title = "TensorRT"
+    extra = "tensorrt"
     short = "trt"
     suffix = ".engine"
     scheme = Scheme.TENSORRT
@@ -82,7 +102,7 @@ class TensorRt(Target):
 
     def to_build(self) -> tuple[Need, ...]:
         """The library, a GPU and PyCUDA."""
-        return (lambda: load_library(self.name), *_cuda())
+        return (lambda: load_library(self.name), *_cuda(self.extra))
 
     def build(self, job: Job) -> Built:
         """Of several tries the fastest that passes the flight check.
@@ -91,9 +111,9 @@ class TensorRt(Target):
         """
         options = job.options
         trt = load_library(self.name)
-        gpu, capabilities, obstacle = self._aim(options)
+        gpu, capabilities, obstacle = self._aim(trt, options, job.bundle)
         if obstacle is None:
-            load_cuda()  # not after minutes of building
+            load_cuda(self.extra)  # not after minutes of building
         for flag, given in (("--tries", options.tries > 1), ("--refittable", options.refittable)):
             if obstacle and given:
                 raise BadInput(f"it needs the GPU that the engine is for: {obstacle}", where=flag)
@@ -121,6 +141,7 @@ class TensorRt(Target):
             build=Build(
                 seconds=round(best.seconds, 3),
                 timing_cache=best.timing_cache,
+                fixed_sha256=best.fixed_sha256,
                 tries=tuple(
                     Try(median_ms=f.median_ms, rounds=_ROUNDS, passed=f.verification.passed)
                     for _, f in tries
@@ -139,7 +160,7 @@ class TensorRt(Target):
 
         Raises:
             BadArtifact: the library refuses to refit it.
-            BadInput: it was not built to be refitted.
+            BadInput: it was not built to be refitted, or more than the text differs.
             StaleArtifact: it was built for another machine.
         """
         remedy = engine.rebuild_command(bundle.path)
@@ -150,8 +171,20 @@ class TensorRt(Target):
                 fix=f"{remedy} --refittable",
             )
         self.admit(engine)
+        if fixed_sha256(bundle.model_path) != engine.record.built.build.fixed_sha256:
+            raise BadInput(
+                "more than its text differs from what the engine was built of: other weights, or "
+                "scales of activations, which are chosen anew with every INT8 bundle",
+                where=bundle.path,
+                fix=remedy,
+            )
         try:
-            plan = refit_plan(load_library(self.name), engine.path, bundle.model_path)
+            plan = refit_plan(
+                load_library(self.name),
+                engine.path,
+                bundle.model_path,
+                host_code=bool(engine.record.built.settings.get("host_code")),
+            )
         except BadArtifact as error:
             raise BadArtifact(error.what, where=engine.path, fix=remedy) from error
         file.write_bytes(plan)
@@ -179,7 +212,10 @@ class TensorRt(Target):
         return TensorRtBackend(model, target=self.name, batches=batches, **settings)
 
     def admit(self, engine: Engine) -> None:
-        """Accept an engine for this GPU, compute capability and library version."""
+        """Accept an engine for this GPU, board, compute capability and library version.
+
+        Another power mode of a Jetson is a warning: the results are the same.
+        """
         trt = load_library(self.name)
         gpu = find_gpu(why=f"an engine for {self.name}")
         here = gpu_device(trt, gpu, [gpu.compute_capability])
@@ -190,6 +226,10 @@ class TensorRt(Target):
             found = differences(built, here, engine.record.arguments)
         if found:
             raise StaleArtifact("; ".join(found), where=engine.path, fix=engine.rebuild_command())
+        load_cuda(self.extra)
+        assert isinstance(built, GpuDevice)  # else it was refused
+        if reason := slower_or_faster(built, here):
+            warnings.warn(f"{engine.path}: {reason}; {engine.rebuild_command()}", stacklevel=2)
 
     def time_layers(
         self, model: Path, backend: Backend, tile: NDArray[np.uint8], settings: Settings
@@ -209,9 +249,11 @@ class TensorRt(Target):
             (milliseconds,) = median_ms([backend], tile, rounds=_ROUNDS)
         return _Flown(verification, layers, round(milliseconds, 3))
 
-    def _aim(self, options: BuildOptions) -> tuple[Gpu | None, tuple[str, ...], str | None]:
+    def _aim(
+        self, trt: Library, options: BuildOptions, bundle: Bundle
+    ) -> tuple[Gpu | None, tuple[str, ...], str | None]:
         """The GPU here, the compute capabilities to build for, and why it cannot run here if so."""
-        del options
+        del trt, options, bundle
         gpu = find_gpu(why=f"building for {self.name}")
         return gpu, (gpu.compute_capability.replace(".", ""),), None
 
@@ -220,18 +262,26 @@ class TensorRt(Target):
         del capabilities
         return ()
 
-    def _device(self, trt: ModuleType, gpu: Gpu | None, capabilities: tuple[str, ...]) -> GpuDevice:
+    def _device(self, trt: Library, gpu: Gpu | None, capabilities: tuple[str, ...]) -> GpuDevice:
         return gpu_device(trt, gpu, [_dotted(c) for c in capabilities])
 
     def _timing_cache(
-        self, trt: ModuleType, gpu: Gpu | None, options: BuildOptions
+        self, trt: Library, gpu: Gpu | None, options: BuildOptions
     ) -> TimingCache | None:
         assert gpu is not None
         if options.tries > 1:  # measurements of the first would make all the others the same
             if options.timing_cache:
                 raise BadInput("tries do not differ with one", where="--timing-cache")
             return None
-        key = {"gpu": gpu.gpu, "driver": gpu.driver, "library": library_name(trt)}
+        here = gpu_device(trt, gpu, ())
+        key = {
+            "gpu": here.gpu,
+            "board": here.board,
+            "multiprocessors": None if here.multiprocessors is None else str(here.multiprocessors),
+            "power_mode": here.power_mode,
+            "driver": here.driver,
+            "library": here.library,
+        }
         return TimingCache(options.timing_cache or default_path(key), key)
 
 
@@ -240,6 +290,7 @@ class TensorRtRtx(TensorRt):
 
     name = "tensorrt-rtx"
     title = "TensorRT-RTX"
+    extra = "rtx"
     short = "rtx"
     suffix = ".rtx"
     # It times nothing while it builds, and ignores or refuses the other options [1.7.1].
@@ -253,10 +304,20 @@ class TensorRtRtx(TensorRt):
 
     def to_run(self) -> tuple[Need, ...]:
         """A GPU and PyCUDA."""
-        return _cuda()
+        return _cuda(self.extra)
 
-    def _aim(self, options: BuildOptions) -> tuple[Gpu | None, tuple[str, ...], str | None]:
+    def _aim(
+        self, trt: Library, options: BuildOptions, bundle: Bundle
+    ) -> tuple[Gpu | None, tuple[str, ...], str | None]:
+        rtx: Any = trt
+        known = _capabilities(rtx)
         wanted = options.compute_capability
+        unknown = [one for one in wanted if one not in known]
+        if unknown:
+            raise BadInput(
+                f"{library_name(trt)} builds for {', '.join(known)}, not for {', '.join(unknown)}",
+                where="--compute-capability",
+            )
         try:
             gpu = find_gpu(why=f"building for {self.name}")
         except MissingDependency as error:
@@ -268,6 +329,14 @@ class TensorRtRtx(TensorRt):
                 ) from error
             return None, wanted, "no NVIDIA GPU is here"
         here = gpu.compute_capability.replace(".", "")
+        if not wanted and here not in known:
+            raise BadInput(
+                f"{library_name(trt)} builds for {', '.join(known)}, and the GPU here, {gpu.gpu}, "
+                f"has {here}",
+                where=self.name,
+                fix="build for TensorRT: "
+                + command("segclip-deploy", "build-engine", bundle.path, "-o", "NAME.engine"),
+            )
         if wanted and here not in wanted:
             return gpu, wanted, f"the GPU here has compute capability {gpu.compute_capability}"
         return gpu, wanted or (here,), None
@@ -275,19 +344,24 @@ class TensorRtRtx(TensorRt):
     def _named(self, capabilities: tuple[str, ...]) -> tuple[str, ...]:
         return capabilities
 
-    def _device(self, trt: ModuleType, gpu: Gpu | None, capabilities: tuple[str, ...]) -> GpuDevice:
+    def _device(self, trt: Library, gpu: Gpu | None, capabilities: tuple[str, ...]) -> GpuDevice:
         del gpu  # the plan is for every GPU of these capabilities
         return super()._device(trt, None, capabilities)
 
     def _timing_cache(
-        self, trt: ModuleType, gpu: Gpu | None, options: BuildOptions
+        self, trt: Library, gpu: Gpu | None, options: BuildOptions
     ) -> TimingCache | None:
         del trt, gpu, options
         return None
 
 
-def _cuda() -> tuple[Need, ...]:
-    return (lambda: find_gpu(why="running it"), load_cuda)
+def _cuda(extra: str) -> tuple[Need, ...]:
+    return (lambda: find_gpu(why="running it"), lambda: load_cuda(extra))
+
+
+def _capabilities(rtx: RtxLibrary) -> list[str]:
+    """What TensorRT-RTX builds for, as ``"86"``."""
+    return [name[2:] for name in rtx.ComputeCapability.__members__ if name.startswith("SM")]
 
 
 def _fastest(tries: list[tuple[Plan, _Flown | None]], *, where: Path) -> tuple[Plan, _Flown | None]:

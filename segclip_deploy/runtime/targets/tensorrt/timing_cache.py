@@ -7,21 +7,23 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING
 
 from segclip_deploy.artifacts.engine import TimingCacheUse
 from segclip_deploy.artifacts.files import locked, replace_file
 from segclip_deploy.errors import BadArtifact, StaleArtifact, command
 from segclip_deploy.runtime.targets.device import cache_folder
-from segclip_deploy.runtime.targets.tensorrt.library import complaints
+from segclip_deploy.runtime.targets.tensorrt.library import Library, complaints
+
+if TYPE_CHECKING:
+    import tensorrt
 
 __all__ = ["TimingCache", "default_path"]
 
 
 def default_path(key: Mapping[str, str | None]) -> Path:
     """Where the cache of a GPU, driver and version lies, below the user's cache directory."""
-    name = re.sub(r"[^\w.-]+", "-", " ".join(str(value) for value in key.values()))
+    name = re.sub(r"[^\w.-]+", "-", " ".join(value for value in key.values() if value))
     return cache_folder() / f"{name}.timing"
 
 
@@ -31,7 +33,7 @@ class TimingCache:
 
     Attributes:
         path: the file; it need not exist yet.
-        key: GPU, driver and library it is of.
+        key: GPU, board, power mode, driver and library it is of.
     """
 
     path: Path
@@ -61,7 +63,7 @@ class TimingCache:
             )
         return data
 
-    def attach(self, trt: ModuleType, config: Any) -> int | None:
+    def attach(self, trt: Library, config: tensorrt.IBuilderConfig) -> int | None:
         """Let a build use what is known; how many measurements that are, where it can be told.
 
         Raises:
@@ -76,7 +78,7 @@ class TimingCache:
             )
         return _entries(cache)
 
-    def store(self, config: Any, known: int | None) -> TimingCacheUse:
+    def store(self, config: tensorrt.IBuilderConfig, known: int | None) -> TimingCacheUse:
         """Add what a build measured to the file, and to what other builds put there meanwhile.
 
         Args:
@@ -98,5 +100,5 @@ class TimingCache:
         return TimingCacheUse(path=str(self.path), known=known, new=new)
 
 
-def _entries(cache: Any) -> int | None:
+def _entries(cache: tensorrt.ITimingCache) -> int | None:
     return len(cache.queryKeys()) if hasattr(cache, "queryKeys") else None

@@ -18,11 +18,18 @@ from segclip_deploy.artifacts.engine import GpuDevice, TimingCacheUse
 from segclip_deploy.artifacts.onnx_file import initializer_names, makers
 from segclip_deploy.artifacts.records import replace
 from segclip_deploy.errors import BadArtifact, StaleArtifact
-from segclip_deploy.runtime.targets.tensorrt.compatibility import differences
+from segclip_deploy.runtime.targets.tensorrt.compatibility import differences, slower_or_faster
 from segclip_deploy.runtime.targets.tensorrt.inspector import by_block, engine_layers
 from segclip_deploy.runtime.targets.tensorrt.timing_cache import TimingCache, default_path
 
-KEY = {"gpu": "Orin", "driver": "540.4.0", "library": "TensorRT 10.3.0"}
+KEY = {
+    "gpu": "Orin",
+    "board": "NVIDIA Jetson AGX Orin",
+    "multiprocessors": "16",
+    "power_mode": "30W",
+    "driver": "540.4.0",
+    "library": "TensorRT 10.3.0",
+}
 
 
 def test_initializers_are_named_as_onnx_names_them(tiny_bundle: Path) -> None:
@@ -175,10 +182,42 @@ def test_what_differs_is_named_field_by_field(
     assert [phrase.partition(" is ")[0] for phrase in found] == fields
 
 
+NX = replace(BUILT, board="NVIDIA Jetson Orin NX", multiprocessors=8, power_mode="25W")
+AGX = replace(BUILT, board="NVIDIA Jetson AGX Orin", multiprocessors=16, power_mode="25W")
+
+
+@pytest.mark.parametrize(
+    ("here", "arguments", "fields"),
+    [
+        (NX, [], ["board", "number of multiprocessors"]),
+        (replace(AGX, multiprocessors=14), [], ["number of multiprocessors"]),
+        (AGX, [], []),
+        (NX, ["--hardware-compatibility", "ampere-plus"], []),
+        (NX, ["--version-compatible"], ["board", "number of multiprocessors"]),
+    ],
+)
+@pytest.mark.faults
+def test_orins_that_cuda_calls_alike_are_told_apart(
+    here: GpuDevice, arguments: list[str], fields: list[str]
+) -> None:
+    assert here.gpu == AGX.gpu == "Orin"
+    found = differences(AGX, here, arguments)
+    assert [phrase.partition(" is ")[0] for phrase in found] == fields
+
+
+def test_only_another_power_mode_makes_an_engine_slower_or_faster() -> None:
+    other = replace(AGX, power_mode="MAXN")
+    assert slower_or_faster(AGX, other).startswith("power mode is MAXN here, 25W when")
+    for here in (AGX, replace(AGX, power_mode=None)):
+        assert slower_or_faster(AGX, here) is slower_or_faster(here, AGX) is None
+
+
 def test_a_timing_cache_lies_where_the_user_keeps_caches(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", "/there")
-    name = "Orin-540.4.0-TensorRT-10.3.0.timing"
+    name = "Orin-NVIDIA-Jetson-AGX-Orin-16-30W-540.4.0-TensorRT-10.3.0.timing"
     assert default_path(KEY) == Path("/there/segclip-deploy", name)
+    desktop = {**KEY, "board": None, "power_mode": None}
+    assert default_path(desktop).name == "Orin-16-540.4.0-TensorRT-10.3.0.timing"
     monkeypatch.setenv("XDG_CACHE_HOME", "relative")  # to be ignored, says the specification
     monkeypatch.setenv("HOME", "/home/pilot")
     assert default_path(KEY) == Path("/home/pilot/.cache/segclip-deploy", name)

@@ -1,0 +1,105 @@
+"""How far a command is, on stderr: a bar on a terminal, elsewhere a line every 30 seconds."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from threading import Event, Thread
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.progress import Progress, Task
+
+__all__ = ["console", "progress_bar", "stage_bar"]
+
+_EVERY_S = 30.0
+"""Between two lines of a log."""
+
+
+def console() -> Console:
+    """A console on stderr."""
+    from rich.console import Console
+
+    return Console(stderr=True, highlight=False)
+
+
+def progress_bar(unit: str) -> Progress:
+    """Count, elapsed and remaining time of tasks, from ``start`` to ``stop``.
+
+    Args:
+        unit: of the counts, plural; may be empty.
+    """
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
+
+    class Log(Progress):
+        """Keeps count as the bar does, and draws nothing."""
+
+        def start(self) -> None:
+            if thread.ident is None:
+                thread.start()
+
+        def stop(self) -> None:
+            ended.set()
+
+    def tell() -> None:
+        while not ended.wait(_EVERY_S):
+            for task in log.tasks:
+                if task.visible and not task.finished:
+                    screen.print(_line(task, unit), markup=False, soft_wrap=True)
+
+    screen = console()
+    if not screen.is_terminal:
+        log, ended = Log(console=screen, disable=True), Event()
+        thread = Thread(target=tell, name="progress", daemon=True)
+        return log
+    return Progress(
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn(unit),
+        TimeElapsedColumn(),
+        TextColumn("elapsed,"),
+        TimeRemainingColumn(),
+        TextColumn("left"),
+        console=screen,
+    )
+
+
+@contextmanager
+def stage_bar() -> Iterator[Callable[[str, int, int], None]]:
+    """Progress of stages with a name; what has no total is printed as a line."""
+    with progress_bar("") as bar:
+        task = bar.add_task("", total=None)
+
+        def report(what: str, done: int, total: int) -> None:
+            if total:
+                bar.update(task, description=what, completed=done, total=total)
+            else:
+                bar.console.print(what, markup=False)
+
+        yield report
+
+
+def _line(task: Task, unit: str) -> str:
+    """For example ``evaluating: 120/900 images, 0:01:30 elapsed, 1.33/s, 0:09:45 left``."""
+    count = f"{task.completed:g}" + (f"/{task.total:g}" if task.total is not None else "")
+    parts = [f"{count} {unit}".rstrip(), f"{_time(task.elapsed or 0)} elapsed"]
+    if task.elapsed and task.completed:
+        rate = task.completed / task.elapsed
+        parts.append(f"{rate:.3g}/s")
+        if task.total is not None:
+            parts.append(f"{_time((task.total - task.completed) / rate)} left")
+    return f"{task.description}: " * bool(task.description) + ", ".join(parts)
+
+
+def _time(seconds: float) -> str:
+    return str(timedelta(seconds=round(seconds)))
