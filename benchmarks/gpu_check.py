@@ -123,10 +123,19 @@ def environment_of(arguments: argparse.Namespace, site: Path) -> dict[str, str]:
     found = dict(os.environ)
     if arguments.driver:
         paths.insert(0, str(arguments.driver))  # its PyCUDA, not that of the kit
-        found["LD_LIBRARY_PATH"] = str(arguments.driver / "lib")
+        found["LD_LIBRARY_PATH"] = str(stand_in_driver(arguments.driver, site))
         found["FAKECUDA_MEGABYTES"] = "256"  # of memory that are soon taken
     found["PYTHONPATH"] = os.pathsep.join([*paths, *filter(None, [found.get("PYTHONPATH")])])
     return found
+
+
+def stand_in_driver(folder: Path, site: Path) -> Path:
+    """The folder of the stand-in driver, made for the PyCUDA of tests/fakecuda."""
+    sys.path.insert(0, str(ROOT))
+    from tests.fakecuda.build import build_driver
+
+    (extension,) = folder.glob("pycuda/_driver*.so")
+    return build_driver(site / "stand-in", extension=extension).parent
 
 
 def results(arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
@@ -168,7 +177,9 @@ def main() -> int:
     parser.add_argument("--out", type=Path, help="the record; else benchmarks/results/GPU")
     parser.add_argument("--minutes", type=float, default=120, help="for all steps")
     parser.add_argument("--only", nargs="+", choices=[step.name for step in STEPS])
-    parser.add_argument("--driver", type=Path, help="folder of the stand-in driver")
+    parser.add_argument(
+        "--driver", type=Path, help="PyCUDA for the stand-in driver: tests.fakecuda.build"
+    )
     parser.add_argument("--here", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     for name in ("kit", "checkpoint", "driver"):

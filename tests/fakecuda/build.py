@@ -38,25 +38,30 @@ def cuda_headers() -> Path:
     raise FileNotFoundError("cuda.h: pip install nvidia-cuda-runtime")
 
 
+def unpack_pycuda(work: Path) -> Path:
+    """PyCUDA's sdist in an empty folder, without cuRAND, to be compiled where there is no driver."""
+    _run(sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check",
+         "--no-deps", "--no-build-isolation", "--no-binary", "pycuda", "--dest", str(work),
+         f"pycuda=={PYCUDA}")  # fmt: skip
+    (archive,) = work.glob("pycuda-*.tar.gz")
+    with tarfile.open(archive) as packed:
+        packed.extractall(work, filter="data")
+    (source,) = work.glob("pycuda-*/")
+    library = work / "lib"
+    build_driver(library, extension=None)
+    (source / "siteconf.py").write_text(
+        f"CUDA_INC_DIR = [{str(HERE / 'include')!r}, {str(cuda_headers())!r}]\n"
+        f"CUDADRV_LIB_DIR = [{str(library)!r}]\n"
+        "CUDA_ENABLE_CURAND = False\n"
+        "CXXFLAGS = ['-O0', '-g0', '-w']\n"
+    )
+    return source
+
+
 def build_pycuda(folder: Path) -> None:
-    """Compile PyCUDA's sdist without cuRAND into ``folder/pycuda``."""
+    """Compile PyCUDA into ``folder/pycuda``."""
     with TemporaryDirectory() as name:
-        work = Path(name)
-        _run(sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check",
-             "--no-deps", "--no-build-isolation", "--no-binary", "pycuda", "--dest", name,
-             f"pycuda=={PYCUDA}")  # fmt: skip
-        (archive,) = work.glob("pycuda-*.tar.gz")
-        with tarfile.open(archive) as packed:
-            packed.extractall(work, filter="data")
-        (source,) = work.glob("pycuda-*/")
-        library = work / "lib"
-        build_driver(library, extension=None)
-        (source / "siteconf.py").write_text(
-            f"CUDA_INC_DIR = [{str(HERE / 'include')!r}, {str(cuda_headers())!r}]\n"
-            f"CUDADRV_LIB_DIR = [{str(library)!r}]\n"
-            "CUDA_ENABLE_CURAND = False\n"
-            "CXXFLAGS = ['-O0', '-g0', '-w']\n"
-        )
+        source = unpack_pycuda(Path(name))
         subprocess.run(
             [sys.executable, "-W", "ignore", __file__, "--compile"], cwd=source, check=True
         )
