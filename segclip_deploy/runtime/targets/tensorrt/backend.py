@@ -158,7 +158,8 @@ class TensorRtBackend(Backend):
                     self._stream.synchronize()
                     found.append(collector.run)
             finally:
-                self._context.profiler = None
+                detached: Any = None  # which the bindings take, and their types do not tell
+                self._context.profiler = detached
         return found
 
     def memory_taken(self) -> int | None:

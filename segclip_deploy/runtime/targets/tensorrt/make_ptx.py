@@ -45,6 +45,8 @@ def make_ptx(source: str) -> str:
     )
     options = (ctypes.c_char_p * len(_OPTIONS))(*(option.encode() for option in _OPTIONS))
     failed = nvrtc.nvrtcCompileProgram(program, len(options), options)
+    # It leaves this thread in the locale "C", in which Python reads files as ASCII.
+    ctypes.CDLL(None).uselocale(ctypes.c_void_p(-1))  # LC_GLOBAL_LOCALE
     log = _text(nvrtc, "ProgramLog", program).strip()
     if failed or log:
         raise BadInput(f"NVRTC {NVRTC} refuses it: {' '.join(log.split())}", where=SOURCE)
