@@ -6,7 +6,7 @@
     ├── BadArtifact         1  a checkpoint, bundle or engine that cannot be read
     │   └── StaleArtifact   1  readable, but no longer what its record says it is
     ├── GateFailed          3  a result that misses its accuracy, latency or parity gate
-    └── DeviceLost          4  a GPU that this process cannot use any more; a new one can
+    └── DeviceLost          4  a camera or GPU that has gone away; a process started later may find it
 
 A message is one line: what is wrong, where, and what mends it.
 """

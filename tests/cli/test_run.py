@@ -26,7 +26,7 @@ from segclip_deploy._optional import install_command
 from segclip_deploy.artifacts.bundle import InputSpec
 from segclip_deploy.artifacts.golden import Golden, save_golden
 from segclip_deploy.artifacts.vocabulary import IGNORE_INDEX, load_vocabulary
-from segclip_deploy.errors import BadInput
+from segclip_deploy.errors import DeviceLost
 from segclip_deploy.runtime.inference.frame import Frame
 from segclip_deploy.runtime.inference.segmenter import Segmenter
 from segclip_deploy.runtime.io.sinks.folder import FolderSink
@@ -304,7 +304,7 @@ def test_a_slow_engine_on_a_camera_drops_frames_and_counts_them(tmp_path: Path) 
     flyer = Segmenter(FakeBackend(64, 64, latency_ms=30), InputSpec(64, 64), DUBAI)
     with FolderSink(tmp_path / "out") as sink:
         run = Run(flyer, source, sink)
-        with pytest.raises(BadInput, match="vanished"):
+        with pytest.raises(DeviceLost, match="vanished"):
             list(run)
     found = lines(tmp_path / "out")
     assert run.dropped > 5
@@ -331,7 +331,7 @@ def test_what_was_done_before_a_camera_vanished_is_told_and_kept(
     monkeypatch.setattr(LiveSource.__init__, "__kwdefaults__", defaults)
     out = tmp_path / "out"
     result = call("run", "engine", "rtsp://a", "-o", out, "--video", tmp_path / "o.mp4", "--json")
-    assert result.exit_code == 1
+    assert result.exit_code == 4
     assert "error: rtsp://a: vanished (it has ended), and did not return for 0 s" in result.stderr
     done = json.loads(result.stdout)["done"]
     assert 1 <= done == len(lines(out)) == count_frames(tmp_path / "o.mp4")

@@ -111,6 +111,8 @@ def test_closing_frees_all_at_once_and_again_does_nothing(
     assert state.left() == {"pinned": 1}  # of the array that is kept
     segmenter.close()
     with pytest.raises(ValueError, match="is closed"):
+        segmenter.backend.infer({"image": np.zeros((1, 64, 96, 3), np.uint8)})
+    with pytest.raises(ValueError, match="is closed"):
         decode(np.zeros((5, 16, 24), np.float32), margin=False)
     np.testing.assert_array_equal(kept, before)
     del kept

@@ -17,7 +17,7 @@ import pytest
 from PIL import Image
 
 from segclip_deploy._optional import load
-from segclip_deploy.errors import BadInput
+from segclip_deploy.errors import BadInput, DeviceLost
 from segclip_deploy.runtime.io.sources.address import Address, display_name
 from segclip_deploy.runtime.io.sources.live import LiveSource
 from segclip_deploy.runtime.io.sources.opening import find_sources
@@ -115,7 +115,7 @@ def test_a_camera_that_sends_jpegs_stays_one_and_is_waited_for(
         assert found.camera == server.url("live")
         source = LiveSource(found.camera, report=said.append, patience_s=0.05)
         shots = []
-        with pytest.raises(BadInput, match="vanished"):
+        with pytest.raises(DeviceLost, match="vanished"):
             shots.extend(source.shots(threading.Event()))
     assert source.reconnects == 1
     assert len(shots) >= 10
@@ -236,7 +236,7 @@ def test_a_camera_that_vanishes_tells_no_secret(
         server.connections = [1, 6, 6]
         url = server.url(f"live?token={SECRET}", LOGIN)
         result = call("run", "engine", url, "-o", tmp_path / "out", "--json")
-    assert result.exit_code == 1
+    assert result.exit_code == 4
     assert "vanished" in result.stderr
     assert "there again" in result.stderr
     assert json.loads(result.stdout)["done"] > 0
@@ -259,7 +259,7 @@ def test_an_rtsp_camera_that_works_and_vanishes_tells_no_secret(
         place = f"127.0.0.1:{server.port}/x"
         url = f"rtsp://{LOGIN}@{place}?token={SECRET}"
         result = call("run", "engine", url, "-o", tmp_path / "out", "--json")
-    assert result.exit_code == 1
+    assert result.exit_code == 4
     report = json.loads(result.stdout)
     assert report["done"] > 0
     assert report["reconnects"] == 1

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import find, given, settings
 
 from segclip_deploy._optional import upgrade_command
-from segclip_deploy.errors import BadArtifact
+from segclip_deploy.errors import BadArtifact, command
 from segclip_deploy.runtime.profiling.compare import load_profile
 from segclip_deploy.runtime.profiling.record import PROFILE, ProfileRecord
 from tests.support.records import any_of
@@ -49,7 +49,8 @@ def test_a_profile_that_is_not_as_it_should_be_is_refused(
     with pytest.raises(BadArtifact) as caught:
         load_profile(path)
     newer = place == ("schema",) and value == 3
-    remedy = upgrade_command() if newer else "segclip-deploy profile ENGINE -o FOLDER"
+    anew = command("segclip-deploy", "profile", "ENGINE", "-o", tmp_path)
+    remedy = upgrade_command() if newer else anew
     assert str(caught.value).startswith(f"{path}: {told}; {remedy}")
 
 

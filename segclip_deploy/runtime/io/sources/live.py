@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from datetime import datetime, timezone
 from pathlib import Path
 
-from segclip_deploy.errors import BadInput
+from segclip_deploy.errors import BadInput, DeviceLost
 from segclip_deploy.runtime.inference.frame import Frame
 from segclip_deploy.runtime.io.sources.address import Address, is_address
 from segclip_deploy.runtime.io.sources.base import Shot, Unreadable
@@ -49,7 +49,8 @@ class LiveSource:
         """Read frames as they come.
 
         Raises:
-            BadInput: nothing was there at the start, or it was away for longer than the patience.
+            BadInput: nothing was there at the start.
+            DeviceLost: it was away for longer than the patience.
         """
         index, first, seen = 0, time.perf_counter(), 0.0
         wait, lost = _FIRST_WAIT_S, False
@@ -75,7 +76,7 @@ class LiveSource:
             if not index:
                 raise BadInput("no picture (it ended before the first frame)", where=self.address)
             if time.perf_counter() - seen + wait > self.patience_s:
-                raise BadInput(
+                raise DeviceLost(
                     f"vanished ({reason}), and did not return for {self.patience_s:g} s",
                     where=self.address,
                 )

@@ -31,8 +31,8 @@ __all__ = ["TensorRtBackend"]
 class TensorRtBackend(Backend):
     """Runs a plan on the first GPU, on a stream of its own, through pinned memory bound once.
 
-    The launches are recorded as one CUDA graph for each batch; where they cannot be, the name says
-    why. That takes two inferences a batch, when it is opened.
+    The launches are recorded as one CUDA graph for each batch, which takes one inference each when
+    it is opened. Where they cannot be recorded, the name says why.
 
     Args:
         engine: the plan.
@@ -100,8 +100,8 @@ class TensorRtBackend(Backend):
 
     def infer(self, arrays: Mapping[str, NDArray[Any]]) -> Mapping[str, NDArray[Any]]:
         """Run once; the returned arrays are overwritten by the next call."""
-        before, arrived, done, returned = self._marks
         with self._current():
+            before, arrived, done, returned = self._marks
             taken = [checked(arrays, spec) for spec in self.inputs]
             batch = len(taken[0])
             graph = self._graphs.get(batch)
@@ -158,7 +158,8 @@ class TensorRtBackend(Backend):
                     self._stream.synchronize()
                     found.append(collector.run)
             finally:
-                self._context.profiler = None
+                nobody: Any = None  # which pybind11 takes for a pointer, and the stubs do not tell
+                self._context.profiler = nobody
         return found
 
     def memory_taken(self) -> int | None:

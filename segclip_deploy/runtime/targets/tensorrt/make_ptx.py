@@ -9,6 +9,7 @@ PyPI, with the extra ``[dev]``. No GPU, no driver and no CUDA installation is ne
 from __future__ import annotations
 
 import ctypes
+from concurrent.futures import ThreadPoolExecutor
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 
@@ -38,6 +39,11 @@ def make_ptx(source: str) -> str:
         MissingDependency: NVRTC is not installed, or another version of it.
         BadInput: NVRTC refuses the source, or warns of it.
     """
+    with ThreadPoolExecutor(1) as pool:  # NVRTC leaves its thread with the locale of C
+        return pool.submit(_compile, source).result()
+
+
+def _compile(source: str) -> str:
     nvrtc = _load_nvrtc()
     program = ctypes.c_void_p()
     nvrtc.nvrtcCreateProgram(

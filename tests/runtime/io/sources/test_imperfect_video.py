@@ -17,7 +17,7 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from segclip_deploy.errors import BadInput
+from segclip_deploy.errors import BadInput, DeviceLost
 from segclip_deploy.runtime.io.sources.base import Shot, Unreadable
 from segclip_deploy.runtime.io.sources.files import FileSource
 from segclip_deploy.runtime.io.sources.listing import count_folders, find_files
@@ -200,7 +200,7 @@ def test_a_camera_marks_damage_as_a_film_does(tmp_path: Path, codec: str, lost: 
         url = f"tcp://127.0.0.1:{server.getsockname()[1]}"
         source = LiveSource(url, report=lambda _: None, patience_s=0)
         shots = []
-        with pytest.raises(BadInput, match="vanished"):
+        with pytest.raises(DeviceLost, match="vanished"):
             shots.extend(item for item in source.shots(NEVER) if isinstance(item, Shot))
         thread.join(10)
     assert damaged(shots) == damaged(expected)

@@ -18,7 +18,7 @@ from PIL import Image
 from PIL.TiffImagePlugin import IFDRational
 
 from segclip_deploy.artifacts.vocabulary import load_vocabulary
-from segclip_deploy.errors import BadInput
+from segclip_deploy.errors import BadInput, DeviceLost
 from segclip_deploy.runtime.inference.frame import read_frame
 from segclip_deploy.runtime.io.sinks.video import VideoWriter
 from segclip_deploy.runtime.io.sources.base import Shot, Unreadable
@@ -189,7 +189,9 @@ def test_a_camera_that_vanishes_and_returns_goes_on() -> None:
     camera = Camera(2, None, None, 3, None)
     source = live(camera, said, patience=0.1)
     shots: list[Any] = []
-    with pytest.raises(BadInput, match=r"rtsp://drone: vanished \(no picture \(gone\)\), and did"):
+    with pytest.raises(
+        DeviceLost, match=r"rtsp://drone: vanished \(no picture \(gone\)\), and did"
+    ):
         shots.extend(source.shots(NEVER))
     assert [shot.name for shot in shots] == [f"live_{n:06d}" for n in range(5)]
     assert source.reconnects == 1
