@@ -94,6 +94,13 @@ def test_a_step_that_hangs_or_crashes_is_ended_and_told(
     crashed = gpu_check.run_apart([*words[:-1], "none"], 60, os.environ)
     assert (crashed["outcome"], crashed["why"]) == ("failed", "its process ended with exit code 1")
     assert "StopIteration" in crashed["output"][-1]
+    # As PyCUDA does where it cannot release what a lost GPU held: passed, and then aborted.
+    script = tmp_path / "step.py"
+    passed = gpu_check._RESULT + '{"outcome": "passed"}'
+    script.write_text(f"import os\nprint({passed!r}, flush=True)\nos.abort()\n")
+    monkeypatch.setattr(gpu_check, "__file__", str(script))
+    aborted = gpu_check.run_apart([], 60, os.environ)
+    assert (aborted["outcome"], aborted["why"]) == ("failed", "its process ended with exit code -6")
 
 
 def test_steps_for_which_no_time_is_left_are_not_run(tmp_path: Path) -> None:
