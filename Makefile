@@ -3,13 +3,14 @@
 # `make test-long`  the tests that take minutes: every family of timm, exported.
 # `make benchmark`  measures the example against what else could fly; its tables are those of the README.
 # `make gpu-check`  on a machine with an NVIDIA GPU: what `make test` has to skip, measured.
+# `make test-aarch64`  as root: the wheel in an emulated arm64 Debian, held against this machine.
 # All make their own .venv first; it is made anew only when pyproject.toml changes.
 
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test test-long benchmark gpu-check clean
+.PHONY: demo test test-long benchmark gpu-check test-aarch64 clean
 .DELETE_ON_ERROR:
 
 # ---- environments: the demo needs less than the tests
@@ -58,6 +59,10 @@ GPU_EXTRAS ?= tensorrt,rtx
 gpu-check: $(VENV)/test.stamp
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[$(GPU_EXTRAS)]'
 	$(BIN)/python benchmarks/gpu_check.py $(if $(TILES),--tiles $(TILES))
+
+# AARCH64_ROOT: where the arm64 Debian lies, 1 GB; by default in ~/.cache/segclip-deploy/aarch64
+test-aarch64: $(VENV)/test.stamp
+	$(BIN)/python benchmarks/aarch64.py $(if $(AARCH64_ROOT),--root $(AARCH64_ROOT))
 
 clean:
 	rm -rf $(VENV) out
