@@ -1,16 +1,17 @@
 # `make demo`  runs the main job on the shipped example and says where to look.
 # `make test`  lints, type-checks and tests.
-# `make test-long`  the tests that take minutes: every family of timm, exported.
+# `make test-long`  the tests that take minutes: every family of timm exported, every remedy that makes an artefact, every version of TensorRT.
 # `make benchmark`  measures the example against what else could fly; its tables are those of the README.
 # `make gpu-check`  on a machine with an NVIDIA GPU: what `make test` has to skip, measured (docs/verified-on.md).
 # `make gpu-kit`  what `make gpu-check KIT=FOLDER` takes to a machine without network.
+# `make test-aarch64`  as root: the wheel in an emulated arm64 Debian, held against this machine.
 # All make their own .venv first; it is made anew only when pyproject.toml changes.
 
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test test-long benchmark gpu-check gpu-kit clean
+.PHONY: demo test test-long benchmark gpu-check gpu-kit test-aarch64 clean
 .DELETE_ON_ERROR:
 
 # ---- environments: the demo needs less than the tests
@@ -81,6 +82,10 @@ endif
 # GPU_PYTHON, to collect wheels for: of the same version as there. GPU_HAS: packages that are there already.
 gpu-kit: $(VENV)/test.stamp
 	$(MAKE_KIT) $(GPU_KIT_FLAGS) $(if $(GPU_PYTHON),--python $(GPU_PYTHON) --has $(GPU_HAS))
+
+# AARCH64_ROOT: where the arm64 Debian lies, 1 GB; by default in ~/.cache/segclip-deploy/aarch64
+test-aarch64: $(VENV)/test.stamp
+	$(BIN)/python benchmarks/aarch64.py $(if $(AARCH64_ROOT),--root $(AARCH64_ROOT))
 
 clean:
 	rm -rf $(VENV) out

@@ -14,7 +14,7 @@ __all__ = ["round_as_fp16"]
 def round_as_fp16(graph: Any) -> int:
     """Turn a graph with FP16 into one in FP32 that rounds every FP16 tensor, in place.
 
-    ONNX Runtime has no FP16 kernels for a CPU: it computes in FP32 and leaves out the casts in
+    ONNX Runtime has no FP16 kernels for an x86-64 CPU: it computes in FP32 and leaves out the casts in
     between, so that nothing is rounded and nothing overflows. A tensor that is written out as
     cast to FP16 and back is rounded. Sums within a product stay FP32, as in TensorRT; what is
     dequantized is not rounded, it goes into an INT8 product as it is.

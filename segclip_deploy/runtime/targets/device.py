@@ -112,15 +112,21 @@ def find_gpu(*, why: str, driver: Any = None, root: Path = _ROOT) -> Gpu:
             f"{why} needs an NVIDIA GPU, and the driver finds none (CUDA error {code})",
             fix="see what nvidia-smi says",
         )
-    label = ctypes.create_string_buffer(256)
-    cuda.cuDeviceGetName(label, len(label), device)
+    label, memory = ctypes.create_string_buffer(256), ctypes.c_size_t()
     major, minor, count, version = (ctypes.c_int() for _ in range(4))
+    codes = [
+        cuda.cuDeviceGetName(label, len(label), device),
+        cuda.cuDriverGetVersion(ctypes.byref(version)),
+        cuda.cuDeviceTotalMem_v2(ctypes.byref(memory), device),
+    ]
     attributes = (*_COMPUTE_CAPABILITY, _MULTIPROCESSOR_COUNT)
     for value, attribute in zip((major, minor, count), attributes, strict=True):
-        cuda.cuDeviceGetAttribute(ctypes.byref(value), attribute, device)
-    cuda.cuDriverGetVersion(ctypes.byref(version))
-    memory = ctypes.c_size_t()
-    cuda.cuDeviceTotalMem_v2(ctypes.byref(memory), device)
+        codes.append(cuda.cuDeviceGetAttribute(ctypes.byref(value), attribute, device))
+    if any(codes):
+        raise MissingDependency(
+            f"{why} needs an NVIDIA GPU, and the driver does not tell of it (CUDA error {max(codes)})",
+            fix="see what nvidia-smi says",
+        )
     return Gpu(
         gpu=label.value.decode(),
         compute_capability=f"{major.value}.{minor.value}",

@@ -118,7 +118,8 @@ class OnnxRuntimeBackend(Backend):
         provider: of ``providers()``: what executes the operators it knows, the CPU the rest.
         batches: what to take where the file leaves the batch open.
         literal: execute every node as it stands, Q/DQ as rounding, without fused kernels: what
-            ONNX defines, and slow. FP16 is computed in FP32 all the same, there are no kernels.
+            ONNX defines, and slow. FP16 is computed in FP32 on x86-64, which has no kernels for it;
+            on aarch64 in FP16, sums too.
 
     Raises:
         BadArtifact: ONNX Runtime refuses the file, or has no such provider here.

@@ -65,6 +65,16 @@ def test_no_driver_and_no_device_are_told_apart(monkeypatch: pytest.MonkeyPatch)
         find_gpu(why="this")
 
 
+@pytest.mark.parametrize(
+    "name",
+    ["cuDeviceGetName", "cuDeviceGetAttribute", "cuDriverGetVersion", "cuDeviceTotalMem_v2"],
+)
+def test_a_driver_that_fails_is_not_read(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Driver, name, lambda *_: 999)
+    with pytest.raises(MissingDependency, match="does not tell of it .CUDA error 999"):
+        find_gpu(why="this", driver=Driver())
+
+
 def test_a_jetson_is_known_by_its_release_file(tmp_path: Path) -> None:
     assert find_jetson(tmp_path) is None
     (tmp_path / "etc").mkdir()
