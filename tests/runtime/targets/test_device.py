@@ -71,7 +71,7 @@ def test_no_driver_and_no_device_are_told_apart(monkeypatch: pytest.MonkeyPatch)
 )
 def test_a_driver_that_fails_is_not_read(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Driver, name, lambda *_: 999)
-    with pytest.raises(MissingDependency, match="does not tell of it .CUDA error 999"):
+    with pytest.raises(MissingDependency, match=r"does not tell of it \(CUDA error 999"):
         find_gpu(why="this", driver=Driver())
 
 
