@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import ctypes
 import gc
-import json
 import sys
 from dataclasses import dataclass, field
 from functools import cache
@@ -23,6 +22,7 @@ from numpy.typing import NDArray
 from segclip_deploy.artifacts.bundle import Bundle
 from segclip_deploy.runtime.targets.onnxruntime import OnnxRuntimeBackend
 from segclip_deploy.runtime.targets.tensorrt.cuda import open_cuda
+from tests.support.stub_engine import Context, Engine
 
 __all__ = ["Driver", "State", "install"]
 
@@ -138,30 +138,9 @@ def _engine(state: State, rtx: Any, logger: Any, data: bytes) -> Any:
         logger.errors.append("Error Code 6: the plan is damaged")
         return None
     assert state.bundle is not None
-    batches = state.bundle.input.batches
-    backend = _reference(state.bundle.model_path, batches)
-    specs = {spec.name: spec for spec in (*backend.inputs, *backend.outputs)}
-    context = _Context(state, backend)
+    model = _reference(state.bundle.model_path, state.bundle.input.batches)
     types = {np.dtype(np.uint8): rtx.uint8, np.dtype(np.float32): rtx.float32}
-    names, inputs = list(specs), {spec.name for spec in backend.inputs}
-
-    def declared(name: str) -> tuple[int, ...]:
-        return specs[name].shape if len(batches) == 1 else (-1, *specs[name].shape[1:])
-
-    return SimpleNamespace(
-        num_io_tensors=len(names),
-        get_tensor_name=names.__getitem__,
-        get_tensor_mode=lambda name: getattr(
-            rtx.TensorIOMode, "INPUT" if name in inputs else "OUTPUT"
-        ),
-        get_tensor_shape=declared,
-        get_tensor_profile_shape=lambda name, _: [
-            (batch, *specs[name].shape[1:]) for batch in (batches[0], batches[-1], batches[-1])
-        ],
-        get_tensor_dtype=lambda name: types[specs[name].dtype],
-        create_execution_context=lambda: context,
-        create_engine_inspector=lambda: _Inspector(),
-    )
+    return Engine(model, rtx, lambda: _Context(state, model), types=types.__getitem__)
 
 
 @cache
@@ -170,54 +149,27 @@ def _reference(model: Path, batches: range) -> OnnxRuntimeBackend:
     return OnnxRuntimeBackend(model, batches=batches)
 
 
-class _Inspector:
-    execution_context: Any = None
+class _Context(Context):
+    """Shapes and addresses are those at the time it is enqueued."""
 
-    def get_engine_information(self, _layout: Any) -> str:
-        assert self.execution_context is not None  # without, TensorRT says less
-        return json.dumps({"Layers": []})
-
-
-class _Context:
-    """IExecutionContext: shapes and addresses are those at the time it is enqueued."""
-
-    profiler: Any = None
-
-    def __init__(self, state: State, backend: OnnxRuntimeBackend) -> None:
-        self._state, self._backend = state, backend
-        self._specs = {spec.name: spec for spec in (*backend.inputs, *backend.outputs)}
-        self._addresses: dict[str, int] = {}
-        self._batch = backend.inputs[0].shape[0]
-
-    def set_tensor_address(self, name: str, address: int) -> None:
-        self._addresses[name] = address
-
-    def set_input_shape(self, name: str, shape: tuple[int, ...]) -> bool:
-        if (
-            shape[0] not in self._backend.inputs[0].batches
-            or shape[1:] != self._specs[name].shape[1:]
-        ):
-            return False
-        self._batch = shape[0]
-        return True
-
-    def get_tensor_shape(self, name: str) -> tuple[int, ...]:
-        return (self._batch, *self._specs[name].shape[1:])
+    def __init__(self, state: State, model: OnnxRuntimeBackend) -> None:
+        super().__init__(model)
+        self._state = state
 
     def execute_async_v3(self, stream: int) -> bool:
         if self._state.refuses:
             return False
-        batch, addresses = self._batch, dict(self._addresses)
+        batch, addresses = self.batch, dict(self.addresses)
         driver = self._state.driver
 
         def array(name: str) -> NDArray[Any]:
-            spec = self._specs[name]
+            spec = self.specs[name]
             return driver.array(addresses[name], (batch, *spec.shape[1:]), spec.dtype)
 
         def compute(_argument: Any) -> None:
             try:
-                arrays = {spec.name: array(spec.name) for spec in self._backend.inputs}
-                for name, values in self._backend.infer(arrays).items():
+                arrays = {spec.name: array(spec.name) for spec in self.model.inputs}
+                for name, values in self.model.infer(arrays).items():
                     array(name)[...] = values
                 if self.profiler is not None:
                     self.profiler.report_layer_time("conv", 1.5)

@@ -25,6 +25,7 @@ from segclip_deploy.runtime.targets.device import Gpu
 from segclip_deploy.runtime.targets.onnxruntime import OnnxRuntimeBackend
 from segclip_deploy.runtime.targets.tensorrt import builder
 from segclip_deploy.runtime.targets.tensorrt.cuda import Cuda
+from tests.support.stub_engine import Context, Engine
 
 ORIN = Gpu("Orin", "8.7", "540.4.0", "12.6", 8 << 30, multiprocessors=16)
 INSPECTED = {
@@ -107,64 +108,44 @@ def _engine(state: StandIn, rtx: Any, logger: Any, data: bytes) -> Any:
         logger.errors.append("Error Code 6: the plan is damaged")
         return None
     state.opened += 1
-    number = state.opened
-    profile = state.profile
-    backend = OnnxRuntimeBackend(state.model, batches=profile)
-    specs = {spec.name: spec for spec in (*backend.inputs, *backend.outputs)}
-    now = {name: spec.shape for name, spec in specs.items()}
-    names = list(specs)
-    addresses: dict[str, int] = {}
-
-    def execute(stream: int) -> bool:
-        if context.profiler is not None:
-            context.profiler.report_layer_time("conv", 1.5)
-        time.sleep(state.delay.get(number, 0.0))
-        arrays = {
-            spec.name: np.frombuffer(
-                state.memory[addresses[spec.name]], spec.dtype, np.prod(now[spec.name])
-            ).reshape(now[spec.name])
-            for spec in backend.inputs
-        }
-        for name, values in backend.infer(arrays).items():
-            answer = np.zeros_like(values) if number in state.wrong else values
-            state.memory[addresses[name]][: answer.nbytes] = answer.tobytes()
-        return True
-
-    def set_input_shape(name: str, shape: tuple[int, ...]) -> bool:
-        if shape[0] not in profile or shape[1:] != specs[name].shape[1:]:
-            return False
-        state.batches.append(shape[0])
-        now.update({n: (shape[0], *spec.shape[1:]) for n, spec in specs.items()})
-        return True
-
-    def declared(name: str) -> tuple[int, ...]:
-        _, *sides = specs[name].shape
-        return specs[name].shape if specs[name].min_batch is None else (-1, *sides)
-
-    context = SimpleNamespace(
-        set_tensor_address=addresses.__setitem__,
-        set_input_shape=set_input_shape,
-        get_tensor_shape=now.__getitem__,
-        execute_async_v3=execute,
-        profiler=None,
-    )
+    context = _Context(state, state.opened)
     types = {np.dtype(np.uint8): rtx.uint8, np.dtype(np.float32): rtx.float32}
-    inputs = {spec.name for spec in backend.inputs}
-    mode = rtx.TensorIOMode
-    return SimpleNamespace(
-        num_io_tensors=len(names),
-        get_tensor_name=names.__getitem__,
-        get_tensor_mode=lambda name: mode.INPUT if name in inputs else mode.OUTPUT,
-        get_tensor_shape=declared,
-        get_tensor_profile_shape=lambda name, index: [
-            (batch, *specs[name].shape[1:]) for batch in (profile[0], profile[-1], profile[-1])
-        ],
-        get_tensor_dtype=lambda name: types[specs[name].dtype],
-        create_execution_context=lambda: context,
-        create_engine_inspector=lambda: SimpleNamespace(
-            get_engine_information=lambda layout: json.dumps(INSPECTED)
-        ),
+    return Engine(
+        context.model,
+        rtx,
+        lambda: context,
+        types=types.__getitem__,
+        information=json.dumps(INSPECTED),
     )
+
+
+class _Context(Context):
+    """Answers at once, on the memory of the pretended driver."""
+
+    def __init__(self, state: StandIn, number: int) -> None:
+        super().__init__(OnnxRuntimeBackend(state.model, batches=state.profile))
+        self._state, self._number = state, number
+
+    def set_input_shape(self, name: str, shape: tuple[int, ...]) -> bool:
+        fits = super().set_input_shape(name, shape)
+        if fits:
+            self._state.batches.append(shape[0])
+        return fits
+
+    def execute_async_v3(self, _stream: int) -> bool:
+        state, memory = self._state, self._state.memory
+        if self.profiler is not None:
+            self.profiler.report_layer_time("conv", 1.5)
+        time.sleep(state.delay.get(self._number, 0.0))
+        arrays = {}
+        for spec in self.model.inputs:
+            shape = self.get_tensor_shape(spec.name)
+            flat = np.frombuffer(memory[self.addresses[spec.name]], spec.dtype, np.prod(shape))
+            arrays[spec.name] = flat.reshape(shape)
+        for name, values in self.model.infer(arrays).items():
+            answer = np.zeros_like(values) if self._number in state.wrong else values
+            memory[self.addresses[name]][: answer.nbytes] = answer.tobytes()
+        return True
 
 
 def _driver(state: StandIn) -> ModuleType:

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from segclip_deploy.runtime.inference.backend import TensorSpec
 from segclip_deploy.runtime.targets.onnxruntime import OnnxRuntimeBackend
+from tests.support.stub_engine import Context, Engine
 
 __all__ = ["Driver", "install"]
 
@@ -67,7 +68,7 @@ def install(batches: range) -> list[str]:
         "TensorIOMode": Enum("TensorIOMode", "INPUT OUTPUT"),
         "nptype": np.dtype,
         "Runtime": lambda _: SimpleNamespace(
-            deserialize_cuda_engine=lambda plan: _Engine(model_of(plan), failed)
+            deserialize_cuda_engine=lambda plan: _engine(model_of(plan), trt, failed)
         ),
     }
     for name, value in members.items():
@@ -76,47 +77,20 @@ def install(batches: range) -> list[str]:
     return failed
 
 
-class _Engine:
-    """ICudaEngine, as far as the package uses it."""
+def _engine(model: OnnxRuntimeBackend, trt: Any, failed: list[str]) -> Engine:
+    return Engine(model, trt, lambda: _Context(model, failed))
+
+
+class _Context(Context):
+    """What it enqueues can be recorded in a graph."""
 
     def __init__(self, model: OnnxRuntimeBackend, failed: list[str]) -> None:
-        self.model, self.failed = model, failed
-        self.specs = {spec.name: spec for spec in (*model.inputs, *model.outputs)}
-        self.batches = model.inputs[0].batches
-        self.num_io_tensors = len(self.specs)
-
-    def get_tensor_name(self, index: int) -> str:
-        return list(self.specs)[index]
-
-    def get_tensor_mode(self, name: str) -> Any:
-        mode = sys.modules["tensorrt"].TensorIOMode
-        return mode.INPUT if self.specs[name] in self.model.inputs else mode.OUTPUT
-
-    def get_tensor_shape(self, name: str) -> tuple[int, ...]:
-        spec = self.specs[name]
-        return spec.shape if spec.min_batch is None else (-1, *spec.shape[1:])
-
-    def get_tensor_profile_shape(self, name: str, _index: int) -> list[tuple[int, ...]]:
-        sides = self.specs[name].shape[1:]
-        return [(batch, *sides) for batch in (self.batches[0], *2 * [self.batches[-1]])]
-
-    def get_tensor_dtype(self, name: str) -> np.dtype[Any]:
-        return self.specs[name].dtype
-
-    def create_execution_context(self) -> _Context:
-        return _Context(self)
-
-
-class _Context:
-    """IExecutionContext: what it enqueues can be recorded in a graph."""
-
-    def __init__(self, engine: _Engine) -> None:
-        self._engine, self._driver = engine, Driver()
-        self._addresses: dict[str, int] = {}
-        self._host = {name: self._lock(spec) for name, spec in engine.specs.items()}
-        self._batch = engine.batches[-1]
+        super().__init__(model)
+        self._driver = Driver()
+        self._host = {name: self._lock(spec) for name, spec in self.specs.items()}
         # A function of the host must outlive the stream's work and the graphs that hold it.
-        self._functions = {batch: _function(engine, self._host, batch) for batch in engine.batches}
+        batches = model.inputs[0].batches
+        self._functions = {n: _function(model, failed, self._host, n) for n in batches}
 
     def _lock(self, spec: TensorSpec) -> NDArray[Any]:
         """Page-locked memory, so that copies are asynchronous and can be recorded."""
@@ -132,43 +106,34 @@ class _Context:
             with suppress(RuntimeError):  # of a GPU that is lost
                 self._driver("cuMemFreeHost", ctypes.c_void_p(array.ctypes.data))
 
-    def set_tensor_address(self, name: str, address: int) -> bool:
-        self._addresses[name] = address
-        return True
-
-    def set_input_shape(self, _name: str, shape: tuple[int, ...]) -> bool:
-        self._batch = shape[0]
-        return shape[0] in self._engine.batches
-
-    def get_tensor_shape(self, name: str) -> tuple[int, ...]:
-        return (self._batch, *self._engine.specs[name].shape[1:])
-
     def execute_async_v3(self, stream: int) -> bool:
         on = ctypes.c_void_p(stream)
-        for spec in self._engine.model.inputs:
+        for spec in self.model.inputs:
             to, device, size = self._ends(spec)
             self._driver("cuMemcpyDtoHAsync_v2", to, device, size, on)
-        self._driver("cuLaunchHostFunc", on, self._functions[self._batch], None)
-        for spec in self._engine.model.outputs:
+        self._driver("cuLaunchHostFunc", on, self._functions[self.batch], None)
+        for spec in self.model.outputs:
             source, device, size = self._ends(spec)
             self._driver("cuMemcpyHtoDAsync_v2", device, source, size, on)
         return True
 
     def _ends(self, spec: TensorSpec) -> tuple[Any, Any, Any]:
-        part = self._host[spec.name][: self._batch]
-        device = ctypes.c_uint64(self._addresses[spec.name])
+        part = self._host[spec.name][: self.batch]
+        device = ctypes.c_uint64(self.addresses[spec.name])
         return ctypes.c_void_p(part.ctypes.data), device, ctypes.c_size_t(part.nbytes)
 
 
-def _function(engine: _Engine, host: dict[str, NDArray[Any]], batch: int) -> Any:
+def _function(
+    model: OnnxRuntimeBackend, failed: list[str], host: dict[str, NDArray[Any]], batch: int
+) -> Any:
     """What answers for a batch; it holds no context, so that a context ends when it is released."""
 
     def compute(_: Any) -> None:
         try:
-            arrays = {spec.name: host[spec.name][:batch] for spec in engine.model.inputs}
-            for name, values in engine.model.infer(arrays).items():
+            arrays = {spec.name: host[spec.name][:batch] for spec in model.inputs}
+            for name, values in model.infer(arrays).items():
                 host[name][:batch] = values
         except Exception as error:  # nobody above would see it
-            engine.failed.append(repr(error))
+            failed.append(repr(error))
 
     return _FUNCTION(compute)
