@@ -13,6 +13,7 @@ __all__ = [
     "block_of",
     "check_self_contained",
     "digest_without",
+    "holds_fp16",
     "initializer_names",
     "makers",
     "quantizes_fp16",
@@ -30,7 +31,7 @@ _TENSOR_TYPE = 2
 _TENSOR_NAME = 8
 _TENSOR_ELSEWHERE = (13, 14)  # external_data, data_location
 
-_FP32 = 1  # of TensorProto.DataType
+_FP32, _FP16 = 1, 10  # of TensorProto.DataType
 
 _INSIDE = {
     "model": {7: "graph", 20: "training", 25: "function"},
@@ -118,6 +119,19 @@ def quantizes_fp16(model: Path) -> bool:
             if (_TENSOR_TYPE, _FP32) in fields(tensor, model):
                 fp32 |= {bytes(name) for name in members(tensor, _TENSOR_NAME, model)}
     return not scales <= fp32
+
+
+def holds_fp16(model: Path) -> bool:
+    """Whether an initializer of a model's graph is FP16.
+
+    Raises:
+        BadArtifact: not an ONNX file.
+    """
+    return any(
+        (_TENSOR_TYPE, _FP16) in fields(tensor, model)
+        for graph in members(open_model(model), _MODEL_GRAPH, model)
+        for tensor in members(graph, _GRAPH_INITIALIZER, model)
+    )
 
 
 def check_self_contained(model: Path) -> None:

@@ -73,6 +73,30 @@ def test_the_model_it_is_tried_with_is_one_and_this_version_rounds() -> None:
     assert reference._rounds_fp16()
 
 
+def test_this_processor_is_believed_after_a_product() -> None:
+    onnx.checker.check_model(onnx.load_from_string(reference._product()), full_check=True)
+    assert reference._sums_in_fp32()
+
+
+@pytest.mark.faults
+def test_a_processor_that_sums_fp16_in_fp16_is_no_reference(
+    tiny_bundle: Path, tiny_table: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As ONNX Runtime on aarch64, with sums of eight lanes."""
+    fp16 = uniformly(tiny_bundle, tiny_table, tmp_path / "fp16", "tensorrt", "fp16")
+    given, weights = reference._factors()
+    lanes = np.zeros((8, weights.shape[1]), np.float16)
+    for first in range(0, len(weights), 8):
+        lanes += given[0, first : first + 8, None] * weights[first : first + 8]
+    monkeypatch.setattr(reference, "_tried", lambda *_: lanes.sum(0, dtype=np.float16)[None])
+    reference._sums_in_fp32.cache_clear()
+    refused = call("verify", fp16)
+    assert refused.exit_code == 1
+    assert "sums products of FP16 in FP16 on this processor" in refused.stderr
+    assert call("verify", tiny_bundle).exit_code == 0
+    reference._sums_in_fp32.cache_clear()
+
+
 def test_only_what_quantizes_fp16_needs_it(tmp_path: Path) -> None:
     assert quantizes_fp16(quantizer(tmp_path / "half.onnx", np.float16))
     assert not quantizes_fp16(quantizer(tmp_path / "single.onnx", np.float32))
