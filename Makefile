@@ -1,6 +1,6 @@
 # `make demo`  runs the main job on the shipped example and says where to look.
 # `make test`  lints, type-checks and tests.
-# `make test-long`  the tests that take minutes: every family of timm exported, every remedy that makes an artefact, every version of TensorRT.
+# `make test-long`  the tests that take minutes: families of timm, remedies that make artefacts, versions of TensorRT and ONNX Runtime.
 # `make benchmark`  measures the example against what else could fly; its tables are those of the README.
 # `make gpu-check`  on a machine with an NVIDIA GPU: what `make test` has to skip, measured (docs/verified-on.md).
 # `make gpu-kit`  what `make gpu-check KIT=FOLDER` takes to a machine without network.

@@ -187,6 +187,7 @@ def test_clip_encoders_take_precision(
     assert sqnr(expected, got) > 25
 
 
+@pytest.mark.long
 def test_a_vit_with_loud_channels_bears_int8_better_once_it_is_smoothed(
     clip_export: tuple[TorchBackend, FoldedSegCLIP, Path], tmp_path: Path
 ) -> None:
