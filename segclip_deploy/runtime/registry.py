@@ -9,7 +9,8 @@ from segclip_deploy.errors import BadArtifact, BadInput
 from segclip_deploy.runtime.targets.base import BuildOptions, Target
 from segclip_deploy.runtime.targets.onnxruntime import OnnxRuntime
 from segclip_deploy.runtime.targets.openvino import OpenVino
-from segclip_deploy.runtime.targets.tensorrt.target import TensorRt, TensorRtRtx
+from segclip_deploy.runtime.targets.tensorrt.rtx import TensorRtRtx
+from segclip_deploy.runtime.targets.tensorrt.target import TensorRt
 
 __all__ = [
     "BUNDLES",

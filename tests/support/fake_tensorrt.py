@@ -87,7 +87,8 @@ def install(monkeypatch: pytest.MonkeyPatch, model: Path, gpu: Gpu | None = ORIN
 
     monkeypatch.setattr(builder, "_add_profile", profiled)
     if gpu is not None:
-        monkeypatch.setattr(f"{home}.target.find_gpu", lambda why: gpu)
+        for module in ("target", "rtx"):
+            monkeypatch.setattr(f"{home}.{module}.find_gpu", lambda why: gpu)
     return state
 
 

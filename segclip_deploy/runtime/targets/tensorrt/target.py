@@ -23,7 +23,7 @@ from segclip_deploy.artifacts.engine import (
 from segclip_deploy.artifacts.golden import load_golden
 from segclip_deploy.artifacts.records import replace as with_fields
 from segclip_deploy.artifacts.scheme import Scheme
-from segclip_deploy.errors import BadArtifact, BadInput, MissingDependency, StaleArtifact, command
+from segclip_deploy.errors import BadArtifact, BadInput, StaleArtifact
 from segclip_deploy.runtime.inference.backend import Backend
 from segclip_deploy.runtime.targets.base import (
     BuildOptions,
@@ -50,15 +50,13 @@ from segclip_deploy.runtime.targets.tensorrt.compatibility import (
 from segclip_deploy.runtime.targets.tensorrt.inspector import by_block, engine_layers
 from segclip_deploy.runtime.targets.tensorrt.library import (
     Library,
-    RtxLibrary,
-    library_name,
     load_cuda,
     load_library,
 )
 from segclip_deploy.runtime.targets.tensorrt.timing_cache import TimingCache, default_path
 from segclip_deploy.runtime.targets.tuning import median_ms
 
-__all__ = ["TensorRt", "TensorRtRtx"]
+__all__ = ["TensorRt", "cuda_needs"]
 
 _ROUNDS = 50  # inferences that choose between tries
 
@@ -102,7 +100,7 @@ class TensorRt(Target):
 
     def to_build(self) -> tuple[Need, ...]:
         """The library, a GPU and PyCUDA."""
-        return (lambda: load_library(self.name), *_cuda(self.extra))
+        return (lambda: load_library(self.name), *cuda_needs(self.extra))
 
     def build(self, job: Job) -> Built:
         """Of several tries the fastest that passes the flight check.
@@ -285,83 +283,9 @@ class TensorRt(Target):
         return TimingCache(options.timing_cache or default_path(key), key)
 
 
-class TensorRtRtx(TensorRt):
-    """Engines ``NAME.rtx``: plans for any GPUs, which need not be here."""
-
-    name = "tensorrt-rtx"
-    title = "TensorRT-RTX"
-    extra = "rtx"
-    short = "rtx"
-    suffix = ".rtx"
-    # It times nothing while it builds, and ignores or refuses the other options [1.7.1].
-    options = frozenset(
-        {"--workspace", "--optimization-level", "--refittable", "--tries", "--compute-capability"}
-    )
-
-    def to_build(self) -> tuple[Need, ...]:
-        """The library."""
-        return (lambda: load_library(self.name),)
-
-    def to_run(self) -> tuple[Need, ...]:
-        """A GPU and PyCUDA."""
-        return _cuda(self.extra)
-
-    def _aim(
-        self, trt: Library, options: BuildOptions, bundle: Bundle
-    ) -> tuple[Gpu | None, tuple[str, ...], str | None]:
-        rtx: Any = trt
-        known = _capabilities(rtx)
-        wanted = options.compute_capability
-        unknown = [one for one in wanted if one not in known]
-        if unknown:
-            raise BadInput(
-                f"{library_name(trt)} builds for {', '.join(known)}, not for {', '.join(unknown)}",
-                where="--compute-capability",
-            )
-        try:
-            gpu = find_gpu(why=f"building for {self.name}")
-        except MissingDependency as error:
-            if not wanted:
-                raise BadInput(
-                    "no NVIDIA GPU is here to build for",
-                    where=self.name,
-                    fix="say for which: --compute-capability 86,89,120",
-                ) from error
-            return None, wanted, "no NVIDIA GPU is here"
-        here = gpu.compute_capability.replace(".", "")
-        if not wanted and here not in known:
-            raise BadInput(
-                f"{library_name(trt)} builds for {', '.join(known)}, and the GPU here, {gpu.gpu}, "
-                f"has {here}",
-                where=self.name,
-                fix="build for TensorRT: "
-                + command("segclip-deploy", "build-engine", bundle.path, "-o", "NAME.engine"),
-            )
-        if wanted and here not in wanted:
-            return gpu, wanted, f"the GPU here has compute capability {gpu.compute_capability}"
-        return gpu, wanted or (here,), None
-
-    def _named(self, capabilities: tuple[str, ...]) -> tuple[str, ...]:
-        return capabilities
-
-    def _device(self, trt: Library, gpu: Gpu | None, capabilities: tuple[str, ...]) -> GpuDevice:
-        del gpu  # the plan is for every GPU of these capabilities
-        return super()._device(trt, None, capabilities)
-
-    def _timing_cache(
-        self, trt: Library, gpu: Gpu | None, options: BuildOptions
-    ) -> TimingCache | None:
-        del trt, gpu, options
-        return None
-
-
-def _cuda(extra: str) -> tuple[Need, ...]:
+def cuda_needs(extra: str) -> tuple[Need, ...]:
+    """A GPU, and PyCUDA from an extra of this package."""
     return (lambda: find_gpu(why="running it"), lambda: load_cuda(extra))
-
-
-def _capabilities(rtx: RtxLibrary) -> list[str]:
-    """What TensorRT-RTX builds for, as ``"86"``."""
-    return [name[2:] for name in rtx.ComputeCapability.__members__ if name.startswith("SM")]
 
 
 def _fastest(tries: list[tuple[Plan, _Flown | None]], *, where: Path) -> tuple[Plan, _Flown | None]:

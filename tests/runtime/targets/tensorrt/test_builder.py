@@ -95,7 +95,7 @@ def test_a_gpu_that_rtx_does_not_build_for_is_named_with_the_way_out(
 ) -> None:
     pytest.importorskip("tensorrt_rtx")
     gpu = replace(ORIN, compute_capability=capability)
-    monkeypatch.setattr("segclip_deploy.runtime.targets.tensorrt.target.find_gpu", lambda why: gpu)
+    monkeypatch.setattr("segclip_deploy.runtime.targets.tensorrt.rtx.find_gpu", lambda why: gpu)
     result = call("build-engine", tiny_bundle, "-o", tmp_path / "e.rtx")
     assert result.exit_code == 1
     number = capability.replace(".", "")
