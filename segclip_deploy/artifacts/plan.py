@@ -196,18 +196,8 @@ def load_plan(path: Path) -> PrecisionPlan:
     """
     remedy = command(
         "segclip-deploy",
-        *(
-            "plan",
-            "BUNDLE",
-            "--table",
-            "TABLE",
-            "--eval",
-            "DATASET",
-            "--scheme",
-            "SCHEME",
-            "-o",
-            path,
-        ),
+        *("plan", "BUNDLE", "--table", "TABLE", "--eval", "DATASET"),
+        *("--scheme", "SCHEME", "-o", path),
     )
     try:
         data = yaml.safe_load(path.read_text(encoding="utf-8"))

@@ -39,6 +39,14 @@ def fake_engine(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("segclip_deploy.runtime.engine.open_engine", open_fake)
 
 
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A camera that vanishes is waited for hardly at all."""
+    monkeypatch.setattr("segclip_deploy.runtime.io.sources.live._FIRST_WAIT_S", 0.001)
+    defaults = {"patience_s": 0.05, "read": read_live}
+    monkeypatch.setattr(LiveSource.__init__, "__kwdefaults__", defaults)
+
+
 # ---- files of servers
 
 
@@ -225,13 +233,8 @@ def test_a_file_behind_a_password_tells_no_secret(tmp_path: Path, name: str) -> 
     assert f"http://127.0.0.1:{server.port}/{name}?***" in everything
 
 
-def test_a_camera_that_vanishes_tells_no_secret(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("segclip_deploy.runtime.engine.open_engine", open_fake)
-    monkeypatch.setattr("segclip_deploy.runtime.io.sources.live._FIRST_WAIT_S", 0.001)
-    defaults = {"patience_s": 0.05, "read": read_live}
-    monkeypatch.setattr(LiveSource.__init__, "__kwdefaults__", defaults)
+@pytest.mark.usefixtures("fake_engine", "impatient")
+def test_a_camera_that_vanishes_tells_no_secret(tmp_path: Path) -> None:
     with serve(tmp_path, login=LOGIN) as server:
         server.connections = [1, 6, 6]
         url = server.url(f"live?token={SECRET}", LOGIN)
@@ -247,13 +250,8 @@ def test_a_camera_that_vanishes_tells_no_secret(
         assert "operator9" not in text
 
 
-def test_an_rtsp_camera_that_works_and_vanishes_tells_no_secret(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("segclip_deploy.runtime.engine.open_engine", open_fake)
-    monkeypatch.setattr("segclip_deploy.runtime.io.sources.live._FIRST_WAIT_S", 0.001)
-    defaults = {"patience_s": 0.05, "read": read_live}
-    monkeypatch.setattr(LiveSource.__init__, "__kwdefaults__", defaults)
+@pytest.mark.usefixtures("fake_engine", "impatient")
+def test_an_rtsp_camera_that_works_and_vanishes_tells_no_secret(tmp_path: Path) -> None:
     film = make_film(tmp_path / "a.ts", 100, g="5", bf="0", tune="zerolatency")
     with serve_rtsp(film.read_bytes(), login=LOGIN, plays=2) as server:
         place = f"127.0.0.1:{server.port}/x"

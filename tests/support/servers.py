@@ -115,13 +115,8 @@ def serve(folder: Path, *, login: str = "") -> Iterator[Server]:
 
     with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as served:
         server = Server(served.server_address[1])
-        thread = threading.Thread(target=served.serve_forever, daemon=True)
-        thread.start()
-        try:
+        with _running(served):
             yield server
-        finally:
-            served.shutdown()
-            thread.join(10)
 
 
 @contextmanager
@@ -182,10 +177,17 @@ def serve_rtsp(stream: bytes, *, login: str, plays: int) -> Iterator[Server]:
     with socketserver.ThreadingTCPServer(("127.0.0.1", 0), Handler) as served:
         served.daemon_threads = True
         server = Server(served.server_address[1])
-        thread = threading.Thread(target=served.serve_forever, daemon=True)
-        thread.start()
-        try:
+        with _running(served):
             yield server
-        finally:
-            served.shutdown()
-            thread.join(10)
+
+
+@contextmanager
+def _running(served: socketserver.BaseServer) -> Iterator[None]:
+    """Answer in a thread while the block runs."""
+    thread = threading.Thread(target=served.serve_forever, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        served.shutdown()
+        thread.join(10)

@@ -18,12 +18,12 @@ __all__ = [
     "StoredImage",
     "check_size",
     "header_of",
+    "is_16_bit",
     "is_image_name",
     "list_images",
     "open_image",
     "own_pages",
     "prepare",
-    "raw_mode_of",
     "read_frame",
 ]
 
@@ -180,7 +180,7 @@ def open_image(path: Path, *, max_megapixels: float | None = None) -> StoredImag
             check_size(image.height, image.width, path, max_megapixels)
             if getattr(image, "is_animated", False):
                 _check_pages(image, path)
-            kind, raw_mode = _kind(image), raw_mode_of(image)
+            kind, raw_mode = _kind(image), _raw_mode(image)
             image.load()
             return StoredImage(image, kind, raw_mode)
     except UnidentifiedImageError as error:
@@ -260,7 +260,7 @@ def _check_pages(image: Image.Image, path: Path) -> None:
     image.seek(0)
 
 
-def raw_mode_of(image: Image.Image) -> str:
+def _raw_mode(image: Image.Image) -> str:
     """How the samples are packed, as ``StoredImage.raw_mode``; asked before the pixels are read."""
     for tile in getattr(image, "tile", ()):
         arguments = tile[3]
@@ -268,9 +268,15 @@ def raw_mode_of(image: Image.Image) -> str:
     return ""
 
 
+def is_16_bit(image: Image.Image) -> bool:
+    """Whether samples have 16 bits; asked before the pixels are read.
+
+    Pillow hands out the high bytes of 16-bit colour as mode RGB; only its decoder knows better.
+    """
+    return any(";16" in str(tile[3]) for tile in getattr(image, "tile", ()))
+
+
 def _kind(image: Image.Image) -> str:
-    # Pillow hands out the high bytes of 16-bit colour as mode RGB; only its decoder knows better.
-    decoders = [tile[3] for tile in getattr(image, "tile", ())]
-    if any(";16" in str(arguments) for arguments in decoders):
+    if is_16_bit(image):
         return "a 16-bit image"
     return _KINDS.get(image.mode, f"an image of mode {image.mode}")

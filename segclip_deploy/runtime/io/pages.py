@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from segclip_deploy.errors import BadInput
-from segclip_deploy.runtime.inference.frame import FORMATS, own_pages
+from segclip_deploy.runtime.inference.frame import FORMATS, is_16_bit, own_pages
 
 __all__ = ["count_pages", "read_pages"]
 
@@ -69,8 +69,7 @@ def read_pages(path: Path) -> Iterator[tuple[NDArray[np.uint8], float | None]]:
 
 def _rgb(page: Image.Image, *, where: str) -> NDArray[np.uint8]:
     """A page's pixels. Palettes are exact; alpha is left out where it hides nothing."""
-    # Pillow hands out the high bytes of 16-bit colour as mode RGB; only its decoder knows better.
-    deep = ";16" in str(getattr(page, "tile", ()))
+    deep = is_16_bit(page)
     page.load()
     if page.mode == "P":
         page = page.convert("RGBA" if "transparency" in page.info else "RGB")

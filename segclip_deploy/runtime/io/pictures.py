@@ -22,9 +22,9 @@ from segclip_deploy.runtime.inference.frame import (
     StoredImage,
     check_size,
     header_of,
+    is_16_bit,
     open_image,
     prepare,
-    raw_mode_of,
 )
 from segclip_deploy.runtime.inference.windows import Window
 from segclip_deploy.runtime.io.raster.bands import to_8_bits
@@ -88,11 +88,11 @@ def applied_options(path: Path, reading: Reading) -> frozenset[str]:
         return describe_raster(path, replace(reading, keep_scale=True), None).applied
     try:
         with header_of(path) as image:
-            mode, raw = image.mode, raw_mode_of(image)
+            mode = image.mode
+            deep = mode[0] in "IF" or is_16_bit(image)
             alpha = mode in ("LA", "RGBA") or (mode == "P" and "transparency" in image.info)
     except Exception as error:  # Pillow's decoders raise many types on damaged files
         raise BadInput(f"damaged or unreadable ({error})", where=path) from error
-    deep = mode[0] in "IF" or ";16" in raw
     applies = {"bands": True, "scale": deep, "ignore_alpha": alpha}
     return frozenset(name for name, applied in applies.items() if applied)
 
