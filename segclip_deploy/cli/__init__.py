@@ -19,8 +19,8 @@ from segclip_deploy.cli.output import Verbs
 from segclip_deploy.cli.plan import plan
 from segclip_deploy.cli.profile import profile
 from segclip_deploy.cli.quantize import quantize
-from segclip_deploy.cli.revocab import revocab
 from segclip_deploy.cli.run import run
+from segclip_deploy.cli.set_texts import revocab
 from segclip_deploy.cli.smooth import smooth
 from segclip_deploy.cli.train import train
 from segclip_deploy.cli.verify import verify

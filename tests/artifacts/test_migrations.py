@@ -20,7 +20,7 @@ from segclip_deploy.artifacts.scheme import Scheme
 from segclip_deploy.artifacts.vocabulary import load_vocabulary
 from segclip_deploy.errors import BadArtifact
 from segclip_deploy.export.export import export_bundle
-from segclip_deploy.export.revocab import revocab_bundle
+from segclip_deploy.export.set_texts import revocab_bundle
 from segclip_deploy.model.checkpoint import load_checkpoint, save_checkpoint
 from segclip_deploy.model.text import load_text_bank
 from segclip_deploy.runtime.build import build_engine

@@ -16,7 +16,7 @@ from segclip_deploy.calibration.table import load_table
 from segclip_deploy.evaluation.dataset import open_dataset
 from segclip_deploy.export.export import export_bundle
 from segclip_deploy.export.onnx_model import load_model
-from segclip_deploy.export.revocab import revocab_bundle
+from segclip_deploy.export.set_texts import revocab_bundle
 from segclip_deploy.planning.planner import make_plan
 from segclip_deploy.quantization.from_tiles import calibrate_on
 from segclip_deploy.quantization.placement import uniform_plan

@@ -25,7 +25,7 @@ from segclip_deploy.artifacts.vocabulary import load_vocabulary
 from segclip_deploy.cli import main
 from segclip_deploy.errors import BadArtifact, BadInput, SegclipError
 from segclip_deploy.export.onnx import drop_output
-from segclip_deploy.export.revocab import UNMEASURED, revocab_bundle
+from segclip_deploy.export.set_texts import UNMEASURED, revocab_bundle
 from segclip_deploy.export.text_weights import (
     load_text_weights,
     save_text_weights,
@@ -91,7 +91,7 @@ def test_an_open_batch_and_a_margin_stay_when_texts_change(
         flown.append(backend.inputs[0].batches)
         return verify(backend, *rest)
 
-    monkeypatch.setattr("segclip_deploy.export.revocab.verify", seen)
+    monkeypatch.setattr("segclip_deploy.export.set_texts.verify", seen)
     copy = edited(open_bundle, tmp_path / "copy")
     drop_output(copy / "model.onnx", "logits")
     bundle = load_bundle(edited(copy, tmp_path / "bundle", outputs=["labels", "margin"]))

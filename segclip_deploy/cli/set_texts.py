@@ -61,7 +61,7 @@ def _fold(bundle: Path, text: str, vocabulary: str | None, out: Path, as_json: b
     from segclip_deploy.artifacts.bundle import load_bundle
     from segclip_deploy.artifacts.bundle_record import BUNDLE
     from segclip_deploy.artifacts.vocabulary import load_vocabulary
-    from segclip_deploy.export.revocab import revocab_bundle
+    from segclip_deploy.export.set_texts import revocab_bundle
     from segclip_deploy.model.text import load_text_bank
 
     old = load_bundle(bundle)
