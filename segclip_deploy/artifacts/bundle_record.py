@@ -21,8 +21,8 @@ __all__ = [
     "Parity",
     "Quality",
     "Quantization",
-    "Revocab",
     "Smoothing",
+    "TextChange",
     "TrainedText",
 ]
 
@@ -170,8 +170,8 @@ class TrainedText(Record, frozen=True):
     text_encoder: str
 
 
-class Revocab(Record, frozen=True):
-    """What ``revocab`` changed.
+class TextChange(Record, frozen=True):
+    """What ``set-texts`` changed.
 
     Attributes:
         accuracy: what is known of it with the new texts, for people.
@@ -208,7 +208,7 @@ class BundleRecord(Record, frozen=True):
         tools: versions that made it.
         quantization: None in FP32.
         smoothing: None without SmoothQuant.
-        revocab: None where the texts are those of the training.
+        texts: None where the texts are those of the training.
     """
 
     input: InputSpec
@@ -228,7 +228,7 @@ class BundleRecord(Record, frozen=True):
     tools: Mapping[str, str]
     quantization: Quantization | None = None
     smoothing: Smoothing | None = None
-    revocab: Revocab | None = None
+    texts: TextChange | None = None
 
     @property
     def scheme(self) -> Scheme | None:
@@ -258,5 +258,15 @@ def _of_schema_1(data: dict[str, Any]) -> dict[str, Any]:
     return data
 
 
-BUNDLE = Format("a bundle record", BundleRecord, schema=2, migrations={1: _of_schema_1})
+def _of_schema_2(data: dict[str, Any]) -> dict[str, Any]:
+    """Call what ``set-texts`` changed by its name."""
+    return {
+        **{name: value for name, value in data.items() if name != "revocab"},
+        "texts": data.get("revocab"),
+    }
+
+
+BUNDLE = Format(
+    "a bundle record", BundleRecord, schema=3, migrations={1: _of_schema_1, 2: _of_schema_2}
+)
 """How ``bundle.json`` is written and read. An engine's record holds the same, dumped."""

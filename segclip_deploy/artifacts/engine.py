@@ -10,7 +10,7 @@ from typing import Any
 
 from segclip_deploy import __version__
 from segclip_deploy.artifacts.bundle import Bundle, check_file
-from segclip_deploy.artifacts.bundle_record import BundleRecord
+from segclip_deploy.artifacts.bundle_record import BUNDLE, BundleRecord
 from segclip_deploy.artifacts.files import (
     locked,
     read_json,
@@ -256,9 +256,14 @@ class EngineRecord(Record, frozen=True):
     bundle: BundleRecord
 
 
+def _of_schema_4(data: dict[str, Any]) -> dict[str, Any]:
+    """Bring the bundle's record, which was one of schema 2, to schema 3."""
+    return {**data, "bundle": BUNDLE.migrations[2](data["bundle"])}
+
+
 # Schema 3 does not tell multiprocessors: an engine for a GPU that is here is refused for that, and
 # the others open.
-ENGINE = Format("an engine record", EngineRecord, schema=4, migrations={3: dict})
+ENGINE = Format("an engine record", EngineRecord, schema=5, migrations={3: dict, 4: _of_schema_4})
 
 
 @dataclass(frozen=True)

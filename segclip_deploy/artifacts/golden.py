@@ -17,7 +17,7 @@ __all__ = ["Golden", "load_golden", "save_golden"]
 
 @dataclass(frozen=True)
 class Golden:
-    """Tiles and the FP32 model's answers: PyTorch's, or after ``revocab`` ONNX Runtime's.
+    """Tiles and the FP32 model's answers: PyTorch's, or after ``set-texts`` ONNX Runtime's.
 
     Attributes:
         tiles: (N, H, W, 3) uint8, of the graph's input size.

@@ -20,7 +20,7 @@ from segclip_deploy.cli.plan import plan
 from segclip_deploy.cli.profile import profile
 from segclip_deploy.cli.quantize import quantize
 from segclip_deploy.cli.run import run
-from segclip_deploy.cli.set_texts import revocab
+from segclip_deploy.cli.set_texts import set_texts
 from segclip_deploy.cli.smooth import smooth
 from segclip_deploy.cli.train import train
 from segclip_deploy.cli.verify import verify
@@ -40,7 +40,7 @@ def main() -> None:
 # In the order of the work.
 for _part, _commands in {
     "Prepare": (train, import_),
-    "Export": (export, revocab),
+    "Export": (export, set_texts),
     "Quantize": (smooth, calibrate, plan, quantize),
     "Build": (build_engine, verify),
     "Fly": (run, map_),

@@ -146,8 +146,8 @@ def _bundle_facts(record: BundleRecord) -> list[tuple[str, str]]:
         ("outputs", ", ".join(record.outputs)),
         ("precision", f"{record.precision}, opset {record.opset}"),
     ]
-    if record.revocab:
-        facts.append(("accuracy", record.revocab.accuracy))
+    if record.texts:
+        facts.append(("accuracy", record.texts.accuracy))
     parents = record.parents.to_json().items()
     return facts + [(f"from {name}", digest[:16]) for name, digest in parents if digest]
 

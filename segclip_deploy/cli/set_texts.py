@@ -1,4 +1,4 @@
-"""``revocab``: other class texts in an exported bundle."""
+"""``set-texts``: other class texts in an exported bundle."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import click
 from segclip_deploy.cli.options import PATH, json_option
 from segclip_deploy.cli.output import print_json
 
-__all__ = ["revocab"]
+__all__ = ["set_texts"]
 
 
 @click.command()
@@ -25,7 +25,7 @@ __all__ = ["revocab"]
     help="For an ENGINE built with --refittable: a bundle with the new texts.",
 )
 @json_option
-def revocab(
+def set_texts(
     artefact: Path,
     text: str | None,
     vocabulary: str | None,
@@ -61,13 +61,13 @@ def _fold(bundle: Path, text: str, vocabulary: str | None, out: Path, as_json: b
     from segclip_deploy.artifacts.bundle import load_bundle
     from segclip_deploy.artifacts.bundle_record import BUNDLE
     from segclip_deploy.artifacts.vocabulary import load_vocabulary
-    from segclip_deploy.export.set_texts import revocab_bundle
+    from segclip_deploy.export.set_texts import set_texts
     from segclip_deploy.model.text import load_text_bank
 
     old = load_bundle(bundle)
     classes = load_vocabulary(vocabulary) if vocabulary else old.vocabulary
-    new = revocab_bundle(old, load_text_bank(text, classes), out, vocabulary=classes)
-    done = new.record.revocab
+    new = set_texts(old, load_text_bank(text, classes), out, vocabulary=classes)
+    done = new.record.texts
     assert done is not None  # by what was done just now
     if as_json:
         print_json(BUNDLE.dump(new.record))

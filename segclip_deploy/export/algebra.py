@@ -1,6 +1,6 @@
 """The algebra of text folding, in NumPy and float64: weights and text in, constants out.
 
-``export`` and ``revocab`` both take their constants from here.
+``export`` and ``set-texts`` both take their constants from here.
 
 Language guides vision. Per head, ``softmax((W_q v̂ + b_q) · k / √d)`` over K constant keys is a
 softmax over the rows of ``A v̂ + a``, with ``A = Kᵀ W_q / √d`` (h·K, C), and ``W_o V p`` is

@@ -1,4 +1,4 @@
-"""``revocab``: other class texts for an exported bundle, without torch and without tracing again."""
+"""``set-texts``: other class texts for an exported bundle, without torch and without tracing again."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from segclip_deploy.artifacts.bundle import (
     load_bundle,
     write_bundle,
 )
-from segclip_deploy.artifacts.bundle_record import Revocab, TrainedText
+from segclip_deploy.artifacts.bundle_record import TextChange, TrainedText
 from segclip_deploy.artifacts.files import replace_directory
 from segclip_deploy.artifacts.golden import Golden, load_golden
 from segclip_deploy.artifacts.records import replace
@@ -40,7 +40,7 @@ from segclip_deploy.model.text import TextBank
 from segclip_deploy.runtime.targets.onnxruntime import OnnxRuntimeBackend
 from segclip_deploy.runtime.verify import verify
 
-__all__ = ["UNMEASURED", "revocab_bundle"]
+__all__ = ["UNMEASURED", "set_texts"]
 
 UNMEASURED = "unmeasured with these texts"
 """Score-map channels are concatenated by class index, so what a network learned of a class at
@@ -49,7 +49,7 @@ training stays at its index, whatever the new text says."""
 _TOOLS = ("onnx", "onnxruntime", "numpy")
 
 
-def revocab_bundle(
+def set_texts(
     bundle: Bundle, bank: TextBank, out: Path, *, vocabulary: Vocabulary | None = None
 ) -> Bundle:
     """Fold other class texts into a bundle's model, and answer its golden tiles anew.
@@ -62,7 +62,7 @@ def revocab_bundle(
         vocabulary: what the classes are called from now on; None leaves their names.
 
     Returns:
-        The new bundle. ``record.revocab`` says what changed, and that its accuracy is unmeasured.
+        The new bundle. ``record.texts`` says what changed, and that its accuracy is unmeasured.
 
     Raises:
         BadArtifact: the bundle is quantized, or keeps no text apart.
@@ -88,10 +88,10 @@ def revocab_bundle(
             text_encoder=bank.encoder,
             parents=replace(parent.parents, bundle=bundle.sha256),
             parity=(),  # that was measured with other texts
-            revocab=Revocab(
+            texts=TextChange(
                 accuracy=UNMEASURED,
                 golden_labels_changed=float((new.labels != old.labels).mean()),
-                trained=parent.revocab.trained if parent.revocab else trained,
+                trained=parent.texts.trained if parent.texts else trained,
                 tools={name: version(name) for name in _TOOLS},
             ),
         )
@@ -108,7 +108,7 @@ def _text_weights(bundle: Bundle) -> TextWeights:
         raise BadArtifact(
             f"is quantized ({bundle.precision}), and its scales were chosen for the old texts",
             where=bundle.path,
-            fix="revocab the FP32 bundle it was made from, then quantize that",
+            fix="set the texts of the FP32 bundle it was made from, then quantize that",
         )
     if bundle.text_path is None:
         again = command("segclip-deploy", "export", "CKPT", "-o", bundle.path)
@@ -158,7 +158,7 @@ def _check_softmax(text: TextWeights, constants: Mapping[str, NDArray[Any]]) -> 
 
 def _write_model(bundle: Bundle, constants: Mapping[str, NDArray[Any]], path: Path) -> None:
     """Write the bundle's model with other ``text.*``, which must be exactly those it has."""
-    onnx = require("onnx", why="revocab")
+    onnx = require("onnx", why="set-texts")
     model = onnx.load(bundle.model_path)
     held = {i.name: i for i in model.graph.initializer if i.name.startswith("text.")}
     shapes = {name: tuple(initializer.dims) for name, initializer in held.items()}

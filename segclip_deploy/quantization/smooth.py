@@ -101,7 +101,7 @@ def smooth(
 def find_norms(graph: Any) -> dict[str, list[tuple[Any, int]]]:
     """LayerNorms of the encoder that only products with trained weights read.
 
-    Of CFF and refiner the affines are among what ``revocab`` folds new texts in from, and stay.
+    Of CFF and refiner the affines are among what ``set-texts`` folds new texts in from, and stay.
 
     Returns:
         The LayerNorm's output → (product, axis of its output channels).

@@ -1,4 +1,4 @@
-"""Files of schema 1 still open, and go on like any other; fixtures/schema1/README.md says what they are."""
+"""Files of older schemas still open, and go on like any other; the READMEs in fixtures say what they are."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ import pytest
 from segclip_deploy.artifacts.bundle import InputSpec, load_bundle
 from segclip_deploy.artifacts.bundle_record import BUNDLE
 from segclip_deploy.artifacts.checkpoint_record import CHECKPOINT
-from segclip_deploy.artifacts.engine import load_engine, record_path
+from segclip_deploy.artifacts.engine import ENGINE, load_engine, record_path
 from segclip_deploy.artifacts.files import read_json, sha256_file
 from segclip_deploy.artifacts.golden import load_golden
 from segclip_deploy.artifacts.scheme import Scheme
 from segclip_deploy.artifacts.vocabulary import load_vocabulary
 from segclip_deploy.errors import BadArtifact
 from segclip_deploy.export.export import export_bundle
-from segclip_deploy.export.set_texts import revocab_bundle
+from segclip_deploy.export.set_texts import set_texts
 from segclip_deploy.model.checkpoint import load_checkpoint, save_checkpoint
 from segclip_deploy.model.text import load_text_bank
 from segclip_deploy.runtime.build import build_engine
@@ -30,6 +30,7 @@ from tests.conftest import EXAMPLE, calibrated, uniformly
 from tests.support.helpers import call
 
 OLD = Path(__file__).with_name("fixtures") / "schema1"
+OLD_2 = Path(__file__).with_name("fixtures") / "schema2"
 SIZE = InputSpec(height=64, width=64)
 
 
@@ -114,10 +115,20 @@ def test_an_old_quantized_bundle_says_what_it_said() -> None:
 
 def test_an_old_bundle_with_new_texts_says_which_it_was_trained_with() -> None:
     record = BUNDLE.read(OLD / "revocab.bundle.json", fix="f")
-    assert record.revocab is not None
-    assert record.revocab.trained.text_encoder == "random 0"
+    assert record.texts is not None
+    assert record.texts.trained.text_encoder == "random 0"
     assert record.text_encoder == "random 1"
     assert (record.parity, record.quantization) == ((), None)
+
+
+def test_records_of_schema_2_say_what_they_said() -> None:
+    said, built = read_json(OLD_2 / "bundle.json"), read_json(OLD_2 / "engine.json")["built"]
+    bundle = BUNDLE.read(OLD_2 / "bundle.json", fix="f")
+    engine = ENGINE.read(OLD_2 / "engine.json", fix="f")
+    for record in (bundle, engine.bundle):
+        assert record.texts is not None
+        assert json.loads(json.dumps(record.texts.to_json())) == said["revocab"]
+    assert json.loads(json.dumps(engine.built.to_json())) == built
 
 
 def test_an_old_bundle_is_known_by_the_hash_of_the_file_as_it_lies() -> None:
@@ -133,7 +144,7 @@ def test_an_old_bundle_is_verified_and_quantized(scheme: str, fp32: Path, tmp_pa
     assert result.exit_code == 0, result.output
     table = calibrated(fp32, [EXAMPLE / "images"], 16)
     made = load_bundle(uniformly(fp32, table, tmp_path / "low", scheme, "int8"))
-    assert json.loads((made.path / "bundle.json").read_text())["schema"] == BUNDLE.schema == 2
+    assert json.loads((made.path / "bundle.json").read_text())["schema"] == BUNDLE.schema == 3
     assert made.record.parents.bundle == load_bundle(fp32).sha256
     assert made.record.trained_for_int8 == load_bundle(fp32).record.trained_for_int8 != ()
 
@@ -141,10 +152,10 @@ def test_an_old_bundle_is_verified_and_quantized(scheme: str, fp32: Path, tmp_pa
 def test_an_old_bundle_takes_new_texts(fp32: Path, tmp_path: Path) -> None:
     old = load_bundle(fp32)
     bank = load_text_bank(str(OLD / "bank.safetensors"), old.vocabulary)
-    new = revocab_bundle(old, bank, tmp_path / "new")
+    new = set_texts(old, bank, tmp_path / "new")
     assert new.record.text_encoder == "random 2"
-    assert new.record.revocab is not None
-    assert new.record.revocab.golden_labels_changed > 0
+    assert new.record.texts is not None
+    assert new.record.texts.golden_labels_changed > 0
     assert new.files.keys() == old.files.keys()
 
 
@@ -169,7 +180,7 @@ def test_an_engine_of_schema_2_is_refused_with_the_command_that_builds_it_anew(
     with pytest.raises(BadArtifact) as caught:
         load_engine(path)
     assert str(caught.value) == (
-        f"{record_path(path)}: its schema 2 is older than this version reads (4); "
+        f"{record_path(path)}: its schema 2 is older than this version reads (5); "
         f"segclip-deploy build-engine {fp32} -o {path} --device CPU"
     )
 

@@ -22,8 +22,8 @@ from segclip_deploy.artifacts.bundle_record import (
     Parity,
     Quality,
     Quantization,
-    Revocab,
     Smoothing,
+    TextChange,
     TrainedText,
 )
 from segclip_deploy.artifacts.checkpoint_record import (
@@ -107,9 +107,9 @@ def test_a_record_that_is_not_as_it_should_be_is_told_of_in_one_line(
 
 def test_a_newer_schema_is_told_of_with_the_command_that_upgrades(tmp_path: Path) -> None:
     with pytest.raises(BadArtifact) as caught:
-        BUNDLE.parse({**BUNDLE.dump(QUANTIZED), "schema": 3}, where="b", fix="f")
+        BUNDLE.parse({**BUNDLE.dump(QUANTIZED), "schema": 4}, where="b", fix="f")
     assert str(caught.value) == (
-        f"b: its schema 3 is newer than this version reads (2); {upgrade_command()}"
+        f"b: its schema 4 is newer than this version reads (3); {upgrade_command()}"
     )
 
 
@@ -185,9 +185,9 @@ BUNDLES = st.builds(
         st.builds(Quality, SHARE, SHARE, SHARE, FLIPS),
     ),
     smoothing=st.none() | st.builds(Smoothing, SHARE, COUNT, COUNT),
-    revocab=st.none()
+    texts=st.none()
     | st.builds(
-        Revocab,
+        TextChange,
         WORDS,
         SHARE,
         st.builds(TrainedText, st.just(load_vocabulary("loveda")), WORDS),

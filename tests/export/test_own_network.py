@@ -71,7 +71,7 @@ def test_the_documented_example_is_imported_exported_and_verified(
     assert result.exit_code == 1
     assert "--model" in result.stderr
     # Its text is no part apart, from which another could be folded in.
-    again = [str(w) for w in ("revocab", bundle, "--text", bank, "-o", tmp_path / "b")]
+    again = [str(w) for w in ("set-texts", bundle, "--text", bank, "-o", tmp_path / "b")]
     result = CliRunner().invoke(main, again)
     assert result.exit_code == 1
     assert "import its weights with the new text bank" in result.stderr

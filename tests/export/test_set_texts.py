@@ -25,7 +25,7 @@ from segclip_deploy.artifacts.vocabulary import load_vocabulary
 from segclip_deploy.cli import main
 from segclip_deploy.errors import BadArtifact, BadInput, SegclipError
 from segclip_deploy.export.onnx import drop_output
-from segclip_deploy.export.set_texts import UNMEASURED, revocab_bundle
+from segclip_deploy.export.set_texts import UNMEASURED, set_texts
 from segclip_deploy.export.text_weights import (
     load_text_weights,
     save_text_weights,
@@ -54,26 +54,26 @@ def text_of(path: Path) -> dict[str, NDArray[Any]]:
 
 
 @pytest.fixture(scope="module")
-def revocabbed(
+def retexted(
     tiny_bundle: Path, other_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Bundle:
     """The tiny bundle with the texts folded in that ``open_bundle`` was exported with."""
-    out = tmp_path_factory.mktemp("revocab") / "bundle"
-    return revocab_bundle(load_bundle(tiny_bundle), load_checkpoint(other_checkpoint).bank, out)
+    out = tmp_path_factory.mktemp("set-texts") / "bundle"
+    return set_texts(load_bundle(tiny_bundle), load_checkpoint(other_checkpoint).bank, out)
 
 
-def test_revocab_equals_an_export_of_the_same_texts(
-    revocabbed: Bundle, open_bundle: Path, tiny_bundle: Path
+def test_other_texts_equal_an_export_of_the_same_texts(
+    retexted: Bundle, open_bundle: Path, tiny_bundle: Path
 ) -> None:
     image = np.random.default_rng(3).integers(0, 256, (1, 64, 96, 3), dtype=np.uint8)
     got, expected, old = (
         {k: v.copy() for k, v in OnnxRuntimeBackend(path).infer({"image": image}).items()}
-        for path in (revocabbed.model_path, open_bundle / "model.onnx", tiny_bundle / "model.onnx")
+        for path in (retexted.model_path, open_bundle / "model.onnx", tiny_bundle / "model.onnx")
     )
     assert np.abs(got["logits"] - expected["logits"]).max() <= 1e-4
     assert (got["labels"] == expected["labels"]).mean() >= 0.9999
     assert (got["labels"] != old["labels"]).mean() > 0.1
-    golden, anew = load_golden(revocabbed.golden_path), load_golden(open_bundle / "golden.npz")
+    golden, anew = load_golden(retexted.golden_path), load_golden(open_bundle / "golden.npz")
     np.testing.assert_array_equal(golden.tiles, anew.tiles)
     assert np.abs(golden.logits - anew.logits).max() <= 1e-4
 
@@ -96,7 +96,7 @@ def test_an_open_batch_and_a_margin_stay_when_texts_change(
     drop_output(copy / "model.onnx", "logits")
     bundle = load_bundle(edited(copy, tmp_path / "bundle", outputs=["labels", "margin"]))
     bank = load_checkpoint(tiny_checkpoint).bank
-    changed = revocab_bundle(bundle, bank, tmp_path / "changed")
+    changed = set_texts(bundle, bank, tmp_path / "changed")
     assert flown == [range(1, 4)]
     backend = OnnxRuntimeBackend(changed.model_path, batches=changed.input.batches)
     assert [output.name for output in backend.outputs] == ["labels", "margin"]
@@ -130,22 +130,22 @@ def test_the_text_constants_of_a_bundle_are_those_its_weights_give(
 
 
 def test_the_way_back_restores_the_model(
-    revocabbed: Bundle, tiny_bundle: Path, tiny_checkpoint: Path, tmp_path: Path
+    retexted: Bundle, tiny_bundle: Path, tiny_checkpoint: Path, tmp_path: Path
 ) -> None:
-    back = revocab_bundle(revocabbed, load_checkpoint(tiny_checkpoint).bank, tmp_path / "back")
+    back = set_texts(retexted, load_checkpoint(tiny_checkpoint).bank, tmp_path / "back")
     before, after = constants_of(tiny_bundle / "model.onnx"), constants_of(back.model_path)
     assert before.keys() == after.keys()
     for name in before:
         np.testing.assert_array_equal(before[name], after[name])
-    assert back.record.revocab.trained.text_encoder == "random"
-    assert back.record.parents.bundle == sha256_file(revocabbed.path / "bundle.json")
+    assert back.record.texts.trained.text_encoder == "random"
+    assert back.record.parents.bundle == sha256_file(retexted.path / "bundle.json")
 
 
 def test_it_takes_less_than_two_seconds(tiny_bundle: Path, tmp_path: Path) -> None:
     seconds = []
     for _ in range(3):
         started = time.perf_counter()
-        revocab_bundle(load_bundle(tiny_bundle), random_bank(2), tmp_path / "out")
+        set_texts(load_bundle(tiny_bundle), random_bank(2), tmp_path / "out")
         seconds.append(time.perf_counter() - started)
     assert min(seconds) < 2
 
@@ -154,8 +154,8 @@ def test_a_bundle_of_labels_alone_is_answered_anew(example_bundle: Path, tmp_pat
     bundle = load_bundle(example_bundle)
     assert bundle.outputs == ("labels",)
     bank = load_checkpoint(EXAMPLE / "model.safetensors").bank
-    same = revocab_bundle(bundle, bank, tmp_path / "same")
-    assert same.record.revocab.golden_labels_changed <= 1e-4
+    same = set_texts(bundle, bank, tmp_path / "same")
+    assert same.record.texts.golden_labels_changed <= 1e-4
     logits = [load_golden(b.golden_path).logits for b in (same, bundle)]
     assert np.abs(logits[0] - logits[1]).max() <= 1e-4
     assert {file.name for file in same.path.iterdir()} == {
@@ -164,8 +164,8 @@ def test_a_bundle_of_labels_alone_is_answered_anew(example_bundle: Path, tmp_pat
     # Classes that change places take their texts, and so their score maps, along.
     order = np.roll(np.arange(5), 1)
     rolled = TextBank(bank.classes[order], bank.texts[order], bank.encoder)
-    changed = revocab_bundle(bundle, rolled, tmp_path / "rolled")
-    assert changed.record.revocab.golden_labels_changed > 0.5
+    changed = set_texts(bundle, rolled, tmp_path / "rolled")
+    assert changed.record.texts.golden_labels_changed > 0.5
 
 
 def test_the_command_needs_no_torch_and_says_what_is_unmeasured(
@@ -184,7 +184,7 @@ def test_the_command_needs_no_torch_and_says_what_is_unmeasured(
             sys.executable,
             "-c",
             f"{blocked}; from segclip_deploy.cli import main; main()",
-            *("revocab", str(tiny_bundle), "--text", str(bank), "--vocabulary", str(names)),
+            *("set-texts", str(tiny_bundle), "--text", str(bank), "--vocabulary", str(names)),
             *("-o", str(out)),
         ],
         capture_output=True,
@@ -194,7 +194,7 @@ def test_the_command_needs_no_torch_and_says_what_is_unmeasured(
     assert UNMEASURED in done.stderr
     assert "random 2" in done.stderr  # another encoder than the model was trained on
     bundle = load_bundle(out)
-    assert bundle.record.revocab.accuracy == UNMEASURED
+    assert bundle.record.texts.accuracy == UNMEASURED
     assert bundle.vocabulary.names[0] == "hangar"
     assert bundle.record.parity == ()
     for command in (["verify", str(out)], ["inspect", str(out)]):
@@ -224,7 +224,7 @@ def test_a_bank_of_other_sizes_is_refused(
     tiny_bundle: Path, tmp_path: Path, bank: TextBank, said: str
 ) -> None:
     with pytest.raises(BadInput) as caught:
-        revocab_bundle(load_bundle(tiny_bundle), bank, tmp_path / "out")
+        set_texts(load_bundle(tiny_bundle), bank, tmp_path / "out")
     assert says(said, caught.value)
     assert not list(tmp_path.iterdir())
 
@@ -232,16 +232,14 @@ def test_a_bank_of_other_sizes_is_refused(
 def test_a_vocabulary_of_other_size_is_refused(tiny_bundle: Path, tmp_path: Path) -> None:
     loveda = load_vocabulary("loveda")
     with pytest.raises(BadInput, match="the model has 5 classes, vocabulary 'loveda' 7"):
-        revocab_bundle(
-            load_bundle(tiny_bundle), random_bank(0, 7), tmp_path / "out", vocabulary=loveda
-        )
+        set_texts(load_bundle(tiny_bundle), random_bank(0, 7), tmp_path / "out", vocabulary=loveda)
 
 
 def test_a_bank_that_is_not_finite_is_refused(tiny_bundle: Path, tmp_path: Path) -> None:
     bank = random_bank(0)
     bank.texts[1, 1, 1] = np.nan
     np.savez(tmp_path / "bank.npz", classes=bank.classes, texts=bank.texts)
-    command = ["revocab", str(tiny_bundle), "--text", str(tmp_path / "bank.npz")]
+    command = ["set-texts", str(tiny_bundle), "--text", str(tmp_path / "bank.npz")]
     result = CliRunner().invoke(main, [*command, "-o", str(tmp_path / "out")])
     assert result.exit_code == 1
     assert "bank.npz: a text embedding is not finite" in result.stderr
@@ -278,7 +276,7 @@ def sharper(bundle: Path, out: Path) -> Path:
 @pytest.mark.parametrize(
     ("spoil", "error", "said"),
     [
-        (quantized, BadArtifact, "quantized .int8.*; revocab the FP32 bundle"),
+        (quantized, BadArtifact, "quantized .int8.*; set the texts of the FP32 bundle"),
         (without_text, BadArtifact, "no text.safetensors.*; segclip-deploy export CKPT -o"),
         (of_another_model, BadArtifact, "do not belong together.*export CKPT"),
         (sharper, BadInput, "too large for the softmax that cff.8.*export that"),
@@ -293,7 +291,7 @@ def test_a_bundle_that_cannot_take_new_texts_is_refused(
 ) -> None:
     bundle = load_bundle(spoil(tiny_bundle, tmp_path / "spoilt"))
     with pytest.raises(error) as caught:
-        revocab_bundle(bundle, random_bank(0), tmp_path / "out")
+        set_texts(bundle, random_bank(0), tmp_path / "out")
     assert says(said, caught.value)
     assert not (tmp_path / "out").exists()
 
@@ -322,9 +320,9 @@ def test_an_engine_that_cannot_be_refitted_says_how_to_build_it(
 
     engine = str(tmp_path / "tiny.ort.onnx")
     assert said("build-engine", str(tiny_bundle), "-o", engine)[0] == 0
-    code, message = said("revocab", engine, "--bundle", str(tiny_bundle))
+    code, message = said("set-texts", engine, "--bundle", str(tiny_bundle))
     assert code == 1
     assert "an engine for onnxruntime cannot be refitted" in message
     assert f"build-engine {tiny_bundle} -o {engine}" in message
-    assert said("revocab", engine)[0] == 2
-    assert said("revocab", engine, "--bundle", str(tiny_bundle), "--text", "x.npz")[0] == 2
+    assert said("set-texts", engine)[0] == 2
+    assert said("set-texts", engine, "--bundle", str(tiny_bundle), "--text", "x.npz")[0] == 2

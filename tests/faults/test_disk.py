@@ -29,7 +29,7 @@ COMMANDS: dict[str, tuple[str, ...]] = {
     "calibrate": ("calibrate", "{bundle}", "--tiles", "{tiles}", "--select", "16", "-o", "{out}/t.json"),
     "build-engine": ("build-engine", "{bundle}", "-o", "{out}/e.ort.onnx"),
     "run": ("run", "{bundle}", "{tiles}", "-o", "{out}/labels"),
-    "revocab": ("revocab", "{bundle}", "--text", "{bank}", "-o", "{out}/bundle"),
+    "set-texts": ("set-texts", "{bundle}", "--text", "{bank}", "-o", "{out}/bundle"),
 }  # fmt: skip
 
 

@@ -298,7 +298,7 @@ def damaged_text_weights(place: Place) -> tuple[list[Any], str]:
     (made / "bundle.json").write_text(json.dumps(record))
     bank = place.folder / "bank.safetensors"
     save_text_bank(bank, random_bank(7))
-    return ["revocab", made, "--vocabulary", "dubai", "--text", bank,
+    return ["set-texts", made, "--vocabulary", "dubai", "--text", bank,
             "-o", place.folder / "new"], "segclip-deploy export"  # fmt: skip
 
 

@@ -16,7 +16,7 @@ from segclip_deploy.calibration.table import load_table
 from segclip_deploy.evaluation.dataset import open_dataset
 from segclip_deploy.export.export import export_bundle
 from segclip_deploy.export.onnx_model import load_model
-from segclip_deploy.export.set_texts import revocab_bundle
+from segclip_deploy.export.set_texts import set_texts
 from segclip_deploy.planning.planner import make_plan
 from segclip_deploy.quantization.from_tiles import calibrate_on
 from segclip_deploy.quantization.placement import uniform_plan
@@ -66,7 +66,7 @@ VERBS: Mapping[str, Verb] = {
     "calibrate": calibrate,
     "quantize": write_int8,
     "plan": plan,
-    "set texts": lambda tiny, table, checkpoint, out: revocab_bundle(
+    "set texts": lambda tiny, table, checkpoint, out: set_texts(
         load_bundle(tiny), random_bank(3), out / "r"
     ),
     "build onnxruntime": lambda tiny, table, checkpoint, out: build_engine(
