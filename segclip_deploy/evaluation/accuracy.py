@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from segclip_deploy.artifacts.checkpoint_record import Scores
 from segclip_deploy.artifacts.plan import Drop
@@ -75,7 +76,7 @@ def miou_drop(reference: Accuracy, other: Accuracy) -> Drop:
     counts = [np.stack([c.counts for c in a.by_image]) for a in (reference, other)]
     drawn = np.random.default_rng(0).integers(0, len(other.images), (_RESAMPLES, len(other.images)))
 
-    def drop(rows: Any) -> float:
+    def drop(rows: NDArray[np.intp] | slice) -> float:
         before, after = (Confusion(c[rows].sum(0), names).miou for c in counts)
         return before - after
 

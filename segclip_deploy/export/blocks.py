@@ -17,10 +17,13 @@ import ast
 import heapq
 import re
 from collections import Counter
-from collections.abc import Collection
-from typing import Any
+from collections.abc import Collection, Sequence
+from typing import TYPE_CHECKING
 
 from segclip_deploy.artifacts.onnx_file import block_of
+
+if TYPE_CHECKING:
+    from onnx import GraphProto, ModelProto, NodeProto
 
 __all__ = ["block_of_module", "blocks_of", "name_constants", "name_nodes", "trace_blocks"]
 
@@ -53,15 +56,15 @@ def block_of_module(path: str) -> str:
     return _block(_module(path))
 
 
-def blocks_of(model: Any) -> dict[str, list[Any]]:
+def blocks_of(model: ModelProto) -> dict[str, list[NodeProto]]:
     """The nodes of an ONNX model by block, in the graph's order."""
-    blocks: dict[str, list[Any]] = {}
+    blocks: dict[str, list[NodeProto]] = {}
     for node in model.graph.node:
         blocks.setdefault(block_of(node.name), []).append(node)
     return blocks
 
 
-def name_constants(model: Any, text: Collection[str]) -> None:
+def name_constants(model: ModelProto, text: Collection[str]) -> None:
     """Rename the initializers of an exported ONNX model after their modules, in place.
 
     Args:
@@ -81,7 +84,7 @@ def name_constants(model: Any, text: Collection[str]) -> None:
         node.input[:] = [renamed.get(name, name) for name in node.input]
 
 
-def trace_blocks(model: Any) -> dict[str, str]:
+def trace_blocks(model: ModelProto) -> dict[str, str]:
     """The block that each tensor of a model is made in, in program order.
 
     Args:
@@ -103,7 +106,7 @@ def trace_blocks(model: Any) -> dict[str, str]:
     return blocks
 
 
-def name_nodes(model: Any, blocks: dict[str, str]) -> None:
+def name_nodes(model: ModelProto, blocks: dict[str, str]) -> None:
     """Name and order the nodes of a model that has been simplified, in place.
 
     A node becomes ``<block>/<operator>``, for example ``decoder.16/Conv``, numbered where a block
@@ -126,7 +129,7 @@ def name_nodes(model: Any, blocks: dict[str, str]) -> None:
         node.name = name if seen[name] == 1 else f"{name}_{seen[name]}"
 
 
-def _sort(graph: Any, places: dict[str, int]) -> None:
+def _sort(graph: GraphProto, places: dict[str, int]) -> None:
     """Order nodes by place, each after what it reads."""
     nodes = list(graph.node)
     makers = {tensor: i for i, node in enumerate(nodes) for tensor in node.output}
@@ -152,7 +155,7 @@ def _module(scope: str) -> str:
     return scope
 
 
-def _modules(nodes: Any) -> list[str]:
+def _modules(nodes: Sequence[NodeProto]) -> list[str]:
     """The module that each node was traced in."""
     modules: list[str] = []
     made_in: dict[str, str] = {}
@@ -185,7 +188,7 @@ def _block(module: str) -> str:
     return ".".join(module.split(".")[:2]) or "graph"
 
 
-def _directions(nodes: Any, modules: list[str]) -> list[str]:
+def _directions(nodes: Sequence[NodeProto], modules: list[str]) -> list[str]:
     """The block of each node of a CFF level; ``""`` elsewhere.
 
     A folded level is one module, so its directions are told apart by what flows where: a node

@@ -6,13 +6,16 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from segclip_deploy._optional import require
 from segclip_deploy.artifacts.bundle_record import BlockCost, BlockMacs
 from segclip_deploy.artifacts.model_spec import ModelSpec
 from segclip_deploy.errors import BadArtifact
 from segclip_deploy.export.blocks import blocks_of
+
+if TYPE_CHECKING:
+    from onnx import ModelProto, NodeProto
 
 __all__ = [
     "Product",
@@ -31,7 +34,9 @@ def count_blocks(path: Path) -> list[BlockCost]:
     Raises:
         BadArtifact: a convolution or product whose shape cannot be inferred.
     """
-    onnx = require("onnx", why="counting MACs")
+    require("onnx", why="counting MACs")
+    import onnx
+
     model, shapes, batch = _shapes(path)
     floats = {i.name for i in model.graph.initializer if i.data_type == onnx.TensorProto.FLOAT}
     costs = []
@@ -94,9 +99,11 @@ def share_of_macs(path: Path, nodes: Collection[str]) -> float:
     return sum(macs[name] for name in nodes) / sum(macs.values())
 
 
-def _shapes(path: Path) -> tuple[Any, dict[str, tuple[int, ...]], int]:
+def _shapes(path: Path) -> tuple[ModelProto, dict[str, tuple[int, ...]], int]:
     """A model, the shape of every tensor in it, and the batch these are for."""
-    onnx = require("onnx", why="counting MACs")
+    require("onnx", why="counting MACs")
+    import onnx
+
     model = onnx.load(path)
     (image,) = model.graph.input
     batch = image.type.tensor_type.shape.dim[0]
@@ -112,7 +119,7 @@ def _shapes(path: Path) -> tuple[Any, dict[str, tuple[int, ...]], int]:
     return model, shapes, batch.dim_value
 
 
-def _macs(node: Any, shapes: dict[str, tuple[int, ...]], path: Path) -> int:
+def _macs(node: NodeProto, shapes: dict[str, tuple[int, ...]], path: Path) -> int:
     if node.op_type not in ("Conv", "ConvTranspose", "Gemm", "MatMul"):
         return 0
     left, right, out = (shapes.get(n, (0,)) for n in (*node.input[:2], node.output[0]))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
-from typing import Any, cast
+from typing import cast
 
 from torch import Tensor, nn
 
@@ -22,7 +22,7 @@ from segclip_deploy.export.folded import (
 )
 from segclip_deploy.export.graph import ConstantText
 from segclip_deploy.export.text_weights import TextWeights, text_constants
-from segclip_deploy.model.cff import unit
+from segclip_deploy.model.cff import CrossModalFusion, unit
 from segclip_deploy.model.segclip import SegCLIP
 from segclip_deploy.model.text import TextBank
 
@@ -52,7 +52,9 @@ class FoldedSegCLIP(nn.Module):
         for stride, level in model.decoder.fusions.items():
             block = f"cff.{stride}"
             fusion = FoldedFusion if self.text.blocks[block] else ConstantFusion
-            self.decoder.fusions[stride] = fusion(cast("Any", level), _of(block, constants))
+            self.decoder.fusions[stride] = fusion(
+                cast("CrossModalFusion", level), _of(block, constants)
+            )
         self.refiner = None
         if model.refiner is not None:
             self.refiner = FoldedRefiner(model.refiner, _of("refiner", constants))

@@ -9,7 +9,7 @@ import warnings
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -19,6 +19,9 @@ from segclip_deploy.errors import BadInput
 from segclip_deploy.export.blocks import name_constants, name_nodes, trace_blocks
 from segclip_deploy.export.graph import DeployGraph
 from segclip_deploy.model.failures import causes, user_line
+
+if TYPE_CHECKING:
+    from onnx import ModelProto, TensorProto
 
 __all__ = ["OPSET", "drop_output", "write_onnx"]
 
@@ -44,9 +47,12 @@ def write_onnx(
     Raises:
         BadInput: several batches, and a network that fixes one; or one that has no graph.
     """
-    onnx = require("onnx", why="export")
-    onnxslim = require("onnxslim", why="export")
-    optimizer = require("onnxscript.optimizer", why="export")
+    for package in ("onnx", "onnxslim", "onnxscript"):
+        require(package, why="export")
+    import onnx
+    import onnxslim
+    from onnxscript import optimizer
+
     traced = _trace(graph, spec)
     name_constants(traced, text)
     held = _take_text(traced, text)
@@ -64,7 +70,7 @@ def write_onnx(
     onnx.save(model, path)
 
 
-def _trace(graph: DeployGraph, spec: InputSpec) -> Any:
+def _trace(graph: DeployGraph, spec: InputSpec) -> ModelProto:
     """The graph as torch exports it, not yet simplified."""
     image = torch.zeros(spec.batch, spec.height, spec.width, 3, dtype=torch.uint8)
     is_open = len(spec.batches) > 1
@@ -145,7 +151,9 @@ def _fixed(spec: InputSpec) -> BadInput:
 
 def drop_output(path: Path, name: str) -> None:
     """Remove an output from an ONNX file; what it is made of stays, for the other outputs."""
-    onnx = require("onnx", why="export")
+    require("onnx", why="export")
+    import onnx
+
     model = onnx.load(path)
     kept = [output for output in model.graph.output if output.name != name]
     del model.graph.output[:]
@@ -153,12 +161,14 @@ def drop_output(path: Path, name: str) -> None:
     onnx.save(model, path)
 
 
-def _take_text(model: Any, names: Collection[str]) -> list[Any]:
+def _take_text(model: ModelProto, names: Collection[str]) -> list[TensorProto]:
     """Make inputs of the constants that hold text, by name, so that no optimizer computes with them.
 
     Left in sight they are transposed, merged where two are equal, and multiplied into others.
     """
-    onnx = require("onnx", why="export")
+    require("onnx", why="export")
+    import onnx
+
     held = [i for i in model.graph.initializer if i.name in names]
     for initializer in held:
         model.graph.input.append(
@@ -170,7 +180,7 @@ def _take_text(model: Any, names: Collection[str]) -> list[Any]:
     return held
 
 
-def _put_text(model: Any, held: list[Any]) -> None:
+def _put_text(model: ModelProto, held: list[TensorProto]) -> None:
     """Undo ``_take_text``."""
     names = {initializer.name for initializer in held}
     kept = [value for value in model.graph.input if value.name not in names]

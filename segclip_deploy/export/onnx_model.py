@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,6 +12,9 @@ from numpy.typing import NDArray
 from segclip_deploy._optional import require
 from segclip_deploy.artifacts.bundle import Bundle
 from segclip_deploy.errors import BadArtifact
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
 
 __all__ = ["check_fp32", "expose", "load_fp32", "load_model", "observer", "save_model"]
 
@@ -30,8 +33,8 @@ def check_fp32(bundle: Bundle) -> None:
         )
 
 
-def load_fp32(bundle: Bundle) -> Any:
-    """The ``onnx_ir.Model`` of a bundle as it was exported, its logits among the outputs.
+def load_fp32(bundle: Bundle) -> ir.Model:
+    """The model of a bundle as it was exported, its logits among the outputs.
 
     Raises:
         BadArtifact: precision has been written into it already.
@@ -42,31 +45,37 @@ def load_fp32(bundle: Bundle) -> Any:
     return model
 
 
-def load_model(path: Path) -> Any:
-    """An ``onnx_ir.Model`` with the type and shape of every tensor."""
-    onnx = require("onnx", why="quantization")
-    ir = require("onnx_ir", why="quantization")
+def load_model(path: Path) -> ir.Model:
+    """A model with the type and shape of every tensor."""
+    require("onnx", why="quantization")
+    require("onnx_ir", why="quantization")
+    import onnx
+    import onnx_ir as ir
+
     return ir.from_proto(onnx.shape_inference.infer_shapes(onnx.load(path), strict_mode=True))
 
 
-def save_model(model: Any, path: Path, *, outputs: Collection[str] | None = None) -> None:
+def save_model(model: ir.Model, path: Path, *, outputs: Collection[str] | None = None) -> None:
     """Check a model fully and write it.
 
     Args:
         outputs: those to leave, with no node that none of them needs; None: all.
     """
-    onnx = require("onnx", why="quantization")
-    ir = require("onnx_ir", why="quantization")
+    require("onnx", why="quantization")
+    require("onnx_ir", why="quantization")
+    import onnx
+    import onnx_ir as ir
+    from onnx_ir.passes.common import RemoveUnusedNodesPass
+
     if outputs is not None:
-        passes = require("onnx_ir.passes.common", why="quantization")
         model.graph.outputs[:] = [value for value in model.graph.outputs if value.name in outputs]
-        passes.RemoveUnusedNodesPass()(model)
+        RemoveUnusedNodesPass()(model)
     proto = ir.to_proto(model)
     onnx.checker.check_model(proto, full_check=True)
     onnx.save(proto, path)
 
 
-def expose(model: Any, name: str) -> None:
+def expose(model: ir.Model, name: str) -> None:
     """Make a tensor an output of the graph, unless it is one."""
     if name not in {value.name for value in model.graph.outputs}:
         values = {value.name: value for node in model.graph for value in node.outputs}
@@ -74,14 +83,16 @@ def expose(model: Any, name: str) -> None:
 
 
 def observer(
-    model: Any, names: Sequence[str]
+    model: ir.Model, names: Sequence[str]
 ) -> Callable[[NDArray[np.uint8]], list[NDArray[np.float32]]]:
     """What runs a batch (B, H, W, 3) of images in ONNX Runtime and gives those tensors.
 
     The model stays as it is.
     """
     ort = require("onnxruntime", why="calibration")
-    ir = require("onnx_ir", why="calibration")
+    require("onnx_ir", why="calibration")
+    import onnx_ir as ir
+
     values = {value.name: value for node in model.graph for value in node.outputs}
     kept = list(model.graph.outputs)
     try:

@@ -158,7 +158,9 @@ def _check_softmax(text: TextWeights, constants: Mapping[str, NDArray[Any]]) -> 
 
 def _write_model(bundle: Bundle, constants: Mapping[str, NDArray[Any]], path: Path) -> None:
     """Write the bundle's model with other ``text.*``, which must be exactly those it has."""
-    onnx = require("onnx", why="set-texts")
+    require("onnx", why="set-texts")
+    import onnx
+
     model = onnx.load(bundle.model_path)
     held = {i.name: i for i in model.graph.initializer if i.name.startswith("text.")}
     shapes = {name: tuple(initializer.dims) for name, initializer in held.items()}

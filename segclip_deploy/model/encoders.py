@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
@@ -11,6 +12,9 @@ from torch import Tensor, nn
 from segclip_deploy._optional import require
 from segclip_deploy.errors import BadInput
 from segclip_deploy.model.failures import first_line
+
+if TYPE_CHECKING:
+    from timm.models import FeatureListNet
 
 __all__ = ["STRIDES", "build_encoder", "encoder_normalisation", "load_imagenet"]
 
@@ -78,7 +82,7 @@ class TimmEncoder(Encoder):
         return features
 
 
-def _features(timm: Any, name: str, **options: Any) -> Any:
+def _features(timm: ModuleType, name: str, **options: list[int]) -> FeatureListNet:
     """A timm model that gives feature maps, for images of any size where it has the choice."""
     config = timm.get_pretrained_cfg(name)
     free = [{"strict_img_size": False}] if config and config.fixed_input_size else []

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from segclip_deploy.artifacts.vocabulary import Vocabulary
 from segclip_deploy.errors import BadInput
 from segclip_deploy.model.cff import unit
-from segclip_deploy.model.text import TextBank
+from segclip_deploy.model.text import TextBank, Tokenizer
 
 __all__ = ["ContextPrompts", "FixedText"]
 
@@ -45,7 +45,9 @@ class ContextPrompts(nn.Module):
         BadInput: the class words and the context do not fit the text tower's length.
     """
 
-    def __init__(self, clip: Any, tokenizer: Any, vocabulary: Vocabulary, context: int) -> None:
+    def __init__(
+        self, clip: Any, tokenizer: Tokenizer, vocabulary: Vocabulary, context: int
+    ) -> None:
         super().__init__()
         if not hasattr(clip, "token_embedding"):
             raise BadInput("learnable context needs a plain CLIP text tower")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,7 +16,20 @@ from segclip_deploy.artifacts.records import Format, Record
 from segclip_deploy.artifacts.vocabulary import Vocabulary
 from segclip_deploy.errors import BadInput, SegclipError
 
-__all__ = ["TextBank", "encode_vocabulary", "load_text_bank", "open_clip_encoder", "save_text_bank"]
+if TYPE_CHECKING:
+    from torch import Tensor
+
+__all__ = [
+    "TextBank",
+    "Tokenizer",
+    "encode_vocabulary",
+    "load_text_bank",
+    "open_clip_encoder",
+    "save_text_bank",
+]
+
+Tokenizer = Callable[[list[str]], "Tensor"]
+"""Sentences → token ids (N, length)."""
 
 
 class BankRecord(Record, frozen=True):
@@ -101,7 +114,7 @@ def open_clip_encoder(model: str, weights: str) -> TextEncoder:
     return encode
 
 
-def load_open_clip(model: str, weights: str | None) -> tuple[Any, Any]:
+def load_open_clip(model: str, weights: str | None) -> tuple[Any, Tokenizer]:
     """An open_clip model in evaluation mode and its tokenizer; ``None`` leaves its weights random.
 
     Raises:

@@ -4,32 +4,40 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from math import prod
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from segclip_deploy._optional import require
 from segclip_deploy.export.onnx_model import observer
+from segclip_deploy.export.onnx_values import name_of, shape_of
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
 
 __all__ = ["find_extremes"]
 
 _LOOKED_AT = 2**29  # bytes of tensors that are kept to look at in one run
 
 
-def find_extremes(model: Any, tiles: NDArray[np.uint8], batch: int) -> dict[str, tuple[float, str]]:
+def find_extremes(
+    model: ir.Model, tiles: NDArray[np.uint8], batch: int
+) -> dict[str, tuple[float, str]]:
     """Largest magnitude of every float tensor of an FP32 model, and the golden tile with it.
 
     Args:
-        model: an ``onnx_ir.Model``.
+        model: in FP32.
         tiles: (N, H, W, 3), of its input size.
         batch: that it takes.
     """
-    ir = require("onnx_ir", why="quantization")
+    require("onnx_ir", why="quantization")
+    import onnx_ir as ir
+
     values = [v for n in model.graph for v in n.outputs if v.dtype == ir.DataType.FLOAT]
     found: dict[str, tuple[float, str]] = {}
     for group in _groups(values, batch):
-        names = [value.name for value in group]
+        names = [name_of(value) for value in group]
         run = observer(model, names)
         for index, tile in enumerate(tiles):
             pixels = np.repeat(tile[None], batch, axis=0)
@@ -40,15 +48,15 @@ def find_extremes(model: Any, tiles: NDArray[np.uint8], batch: int) -> dict[str,
     return found
 
 
-def _groups(values: Iterable[Any], batch: int) -> Iterator[list[Any]]:
+def _groups(values: Iterable[ir.Value], batch: int) -> Iterator[list[ir.Value]]:
     """Float tensors in groups that are small enough to be looked at together.
 
     All at once they are larger than what the model needs to run, as none can be freed.
     """
-    group: list[Any] = []
+    group: list[ir.Value] = []
     size = 0
     for value in values:
-        own = 4 * prod(side if isinstance(side, int) else batch for side in value.shape)
+        own = 4 * prod(side if isinstance(side, int) else batch for side in shape_of(value))
         if group and size + own > _LOOKED_AT:
             yield group
             group, size = [], 0

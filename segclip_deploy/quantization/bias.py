@@ -7,16 +7,19 @@ section 4.2). E[x] is measured on the calibration tiles. That a border reads pad
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
 
 __all__ = ["mean_shift"]
 
 
 def mean_shift(
-    node: Any, error: NDArray[np.float32], axis: int, means: NDArray[np.float64]
+    node: ir.Node, error: NDArray[np.float32], axis: int, means: NDArray[np.float64]
 ) -> NDArray[np.float64]:
     """What the errors of a product's weights add to each output channel on average, (O,).
 

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from segclip_deploy._optional import require
+from segclip_deploy.export.onnx_values import array_of
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
 
 __all__ = ["round_as_fp16"]
 
 
-def round_as_fp16(graph: Any) -> int:
+def round_as_fp16(graph: ir.Graph) -> int:
     """Turn a graph with FP16 into one in FP32 that rounds every FP16 tensor, in place.
 
     ONNX Runtime has no FP16 kernels for an x86-64 CPU: it computes in FP32 and leaves out the casts in
@@ -20,16 +24,18 @@ def round_as_fp16(graph: Any) -> int:
     dequantized is not rounded, it goes into an INT8 product as it is.
 
     Args:
-        graph: an ``onnx_ir.Graph`` with FP32 outputs, from ``write_fp16``.
+        graph: with FP32 outputs, from ``write_fp16``.
 
     Returns:
         How many tensors are rounded.
     """
-    ir = require("onnx_ir", why="quantization")
+    require("onnx_ir", why="quantization")
+    import onnx_ir as ir
+
     half, single = ir.TensorType(ir.DataType.FLOAT16), ir.TensorType(ir.DataType.FLOAT)
     for constant in graph.initializers.values():
         if constant.type == half:
-            array = constant.const_value.numpy().astype(np.float32)
+            array = array_of(constant).astype(np.float32)
             constant.const_value, constant.type = ir.tensor(array, name=constant.name), single
     count = 0
     for node in list(graph):
@@ -42,19 +48,24 @@ def round_as_fp16(graph: Any) -> int:
             readers, last, rounded = list(value.uses()), node, value
             if node.op_type != "Cast":
                 value.type = single
-                last, rounded = _cast(ir, last, value, half, "rounded")
-            _, back = _cast(ir, last, rounded, single, "back")
+                last, rounded = _cast(last, value, half, "rounded")
+            _, back = _cast(last, rounded, single, "back")
             for reader, index in readers:
                 reader.replace_input_with(index, back)
             count += 1
     return count
 
 
-def _cast(ir: Any, after: Any, value: Any, kind: Any, suffix: str) -> tuple[Any, Any]:
+def _cast(
+    after: ir.Node, value: ir.Value, kind: ir.TensorType, suffix: str
+) -> tuple[ir.Node, ir.Value]:
     """The node and its output."""
+    import onnx_ir as ir
+
     name = f"{value.name}.{suffix}"
     node = ir.node("Cast", [value], {"to": int(kind.dtype)}, name=f"{name}/Cast")
     (output,) = node.outputs
     output.name, output.type, output.shape = name, kind, value.shape
+    assert after.graph is not None
     after.graph.insert_after(after, node)
     return node, output

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -20,6 +20,10 @@ from segclip_deploy.artifacts.plan import PrecisionPlan
 from segclip_deploy.artifacts.scheme import Precision, Scheme
 from segclip_deploy.calibration.calibrate import Probes
 from segclip_deploy.errors import BadArtifact, BadInput, StaleArtifact, command
+from segclip_deploy.export.onnx_values import array_of, input_of, is_constant, name_of
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
 
 __all__ = [
     "Placement",
@@ -54,11 +58,11 @@ class Placement:
         return frozenset(node for node, _, _ in self.weights)
 
 
-def place(graph: Any, scheme: Scheme, chosen: Callable[[str], bool]) -> Placement:
+def place(graph: ir.Graph, scheme: Scheme, chosen: Callable[[str], bool]) -> Placement:
     """Decide where Q/DQ goes.
 
     Args:
-        graph: an ``onnx_ir.Graph`` in FP32.
+        graph: in FP32.
         scheme: Q/DQ stands on what products read. Of a residual Add, on the skip input alone, so that
             it fuses with the convolution before it; or on both, so that all of a block stays in INT8.
         chosen: node name → whether a plan wants it in INT8.
@@ -67,34 +71,37 @@ def place(graph: Any, scheme: Scheme, chosen: Callable[[str], bool]) -> Placemen
     weights: list[tuple[str, int, int]] = []
     products: dict[str, int] = {}  # by when they are computed
     for node in graph:
-        if not chosen(node.name):
+        name = name_of(node)
+        if not chosen(name):
             continue
         if (axis := weight_axis(node)) is not None:
-            reads.append((node.name, 0))
-            weights.append((node.name, 1, axis))
-            products[node.name] = len(products)
+            reads.append((name, 0))
+            weights.append((name, 1, axis))
+            products[name] = len(products)
         elif node.op_type == "Add":
             producers = [_producer(value) for value in node.inputs]
             made = [p for p in producers if p in products]
             if None in producers or not made:
                 continue
             if scheme.rules.both_addends:
-                reads += [(node.name, 0), (node.name, 1)]
+                reads += [(name, 0), (name, 1)]
             else:
                 # What the last of them just computed goes on in its accumulator.
                 last = max(made, key=products.__getitem__)
-                reads.append((node.name, 1 - producers.index(last)))
+                reads.append((name, 1 - producers.index(last)))
     return Placement(tuple(reads), tuple(weights))
 
 
-def uniform_plan(bundle: Bundle, graph: Any, scheme: Scheme, precision: Precision) -> PrecisionPlan:
+def uniform_plan(
+    bundle: Bundle, graph: ir.Graph, scheme: Scheme, precision: Precision
+) -> PrecisionPlan:
     """One precision for everything that can have it.
 
     What surrounds the network, block ``graph``, stays FP32: pixels are normalised, and labels
     decided, without rounding.
 
     Args:
-        graph: the bundle's ``onnx_ir.Graph``.
+        graph: the bundle's.
 
     Raises:
         BadInput: a precision that the scheme does not have.
@@ -105,7 +112,7 @@ def uniform_plan(bundle: Bundle, graph: Any, scheme: Scheme, precision: Precisio
             where=f"--precision {precision} --scheme {scheme.value}",
             fix="use --precision int8; where the processor has BF16, OpenVINO takes it at load",
         )
-    last = {block_of(node.name): place for place, node in enumerate(graph)}
+    last = {block_of(name_of(node)): place for place, node in enumerate(graph)}
     names = sorted(last, key=lambda name: last[name])  # by when a block is done: coarse to fine
     high = scheme.rules.high if precision == "int8" else precision
     able = {block_of(name) for name in place(graph, scheme, lambda _: True).nodes}
@@ -117,7 +124,7 @@ def uniform_plan(bundle: Bundle, graph: Any, scheme: Scheme, precision: Precisio
 
 
 def place_plan(
-    plan: PrecisionPlan, bundle: Bundle, graph: Any, *, where: Path = Path("PLAN")
+    plan: PrecisionPlan, bundle: Bundle, graph: ir.Graph, *, where: Path = Path("PLAN")
 ) -> Placement:
     """The placement of a plan that was made for this bundle and names just its blocks.
 
@@ -135,7 +142,7 @@ def place_plan(
                 *("--scheme", plan.scheme.value, "-o", where),
             ),
         )
-    wanted = list(dict.fromkeys(block_of(node.name) for node in graph))
+    wanted = list(dict.fromkeys(block_of(name_of(node)) for node in graph))
     for name in sorted({*wanted} ^ {*plan.blocks}):
         what = "is missing" if name in wanted else "is no block of this model"
         raise BadArtifact(f"{name} {what}", where=where, fix=f"its blocks: {', '.join(wanted)}")
@@ -151,40 +158,44 @@ def place_plan(
     return placement
 
 
-def find_probes(graph: Any, trained_for_int8: Collection[str] = ()) -> Probes:
+def find_probes(graph: ir.Graph, trained_for_int8: Collection[str] = ()) -> Probes:
     """Where a graph is measured so that any plan of any scheme can be written into it.
 
     Args:
-        graph: an ``onnx_ir.Graph`` in FP32.
+        graph: in FP32.
         trained_for_int8: blocks whose weights were trained with the rounding: their biases need no
             correction, and so no means.
     """
-    nodes = {node.name: node for node in graph}
+    nodes = {name_of(node): node for node in graph}
     reads = [read for scheme in Scheme for read in place(graph, scheme, lambda _: True).reads]
     untrained = place(graph, Scheme.TENSORRT, lambda name: block_of(name) not in trained_for_int8)
     return Probes(
-        tensors=tuple(dict.fromkeys(nodes[name].inputs[index].name for name, index in reads)),
+        tensors=tuple(
+            dict.fromkeys(name_of(input_of(nodes[name], index)) for name, index in reads)
+        ),
         products={
-            name: (nodes[name].inputs[0].name, 1 if nodes[name].op_type == "Conv" else -1)
+            name: (name_of(input_of(nodes[name], 0)), 1 if nodes[name].op_type == "Conv" else -1)
             for name, _, _ in untrained.weights
         },
     )
 
 
-def weight_axis(node: Any) -> int | None:
+def weight_axis(node: ir.Node) -> int | None:
     """The output-channel axis of a node's trained weight; None where it has none worth INT8."""
-    if node.op_type not in _PRODUCTS or block_of(node.name) == "graph":  # no weights of the network
+    if (
+        node.op_type not in _PRODUCTS or block_of(name_of(node)) == "graph"
+    ):  # no weights of the network
         return None
-    constant, variable = node.inputs[1].const_value, node.inputs[0]
-    if constant is None or variable.const_value is not None:
+    constant = input_of(node, 1)
+    if not is_constant(constant) or is_constant(node.inputs[0]):
         return None
-    weight = constant.numpy()
+    weight = array_of(constant)
     if node.op_type == "Conv":
         axis = 0
     elif weight.ndim != 2:
         return None
     else:
-        transposed = node.op_type == "Gemm" and node.attributes.get_int("transB", 0)
+        transposed = node.op_type == "Gemm" and node.attributes.get_int("transB", 0) != 0
         axis = 0 if transposed else 1
     depthwise = node.op_type == "Conv" and weight.shape[1] == 1
     if not is_wide(weight.shape, axis, depthwise=depthwise):
@@ -199,7 +210,7 @@ def is_wide(shape: Sequence[int], axis: int, *, depthwise: bool) -> bool:
     return shape[axis] >= _MIN_CHANNELS and (depthwise or taps >= _MIN_CHANNELS)
 
 
-def _producer(value: Any) -> str | None:
+def _producer(value: ir.Value | None) -> str | None:
     """The node an Add's input comes from; None for constants and inputs."""
-    node = value.producer()
-    return None if node is None or value.const_value is not None else node.name
+    node = None if value is None or is_constant(value) else value.producer()
+    return None if node is None else name_of(node)

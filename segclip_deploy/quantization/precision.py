@@ -4,14 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING
 
 from segclip_deploy.artifacts.plan import PrecisionPlan
 from segclip_deploy.calibration.table import CalibrationTable
 from segclip_deploy.errors import BadInput
+from segclip_deploy.export.onnx_values import name_of
 from segclip_deploy.quantization.fp16 import islands, overflow_islands, write_fp16
 from segclip_deploy.quantization.placement import Placement
 from segclip_deploy.quantization.qdq import write_qdq
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
 
 __all__ = ["Written", "write_precision"]
 
@@ -30,7 +34,7 @@ class Written:
 
 
 def write_precision(
-    model: Any,
+    model: ir.Model,
     plan: PrecisionPlan,
     placement: Placement,
     table: CalibrationTable | None,
@@ -39,7 +43,7 @@ def write_precision(
     """Write a plan into an FP32 model, in place.
 
     Args:
-        model: an ``onnx_ir.Model``.
+        model: in FP32.
         plan: for this model.
         placement: of the plan's INT8.
         table: ranges; needed where the plan has INT8.
@@ -53,7 +57,8 @@ def write_precision(
         **islands(graph, plan.fp16),
         **overflow_islands(graph, extremes, plan.fp16),
     }
-    half = {node.name for node in graph if plan.fp16(node.name)} - set(high)
+    names = {name_of(node) for node in graph}
+    half = {name for name in names if plan.fp16(name)} - set(high)
     if placement.weights:
         if table is None:
             raise BadInput(

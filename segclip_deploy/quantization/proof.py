@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,16 +17,19 @@ from segclip_deploy.export.onnx_model import load_model, save_model
 from segclip_deploy.export.parity import execute_literally, sqnr
 from segclip_deploy.quantization.fp16_emulation import round_as_fp16
 
+if TYPE_CHECKING:
+    import onnx_ir as ir
+
 __all__ = ["prove"]
 
 
 def prove(
-    model: Any, bundle: Bundle, golden: Golden, *, where: Path
+    model: ir.Model, bundle: Bundle, golden: Golden, *, where: Path
 ) -> tuple[NDArray[np.uint8], Quality]:
     """Execute a quantized model literally, and once more with FP16 rounded.
 
     Args:
-        model: an ``onnx_ir.Model`` with its logits among the outputs; it stays as it is.
+        model: with its logits among the outputs; it stays as it is.
         bundle: in FP32, that it was made of.
         golden: the bundle's.
         where: the bundle it will be, for errors.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,8 +12,12 @@ from numpy.typing import NDArray
 from segclip_deploy._optional import require
 from segclip_deploy.artifacts.scheme import Scheme
 from segclip_deploy.calibration.table import Range
+from segclip_deploy.export.onnx_values import add_constant, array_of, input_of, is_constant, name_of
 from segclip_deploy.quantization.bias import mean_shift
 from segclip_deploy.quantization.placement import Placement
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
 
 __all__ = ["scale_of", "storable", "write_qdq"]
 
@@ -32,7 +36,7 @@ def scale_of(span: Range, scheme: Scheme) -> tuple[NDArray[np.float32], NDArray[
 
 
 def write_qdq(
-    graph: Any,
+    graph: ir.Graph,
     placement: Placement,
     ranges: Mapping[str, Range],
     scheme: Scheme,
@@ -43,42 +47,46 @@ def write_qdq(
     One pair a tensor, read by the nodes of the placement only: others keep the unrounded value.
 
     Args:
-        graph: an ``onnx_ir.Graph`` in FP32.
+        graph: in FP32.
         placement: from ``place`` on the same graph.
         ranges: by tensor name.
         scheme: how activations are rounded; weights are symmetric S8 per output channel.
         means: of the channels a product reads, by node; the bias of one without is left alone.
     """
-    ir = require("onnx_ir", why="quantization")
-    nodes = {node.name: node for node in graph}
-    rounded: dict[str, Any] = {}
+    require("onnx_ir", why="quantization")
+    nodes = {name_of(node): node for node in graph}
+    rounded: dict[str, ir.Value] = {}
     for name, index in placement.reads:
         node = nodes[name]
-        value = node.inputs[index]
-        if value.name not in rounded:
-            scale, zero = scale_of(ranges[value.name], scheme)
-            rounded[value.name] = _pair(ir, graph, value, scale, zero)
-        node.replace_input_with(index, rounded[value.name])
-    quantized: dict[str, tuple[Any, NDArray[np.float32]]] = {}
+        value = input_of(node, index)
+        tensor = name_of(value)
+        if tensor not in rounded:
+            scale, zero = scale_of(ranges[tensor], scheme)
+            rounded[tensor] = _pair(graph, value, scale, zero)
+        node.replace_input_with(index, rounded[tensor])
+    quantized: dict[str, tuple[ir.Value, NDArray[np.float32]]] = {}
     for name, index, axis in placement.weights:
         node = nodes[name]
-        value = node.inputs[index]
-        if value.name not in quantized:
-            quantized[value.name] = _weight(ir, graph, node, value, axis, scheme)
-        rounded_weight, error = quantized[value.name]
+        value = input_of(node, index)
+        tensor = name_of(value)
+        if tensor not in quantized:
+            quantized[tensor] = _weight(graph, node, value, axis, scheme)
+        rounded_weight, error = quantized[tensor]
         if name in means:
             _correct_bias(graph, node, mean_shift(node, error, axis, np.array(means[name])))
         node.replace_input_with(index, rounded_weight)
         if not value.uses():
-            del graph.initializers[value.name]
+            del graph.initializers[tensor]
 
 
 def _pair(
-    ir: Any, graph: Any, value: Any, scale: NDArray[np.float32], zero: NDArray[np.integer[Any]]
-) -> Any:
+    graph: ir.Graph, value: ir.Value, scale: NDArray[np.float32], zero: NDArray[np.integer[Any]]
+) -> ir.Value:
+    import onnx_ir as ir
+
     constants = [
-        _add_constant(graph, f"{value.name}.scale", scale),
-        _add_constant(graph, f"{value.name}.zero", zero),
+        add_constant(graph, f"{value.name}.scale", scale),
+        add_constant(graph, f"{value.name}.zero", zero),
     ]
     quantize = ir.node("QuantizeLinear", [value, *constants], name=f"{value.name}/Q")
     dequantize = ir.node(
@@ -89,19 +97,21 @@ def _pair(
         graph.insert_before(graph[0], (quantize, dequantize))
     else:
         graph.insert_after(producer, (quantize, dequantize))
-    return _named(ir, quantize, dequantize, value)
+    return _named(quantize, dequantize, value)
 
 
 def _weight(
-    ir: Any, graph: Any, reader: Any, value: Any, axis: int, scheme: Scheme
-) -> tuple[Any, NDArray[np.float32]]:
+    graph: ir.Graph, reader: ir.Node, value: ir.Value, axis: int, scheme: Scheme
+) -> tuple[ir.Value, NDArray[np.float32]]:
     """The weight as it comes back from INT8, and how far each element of it is off."""
-    weight = value.const_value.numpy()
+    import onnx_ir as ir
+
+    weight = array_of(value)
     levels, scale = _levels(weight, axis, scheme)
     constants = [
-        _add_constant(graph, f"{value.name}.int8", levels),
-        _add_constant(graph, f"{value.name}.scale", scale.ravel()),
-        _add_constant(graph, f"{value.name}.zero", np.zeros(scale.size, np.int8)),
+        add_constant(graph, f"{value.name}.int8", levels),
+        add_constant(graph, f"{value.name}.scale", scale.ravel()),
+        add_constant(graph, f"{value.name}.zero", np.zeros(scale.size, np.int8)),
     ]
     node = ir.node("DequantizeLinear", constants, {"axis": axis}, name=f"{value.name}/DQ")
     node.outputs[0].name = f"{value.name}.dequantized"
@@ -126,54 +136,43 @@ def storable(scale: NDArray[Any], scheme: Scheme) -> NDArray[np.float32]:
     return np.clip(scale, stored.tiny, stored.max).astype(stored.dtype).astype(np.float32)
 
 
-def _named(ir: Any, quantize: Any, dequantize: Any, value: Any) -> Any:
+def _named(quantize: ir.Node, dequantize: ir.Node, value: ir.Value) -> ir.Value:
+    import onnx_ir as ir
+
     integer, real = quantize.outputs[0], dequantize.outputs[0]
     integer.name, real.name = f"{value.name}.quantized", f"{value.name}.dequantized"
     integer.shape = real.shape = value.shape
-    integer.type = ir.TensorType(quantize.inputs[2].dtype)
+    integer.type = input_of(quantize, 2).type
     real.type = value.type = ir.TensorType(ir.DataType.FLOAT)
     return real
 
 
-def _correct_bias(graph: Any, node: Any, shift: NDArray[np.float64]) -> None:
+def _correct_bias(graph: ir.Graph, node: ir.Node, shift: NDArray[np.float64]) -> None:
     """Take a shift (O,) out of what a product computes, in place; a Conv or Gemm may get a bias by it.
 
     A MatMul has its bias in the Add that reads it. One without is left as it is: an Add of its own
     would cost more than it mends.
     """
-    reader, index = (node, 2) if node.op_type != "MatMul" else _sum_after(node)
-    if reader is None:
+    found = (node, 2) if node.op_type != "MatMul" else _sum_after(node)
+    if found is None:
         return
+    reader, index = found
     beta = reader.attributes.get_float("beta", 1.0)  # of a Gemm
     old = reader.inputs[index] if len(reader.inputs) > index else None
-    bias = (0 if old is None else old.const_value.numpy()) - shift / beta
-    value = _add_constant(graph, f"{node.name}.bias", bias.astype(np.float32))
+    bias = (0 if old is None else array_of(old)) - shift / beta
+    value = add_constant(graph, f"{node.name}.bias", bias.astype(np.float32))
     reader.resize_inputs(max(len(reader.inputs), index + 1))
     reader.replace_input_with(index, value)
     if old is not None and not old.uses():
-        del graph.initializers[old.name]
+        del graph.initializers[name_of(old)]
 
 
-def _sum_after(product: Any) -> tuple[Any, int]:
-    """The Add of a constant that alone reads a product, and which of its inputs that is."""
+def _sum_after(product: ir.Node) -> tuple[ir.Node, int] | None:
+    """The Add of a constant that alone reads a product, and which of its inputs that is; else None."""
     output = product.outputs[0]
     uses = [] if output.is_graph_output() else list(output.uses())
     if len(uses) == 1 and uses[0][0].op_type == "Add":
         reader, index = uses[0]
-        if reader.inputs[1 - index].const_value is not None:
+        if is_constant(reader.inputs[1 - index]):
             return reader, 1 - index
-    return None, 0
-
-
-def _add_constant(graph: Any, name: str, array: NDArray[Any]) -> Any:
-    """Give a graph a constant; returns its value."""
-    ir = require("onnx_ir", why="quantization")
-    tensor = ir.tensor(array, name=name)
-    value = ir.Value(
-        name=name,
-        type=ir.TensorType(tensor.dtype),
-        shape=ir.Shape(array.shape),
-        const_value=tensor,
-    )
-    graph.register_initializer(value)
-    return value
+    return None

@@ -11,12 +11,11 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from segclip_deploy._optional import require
 from segclip_deploy.artifacts.bundle import (
     BUNDLE_FILES,
     MODEL_FILE,
@@ -32,9 +31,20 @@ from segclip_deploy.artifacts.records import replace
 from segclip_deploy.calibration.selection import TileSet
 from segclip_deploy.errors import BadInput
 from segclip_deploy.export.onnx_model import load_fp32, observer, save_model
+from segclip_deploy.export.onnx_values import (
+    add_constant,
+    array_of,
+    input_of,
+    is_constant,
+    name_of,
+    shape_of,
+)
 from segclip_deploy.export.parity import check_parity, measure_parity
 from segclip_deploy.quantization.placement import weight_axis
 from segclip_deploy.runtime.targets.onnxruntime import OnnxRuntimeBackend
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
 
 __all__ = ["find_norms", "smooth", "smooth_graph"]
 
@@ -98,7 +108,7 @@ def smooth(
     return load_bundle(out)
 
 
-def find_norms(graph: Any) -> dict[str, list[tuple[Any, int]]]:
+def find_norms(graph: ir.Graph) -> dict[str, list[tuple[ir.Node, int]]]:
     """LayerNorms of the encoder that only products with trained weights read.
 
     Of CFF and refiner the affines are among what ``set-texts`` folds new texts in from, and stay.
@@ -108,22 +118,22 @@ def find_norms(graph: Any) -> dict[str, list[tuple[Any, int]]]:
     """
     found = {}
     for node in graph:
-        if node.op_type == "LayerNormalization" and node.name.startswith("encoder."):
+        if node.op_type == "LayerNormalization" and name_of(node).startswith("encoder."):
             readers = list(_readers(node.outputs[0]))
             axes = [(reader, _axis(reader)) for reader, index in readers if index == 0]
             products = [(reader, axis) for reader, axis in axes if axis is not None]
             if readers and len(products) == len(readers) and _fits(node):
-                found[node.outputs[0].name] = products
+                found[name_of(node.outputs[0])] = products
     return found
 
 
-def smooth_graph(graph: Any, peaks: Mapping[str, NDArray[np.float32]], alpha: float) -> None:
+def smooth_graph(graph: ir.Graph, peaks: Mapping[str, NDArray[np.float32]], alpha: float) -> None:
     """Divide the channels of LayerNorms by s and multiply the weights that read them by it, in place.
 
     s_j = max|X_j|^α / max|W_j|^(1−α), over all products that read channel j (equation 4).
 
     Args:
-        graph: an ``onnx_ir.Graph`` in FP32.
+        graph: in FP32.
         peaks: largest magnitude by channel of the outputs ``find_norms`` names.
         alpha: α.
     """
@@ -131,7 +141,7 @@ def smooth_graph(graph: Any, peaks: Mapping[str, NDArray[np.float32]], alpha: fl
     makers = {value.name: node for node in graph for value in node.outputs}
     for name, peak in peaks.items():
         weights = [
-            np.abs(product.inputs[1].const_value.numpy()).max(axis) for product, axis in norms[name]
+            np.abs(array_of(input_of(product, 1))).max(axis) for product, axis in norms[name]
         ]
         loudest = np.maximum(np.max(weights, axis=0), _LEAST)
         factor = np.maximum(peak, _LEAST) ** alpha / loudest ** (1 - alpha)
@@ -142,56 +152,53 @@ def smooth_graph(graph: Any, peaks: Mapping[str, NDArray[np.float32]], alpha: fl
             _scale(graph, product, 1, factor[:, None] if axis == 1 else factor)
 
 
-def _readers(value: Any) -> Iterator[tuple[Any, int]]:
+def _readers(value: ir.Value) -> Iterator[tuple[ir.Node, int]]:
     """Who reads a tensor, by way of what only moves its rows."""
     for node, index in value.uses():
         if node.op_type in ("Reshape", "Transpose") and _keeps_channels(node):
             yield from _readers(node.outputs[0])
         else:
             yield node, index
-    if value.is_graph_output():
-        yield value.producer(), -1
+    producer = value.producer()
+    if value.is_graph_output() and producer is not None:
+        yield producer, -1
 
 
-def _keeps_channels(node: Any) -> bool:
-    before, after = node.inputs[0].shape, node.outputs[0].shape
+def _keeps_channels(node: ir.Node) -> bool:
+    before, after = shape_of(input_of(node, 0)), shape_of(node.outputs[0])
     if node.op_type == "Transpose":
         order = node.attributes.get_ints("perm", ())
         return bool(order) and order[-1] == len(order) - 1
     return isinstance(before[-1], int) and before[-1] == after[-1]
 
 
-def _axis(reader: Any) -> int | None:
+def _axis(reader: ir.Node) -> int | None:
     """The output-channel axis of a product that sums over the last axis of what it reads."""
-    if reader.op_type not in ("Gemm", "MatMul") or reader.attributes.get_int("transA", 0):
+    if reader.op_type not in ("Gemm", "MatMul") or reader.attributes.get_int("transA", 0) != 0:
         return None
     return weight_axis(reader)
 
 
-def _fits(norm: Any) -> bool:
+def _fits(norm: ir.Node) -> bool:
     """Whether a LayerNorm has an affine of its own for each channel of the last axis."""
-    rank = len(norm.inputs[0].shape)
-    constant = all(value is not None and value.const_value is not None for value in norm.inputs[1:])
+    rank = len(shape_of(input_of(norm, 0)))
+    constant = all(is_constant(value) for value in norm.inputs[1:])
     return constant and norm.attributes.get_int("axis", -1) in (-1, rank - 1)
 
 
-def _scale(graph: Any, node: Any, index: int, factor: NDArray[np.floating[Any]]) -> None:
+def _scale(graph: ir.Graph, node: ir.Node, index: int, factor: NDArray[np.floating[Any]]) -> None:
     """Give a node a constant of its own: several may share one that is all ones."""
-    ir = require("onnx_ir", why="quantization")
-    old = node.inputs[index]
-    array = (old.const_value.numpy() * factor).astype(np.float32)
-    name = f"{node.outputs[0].name}.smooth{index}"
-    constant = ir.Value(
-        name=name, type=old.type, shape=old.shape, const_value=ir.tensor(array, name=name)
-    )
-    node.replace_input_with(index, constant)
+    old = input_of(node, index)
+    array = (array_of(old) * factor).astype(np.float32)
+    node.replace_input_with(index, None)
     if not old.uses():  # first, as in a bundle that was smoothed before it has the same name
-        del graph.initializers[old.name]
-    graph.register_initializer(constant)
+        del graph.initializers[name_of(old)]
+    name = f"{node.outputs[0].name}.smooth{index}"
+    node.replace_input_with(index, add_constant(graph, name, array))
 
 
 def _peaks(
-    model: Any,
+    model: ir.Model,
     batch: int,
     names: list[str],
     tiles: TileSet,

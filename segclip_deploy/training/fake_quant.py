@@ -1,4 +1,4 @@
-"""INT8 in PyTorch: rounding where ``calibration.placement`` rounds, with gradients straight through.
+"""INT8 in PyTorch: rounding where ``quantization.placement`` rounds, with gradients straight through.
 
 Only products whose weight enters the graph as it is are rounded: convolutions and linear layers
 of the encoder and the pixel decoder. Those of CFF and refiner are folded from several weights
@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -25,6 +25,8 @@ from segclip_deploy.quantization.placement import is_wide
 from segclip_deploy.quantization.qdq import scale_of, storable
 
 __all__ = ["FakeQuant", "observe", "products_of"]
+
+T = TypeVar("T")
 
 _PLAIN = ("encoder.", "decoder.laterals.", "decoder.convs.")
 _PRODUCTS = (torch.conv2d, F.linear)
@@ -139,7 +141,7 @@ class _Observer(_Placed):
 
 
 def observe(
-    model: nn.Module, plan: PrecisionPlan, run: Callable[[Any], Any], inputs: Iterable[Any]
+    model: nn.Module, plan: PrecisionPlan, run: Callable[[T], object], inputs: Iterable[T]
 ) -> dict[str, Range]:
     """Percentile ranges of every activation that a plan rounds, as ``calibrate`` takes them.
 
