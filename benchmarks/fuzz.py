@@ -179,8 +179,8 @@ def targets(folder: Path) -> dict[str, Target]:
         AccuracyLimits,
         Drop,
         Evidence,
+        FullEvaluation,
         PrecisionPlan,
-        Verdict,
         load_plan,
         save_plan,
     )
@@ -308,8 +308,8 @@ def targets(folder: Path) -> dict[str, Target]:
         bands=Bands((1, 1, 1), (1, 1, 1)),
         coverage=CoverageRecord(1, 1, 1, 0, 0, 0, {}, {}, 0, 0),
     )
-    verdict = Verdict(Drop(0.1, 0, 0.2), 0.5, {"land": None}, {"land": 0.5})
-    evidence = Evidence("plan", 1, AccuracyLimits(0.1), verdict, {"stem": "why"}, ())
+    evaluation = FullEvaluation(Drop(0.1, 0, 0.2), 0.5, {"land": None}, {"land": 0.5})
+    evidence = Evidence("plan", 1, AccuracyLimits(0.1), evaluation, {"stem": "why"}, ())
     plan = PrecisionPlan(Scheme.CPU, "b", {"head": "int8", "graph": "fp32"}, evidence)
     scores = Scores(0.5, None, {"land": None}, 9, {"land": 0.5}, ("a",))
     training = Training(TrainSettings(steps=1), step=1, seconds=1.0, plan=scores, torch="2")

@@ -34,7 +34,7 @@ from segclip_deploy.evaluation.accuracy import Accuracy, miou_drop, score
 from segclip_deploy.evaluation.dataset import Dataset, open_dataset
 from segclip_deploy.export.export import export_bundle
 from segclip_deploy.export.onnx_model import load_model, save_model
-from segclip_deploy.planning.planner import make_plan
+from segclip_deploy.planning.planner import plan_precision
 from segclip_deploy.quantization.fp16_emulation import round_as_fp16
 from segclip_deploy.quantization.from_tiles import calibrate
 from segclip_deploy.quantization.placement import uniform_plan
@@ -103,7 +103,9 @@ def ours(
         try:
             if not planned.exists():
                 limits = AccuracyLimits(0.003)
-                make_plan(bundle, table, data, planned, scheme=scheme, split="plan", limits=limits)
+                plan_precision(
+                    bundle, table, data, planned, scheme=scheme, split="plan", limits=limits
+                )
             plans[f"ours, {scheme.value}, planned"] = load_plan(planned)
         except GateFailed as error:
             print(f"no plan: {error}")

@@ -19,10 +19,10 @@ __all__ = [
     "AccuracyLimits",
     "Drop",
     "Evidence",
+    "FullEvaluation",
     "PlanLatency",
     "PrecisionPlan",
     "SearchStep",
-    "Verdict",
     "load_plan",
     "save_plan",
 ]
@@ -41,7 +41,7 @@ class Drop(Record, frozen=True):
     high: float
 
 
-class Verdict(Record, frozen=True):
+class FullEvaluation(Record, frozen=True):
     """What a mix of precisions scores on a whole split, against FP32 on the same images.
 
     Attributes:
@@ -60,22 +60,22 @@ class AccuracyLimits(Record, frozen=True):
     """What a plan must keep to.
 
     Attributes:
-        max_miou_drop: shares of 1, on the judging split.
+        max_miou_drop: shares of 1, on the evaluation split.
         min_class_iou: by class name.
     """
 
     max_miou_drop: float
     min_class_iou: Mapping[str, float] = {}
 
-    def broken(self, verdict: Verdict) -> str | None:
-        """Which limit a verdict breaks, in words; None where it keeps all."""
-        if verdict.drop.value > self.max_miou_drop:
+    def broken(self, evaluation: FullEvaluation) -> str | None:
+        """Which limit an evaluation breaks, in words; None where it keeps all."""
+        if evaluation.drop.value > self.max_miou_drop:
             return (
-                f"mIoU drops by {100 * verdict.drop.value:.2f} points, "
+                f"mIoU drops by {100 * evaluation.drop.value:.2f} points, "
                 f"{100 * self.max_miou_drop:.2f} were allowed"
             )
         for name, least in self.min_class_iou.items():
-            iou = verdict.iou[name]
+            iou = evaluation.iou[name]
             if iou is None or iou < least:
                 return f"IoU of {name} is {iou}, at least {least} was asked for"
         return None
@@ -122,9 +122,9 @@ class Evidence(Record, frozen=True):
     """What a plan was chosen by.
 
     Attributes:
-        split, images: of the dataset that judged it.
+        split, images: of the dataset that it was evaluated on.
         limits: it was made to keep to.
-        verdict: of the plan.
+        evaluation: of the plan.
         spared: blocks taken out of INT8, and why.
         steps: of the search.
         latency: None where none was measured.
@@ -133,7 +133,7 @@ class Evidence(Record, frozen=True):
     split: str
     images: int
     limits: AccuracyLimits
-    verdict: Verdict
+    evaluation: FullEvaluation
     spared: Mapping[str, str]
     steps: tuple[SearchStep, ...]
     latency: PlanLatency | None = None
@@ -174,7 +174,18 @@ class PrecisionPlan(Record, frozen=True):
         return min(self.blocks.values(), key=PRECISIONS.index)
 
 
-PLAN = Format("a precision plan", PrecisionPlan, schema=2)
+_RENAMED = {"verdict": "evaluation"}
+
+
+def _of_schema_2(data: dict[str, Any]) -> dict[str, Any]:
+    """Give the evidence the field's words."""
+    if not data.get("evidence"):
+        return data
+    evidence = {_RENAMED.get(name, name): value for name, value in data["evidence"].items()}
+    return {**data, "evidence": evidence}
+
+
+PLAN = Format("a precision plan", PrecisionPlan, schema=3, migrations={2: _of_schema_2})
 
 
 def save_plan(path: Path, plan: PrecisionPlan) -> None:
@@ -212,7 +223,7 @@ def load_plan(path: Path) -> PrecisionPlan:
 def _check_words(data: Mapping[str, Any], path: Path) -> None:
     """What people edit is refused with the words that would do."""
     names = [scheme.value for scheme in Scheme]
-    if data.get("schema") != PLAN.schema or "scheme" not in data:
+    if data.get("schema") not in (PLAN.schema, *PLAN.migrations) or "scheme" not in data:
         return
     if data["scheme"] not in names:
         raise BadArtifact(f"scheme {data['scheme']!r} is not {' or '.join(names)}", where=path)

@@ -63,7 +63,7 @@ def plan(
     from segclip_deploy.artifacts.plan import PLAN, AccuracyLimits
     from segclip_deploy.calibration.table import load_table
     from segclip_deploy.evaluation.dataset import open_dataset
-    from segclip_deploy.planning.planner import make_plan, worth
+    from segclip_deploy.planning.planner import plan_precision, worth
     from segclip_deploy.planning.sensitivity import heat_map as draw
 
     loaded = load_bundle(bundle)
@@ -73,7 +73,7 @@ def plan(
         min_class_iou=_floors(min_class_iou, loaded.vocabulary.names),
     )
     with stage_bar() as report:
-        made = make_plan(
+        made = plan_precision(
             loaded,
             table,
             open_dataset(

@@ -16,7 +16,7 @@ from segclip_deploy.calibration.table import CalibrationTable
 from segclip_deploy.errors import BadInput
 from segclip_deploy.evaluation.dataset import open_dataset
 from segclip_deploy.export.onnx_model import load_model
-from segclip_deploy.planning.planner import make_plan
+from segclip_deploy.planning.planner import plan_precision
 from segclip_deploy.progress import Report, silent
 from segclip_deploy.quantization.from_tiles import calibrate_on
 from segclip_deploy.quantization.placement import uniform_plan
@@ -89,7 +89,7 @@ def build_at_precision(
     if dataset is None or precision == "int8":
         made = _uniform(bundle, "int8", target.scheme, work, table)
         return build_engine(made, out, options=options), None
-    planned = make_plan(
+    planned = plan_precision(
         bundle,
         table,
         open_dataset(dataset, bundle.vocabulary, mask_suffix=mask_suffix, reading=reading),

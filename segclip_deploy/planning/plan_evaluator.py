@@ -1,4 +1,4 @@
-"""The judge: what a set of INT8 blocks does to accuracy, measured once and remembered on disk."""
+"""PlanEvaluator: what a set of INT8 blocks does to accuracy, measured once and kept on disk."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from segclip_deploy.artifacts.bundle import MODEL_FILE, Bundle
 from segclip_deploy.artifacts.golden import Golden
-from segclip_deploy.artifacts.plan import PrecisionPlan, Verdict
+from segclip_deploy.artifacts.plan import FullEvaluation, PrecisionPlan
 from segclip_deploy.artifacts.records import Record, replace
 from segclip_deploy.calibration.table import CalibrationTable
 from segclip_deploy.evaluation.accuracy import Accuracy, miou_drop, score
@@ -27,13 +27,13 @@ from segclip_deploy.runtime.inference.backend import Backend
 from segclip_deploy.runtime.inference.segmenter import Segmenter
 from segclip_deploy.runtime.targets.onnxruntime import OnnxRuntimeBackend
 
-__all__ = ["Glance", "Judge"]
+__all__ = ["PlanEvaluator", "ProxyScore"]
 
 T = TypeVar("T")
 
 
-class Glance(Record, frozen=True):
-    """The cheap look: a few tiles, against FP32.
+class ProxyScore(Record, frozen=True):
+    """A cheap proxy of accuracy: noise and labels on a few tiles, against FP32.
 
     Attributes:
         sqnr_db: signal to quantization noise of the logits.
@@ -44,8 +44,8 @@ class Glance(Record, frozen=True):
     agreement: float
 
 
-class Judge:
-    """Measures sets of INT8 blocks, the rest in FP32: FP16 is judged when it is written.
+class PlanEvaluator:
+    """Measures sets of INT8 blocks, the rest in FP32: FP16 is measured when it is written.
 
     Where a scheme's engines execute Q/DQ literally, as TensorRT does, so does this; else the
     kernels that fly do.
@@ -54,9 +54,9 @@ class Judge:
         bundle: in FP32.
         table: measured in it.
         plan: names the scheme and the blocks that can be INT8.
-        dataset: whose ``split`` judges.
-        split: name of a split; never the one that reports results.
-        tiles: (N, H, W, 3) for the cheap look.
+        dataset: that ``split`` is of.
+        split: what ``evaluate`` scores; never the one that reports results.
+        tiles: (N, H, W, 3), for ``proxy``.
         known: what was measured before.
     """
 
@@ -77,27 +77,27 @@ class Judge:
         self._fp32: Accuracy | None = None
         self._answers: Golden | None = None
 
-    def glance(self, int8: Iterable[str]) -> Glance:
+    def proxy(self, int8: Iterable[str]) -> ProxyScore:
         """Compare logits and labels on the tiles."""
         blocks = sorted(int8)
 
-        def measure() -> Glance:
+        def measure() -> ProxyScore:
             self._answers = self._answers or self._answer([])
             got = self._answer(blocks)
             agreement = float((got.labels == self._answers.labels).mean())
-            return Glance(sqnr_db=sqnr(self._answers.logits, got.logits), agreement=agreement)
+            return ProxyScore(sqnr_db=sqnr(self._answers.logits, got.logits), agreement=agreement)
 
-        return self._known.get(Glance, measure, self._seen, blocks)
+        return self._known.get(ProxyScore, measure, self._seen, blocks)
 
-    def verdict(self, int8: Iterable[str]) -> Verdict:
+    def evaluate(self, int8: Iterable[str]) -> FullEvaluation:
         """Score the split."""
         blocks = sorted(int8)
 
-        def measure() -> Verdict:
+        def measure() -> FullEvaluation:
             self._fp32 = self._fp32 or self._score([])
             accuracy = self._score(blocks) if blocks else self._fp32
             scores = accuracy.to_json()
-            return Verdict(
+            return FullEvaluation(
                 drop=miou_drop(self._fp32, accuracy),
                 miou=scores["miou"],
                 iou=scores["iou"],
@@ -106,7 +106,7 @@ class Judge:
 
         data = self.dataset
         images = [f"{data.root.resolve()}{data.mask_suffix}", *data.names(self.split)]
-        return self._known.get(Verdict, measure, images, blocks)
+        return self._known.get(FullEvaluation, measure, images, blocks)
 
     def _answer(self, blocks: list[str]) -> Golden:
         return self._with(blocks, lambda backend: answers_of(backend, self.tiles))

@@ -21,7 +21,7 @@ from segclip_deploy.evaluation.dataset import Dataset, find_image
 from segclip_deploy.export.onnx_model import load_fp32
 from segclip_deploy.planning.latency import BlockTimes, time_blocks, time_plan
 from segclip_deploy.planning.measurements import Measurements
-from segclip_deploy.planning.plan_evaluator import Judge
+from segclip_deploy.planning.plan_evaluator import PlanEvaluator
 from segclip_deploy.planning.search import search
 from segclip_deploy.planning.sensitivity import BlockEffect, sensitivity
 from segclip_deploy.progress import Report, silent
@@ -29,9 +29,9 @@ from segclip_deploy.quantization.placement import place, uniform_plan
 from segclip_deploy.runtime.registry import timing_target
 from segclip_deploy.runtime.targets.device import find_cpu
 
-__all__ = ["Planned", "make_plan", "worth"]
+__all__ = ["Planned", "plan_precision", "worth"]
 
-_GLANCED = 4  # tiles of the cheap look
+_PROXY_TILES = 4
 _WORTH = 1.1
 """A smaller gain does not pay for calibrating, checking and explaining INT8."""
 
@@ -44,7 +44,7 @@ class Planned:
     effects: tuple[BlockEffect, ...]
 
 
-def make_plan(
+def plan_precision(
     bundle: Bundle,
     table: CalibrationTable,
     dataset: Dataset,
@@ -65,7 +65,7 @@ def make_plan(
     Args:
         bundle: in FP32.
         table: measured in it.
-        dataset: whose split judges; it must hold none of the table's tiles.
+        dataset: whose split is evaluated; it must hold none of the table's tiles.
         out: the plan to write.
         scheme: whom the plan is for.
         split: of the dataset.
@@ -86,23 +86,23 @@ def make_plan(
             where="--max-latency-ms",
             fix="measure engines on the device",
         )
-    tiles = _judging_tiles(bundle, table, dataset, split)
+    tiles = _evaluation_tiles(bundle, table, dataset, split)
     graph = load_fp32(bundle).graph
     full = uniform_plan(bundle, graph, scheme, "int8")
     # What was measured under other rules of placing Q/DQ says nothing of these.
     rules = hashlib.sha256(repr(place(graph, scheme, lambda _: True)).encode()).hexdigest()
     state = state or out.with_name(out.name + ".state.json")
     known = Measurements(state, table.digest, scheme.value, rules)
-    judge = Judge(bundle, table, full, dataset, split, tiles[:_GLANCED], known)
+    evaluator = PlanEvaluator(bundle, table, full, dataset, split, tiles[:_PROXY_TILES], known)
     times = None
     if target is not None:
         # A plan must not change with the noise of timing it again.
         measure = partial(time_blocks, target, bundle, full, table, tiles[0])
         times = known.get(BlockTimes, measure, target.name, find_cpu().to_json())
     effects = sensitivity(
-        judge, full.int8_blocks, times, lambda done, total: report("sensitivity", done, total)
+        evaluator, full.int8_blocks, times, lambda done, total: report("sensitivity", done, total)
     )
-    plan = search(judge, full, effects, limits, lambda text: report(text, 0, 0))
+    plan = search(evaluator, full, effects, limits, lambda text: report(text, 0, 0))
     assert plan.evidence is not None
     if target is not None:
         latency = time_plan(target, bundle, plan, table, tiles[0])
@@ -122,7 +122,7 @@ def worth(plan: PrecisionPlan) -> str:
         return "no block is INT8 within these limits: fly without it"
     if plan.evidence is None:
         return "nobody has measured this plan"
-    drop, latency = plan.evidence.verdict.drop, plan.evidence.latency
+    drop, latency = plan.evidence.evaluation.drop, plan.evidence.latency
     lost, low, high = (100 * share for share in (drop.value, drop.low, drop.high))
     cost = f"{-lost:+.2f} points of mIoU [{-high:+.2f}, {-low:+.2f}]".replace("-", "−")
     if latency is None:
@@ -133,7 +133,7 @@ def worth(plan: PrecisionPlan) -> str:
     return f"INT8{beside} is {latency.speed_up:.2f}× for {cost}"
 
 
-def _judging_tiles(
+def _evaluation_tiles(
     bundle: Bundle, table: CalibrationTable, dataset: Dataset, split: str
 ) -> NDArray[np.uint8]:
     """The tiles of a split, none of which the table was measured on."""
@@ -144,7 +144,7 @@ def _judging_tiles(
         for tile, pixels in cut_tiles(path, bundle.input, dataset.open_windows):
             if tile.sha256 in seen:
                 raise BadInput(
-                    f"the table was calibrated on this image, and split {split!r} is to judge it",
+                    f"the table was calibrated on this image, and split {split!r} is to evaluate it",
                     where=path,
                     fix=command(
                         "segclip-deploy",
@@ -159,5 +159,5 @@ def _judging_tiles(
                     ),
                 )
             found.append(pixels)
-    step = max(1, len(found) // _GLANCED)  # from all over the split, not from its first image
+    step = max(1, len(found) // _PROXY_TILES)  # from all over the split, not from its first image
     return np.stack(found[::step])

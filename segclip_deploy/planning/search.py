@@ -12,7 +12,7 @@ from segclip_deploy.artifacts.plan import (
 )
 from segclip_deploy.artifacts.records import replace
 from segclip_deploy.errors import GateFailed
-from segclip_deploy.planning.plan_evaluator import Judge
+from segclip_deploy.planning.plan_evaluator import PlanEvaluator
 from segclip_deploy.planning.sensitivity import BlockEffect
 
 __all__ = ["search"]
@@ -21,7 +21,7 @@ _TRIED = 3  # blocks whose sparing is measured exactly at each step
 
 
 def search(
-    judge: Judge,
+    evaluator: PlanEvaluator,
     plan: PrecisionPlan,
     effects: Sequence[BlockEffect],
     limits: AccuracyLimits,
@@ -33,7 +33,7 @@ def search(
     sensitivity only says which to try. Blocks that the engine runs no faster in INT8 go first.
 
     Args:
-        judge: measures on the judging split.
+        evaluator: measures on the evaluation split.
         plan: everything INT8 that can be.
         effects: of its blocks.
         limits: to keep to.
@@ -50,20 +50,20 @@ def search(
     int8 = [block for block in plan.int8_blocks if block not in slower]
     spared = dict.fromkeys(sorted(slower), "no faster in INT8")
     order = sorted(effects, key=lambda e: -e.spared.sqnr_db)
-    verdict, last = judge.verdict(int8), None
+    evaluation, last = evaluator.evaluate(int8), None
     steps = []
     while True:
-        points = round(100 * verdict.drop.value, 3)
+        points = round(100 * evaluation.drop.value, 3)
         steps.append(SearchStep(int8_blocks=len(int8), spared=last, miou_drop_points=points))
-        broken = limits.broken(verdict)
+        broken = limits.broken(evaluation)
         if not broken or not int8:
             break
         tried = [e.block for e in order if e.block in int8][:_TRIED]
-        results = {b: judge.verdict([x for x in int8 if x != b]) for b in tried}
+        results = {b: evaluator.evaluate([x for x in int8 if x != b]) for b in tried}
         last = min(tried, key=lambda b: results[b].drop.value)
         report(f"{broken}: sparing {last}")
         spared[last] = broken
-        int8, verdict = [b for b in int8 if b != last], results[last]
+        int8, evaluation = [b for b in int8 if b != last], results[last]
     if broken:
         raise GateFailed(f"FP32 itself breaks a limit: {broken}")
     return replace(
@@ -73,10 +73,10 @@ def search(
             for name, precision in plan.blocks.items()
         },
         evidence=Evidence(
-            split=judge.split,
-            images=len(judge.dataset.names(judge.split)),
+            split=evaluator.split,
+            images=len(evaluator.dataset.names(evaluator.split)),
             limits=limits,
-            verdict=verdict,
+            evaluation=evaluation,
             spared=spared,
             steps=tuple(steps),
         ),

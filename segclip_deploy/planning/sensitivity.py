@@ -9,17 +9,17 @@ import numpy as np
 
 from segclip_deploy._optional import require
 from segclip_deploy.artifacts.files import replace_file
-from segclip_deploy.artifacts.plan import Verdict
+from segclip_deploy.artifacts.plan import FullEvaluation
 from segclip_deploy.artifacts.records import Record
 from segclip_deploy.planning.latency import BlockTimes
-from segclip_deploy.planning.plan_evaluator import Glance, Judge
+from segclip_deploy.planning.plan_evaluator import PlanEvaluator, ProxyScore
 from segclip_deploy.runtime.profiling.picture import save_png
 
 __all__ = ["BlockEffect", "heat_map", "sensitivity"]
 
 _EXACT = 4
-"""Blocks judged on the whole split: those that lose most on the tiles. The others move mIoU by
-less than these, and each costs two passes over the split."""
+"""Blocks that are evaluated on the whole split: those that lose most on the tiles. The others move
+mIoU by less than these, and each costs two passes over the split."""
 
 
 class BlockEffect(Record, frozen=True):
@@ -35,16 +35,16 @@ class BlockEffect(Record, frozen=True):
     """
 
     block: str
-    only: Glance
-    spared: Glance
-    only_exact: Verdict | None
-    spared_exact: Verdict | None
+    only: ProxyScore
+    spared: ProxyScore
+    only_exact: FullEvaluation | None
+    spared_exact: FullEvaluation | None
     high_ms: float | None
     int8_ms: float | None
 
 
 def sensitivity(
-    judge: Judge,
+    evaluator: PlanEvaluator,
     able: Sequence[str],
     times: BlockTimes | None,
     report: Callable[[int, int], None] = lambda _done, _total: None,
@@ -52,20 +52,20 @@ def sensitivity(
     """Measure every block, cheaply first, the most sensitive ones exactly.
 
     Args:
-        judge: what measures, and remembers.
+        evaluator: measures, and remembers.
         able: blocks that can be INT8.
         times: of the blocks, or None.
         report: called with (measurements done, measurements in all).
     """
     total = 2 * (len(able) + min(_EXACT, len(able)))
-    cheap: dict[str, tuple[Glance, Glance]] = {}
+    cheap: dict[str, tuple[ProxyScore, ProxyScore]] = {}
     for index, block in enumerate(able):
-        cheap[block] = judge.glance([block]), judge.glance(set(able) - {block})
+        cheap[block] = evaluator.proxy([block]), evaluator.proxy(set(able) - {block})
         report(2 * (index + 1), total)
     worst = sorted(able, key=lambda block: cheap[block][0].sqnr_db)[:_EXACT]
-    exact: dict[str, tuple[Verdict, Verdict]] = {}
+    exact: dict[str, tuple[FullEvaluation, FullEvaluation]] = {}
     for index, block in enumerate(worst):
-        exact[block] = judge.verdict([block]), judge.verdict(set(able) - {block})
+        exact[block] = evaluator.evaluate([block]), evaluator.evaluate(set(able) - {block})
         report(2 * (len(able) + index + 1), total)
     high, int8 = (times.high, times.int8) if times else ({}, {})
     effects = []
@@ -127,5 +127,5 @@ def _gain(effects: Sequence[BlockEffect]) -> list[float]:
     return [100 * (e.spared.agreement - least) for e in effects]
 
 
-def _points(verdict: Verdict | None) -> float:
-    return np.nan if verdict is None else 100 * verdict.drop.value
+def _points(evaluation: FullEvaluation | None) -> float:
+    return np.nan if evaluation is None else 100 * evaluation.drop.value

@@ -19,7 +19,7 @@ from segclip_deploy.calibration.table import load_table
 from segclip_deploy.errors import BadInput
 from segclip_deploy.evaluation.dataset import Dataset, open_dataset
 from segclip_deploy.export.onnx_model import load_model
-from segclip_deploy.planning.planner import make_plan
+from segclip_deploy.planning.planner import plan_precision
 from segclip_deploy.planning.sensitivity import heat_map
 from segclip_deploy.progress import Report
 from segclip_deploy.quantization.from_tiles import calibrate_on
@@ -151,7 +151,7 @@ class Workshop:
         if not path.is_file():
             folder.mkdir(parents=True, exist_ok=True)
             bundle = load_bundle(point.bundle)
-            planned = make_plan(
+            planned = plan_precision(
                 bundle,
                 load_table(table_path),
                 self.open_dataset(bundle.vocabulary),

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import yaml
 
 from segclip_deploy.artifacts.bundle import InputSpec, load_bundle
 from segclip_deploy.artifacts.bundle_record import BUNDLE
@@ -16,6 +17,7 @@ from segclip_deploy.artifacts.checkpoint_record import CHECKPOINT
 from segclip_deploy.artifacts.engine import ENGINE, load_engine, record_path
 from segclip_deploy.artifacts.files import read_json, sha256_file
 from segclip_deploy.artifacts.golden import load_golden
+from segclip_deploy.artifacts.plan import load_plan
 from segclip_deploy.artifacts.scheme import Scheme
 from segclip_deploy.artifacts.vocabulary import load_vocabulary
 from segclip_deploy.errors import BadArtifact
@@ -129,6 +131,17 @@ def test_records_of_schema_2_say_what_they_said() -> None:
         assert record.texts is not None
         assert json.loads(json.dumps(record.texts.to_json())) == said["revocab"]
     assert json.loads(json.dumps(engine.built.to_json())) == built
+
+
+def test_a_plan_of_schema_2_says_what_it_said() -> None:
+    said = yaml.safe_load((OLD_2 / "plan.yaml").read_text(encoding="utf-8"))
+    plan = load_plan(OLD_2 / "plan.yaml")
+    assert plan.blocks == said["blocks"]
+    evidence = plan.evidence
+    assert evidence is not None
+    assert evidence.evaluation.to_json() == said["evidence"]["verdict"]
+    assert evidence.latency is not None
+    assert evidence.latency.to_json() == said["evidence"]["latency"]
 
 
 def test_an_old_bundle_is_known_by_the_hash_of_the_file_as_it_lies() -> None:

@@ -77,7 +77,7 @@ def test_a_newer_schema_is_refused_with_the_command(
         path, load = tmp_path / "p.yaml", load_plan
         save_plan(path, PrecisionPlan(Scheme.CPU, "b", {"head": "int8"}))
         assert load_plan(path).blocks == {"head": "int8"}
-        path.write_text(path.read_text().replace("schema: 2", "schema: 9"))
+        path.write_text(path.read_text().replace("schema: 3", "schema: 9"))
     elif kind == "engine":
         path, load = tmp_path / "e.ort.onnx", load_engine
         build_engine(load_bundle(tiny_bundle), path)

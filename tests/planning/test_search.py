@@ -15,9 +15,9 @@ from PIL import Image
 from segclip_deploy.artifacts.plan import (
     AccuracyLimits,
     Drop,
+    FullEvaluation,
     PlanLatency,
     PrecisionPlan,
-    Verdict,
 )
 from segclip_deploy.artifacts.records import replace
 from segclip_deploy.artifacts.scheme import Scheme
@@ -25,7 +25,7 @@ from segclip_deploy.errors import GateFailed
 from segclip_deploy.evaluation.accuracy import Accuracy, miou_drop
 from segclip_deploy.evaluation.metrics import BoundaryTally, Confusion
 from segclip_deploy.planning.latency import BlockTimes
-from segclip_deploy.planning.plan_evaluator import Glance
+from segclip_deploy.planning.plan_evaluator import ProxyScore
 from segclip_deploy.planning.planner import worth
 from segclip_deploy.planning.search import search
 from segclip_deploy.planning.sensitivity import BlockEffect, heat_map, sensitivity
@@ -33,7 +33,7 @@ from segclip_deploy.planning.sensitivity import BlockEffect, heat_map, sensitivi
 BLOCKS = ("stem", "stage1", "stage2", "decoder", "cff")
 
 
-class FakeJudge:
+class FakeEvaluator:
     """Knows what each block costs, and that two of them cost more together than they add up to."""
 
     def __init__(self, costs: dict[str, float], together: float = 0.0) -> None:
@@ -46,14 +46,14 @@ class FakeJudge:
         both = self.together if {"stem", "stage1"} <= blocks else 0.0
         return sum(self.costs[block] for block in blocks) + both
 
-    def glance(self, int8: Iterable[str]) -> Glance:
-        return Glance(60 - 1000 * self.drop(int8), 1 - self.drop(int8))
+    def proxy(self, int8: Iterable[str]) -> ProxyScore:
+        return ProxyScore(60 - 1000 * self.drop(int8), 1 - self.drop(int8))
 
-    def verdict(self, int8: Iterable[str]) -> Verdict:
+    def evaluate(self, int8: Iterable[str]) -> FullEvaluation:
         self.asked.append(sorted(int8))
         drop = self.drop(int8)
         iou = {"road": 0.5 - 10 * drop, "water": None}
-        return Verdict(Drop(drop, drop - 0.001, drop + 0.001), 0.7 - drop, iou, iou)
+        return FullEvaluation(Drop(drop, drop - 0.001, drop + 0.001), 0.7 - drop, iou, iou)
 
 
 def whole() -> PrecisionPlan:
@@ -62,9 +62,9 @@ def whole() -> PrecisionPlan:
     )
 
 
-def planned(judge: Any, limits: AccuracyLimits, times: Any = None) -> PrecisionPlan:
-    effects = sensitivity(judge, BLOCKS, times)
-    return search(judge, whole(), effects, limits)
+def planned(evaluator: Any, limits: AccuracyLimits, times: Any = None) -> PrecisionPlan:
+    effects = sensitivity(evaluator, BLOCKS, times)
+    return search(evaluator, whole(), effects, limits)
 
 
 @given(
@@ -75,40 +75,40 @@ def planned(judge: Any, limits: AccuracyLimits, times: Any = None) -> PrecisionP
 def test_a_plan_keeps_its_limits_as_a_whole(
     costs: list[float], together: float, allowed: float
 ) -> None:
-    judge = FakeJudge(dict(zip(BLOCKS, costs, strict=True)), together)
-    plan = planned(judge, AccuracyLimits(allowed))
+    evaluator = FakeEvaluator(dict(zip(BLOCKS, costs, strict=True)), together)
+    plan = planned(evaluator, AccuracyLimits(allowed))
     kept = plan.int8_blocks
-    assert judge.drop(kept) <= allowed
-    assert sorted(kept) in judge.asked  # measured, not added up
+    assert evaluator.drop(kept) <= allowed
+    assert sorted(kept) in evaluator.asked  # measured, not added up
     assert set(plan.blocks) == set(whole().blocks)
     assert {plan.blocks[b] for b in BLOCKS if b not in kept} <= {"fp16"}
 
 
 def test_only_what_hurts_is_spared() -> None:
     costs = dict.fromkeys(BLOCKS, 0.0001) | {"stage1": 0.02}
-    plan = planned(FakeJudge(costs), AccuracyLimits(0.003))
+    plan = planned(FakeEvaluator(costs), AccuracyLimits(0.003))
     assert [b for b in BLOCKS if plan.blocks[b] != "int8"] == ["stage1"]
     assert "drops by 2.04 points" in plan.evidence.spared["stage1"]
 
 
 def test_what_is_no_faster_in_int8_is_spared_without_a_look() -> None:
-    judge = FakeJudge(dict.fromkeys(BLOCKS, 0.0))
+    evaluator = FakeEvaluator(dict.fromkeys(BLOCKS, 0.0))
     times = BlockTimes(dict.fromkeys(BLOCKS, 2.0), dict.fromkeys(BLOCKS, 1.0) | {"cff": 2.5})
-    plan = planned(judge, AccuracyLimits(0.003), times)
+    plan = planned(evaluator, AccuracyLimits(0.003), times)
     assert [b for b in BLOCKS if plan.blocks[b] != "int8"] == ["cff"]
     assert plan.evidence.spared == {"cff": "no faster in INT8"}
 
 
 def test_a_floor_under_a_class_is_kept() -> None:
-    judge = FakeJudge(dict.fromkeys(BLOCKS, 0.004))
-    plan = planned(judge, AccuracyLimits(1.0, {"road": 0.45}))
+    evaluator = FakeEvaluator(dict.fromkeys(BLOCKS, 0.004))
+    plan = planned(evaluator, AccuracyLimits(1.0, {"road": 0.45}))
     assert 0 < len(plan.int8_blocks) < len(BLOCKS)
     with pytest.raises(GateFailed, match="FP32 itself breaks a limit: IoU of road"):
-        planned(judge, AccuracyLimits(1.0, {"road": 0.6}))
+        planned(evaluator, AccuracyLimits(1.0, {"road": 0.6}))
 
 
 def test_it_says_when_int8_is_not_worth_it() -> None:
-    plan = planned(FakeJudge(dict.fromkeys(BLOCKS, 0.0)), AccuracyLimits(0.003))
+    plan = planned(FakeEvaluator(dict.fromkeys(BLOCKS, 0.0)), AccuracyLimits(0.003))
 
     def said(speed_up: float | None, beside: str = "f32") -> str:
         latency = speed_up and PlanLatency("openvino", beside, speed_up, 1.0, 30, 5)
@@ -173,21 +173,21 @@ def test_the_best_of_three_is_spared_at_each_step() -> None:
     the best, and decoder, still better, is not among those tried.
     """
     costs = {"stem": 0.002, "stage1": 0.003, "cff": 0.004, "decoder": 0.005, "stage2": 0.0}
-    judge = FakeJudge(costs)
+    evaluator = FakeEvaluator(costs)
     order = ("stem", "stage1", "cff", "decoder", "stage2")
     effects = [
-        replace(effect, spared=Glance(60.0 - order.index(effect.block), 1.0))
-        for effect in sensitivity(judge, BLOCKS, None)  # type: ignore[arg-type]
+        replace(effect, spared=ProxyScore(60.0 - order.index(effect.block), 1.0))
+        for effect in sensitivity(evaluator, BLOCKS, None)  # type: ignore[arg-type]
     ]
-    judge.asked.clear()
-    plan = search(judge, whole(), effects, AccuracyLimits(0.0101))  # type: ignore[arg-type]
+    evaluator.asked.clear()
+    plan = search(evaluator, whole(), effects, AccuracyLimits(0.0101))  # type: ignore[arg-type]
     assert [b for b in BLOCKS if plan.blocks[b] != "int8"] == ["cff"]
-    tried = [({*BLOCKS} - {*asked}) for asked in judge.asked[1:]]
+    tried = [({*BLOCKS} - {*asked}) for asked in evaluator.asked[1:]]
     assert tried == [{"stem"}, {"stage1"}, {"cff"}]
 
 
 def test_a_heat_map_is_drawn_with_and_without_exact_figures(tmp_path: Path) -> None:
-    effects = sensitivity(FakeJudge(dict.fromkeys(BLOCKS, 0.001)), BLOCKS, None)  # type: ignore[arg-type]
+    effects = sensitivity(FakeEvaluator(dict.fromkeys(BLOCKS, 0.001)), BLOCKS, None)  # type: ignore[arg-type]
     assert {effect.only_exact is None for effect in effects} == {True, False}
     assert all(isinstance(effect, BlockEffect) for effect in effects)
     heat_map(effects, tmp_path / "map.png", title="test")

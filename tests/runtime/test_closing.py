@@ -17,7 +17,7 @@ from segclip_deploy.evaluation.dataset import open_dataset
 from segclip_deploy.export.export import export_bundle
 from segclip_deploy.export.onnx_model import load_model
 from segclip_deploy.export.set_texts import set_texts
-from segclip_deploy.planning.planner import make_plan
+from segclip_deploy.planning.planner import plan_precision
 from segclip_deploy.quantization.from_tiles import calibrate_on
 from segclip_deploy.quantization.placement import uniform_plan
 from segclip_deploy.quantization.quantize import quantize
@@ -48,9 +48,9 @@ def write_int8(tiny: Path, table: Path, checkpoint: Path, out: Path) -> object:
 
 def plan(tiny: Path, table: Path, checkpoint: Path, out: Path) -> object:
     bundle = load_bundle(tiny)
-    return make_plan(
+    return plan_precision(
         bundle,
-        replace(load_table(table), tiles=()),  # it was measured on the judging images
+        replace(load_table(table), tiles=()),  # it was measured on the evaluation images
         open_dataset(EXAMPLE, bundle.vocabulary),
         out / "p.yaml",
         scheme=Scheme.CPU,
