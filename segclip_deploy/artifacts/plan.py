@@ -86,12 +86,12 @@ class SearchStep(Record, frozen=True):
 
     Attributes:
         int8_blocks: how many blocks were INT8.
-        spared: the block that was taken out of INT8 for it; None at first.
+        excluded: the block that was taken out of INT8 for it; None at first.
         miou_drop_points: points of mIoU.
     """
 
     int8_blocks: int
-    spared: str | None
+    excluded: str | None
     miou_drop_points: float
 
 
@@ -125,7 +125,7 @@ class Evidence(Record, frozen=True):
         split, images: of the dataset that it was evaluated on.
         limits: it was made to keep to.
         evaluation: of the plan.
-        spared: blocks taken out of INT8, and why.
+        excluded: blocks taken out of INT8, and why.
         steps: of the search.
         latency: None where none was measured.
     """
@@ -134,7 +134,7 @@ class Evidence(Record, frozen=True):
     images: int
     limits: AccuracyLimits
     evaluation: FullEvaluation
-    spared: Mapping[str, str]
+    excluded: Mapping[str, str]
     steps: tuple[SearchStep, ...]
     latency: PlanLatency | None = None
 
@@ -174,15 +174,20 @@ class PrecisionPlan(Record, frozen=True):
         return min(self.blocks.values(), key=PRECISIONS.index)
 
 
-_RENAMED = {"verdict": "evaluation"}
+_RENAMED = {"verdict": "evaluation", "spared": "excluded"}
 
 
 def _of_schema_2(data: dict[str, Any]) -> dict[str, Any]:
     """Give the evidence the field's words."""
     if not data.get("evidence"):
         return data
-    evidence = {_RENAMED.get(name, name): value for name, value in data["evidence"].items()}
-    return {**data, "evidence": evidence}
+    evidence = _renamed(data["evidence"])
+    steps = [_renamed(step) for step in evidence["steps"]]
+    return {**data, "evidence": {**evidence, "steps": steps}}
+
+
+def _renamed(fields: Mapping[str, Any]) -> dict[str, Any]:
+    return {_RENAMED.get(name, name): value for name, value in fields.items()}
 
 
 PLAN = Format("a precision plan", PrecisionPlan, schema=3, migrations={2: _of_schema_2})

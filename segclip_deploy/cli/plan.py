@@ -99,7 +99,7 @@ def plan(
             "plan",
             "noise alone, dB",
             "labels equal alone",
-            "if spared",
+            "if excluded",
             "FP32 ms",
             "INT8 ms",
         ],
@@ -109,7 +109,7 @@ def plan(
                 made.plan.blocks[e.block],
                 f"{e.only.sqnr_db:.1f}",
                 f"{e.only.agreement:.2%}",
-                f"{e.spared.agreement:.2%}",
+                f"{e.excluded.agreement:.2%}",
                 _ms(e.high_ms),
                 _ms(e.int8_ms),
             ]

@@ -17,7 +17,7 @@ from segclip_deploy.planning.sensitivity import BlockEffect
 
 __all__ = ["search"]
 
-_TRIED = 3  # blocks whose sparing is measured exactly at each step
+_TRIED = 3  # blocks whose exclusion is measured exactly at each step
 
 
 def search(
@@ -27,7 +27,7 @@ def search(
     limits: AccuracyLimits,
     report: Callable[[str], None] = lambda _text: None,
 ) -> PrecisionPlan:
-    """Spare blocks from INT8, one by one, until the limits are kept.
+    """Exclude blocks from INT8, one by one, until the limits are kept.
 
     Effects of blocks do not add up, so every step is measured as the whole plan it would make;
     sensitivity only says which to try. Blocks that the engine runs no faster in INT8 go first.
@@ -48,28 +48,28 @@ def search(
         if e.high_ms is not None and e.int8_ms is not None and e.int8_ms >= e.high_ms
     }
     int8 = [block for block in plan.int8_blocks if block not in slower]
-    spared = dict.fromkeys(sorted(slower), "no faster in INT8")
-    order = sorted(effects, key=lambda e: -e.spared.sqnr_db)
+    excluded = dict.fromkeys(sorted(slower), "no faster in INT8")
+    order = sorted(effects, key=lambda e: -e.excluded.sqnr_db)
     evaluation, last = evaluator.evaluate(int8), None
     steps = []
     while True:
         points = round(100 * evaluation.drop.value, 3)
-        steps.append(SearchStep(int8_blocks=len(int8), spared=last, miou_drop_points=points))
+        steps.append(SearchStep(int8_blocks=len(int8), excluded=last, miou_drop_points=points))
         broken = limits.broken(evaluation)
         if not broken or not int8:
             break
         tried = [e.block for e in order if e.block in int8][:_TRIED]
         results = {b: evaluator.evaluate([x for x in int8 if x != b]) for b in tried}
         last = min(tried, key=lambda b: results[b].drop.value)
-        report(f"{broken}: sparing {last}")
-        spared[last] = broken
+        report(f"{broken}: excluding {last}")
+        excluded[last] = broken
         int8, evaluation = [b for b in int8 if b != last], results[last]
     if broken:
         raise GateFailed(f"FP32 itself breaks a limit: {broken}")
     return replace(
         plan,
         blocks={
-            name: plan.scheme.rules.high if name in spared else precision
+            name: plan.scheme.rules.high if name in excluded else precision
             for name, precision in plan.blocks.items()
         },
         evidence=Evidence(
@@ -77,7 +77,7 @@ def search(
             images=len(evaluator.dataset.names(evaluator.split)),
             limits=limits,
             evaluation=evaluation,
-            spared=spared,
+            excluded=excluded,
             steps=tuple(steps),
         ),
     )

@@ -28,17 +28,17 @@ class BlockEffect(Record, frozen=True):
     Attributes:
         block: its name.
         only: only it in INT8, on a few tiles.
-        spared: everything but it in INT8, on a few tiles.
-        only_exact, spared_exact: the same on the whole split; None where it was not worth it.
+        excluded: everything but it in INT8, on a few tiles.
+        only_exact, excluded_exact: the same on the whole split; None where it was not worth it.
         high_ms, int8_ms: time in it by the engine's own counters; None where no engine that
             runs here executes this scheme.
     """
 
     block: str
     only: ProxyScore
-    spared: ProxyScore
+    excluded: ProxyScore
     only_exact: FullEvaluation | None
-    spared_exact: FullEvaluation | None
+    excluded_exact: FullEvaluation | None
     high_ms: float | None
     int8_ms: float | None
 
@@ -70,9 +70,12 @@ def sensitivity(
     high, int8 = (times.high, times.int8) if times else ({}, {})
     effects = []
     for block in able:
-        (only, spared), (only_exact, spared_exact) = cheap[block], exact.get(block, (None, None))
+        (only, excluded), (only_exact, excluded_exact) = (
+            cheap[block],
+            exact.get(block, (None, None)),
+        )
         times_ms = high.get(block), int8.get(block)
-        effects.append(BlockEffect(block, only, spared, only_exact, spared_exact, *times_ms))
+        effects.append(BlockEffect(block, only, excluded, only_exact, excluded_exact, *times_ms))
     return tuple(effects)
 
 
@@ -88,12 +91,16 @@ def heat_map(effects: Sequence[BlockEffect], path: Path, *, title: str) -> None:
         ("noise alone\n(−dB)", [-e.only.sqnr_db for e in effects], "{:.1f}"),
         ("labels flipped\nalone (%)", [100 * (1 - e.only.agreement) for e in effects], "{:.2f}"),
         (
-            "labels won\nif spared (%)",
+            "labels won\nif excluded (%)",
             _gain(effects),
             "{:.2f}",
         ),
         ("mIoU lost\nalone (pt)", [_points(e.only_exact) for e in effects], "{:+.2f}"),
-        ("mIoU still lost\nif spared (pt)", [_points(e.spared_exact) for e in effects], "{:+.2f}"),
+        (
+            "mIoU still lost\nif excluded (pt)",
+            [_points(e.excluded_exact) for e in effects],
+            "{:+.2f}",
+        ),
     )
     figure = Figure(figsize=(9, 1.6 + 0.32 * len(effects)), dpi=130, layout="constrained")
     grid = figure.subplots(1, len(columns), sharey=True)
@@ -122,9 +129,9 @@ def heat_map(effects: Sequence[BlockEffect], path: Path, *, title: str) -> None:
 
 
 def _gain(effects: Sequence[BlockEffect]) -> list[float]:
-    """How many more labels stay when a block is spared than in the worst such case, percent."""
-    least = min(e.spared.agreement for e in effects)
-    return [100 * (e.spared.agreement - least) for e in effects]
+    """How many more labels stay when a block is excluded than in the worst such case, percent."""
+    least = min(e.excluded.agreement for e in effects)
+    return [100 * (e.excluded.agreement - least) for e in effects]
 
 
 def _points(evaluation: FullEvaluation | None) -> float:

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     _Casts = dict[tuple[ir.Value, ir.DataType], ir.Value]
 
-__all__ = ["FP16_MAX", "islands", "overflow_islands", "write_fp16"]
+__all__ = ["FP16_MAX", "fp32_fallback", "overflow_fallback", "write_fp16"]
 
 FP16_MAX = 65504.0
 _HEADROOM = 2.0
@@ -49,7 +49,7 @@ _REASONS = {
 }
 
 
-def islands(graph: ir.Graph, low: Callable[[str], bool]) -> dict[str, str]:
+def fp32_fallback(graph: ir.Graph, low: Callable[[str], bool]) -> dict[str, str]:
     """Nodes that stay FP32 in FP16 blocks by what they compute, and why.
 
     Args:
@@ -66,7 +66,7 @@ def islands(graph: ir.Graph, low: Callable[[str], bool]) -> dict[str, str]:
             for summed in _until_product(node):
                 if low(summed):
                     found.setdefault(summed, f"weights of a softmax over {size} pixels")
-    # A node between two islands of a block would be cast down and up again.
+    # A node between two fallback layers of a block would be cast down and up again.
     after, before = _reach(graph, found, forward=True), _reach(graph, found, forward=False)
     for node in graph:
         name = name_of(node)
@@ -75,7 +75,7 @@ def islands(graph: ir.Graph, low: Callable[[str], bool]) -> dict[str, str]:
     return found
 
 
-def overflow_islands(
+def overflow_fallback(
     graph: ir.Graph, extremes: Mapping[str, tuple[float, str]], low: Callable[[str], bool]
 ) -> dict[str, str]:
     """Nodes whose values come too near the largest FP16 number, and which tile showed it.
@@ -229,7 +229,7 @@ def _until_product(node: ir.Node) -> Iterator[str]:
 
 
 def _reach(graph: ir.Graph, start: Mapping[str, str], *, forward: bool) -> set[str]:
-    """Nodes that islands of the same block lead to (or that lead to them), without weights."""
+    """Nodes that fallback layers of the same block lead to (or that lead to them), without weights."""
     reached: set[str] = set()
     for node in graph if forward else reversed(graph):
         neighbours = (

@@ -10,27 +10,27 @@ from segclip_deploy.artifacts.plan import PrecisionPlan
 from segclip_deploy.calibration.table import CalibrationTable
 from segclip_deploy.errors import BadInput
 from segclip_deploy.export.onnx_values import name_of
-from segclip_deploy.quantization.fp16 import islands, overflow_islands, write_fp16
+from segclip_deploy.quantization.fp16 import fp32_fallback, overflow_fallback, write_fp16
 from segclip_deploy.quantization.placement import Placement
 from segclip_deploy.quantization.qdq import write_qdq
 
 if TYPE_CHECKING:
     import onnx_ir as ir
 
-__all__ = ["Written", "write_precision"]
+__all__ = ["AppliedPrecision", "write_precision"]
 
 
 @dataclass(frozen=True)
-class Written:
+class AppliedPrecision:
     """What was done to a graph.
 
     Attributes:
         int8: nodes that multiply in INT8.
-        islands: nodes that stay FP32 in FP16 blocks, and why.
+        fp32_fallback: nodes that stay FP32 in FP16 blocks, and why.
     """
 
     int8: frozenset[str]
-    islands: Mapping[str, str]
+    fp32_fallback: Mapping[str, str]
 
 
 def write_precision(
@@ -39,7 +39,7 @@ def write_precision(
     placement: Placement,
     table: CalibrationTable | None,
     extremes: Mapping[str, tuple[float, str]],
-) -> Written:
+) -> AppliedPrecision:
     """Write a plan into an FP32 model, in place.
 
     Args:
@@ -54,8 +54,8 @@ def write_precision(
     """
     graph = model.graph
     high = {
-        **islands(graph, plan.fp16),
-        **overflow_islands(graph, extremes, plan.fp16),
+        **fp32_fallback(graph, plan.fp16),
+        **overflow_fallback(graph, extremes, plan.fp16),
     }
     names = {name_of(node) for node in graph}
     half = {name for name in names if plan.fp16(name)} - set(high)
@@ -69,4 +69,4 @@ def write_precision(
         write_qdq(graph, placement, table.ranges, plan.scheme, table.means)
     if half:
         write_fp16(graph, half.__contains__)
-    return Written(placement.nodes, high)
+    return AppliedPrecision(placement.nodes, high)

@@ -73,8 +73,8 @@ def quantize(
     extremes = {}
     if plan.scheme.rules.high == "fp16":
         extremes = find_extremes(model, golden.tiles, bundle.input.batches.start)
-    written = write_precision(model, plan, placement, table, extremes)
-    table = table if written.int8 else None
+    applied = write_precision(model, plan, placement, table, extremes)
+    table = table if applied.int8 else None
     labels, quality = prove(model, bundle, golden, where=out)
     with replace_directory(out, contents=BUNDLE_FILES) as temporary:
         path = temporary / MODEL_FILE
@@ -101,8 +101,8 @@ def quantize(
             quantization=Quantization(
                 scheme=plan.scheme,
                 plan=plan.blocks,
-                int8_macs=share_of_macs(bundle.model_path, written.int8),
-                fp32_fallback=written.islands,
+                int8_macs=share_of_macs(bundle.model_path, applied.int8),
+                fp32_fallback=applied.fp32_fallback,
                 calibration=Calibration(table.method, len(table.tiles)) if table else None,
                 quality=quality,
             ),

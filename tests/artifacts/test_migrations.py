@@ -140,6 +140,10 @@ def test_a_plan_of_schema_2_says_what_it_said() -> None:
     evidence = plan.evidence
     assert evidence is not None
     assert evidence.evaluation.to_json() == said["evidence"]["verdict"]
+    assert evidence.excluded == said["evidence"]["spared"]
+    assert [step.excluded for step in evidence.steps] == [
+        step["spared"] for step in said["evidence"]["steps"]
+    ]
     assert evidence.latency is not None
     assert evidence.latency.to_json() == said["evidence"]["latency"]
 

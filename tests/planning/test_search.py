@@ -84,19 +84,19 @@ def test_a_plan_keeps_its_limits_as_a_whole(
     assert {plan.blocks[b] for b in BLOCKS if b not in kept} <= {"fp16"}
 
 
-def test_only_what_hurts_is_spared() -> None:
+def test_only_what_hurts_is_excluded() -> None:
     costs = dict.fromkeys(BLOCKS, 0.0001) | {"stage1": 0.02}
     plan = planned(FakeEvaluator(costs), AccuracyLimits(0.003))
     assert [b for b in BLOCKS if plan.blocks[b] != "int8"] == ["stage1"]
-    assert "drops by 2.04 points" in plan.evidence.spared["stage1"]
+    assert "drops by 2.04 points" in plan.evidence.excluded["stage1"]
 
 
-def test_what_is_no_faster_in_int8_is_spared_without_a_look() -> None:
+def test_what_is_no_faster_in_int8_is_excluded_without_a_look() -> None:
     evaluator = FakeEvaluator(dict.fromkeys(BLOCKS, 0.0))
     times = BlockTimes(dict.fromkeys(BLOCKS, 2.0), dict.fromkeys(BLOCKS, 1.0) | {"cff": 2.5})
     plan = planned(evaluator, AccuracyLimits(0.003), times)
     assert [b for b in BLOCKS if plan.blocks[b] != "int8"] == ["cff"]
-    assert plan.evidence.spared == {"cff": "no faster in INT8"}
+    assert plan.evidence.excluded == {"cff": "no faster in INT8"}
 
 
 def test_a_floor_under_a_class_is_kept() -> None:
@@ -166,7 +166,7 @@ def test_the_bounds_of_a_drop_are_those_of_95_percent() -> None:
     assert drop.value == pytest.approx(0.1)
 
 
-def test_the_best_of_three_is_spared_at_each_step() -> None:
+def test_the_best_of_three_is_excluded_at_each_step() -> None:
     """Alone each of stem and stage1 looks worst, for they hurt together; measured, cff saves most.
 
     The order of trying is stem, stage1, cff: neither the first nor the first two, but the third is
@@ -176,7 +176,7 @@ def test_the_best_of_three_is_spared_at_each_step() -> None:
     evaluator = FakeEvaluator(costs)
     order = ("stem", "stage1", "cff", "decoder", "stage2")
     effects = [
-        replace(effect, spared=ProxyScore(60.0 - order.index(effect.block), 1.0))
+        replace(effect, excluded=ProxyScore(60.0 - order.index(effect.block), 1.0))
         for effect in sensitivity(evaluator, BLOCKS, None)  # type: ignore[arg-type]
     ]
     evaluator.asked.clear()

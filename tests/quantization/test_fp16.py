@@ -9,7 +9,7 @@ import onnx
 import pytest
 
 from segclip_deploy.export.onnx_model import load_model, save_model
-from segclip_deploy.quantization.fp16 import FP16_MAX, islands, overflow_islands, write_fp16
+from segclip_deploy.quantization.fp16 import FP16_MAX, fp32_fallback, overflow_fallback, write_fp16
 from segclip_deploy.quantization.fp16_emulation import round_as_fp16
 from segclip_deploy.runtime.targets.onnxruntime import OnnxRuntimeBackend
 from tests.support.graphs import small_model
@@ -46,13 +46,13 @@ def test_a_node_whose_constant_fp16_does_not_hold_stays_fp32(
         f"(float[2] x) => (float[2] y) {{ y = {node} }}",
         c=scalar(constant),
     )
-    found = islands(model.graph, everything)
+    found = fp32_fallback(model.graph, everything)
     if reason is None:
         assert found == {}
     else:
         assert list(found) == ["net/y"]
         assert found["net/y"].startswith(reason)
-    assert islands(model.graph, lambda _: False) == {}
+    assert fp32_fallback(model.graph, lambda _: False) == {}
     write_fp16(model.graph, lambda name: name not in found)
     save_model(model, tmp_path / "half.onnx")
 
@@ -64,7 +64,7 @@ def test_small_weights_are_no_reason(tmp_path: Path) -> None:
         w=np.full((2, 2), 1e-6, np.float32),
         b=np.array([1e-7, 0], np.float32),
     )
-    assert islands(model.graph, everything) == {}
+    assert fp32_fallback(model.graph, everything) == {}
 
 
 def test_what_comes_near_the_largest_number_is_named_with_tensor_and_tile(tmp_path: Path) -> None:
@@ -80,14 +80,14 @@ def test_what_comes_near_the_largest_number_is_named_with_tensor_and_tile(tmp_pa
     )
     extremes = {"a": (32752.0, "golden tile 0"), "b": (327520.0, "golden tile 1")}
     why = "b reaches 3.28e+05 on golden tile 1"
-    assert overflow_islands(model.graph, extremes, everything) == {"net/b": why, "net/c": why}
+    assert overflow_fallback(model.graph, extremes, everything) == {"net/b": why, "net/c": why}
     extremes = {"a": (32753.0, "golden tile 0"), "b": (1.0, "golden tile 1")}
-    assert set(overflow_islands(model.graph, extremes, everything)) == {"net/a", "net/b"}
+    assert set(overflow_fallback(model.graph, extremes, everything)) == {"net/a", "net/b"}
     broken = {"c": (float("nan"), "golden tile 0")}
-    assert overflow_islands(model.graph, broken, everything) == {
+    assert overflow_fallback(model.graph, broken, everything) == {
         "net/c": "c reaches nan on golden tile 0"
     }
-    assert overflow_islands(model.graph, extremes, lambda _: False) == {}
+    assert overflow_fallback(model.graph, extremes, lambda _: False) == {}
 
 
 def test_a_tensor_is_cast_once_to_each_precision_and_back(tmp_path: Path) -> None:
@@ -104,7 +104,7 @@ def test_a_tensor_is_cast_once_to_each_precision_and_back(tmp_path: Path) -> Non
         }""",
         half=scalar(0.5),
     )
-    fp32 = islands(model.graph, everything)
+    fp32 = fp32_fallback(model.graph, everything)
     assert fp32 == {"net/e": "exp(12) overflows", "net/f": "exp(12) overflows"}
     write_fp16(model.graph, lambda name: name not in fp32)
     save_model(model, tmp_path / "half.onnx")
@@ -147,7 +147,7 @@ def test_a_softmax_over_many_pixels_keeps_its_weights_until_they_are_summed_up(
             }}""",
             two=scalar(2),
         )
-        return islands(model.graph, everything)
+        return fp32_fallback(model.graph, everything)
 
     assert set(reasons(1024)) == {"net/w"}
     assert set(reasons(1025)) == {"net/w", "net/scaled", "net/y"}
@@ -158,7 +158,7 @@ def test_the_tiny_model_in_fp16_holds_no_sensitive_node_and_keeps_its_names(
     tiny_bundle: Path, tmp_path: Path
 ) -> None:
     model = load_model(tiny_bundle / "model.onnx")
-    found = islands(model.graph, everything)
+    found = fp32_fallback(model.graph, everything)
     write_fp16(model.graph, lambda name: name not in found)
     save_model(model, tmp_path / "half.onnx")
     before = onnx.load(tiny_bundle / "model.onnx").graph
@@ -216,7 +216,7 @@ def test_rounding_leaves_no_fp16_but_between_its_own_casts(
     tiny_bundle: Path, tmp_path: Path
 ) -> None:
     model = load_model(tiny_bundle / "model.onnx")
-    found = islands(model.graph, everything)
+    found = fp32_fallback(model.graph, everything)
     write_fp16(model.graph, lambda name: name not in found)
     save_model(model, tmp_path / "half.onnx")
     typed = onnx.shape_inference.infer_shapes(onnx.load(tmp_path / "half.onnx")).graph

@@ -99,12 +99,12 @@ def test_the_example_keeps_its_labels_and_its_bundle_says_how_it_was_made(
 
 def test_fp16_keeps_fp32_what_overflows_and_says_so(quantized: Make) -> None:
     record = load_bundle(quantized("tensorrt", "fp16")).record.quantization
-    islands = record.fp32_fallback
+    fallback = record.fp32_fallback
     for stride in (8, 16, 32):
-        assert "reaches" in islands[f"cff.{stride}.language_to_vision/Exp"]
-        assert "on golden tile" in islands[f"cff.{stride}.language_to_vision/Exp"]
-        assert "its constant 1e-06" in islands[f"cff.{stride}.score_map/Clip"]
-    assert not [name for name in islands if name.startswith(("encoder.", "decoder."))]
+        assert "reaches" in fallback[f"cff.{stride}.language_to_vision/Exp"]
+        assert "on golden tile" in fallback[f"cff.{stride}.language_to_vision/Exp"]
+        assert "its constant 1e-06" in fallback[f"cff.{stride}.score_map/Clip"]
+    assert not [name for name in fallback if name.startswith(("encoder.", "decoder."))]
     assert set(record.plan.values()) == {"fp16", "fp32"}
 
 

@@ -110,7 +110,7 @@ def test_what_tensorrt_parses_is_the_plan_block_by_block(
 ) -> None:
     bundle = load_bundle(bundles[precision])
     plan = bundle.record.plan
-    islands = {block_of(name) for name in bundle.record.quantization.fp32_fallback}
+    fallback = {block_of(name) for name in bundle.record.quantization.fp32_fallback}
     layers = parsed(bundle.model_path)
     rounded = {name for kind, *_, writes in layers if kind == "DEQUANTIZE" for name in writes}
     fused: Counter[str] = Counter()
@@ -124,7 +124,7 @@ def test_what_tensorrt_parses_is_the_plan_block_by_block(
         if kind in ("QUANTIZE", "DEQUANTIZE"):
             assert written == ("INT8" if kind == "QUANTIZE" else "HALF")
         elif kind in ("CONVOLUTION", "MATRIX_MULTIPLY"):
-            assert written == "HALF" or plan[block] == "fp32" or block in islands
+            assert written == "HALF" or plan[block] == "fp32" or block in fallback
     assert set(fused) == {block for block, kind in plan.items() if kind == "int8"}
 
 
@@ -145,14 +145,14 @@ def test_an_engine_records_what_its_plan_became(
     blocks = plan.blocks if plan else dict.fromkeys((block_of(n.name) for n in graph), "fp32")
     nodes = place(graph, Scheme.TENSORRT, plan.int8).nodes if plan else []
     done = bundle.record.quantization
-    islands = {block_of(name) for name in done.fp32_fallback} if done else set()
+    fallback = {block_of(name) for name in done.fp32_fallback} if done else set()
     assert engine.record.bundle.plan == (plan and plan.blocks)
     assert network.keys() == blocks.keys()
     multiplied = Counter(block_of(name) for name in nodes)
     assert {b: kinds["int8"] for b, kinds in network.items() if "int8" in kinds} == multiplied
     for block, kinds in network.items():
         assert ("int8" in kinds) == (blocks[block] == "int8")
-        assert ("fp32" in kinds) == (blocks[block] == "fp32" or block in islands)
+        assert ("fp32" in kinds) == (blocks[block] == "fp32" or block in fallback)
     told = call("inspect", path).stdout.partition("layers by block and type")[2]
     for block, kind in blocks.items():
         (line,) = [line for line in told.splitlines() if line.split()[:1] == [block]]
