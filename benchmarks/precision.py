@@ -6,7 +6,7 @@ Needs requirements.txt. Calibrates on the train split, plans on `plan`, reads `v
 row. All tools get the same tiles. Latency in OpenVINO: all files of a size in turn in one process,
 medians; what a file leaves in floating point runs in BF16 where the processor has it, but for the
 FP32 that all is compared with. What is written for TensorRT is scored where ONNX Runtime executes it
-literally, and has no latency here. Files are kept in out/benchmarks/precision.
+in the reference run, and has no latency here. Files are kept in out/benchmarks/precision.
 """
 
 from __future__ import annotations
@@ -46,8 +46,8 @@ from segclip_deploy.runtime.targets.openvino import OpenVinoBackend, precisions
 from segclip_deploy.runtime.targets.tuning import WARM_UP, median_ms
 
 OUT = ROOT / "out" / "benchmarks" / "precision"
-OPENVINO, LITERAL = "OpenVINO", "ONNX Runtime, literally"
-TARGETS: Mapping[Scheme, str] = {Scheme.CPU: OPENVINO, Scheme.TENSORRT: LITERAL}
+OPENVINO, REFERENCE = "OpenVINO", "ONNX Runtime, reference run"
+TARGETS: Mapping[Scheme, str] = {Scheme.CPU: OPENVINO, Scheme.TENSORRT: REFERENCE}
 TILES, THREADS, ROUNDS = 64, 2, 30
 MODELOPT = ("max", "entropy")
 
@@ -59,7 +59,7 @@ class Row:
     Attributes:
         name: for the table.
         model: the ONNX file.
-        target: ``OPENVINO`` or ``LITERAL``.
+        target: ``OPENVINO`` or ``REFERENCE``.
         precision: of what the file leaves in floating point, in OpenVINO; None: the lowest there is.
     """
 
@@ -76,9 +76,9 @@ class Row:
         model = load_model(self.model)
         rounded = self.model.with_suffix(".rounded.onnx")
         if not round_as_fp16(model.graph):
-            return OnnxRuntimeBackend(self.model, threads=THREADS, literal=True)
+            return OnnxRuntimeBackend(self.model, threads=THREADS, reference=True)
         save_model(model, rounded)
-        backend = OnnxRuntimeBackend(rounded, threads=THREADS, literal=True)
+        backend = OnnxRuntimeBackend(rounded, threads=THREADS, reference=True)
         rounded.unlink()
         return backend
 
@@ -126,11 +126,16 @@ def theirs(
     """The other tools' defaults on the folded model, and which of them could not."""
     jobs = [
         *(
-            (f"modelopt, {m}", f"modelopt-{m}.onnx", LITERAL, partial(modelopt, method=m))
+            (f"modelopt, {m}", f"modelopt-{m}.onnx", REFERENCE, partial(modelopt, method=m))
             for m in calibrators
         ),
         ("quantize_static, u8", "static-u8.onnx", OPENVINO, partial(quantize_static, options="u8")),
-        ("quantize_static, s8", "static-s8.onnx", LITERAL, partial(quantize_static, options="s8")),
+        (
+            "quantize_static, s8",
+            "static-s8.onnx",
+            REFERENCE,
+            partial(quantize_static, options="s8"),
+        ),
         ("NNCF", "nncf.xml", OPENVINO, nncf),
     ]
     rows, failed = [], []

@@ -118,13 +118,13 @@ class Quality(Record, frozen=True):
 
     Attributes:
         label_agreement: share of pixels with FP32's label.
-        literal_agreement: share of pixels with equal labels, with FP16 rounded and without.
+        reference_agreement: share of pixels with equal labels, with FP16 rounded and without.
         logit_sqnr_db: signal to quantization noise of the logits, dB.
         flips: pixels whose label differs from FP32's, by FP32's class.
     """
 
     label_agreement: float
-    literal_agreement: float
+    reference_agreement: float
     logit_sqnr_db: float
     flips: Mapping[str, int]
 
@@ -259,11 +259,14 @@ def _of_schema_1(data: dict[str, Any]) -> dict[str, Any]:
 
 
 def _of_schema_2(data: dict[str, Any]) -> dict[str, Any]:
-    """Call what ``set-texts`` changed by its name."""
-    return {
-        **{name: value for name, value in data.items() if name != "revocab"},
-        "texts": data.get("revocab"),
-    }
+    """Rename what ``set-texts`` changed, and the agreement with the reference run."""
+    data = {**data, "texts": data.get("revocab")}
+    data.pop("revocab", None)
+    if done := data.get("quantization"):
+        quality = dict(done["quality"])
+        quality["reference_agreement"] = quality.pop("literal_agreement")
+        data["quantization"] = {**done, "quality": quality}
+    return data
 
 
 BUNDLE = Format(

@@ -23,11 +23,11 @@ class Golden:
         tiles: (N, H, W, 3) uint8, of the graph's input size.
         labels: (N, H, W) uint8.
         logits: (N, K, H/4, W/4) float32.
-        literal: (N, H, W) uint8, what a quantized model says where ONNX Runtime executes it
-            literally; None in FP32.
+        reference: (N, H, W) uint8, a quantized model's labels in the reference run: ONNX Runtime
+            with its optimizations off; None in FP32.
         precision: the lowest in the model: fp32, fp16 or int8.
-        agreement: share of ``literal`` that stays where all FP16 tensors are rounded, which the
-            literal execution leaves out; 1 without FP16, None in FP32.
+        agreement: share of ``reference`` that stays where all FP16 tensors are rounded, which the
+            reference run leaves out; 1 without FP16, None in FP32.
 
     Raises:
         ValueError: arrays that do not go together.
@@ -36,7 +36,7 @@ class Golden:
     tiles: NDArray[np.uint8]
     labels: NDArray[np.uint8]
     logits: NDArray[np.float32]
-    literal: NDArray[np.uint8] | None = None
+    reference: NDArray[np.uint8] | None = None
     precision: str = "fp32"
     agreement: float | None = None
 
@@ -46,8 +46,8 @@ class Golden:
             "tiles": tiles.ndim == 4 and tiles.shape[3] == 3 and tiles.dtype == np.uint8,
             "labels": self.labels.shape == shape and self.labels.dtype == np.uint8,
             "logits": self.logits.ndim == 4 and self.logits.dtype == np.float32,
-            "literal": self.literal is None
-            or (self.literal.shape == shape and self.literal.dtype == np.uint8),
+            "reference": self.reference is None
+            or (self.reference.shape == shape and self.reference.dtype == np.uint8),
             "precision": self.precision in ("fp32", "fp16", "int8"),
         }
         wrong = [name for name, right in expected.items() if not right]
@@ -69,6 +69,8 @@ def load_golden(path: Path) -> Golden:
         BadArtifact: missing, damaged, or arrays of other shapes or kinds.
     """
     arrays = read_npz(path)
+    if "literal" in arrays:  # its name before bundles of schema 3
+        arrays["reference"] = arrays.pop("literal")
     try:
         measured = arrays.get("agreement")
         scalars: dict[str, Any] = {

@@ -26,8 +26,8 @@ class Rules:
         high: what runs beside INT8.
         both_addends: whether an Add reads both of its inputs in INT8. Otherwise the product before it
             fuses with the Add, and only the skip input is rounded.
-        literal: whether engines execute Q/DQ as ONNX defines it. Otherwise ONNX Runtime's fused
-            kernels are the measure.
+        reference: whether engines execute Q/DQ as ONNX defines it, and so as the reference run does.
+            Otherwise they are compared with ONNX Runtime's fused kernels.
     """
 
     engines: str
@@ -36,7 +36,7 @@ class Rules:
     precisions: tuple[Precision, ...]
     high: Precision
     both_addends: bool
-    literal: bool
+    reference: bool
 
     @property
     def symmetric(self) -> bool:
@@ -64,7 +64,7 @@ _RULES = {
         precisions=("int8", "fp16", "fp32"),
         high="fp16",
         both_addends=False,
-        literal=True,
+        reference=True,
     ),
     Scheme.CPU: Rules(
         engines="OpenVINO, ONNX Runtime",
@@ -76,6 +76,6 @@ _RULES = {
         precisions=("int8", "fp32"),
         high="fp32",
         both_addends=True,
-        literal=False,
+        reference=False,
     ),
 }

@@ -14,7 +14,7 @@ from segclip_deploy.runtime.inference.backend import Backend
 from segclip_deploy.runtime.targets.onnxruntime import OnnxRuntimeBackend
 from segclip_deploy.runtime.verify import MAX_LOGIT_ERROR, MIN_AGREEMENT
 
-__all__ = ["answers_of", "check_parity", "execute_literally", "measure_parity", "sqnr"]
+__all__ = ["answers_of", "check_parity", "measure_parity", "run_reference", "sqnr"]
 
 
 def answers_of(reference: Backend, tiles: NDArray[np.uint8]) -> Golden:
@@ -27,9 +27,9 @@ def answers_of(reference: Backend, tiles: NDArray[np.uint8]) -> Golden:
     return Golden(tiles, np.stack(labels), np.stack(logits))
 
 
-def execute_literally(model: Path, tiles: NDArray[np.uint8], batches: range) -> Golden:
-    """What ONNX Runtime says of tiles (N, H, W, 3), every node executed as ONNX defines it."""
-    with OnnxRuntimeBackend(model, batches=batches, literal=True) as backend:
+def run_reference(model: Path, tiles: NDArray[np.uint8], batches: range) -> Golden:
+    """The reference run of tiles (N, H, W, 3): ONNX Runtime with its optimizations off."""
+    with OnnxRuntimeBackend(model, batches=batches, reference=True) as backend:
         return answers_of(backend, tiles)
 
 

@@ -47,8 +47,8 @@ class ProxyScore(Record, frozen=True):
 class PlanEvaluator:
     """Measures sets of INT8 blocks, the rest in FP32: FP16 is measured when it is written.
 
-    Where a scheme's engines execute Q/DQ literally, as TensorRT does, so does this; else the
-    kernels that fly do.
+    Where a scheme's engines execute Q/DQ as ONNX defines it, as TensorRT does, this is the reference
+    run; else it is ONNX Runtime with its optimizations on.
 
     Args:
         bundle: in FP32.
@@ -127,10 +127,10 @@ class PlanEvaluator:
         )
         placement = place(model.graph, mixed.scheme, mixed.int8)
         write_qdq(model.graph, placement, self.table.ranges, mixed.scheme, self.table.means)
-        literal = mixed.scheme.rules.literal
+        reference = mixed.scheme.rules.reference
         with TemporaryDirectory() as folder:
             path = Path(folder) / MODEL_FILE
             save_model(model, path)
             batches = self.bundle.input.batches
-            with OnnxRuntimeBackend(path, batches=batches, literal=literal) as backend:
+            with OnnxRuntimeBackend(path, batches=batches, reference=reference) as backend:
                 return use(backend)

@@ -14,7 +14,7 @@ from segclip_deploy.artifacts.bundle_record import Quality
 from segclip_deploy.artifacts.golden import Golden
 from segclip_deploy.errors import GateFailed
 from segclip_deploy.export.onnx_model import load_model, save_model
-from segclip_deploy.export.parity import execute_literally, sqnr
+from segclip_deploy.export.parity import run_reference, sqnr
 from segclip_deploy.quantization.fp16_emulation import round_as_fp16
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ __all__ = ["prove"]
 def prove(
     model: ir.Model, bundle: Bundle, golden: Golden, *, where: Path
 ) -> tuple[NDArray[np.uint8], Quality]:
-    """Execute a quantized model literally, and once more with FP16 rounded.
+    """Run a quantized model in the reference run, and once more with FP16 rounded.
 
     Args:
         model: with its logits among the outputs; it stays as it is.
@@ -35,7 +35,7 @@ def prove(
         where: the bundle it will be, for errors.
 
     Returns:
-        Labels (N, H, W) of the literal execution; and how far the rounded one is from FP32.
+        Labels (N, H, W) of the reference run; and how far the rounded one is from FP32.
 
     Raises:
         GateFailed: a logit is not finite.
@@ -43,19 +43,19 @@ def prove(
     with TemporaryDirectory() as folder:
         path = Path(folder) / MODEL_FILE
         save_model(model, path)
-        literal = answers = execute_literally(path, golden.tiles, bundle.input.batches)
+        reference = answers = run_reference(path, golden.tiles, bundle.input.batches)
         copy = load_model(path)
         if round_as_fp16(copy.graph):
             save_model(copy, path)
-            answers = execute_literally(path, golden.tiles, bundle.input.batches)
+            answers = run_reference(path, golden.tiles, bundle.input.batches)
     if not np.isfinite(answers.logits).all():
         tile = int(np.flatnonzero(~np.isfinite(answers.logits).all(axis=(1, 2, 3)))[0])
         raise GateFailed(f"logits are not finite on golden tile {tile}", where=where)
     differ = answers.labels != golden.labels
     flips = np.bincount(golden.labels[differ], minlength=len(bundle.vocabulary.names))
-    return literal.labels, Quality(
+    return reference.labels, Quality(
         label_agreement=float(1 - differ.mean()),
-        literal_agreement=float((answers.labels == literal.labels).mean()),
+        reference_agreement=float((answers.labels == reference.labels).mean()),
         logit_sqnr_db=sqnr(golden.logits, answers.logits),
         flips=dict(zip(bundle.vocabulary.names, flips.tolist(), strict=True)),
     )

@@ -43,8 +43,8 @@ def quantize(
 ) -> Bundle:
     """Write a plan's precision into a bundle, and prove the result before it counts.
 
-    The file is executed literally by ONNX Runtime on the golden tiles; its labels become the
-    reference that every engine built from it is held to. That leaves FP16 unrounded, so once
+    The reference run executes the file on the golden tiles, in ONNX Runtime with its optimizations
+    off. Its labels are what every engine built from it is compared with. It leaves FP16 unrounded, so once
     more with every FP16 tensor rounded: those logits must be finite, and their distance from
     FP32's is recorded as the quality.
 
@@ -59,7 +59,7 @@ def quantize(
         BadInput: INT8 without a table, or ``out`` is the bundle itself.
         StaleArtifact: a plan or table of another bundle.
         GateFailed: the result is not finite, or ONNX Runtime's fast kernels disagree with the
-            literal execution; nothing is written.
+            reference run; nothing is written.
     """
     if out.resolve() == bundle.path.resolve():
         raise BadInput(
@@ -81,9 +81,9 @@ def quantize(
         save_model(model, path, outputs=bundle.outputs)
         own = replace(
             golden,
-            literal=labels,
+            reference=labels,
             precision=plan.lowest,
-            agreement=quality.literal_agreement,
+            agreement=quality.reference_agreement,
         )
         parent = bundle.record
         record = records.replace(
@@ -108,7 +108,7 @@ def quantize(
             ),
         )
         write_bundle(temporary, record, own)
-        if not plan.scheme.rules.literal:
+        if not plan.scheme.rules.reference:
             with OnnxRuntimeBackend(path, batches=bundle.input.batches) as flown:
                 verify(flown, own, bundle.vocabulary.names).require(where=out)
     return load_bundle(out)

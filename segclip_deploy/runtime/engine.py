@@ -51,7 +51,7 @@ def open_engine(path: str | Path, *, threads: int = 0) -> Opened:
             bundle.model_path,
             batches=bundle.input.batches,
             threads=threads,
-            literal=bundle.scheme is not None and bundle.scheme.rules.literal,
+            reference=bundle.scheme is not None and bundle.scheme.rules.reference,
         )
         return Opened(backend, bundle.input, bundle.vocabulary, bundle.golden_path)
     engine = load_engine(path)

@@ -27,7 +27,7 @@ MAX_LOGIT_ERROR = 1e-3
 between two orders of summation, so 1e-3 leaves room and still fails on any real change."""
 
 MIN_AGREEMENT: Mapping[str, float] = {"fp32": 0.9999, "fp16": 0.998, "int8": 0.99}
-"""Share of pixels with equal labels, between an engine and its own model executed literally. In
+"""Share of pixels with equal labels, between an engine and the reference run of its own model. In
 FP32 only ties within the logit error may flip; in FP16 and INT8 an engine may also sum in another
 order, and a value at the edge of a level then falls to the next."""
 
@@ -63,7 +63,7 @@ def verify(backend: Backend, golden: Golden, names: tuple[str, ...]) -> Verifica
         runs.append((picked, once))
     picks = [picked for picked, _ in runs]
     labels = np.concatenate([outputs["labels"] for _, outputs in runs])
-    own = golden.labels if golden.literal is None else golden.literal
+    own = golden.labels if golden.reference is None else golden.reference
     needed = _needed(golden)
     finite = _check_finite(runs) if "logits" in runs[0][1] else []
     checks = [
@@ -75,8 +75,8 @@ def verify(backend: Backend, golden: Golden, names: tuple[str, ...]) -> Verifica
             detail=f"labels up to {labels.max()} of {len(names)} classes",
         ),
     ]
-    if golden.literal is not None:
-        was = float((golden.literal == golden.labels).mean())
+    if golden.reference is not None:
+        was = float((golden.reference == golden.labels).mean())
         checks.append(_check_labels("fp32", labels, golden.labels, runs, was - MAX_LOSS))
     if batches[-1] > 1:
         checks.append(_check_batches(labels, runs, tiles, needed))
@@ -97,7 +97,7 @@ def verify(backend: Backend, golden: Golden, names: tuple[str, ...]) -> Verifica
 
 
 def _needed(golden: Golden) -> float:
-    """Least agreement with the literal execution.
+    """Least agreement with the reference run.
 
     An engine rounds FP16 tensors between its INT8 products; that alone may move more labels than
     INT8 is allowed to.

@@ -103,7 +103,9 @@ def test_an_old_quantized_bundle_says_what_it_said() -> None:
     assert (bundle.precision, bundle.scheme) == ("int8", Scheme.TENSORRT)
     assert done.plan == bundle.record.plan == said["plan"]
     assert done.fp32_fallback == said["islands"]
-    assert done.quality.to_json() == said["quality"]
+    assert done.quality.reference_agreement == said["quality"]["literal_agreement"]
+    assert done.quality.logit_sqnr_db == said["quality"]["logit_sqnr_db"]
+    assert load_golden(bundle.golden_path).reference is not None
     assert done.calibration is not None
     assert done.calibration.to_json() == said["calibration"]
     assert bundle.record.parents.to_json() == said["parents"]
@@ -130,6 +132,10 @@ def test_records_of_schema_2_say_what_they_said() -> None:
     for record in (bundle, engine.bundle):
         assert record.texts is not None
         assert json.loads(json.dumps(record.texts.to_json())) == said["revocab"]
+        assert record.quantization is not None
+        quality, old = record.quantization.quality, said["quantization"]["quality"]
+        assert quality.reference_agreement == old["literal_agreement"]
+        assert quality.logit_sqnr_db == old["logit_sqnr_db"]
     assert json.loads(json.dumps(engine.built.to_json())) == built
 
 

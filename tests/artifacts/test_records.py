@@ -43,7 +43,7 @@ from tests.faults.test_artefacts import with_metadata
 from tests.support.records import small_record
 
 QUALITY = Quality(
-    label_agreement=0.99, literal_agreement=1.0, logit_sqnr_db=30.0, flips={"land": 3}
+    label_agreement=0.99, reference_agreement=1.0, logit_sqnr_db=30.0, flips={"land": 3}
 )
 QUANTIZED = small_record(
     precision="int8",

@@ -52,21 +52,21 @@ def test_a_table(folder: Path, table: CalibrationTable) -> None:
 @given(
     seed=st.integers(0, 2**32 - 1),
     sizes=st.tuples(st.integers(1, 4), st.integers(1, 9), st.integers(1, 9), st.integers(2, 6)),
-    literal=st.booleans(),
+    reference=st.booleans(),
 )
 def test_golden_tiles(
-    folder: Path, seed: int, sizes: tuple[int, int, int, int], literal: bool
+    folder: Path, seed: int, sizes: tuple[int, int, int, int], reference: bool
 ) -> None:
     rng, (count, height, width, classes) = np.random.default_rng(seed), sizes
     tiles = rng.integers(0, 256, (count, 4 * height, 4 * width, 3), dtype=np.uint8)
     logits = rng.standard_normal((count, classes, height, width)).astype(np.float32)
     labels = tiles[..., 0] % np.uint8(classes)
-    more = (labels, "int8", 0.75) if literal else (None, "fp32", None)
+    more = (labels, "int8", 0.75) if reference else (None, "fp32", None)
     save_golden(folder / "g.npz", Golden(tiles, labels, logits, *more))
     read = load_golden(folder / "g.npz")
     for name in ("tiles", "labels", "logits"):
         np.testing.assert_array_equal(getattr(read, name), {"tiles": tiles, "labels": labels, "logits": logits}[name])  # fmt: skip
-    assert (read.literal is not None, read.precision, read.agreement) == (literal, *more[1:])
+    assert (read.reference is not None, read.precision, read.agreement) == (reference, *more[1:])
 
 
 @settings(deadline=None, max_examples=30)

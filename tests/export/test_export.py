@@ -183,7 +183,7 @@ def test_clip_encoders_take_precision(
     assert parser_errors(path) == []
     assert round_as_fp16(model.graph) > 100
     save_model(model, path)
-    got = OnnxRuntimeBackend(path, literal=True).infer({"image": image})["logits"]
+    got = OnnxRuntimeBackend(path, reference=True).infer({"image": image})["logits"]
     assert sqnr(expected, got) > 25
 
 
@@ -227,7 +227,7 @@ def test_a_vit_with_loud_channels_bears_int8_better_once_it_is_smoothed(
 
 def logits_of(model: Any, image: Any, path: Path) -> Any:
     save_model(model, path)
-    return OnnxRuntimeBackend(path, literal=True).infer({"image": image})["logits"].copy()
+    return OnnxRuntimeBackend(path, reference=True).infer({"image": image})["logits"].copy()
 
 
 def in_int8(path: Path, image: Any, folder: Path) -> Any:

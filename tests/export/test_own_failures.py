@@ -235,7 +235,7 @@ def test_parts_of_a_graph_compute_what_the_whole_does(tiny_bundle: Path, tmp_pat
     image = np.random.default_rng(0).integers(0, 256, (1, 64, 96, 3), dtype=np.uint8)
 
     def run(file: Path, arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-        with OnnxRuntimeBackend(file, literal=True) as backend:
+        with OnnxRuntimeBackend(file, reference=True) as backend:
             taken = {spec.name: arrays[spec.name] for spec in backend.inputs}
             return {name: array.copy() for name, array in backend.infer(taken).items()}
 

@@ -37,7 +37,7 @@ def weights(*shape: int) -> NDArray[np.float32]:
 
 
 def execute(path: Path, x: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Literally: with Q/DQ fused away, the kernels' own rounding would be in the way."""
+    """The reference run: with Q/DQ fused away, the kernels' own rounding would be in the way."""
     options = onnxruntime.SessionOptions()
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
@@ -145,6 +145,6 @@ def test_the_example_comes_closer_to_fp32(
         placement = place(model.graph, scheme, lambda _: True)
         write_qdq(model.graph, placement, table.ranges, scheme, means)
         save_model(model, tmp_path / f"{name}.onnx")
-        backend = OnnxRuntimeBackend(tmp_path / f"{name}.onnx", literal=True)
+        backend = OnnxRuntimeBackend(tmp_path / f"{name}.onnx", reference=True)
         noise[name] = sqnr(golden.logits, answers_of(backend, golden.tiles).logits)
     assert noise["on"] > noise["off"] + 0.5

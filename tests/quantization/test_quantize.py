@@ -78,16 +78,16 @@ def test_the_example_keeps_its_labels_and_its_bundle_says_how_it_was_made(
     golden, original = load_golden(bundle.golden_path), load_golden(parent.golden_path)
     np.testing.assert_array_equal(golden.labels, original.labels)
     assert golden.precision == precision
-    assert golden.agreement == quality.literal_agreement
-    assert golden.literal is not None
+    assert golden.agreement == quality.reference_agreement
+    assert golden.reference is not None
     flips = sum(quality.flips.values())
     assert flips > 0
     assert quality.label_agreement == pytest.approx(1 - flips / golden.labels.size)
     # What no engine can be nearer to its file than: the margin of the flight check.
-    assert quality.literal_agreement > MIN_AGREEMENT[precision]
+    assert quality.reference_agreement > MIN_AGREEMENT[precision]
     if scheme == "cpu":
-        assert quality.literal_agreement == 1
-        assert (golden.literal != golden.labels).sum() == flips
+        assert quality.reference_agreement == 1
+        assert (golden.reference != golden.labels).sum() == flips
     graph = onnx.load(bundle.model_path).graph
     assert {o.name for o in graph.output} == {"labels"}
     used = {name for node in graph.node for name in node.input} | {"labels"}

@@ -147,7 +147,7 @@ def test_an_overflow_in_fp16_fails_where_fp16_is_computed(
         model = load_model(bundle.model_path)
         assert round_as_fp16(model.graph) > 100
         save_model(model, rounded)
-        gpu = OnnxRuntimeBackend(rounded, literal=True)  # else it leaves the rounding out
+        gpu = OnnxRuntimeBackend(rounded, reference=True)  # else it leaves the rounding out
         found[name] = verify(gpu, load_golden(bundle.golden_path), bundle.vocabulary.names)
     found["whole"].require(where=whole)
     told = r"at labels: .* all that differ are of class 0, as where values overflow"
@@ -172,9 +172,9 @@ def test_logits_that_are_not_finite_are_named_before_the_labels_they_spoil() -> 
 def test_int8_is_allowed_what_rounding_its_fp16_tensors_moves_and_half_a_point() -> None:
     def agreeing(wrong: int, precision: str, agreement: float | None) -> bool:
         answer = golden()
-        literal = answer.labels.copy()
-        literal.reshape(-1)[:wrong] = (literal.reshape(-1)[:wrong] + 1) % CLASSES
-        own = replace(answer, literal=literal, precision=precision, agreement=agreement)
+        reference = answer.labels.copy()
+        reference.reshape(-1)[:wrong] = (reference.reshape(-1)[:wrong] + 1) % CLASSES
+        own = replace(answer, reference=reference, precision=precision, agreement=agreement)
         checks = verify(FakeBackend(64, 64), own, NAMES).checks
         return next(one.passed for one in checks if one.name == "labels")
 

@@ -95,7 +95,7 @@ def test_pytorch_rounds_what_the_graph_rounds(
 
     write_qdq(onnx_model.graph, placement, table, scheme)
     save_model(onnx_model, tmp_path / "m.onnx")
-    backend = OnnxRuntimeBackend(tmp_path / "m.onnx", literal=True)
+    backend = OnnxRuntimeBackend(tmp_path / "m.onnx", reference=True)
     wanted = answers_of(backend, np.concatenate(pixels[:4])).logits
     with torch.inference_mode():
         plain = run(np.concatenate(pixels[:4])).logits.numpy()

@@ -117,13 +117,13 @@ class OnnxRuntimeBackend(Backend):
         threads: within an operator; 0 lets ONNX Runtime choose.
         provider: of ``providers()``: what executes the operators it knows, the CPU the rest.
         batches: what to take where the file leaves the batch open.
-        literal: execute every node as it stands, Q/DQ as rounding, without fused kernels: what
-            ONNX defines, and slow. FP16 is computed in FP32 on x86-64, which has no kernels for it;
+        reference: the reference run: optimizations off, so every node as ONNX defines it, Q/DQ as
+            rounding, and no fused kernels. It is slow. FP16 is computed in FP32 on x86-64, which has no kernels for it;
             on aarch64 in FP16, sums too.
 
     Raises:
         BadArtifact: ONNX Runtime refuses the file, or has no such provider here.
-        MissingDependency: literally, and this ONNX Runtime computes a node of it wrongly.
+        MissingDependency: for the reference run, and this ONNX Runtime computes a node of it wrongly.
     """
 
     def __init__(
@@ -133,7 +133,7 @@ class OnnxRuntimeBackend(Backend):
         threads: int = 0,
         provider: str = "cpu",
         batches: range = range(1, 2),
-        literal: bool = False,
+        reference: bool = False,
     ) -> None:
         ort = require("onnxruntime", why="running an ONNX model")
         options = ort.SessionOptions()
@@ -142,7 +142,7 @@ class OnnxRuntimeBackend(Backend):
         # Its threads would spin for some 50 ms after a run, and take the cores from whatever cuts the
         # next window; between the layers of a run they still do.
         options.add_session_config_entry("session.force_spinning_stop", "1")
-        if literal:
+        if reference:
             check_reference(model)
             options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
         title, settings = _PROVIDERS[provider]
@@ -158,7 +158,9 @@ class OnnxRuntimeBackend(Backend):
                 where=model,
                 fix="pip install onnxruntime-gpu, for the CUDA that segclip-deploy doctor finds",
             )
-        self.name = f"ONNX Runtime {ort.__version__} {provider.upper()}" + ", literally" * literal
+        self.name = (
+            f"ONNX Runtime {ort.__version__} {provider.upper()}" + ", reference run" * reference
+        )
         self.inputs = tuple(_spec(node, batches) for node in self._session.get_inputs())
         self.outputs = tuple(_spec(node, batches) for node in self._session.get_outputs())
         self._arrays = {o.name: np.empty(o.shape, dtype=o.dtype) for o in self.outputs}

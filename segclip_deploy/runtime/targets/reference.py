@@ -1,4 +1,4 @@
-"""Can the ONNX Runtime that is installed be the reference of a model? Not of each that holds FP16.
+"""Can the ONNX Runtime that is installed do the reference run of a model? Not of each that holds FP16.
 
 Before 1.30 its QuantizeLinear truncated FP16 values, where ONNX asks for the nearest level. 1.19.2 to
 1.29.0 give other labels on 5 to 8 % of the pixels of the example in INT8 for TensorRT; 1.30.0, 1.31.1
@@ -92,7 +92,7 @@ def _sums_in_fp32() -> bool:
 
 
 def _tried(model: bytes, x: NDArray[np.float16]) -> NDArray[Any]:
-    """Y of a model of one node, executed literally."""
+    """Y of a model of one node, with all optimizations off."""
     ort = require("onnxruntime", why="running an ONNX model")
     options = ort.SessionOptions()
     options.log_severity_level = 3

@@ -79,7 +79,7 @@ def test_tf32_would_fail_the_flight_check_of_fp32(example_bundle: Path, tmp_path
     onnx.save(in_tf32(onnx.load(bundle.model_path)), tmp_path / "tf32.onnx")
     passed = {}
     for path in (bundle.model_path, tmp_path / "tf32.onnx"):
-        with OnnxRuntimeBackend(path, literal=True) as backend:
+        with OnnxRuntimeBackend(path, reference=True) as backend:
             checks = verify(backend, golden, bundle.vocabulary.names).checks
         passed[path.stem] = next(one.passed for one in checks if one.name == "labels")
     assert passed == {"model": True, "tf32": False}
