@@ -145,8 +145,8 @@ class PrecisionPlan(Record, frozen=True):
     Attributes:
         scheme: how it is written, and so whom it is for.
         bundle: SHA-256 of the record of the FP32 bundle.
-        blocks: every block of the model, in the graph's order. In an INT8 block the trained
-            products are INT8, the rest is what runs beside it.
+        blocks: every block of the model, in the graph's order. In an INT8 block the operators
+            with trained weights are INT8, the rest is what runs beside it.
         evidence: what was measured to choose it; None for a plan that nobody measured.
     """
 

@@ -24,7 +24,7 @@ class Rules:
         weight_limit: greatest level of a weight, to each side of zero.
         precisions: that a block may have, the lowest first.
         high: what runs beside INT8.
-        both_addends: whether an Add reads both of its inputs in INT8. Otherwise the product before it
+        both_addends: whether an Add reads both of its inputs in INT8. Otherwise the operator before it
             fuses with the Add, and only the skip input is rounded.
         reference: whether engines execute Q/DQ as ONNX defines it, and so as the reference run does.
             Otherwise they are compared with ONNX Runtime's fused kernels.

@@ -37,12 +37,12 @@ class Probes:
 
     Attributes:
         tensors: whose range is wanted, in the graph's order.
-        products: node → (one of the tensors, axis of its channels), where the means of the channels
-            that a product sums over are wanted.
+        operators: node → (one of the tensors, axis of its channels), where the means of the channels
+            that an operator sums over are wanted.
     """
 
     tensors: tuple[str, ...]
-    products: Mapping[str, tuple[str, int]]
+    operators: Mapping[str, tuple[str, int]]
 
 
 @dataclass
@@ -51,7 +51,7 @@ class _Seen:
 
     Attributes:
         histograms: by tensor.
-        sums: by product, of its channels' means over each tile.
+        sums: by operator, of its channels' means over each tile.
         bands: mean and mean square of R, G and B of each tile.
     """
 
@@ -98,15 +98,15 @@ def measure_ranges(
             where="--select",
             fix=f"choose a multiple of {batch}, or export with --batch 1",
         )
-    names, products = probes.tensors, probes.products
+    names, operators = probes.tensors, probes.operators
     digest = bundle.sha256
     identity = json.dumps([TABLE.schema, digest, names, [tile.sha256 for tile in tiles.tiles]])
     state = out.with_name(out.name + ".resume.npz")
-    seen = _resume(state, identity, names, list(products))
+    seen = _resume(state, identity, names, list(operators))
     run = observer(load_model(bundle.model_path), names)
     for group in _batches(islice(iter(tiles), seen.tiles, None), batch):
         pixels = np.stack([tile for _, tile in group])
-        _look(seen, group, dict(zip(names, run(pixels), strict=True)), products)
+        _look(seen, group, dict(zip(names, run(pixels), strict=True)), operators)
         if seen.tiles % _SAVE_EVERY < len(group):
             _save(state, identity, seen)
         report(seen.tiles, len(tiles))
@@ -141,14 +141,14 @@ def _look(
     seen: _Seen,
     group: Sequence[tuple[Tile, NDArray[np.uint8]]],
     values: Mapping[str, NDArray[np.float32]],
-    products: Mapping[str, tuple[str, int]],
+    operators: Mapping[str, tuple[str, int]],
 ) -> None:
     """Add what a batch of tiles gave."""
     for name, array in values.items():
         if not np.isfinite(array).all():
             raise BadInput(f"{name} is not finite on this tile", where=group[0][0].source)
         seen.histograms[name].add(array)
-    for name, (tensor, channel) in products.items():
+    for name, (tensor, channel) in operators.items():
         means = channel_means(values[tensor], channel)
         seen.sums[name] = seen.sums.get(name, 0) + len(group) * means
     seen.bands += [_moments(tile) for _, tile in group]
@@ -186,7 +186,7 @@ def _save(state: Path, identity: str, seen: _Seen) -> None:
         )
 
 
-def _resume(state: Path, identity: str, names: Sequence[str], products: Sequence[str]) -> _Seen:
+def _resume(state: Path, identity: str, names: Sequence[str], operators: Sequence[str]) -> _Seen:
     """What was seen before; nothing where there is no state of this run."""
     try:
         arrays = read_npz(state)
@@ -198,6 +198,6 @@ def _resume(state: Path, identity: str, names: Sequence[str], products: Sequence
     totals = np.split(arrays["sums"], np.cumsum(arrays["widths"]))[:-1]
     return _Seen(
         {name: Histogram(counts, *extent) for name, counts, extent in states},
-        dict(zip(products, totals, strict=True)),
+        dict(zip(operators, totals, strict=True)),
         list(arrays["bands"]),
     )

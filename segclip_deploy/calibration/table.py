@@ -113,8 +113,8 @@ class CalibrationTable(Record, frozen=True):
         tiles: that were measured.
         bands: over them.
         coverage: how well they stand for their pool.
-        means: of every channel that a product with trained weights reads, by node: its bias can
-            be corrected. A product whose weights were trained with the rounding has none.
+        means: of every channel that an operator with trained weights reads, by node: its bias can
+            be corrected. An operator whose weights were trained with the rounding has none.
     """
 
     bundle: str

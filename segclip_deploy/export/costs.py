@@ -18,9 +18,9 @@ if TYPE_CHECKING:
     from onnx import ModelProto, NodeProto
 
 __all__ = [
-    "Product",
+    "Operator",
     "count_blocks",
-    "find_products",
+    "find_operators",
     "folding_table",
     "fusion_macs",
     "refiner_macs",
@@ -32,7 +32,7 @@ def count_blocks(path: Path) -> list[BlockCost]:
     """Count the blocks of a float32 ONNX file, in the graph's order.
 
     Raises:
-        BadArtifact: a convolution or product whose shape cannot be inferred.
+        BadArtifact: an operator whose shape cannot be inferred.
     """
     require("onnx", why="counting MACs")
     import onnx
@@ -50,7 +50,7 @@ def count_blocks(path: Path) -> list[BlockCost]:
 
 
 @dataclass(frozen=True)
-class Product:
+class Operator:
     """A convolution or matrix product, for one image.
 
     Attributes:
@@ -68,7 +68,7 @@ class Product:
     written: int
 
 
-def find_products(path: Path) -> list[Product]:
+def find_operators(path: Path) -> list[Operator]:
     """The convolutions and matrix products of a float32 ONNX file, in the graph's order.
 
     Raises:
@@ -76,13 +76,13 @@ def find_products(path: Path) -> list[Product]:
     """
     model, shapes, batch = _shapes(path)
     constants = {i.name for i in model.graph.initializer}
-    products = []
+    operators = []
     for node in model.graph.node:
         macs = _macs(node, shapes, path)
         if macs:
             variable = [name for name in node.input if name and name not in constants]
-            products.append(
-                Product(
+            operators.append(
+                Operator(
                     name=node.name,
                     macs=macs // batch,
                     weights=sum(prod(shapes[n]) for n in node.input if n in constants),
@@ -90,12 +90,12 @@ def find_products(path: Path) -> list[Product]:
                     written=prod(shapes[node.output[0]]) // batch,
                 )
             )
-    return products
+    return operators
 
 
 def share_of_macs(path: Path, nodes: Collection[str]) -> float:
     """The share of a float32 ONNX file's multiply-accumulates that is in some nodes, 0–1."""
-    macs = {product.name: product.macs for product in find_products(path)}
+    macs = {operator.name: operator.macs for operator in find_operators(path)}
     return sum(macs[name] for name in nodes) / sum(macs.values())
 
 

@@ -63,7 +63,7 @@ def fp32_fallback(graph: ir.Graph, low: Callable[[str], bool]) -> dict[str, str]
         if reason and low(name):
             found[name] = reason
         if node.op_type == "Softmax" and (size := _length(node)) > _LONG:
-            for summed in _until_product(node):
+            for summed in _until_operator(node):
                 if low(summed):
                     found.setdefault(summed, f"weights of a softmax over {size} pixels")
     # A node between two fallback layers of a block would be cast down and up again.
@@ -111,7 +111,9 @@ def write_fp16(graph: ir.Graph, low: Callable[[str], bool]) -> None:
         and low(name_of(node))
     }
     for node in list(graph):
-        if node.op_type == "DequantizeLinear":  # for products, and these are FP16 if any are
+        if (
+            node.op_type == "DequantizeLinear"
+        ):  # for Conv and MatMul, which are FP16 if any of them is
             if all(name_of(user) in half for user, _ in node.outputs[0].uses()):
                 half.add(name_of(node))
         elif node.op_type == "QuantizeLinear" and _made_by(input_of(node, 0), half):
@@ -220,12 +222,12 @@ def _length(softmax: ir.Node) -> int:
     return size if isinstance(size, int) else 0
 
 
-def _until_product(node: ir.Node) -> Iterator[str]:
-    """Nodes after this one, up to and with the products that sum its values up."""
+def _until_operator(node: ir.Node) -> Iterator[str]:
+    """Nodes after this one, up to and with the operators that sum its values up."""
     for user, _ in node.outputs[0].uses():
         yield name_of(user)
         if user.op_type not in ("MatMul", "Gemm", "Conv"):
-            yield from _until_product(user)
+            yield from _until_operator(user)
 
 
 def _reach(graph: ir.Graph, start: Mapping[str, str], *, forward: bool) -> set[str]:

@@ -20,8 +20,8 @@ def round_as_fp16(graph: ir.Graph) -> int:
 
     ONNX Runtime has no FP16 kernels for an x86-64 CPU: it computes in FP32 and leaves out the casts in
     between, so that nothing is rounded and nothing overflows. A tensor that is written out as
-    cast to FP16 and back is rounded. Sums within a product stay FP32, as in TensorRT; what is
-    dequantized is not rounded, it goes into an INT8 product as it is.
+    cast to FP16 and back is rounded. Sums within an operator stay FP32, as in TensorRT; what is
+    dequantized is not rounded, it goes into an INT8 operator as it is.
 
     Args:
         graph: with FP32 outputs, from ``write_fp16``.

@@ -1,6 +1,6 @@
 """Where Q/DQ goes: which nodes compute in INT8, and which tensors are rounded for them.
 
-Every scheme quantizes the products with trained weights. Everything else of the graph
+Every scheme quantizes the operators with trained weights: Conv, Gemm, MatMul. Everything else of the graph
 (normalisations, softmax, score maps, the head's cosine) multiplies two variables or sums
 squares, where eight bits lose more than time is won, and stays high.
 """
@@ -35,7 +35,7 @@ __all__ = [
     "weight_axis",
 ]
 
-_PRODUCTS = ("Conv", "Gemm", "MatMul")
+_OPERATORS = ("Conv", "Gemm", "MatMul")
 _MIN_CHANNELS = 16
 """Fewer inputs and outputs than an INT8 tile has rows: padded to it, nothing is won."""
 
@@ -63,13 +63,13 @@ def place(graph: ir.Graph, scheme: Scheme, chosen: Callable[[str], bool]) -> Pla
 
     Args:
         graph: in FP32.
-        scheme: Q/DQ stands on what products read. Of a residual Add, on the skip input alone, so that
+        scheme: Q/DQ stands on what operators read. Of a residual Add, on the skip input alone, so that
             it fuses with the convolution before it; or on both, so that all of a block stays in INT8.
         chosen: node name → whether a plan wants it in INT8.
     """
     reads: list[tuple[str, int]] = []
     weights: list[tuple[str, int, int]] = []
-    products: dict[str, int] = {}  # by when they are computed
+    operators: dict[str, int] = {}  # by when they are computed
     for node in graph:
         name = name_of(node)
         if not chosen(name):
@@ -77,17 +77,17 @@ def place(graph: ir.Graph, scheme: Scheme, chosen: Callable[[str], bool]) -> Pla
         if (axis := weight_axis(node)) is not None:
             reads.append((name, 0))
             weights.append((name, 1, axis))
-            products[name] = len(products)
+            operators[name] = len(operators)
         elif node.op_type == "Add":
             producers = [_producer(value) for value in node.inputs]
-            made = [p for p in producers if p in products]
+            made = [p for p in producers if p in operators]
             if None in producers or not made:
                 continue
             if scheme.rules.both_addends:
                 reads += [(name, 0), (name, 1)]
             else:
                 # What the last of them just computed goes on in its accumulator.
-                last = max(made, key=products.__getitem__)
+                last = max(made, key=operators.__getitem__)
                 reads.append((name, 1 - producers.index(last)))
     return Placement(tuple(reads), tuple(weights))
 
@@ -151,7 +151,7 @@ def place_plan(
     for name in plan.int8_blocks:
         if name not in able:
             raise BadArtifact(
-                f"{name} has no product with trained weights, nothing in it can be int8",
+                f"{name} has no operator with trained weights, nothing in it can be int8",
                 where=where,
                 fix=f"write {name}: {plan.scheme.rules.high}",
             )
@@ -173,7 +173,7 @@ def find_probes(graph: ir.Graph, trained_for_int8: Collection[str] = ()) -> Prob
         tensors=tuple(
             dict.fromkeys(name_of(input_of(nodes[name], index)) for name, index in reads)
         ),
-        products={
+        operators={
             name: (name_of(input_of(nodes[name], 0)), 1 if nodes[name].op_type == "Conv" else -1)
             for name, _, _ in untrained.weights
         },
@@ -183,7 +183,7 @@ def find_probes(graph: ir.Graph, trained_for_int8: Collection[str] = ()) -> Prob
 def weight_axis(node: ir.Node) -> int | None:
     """The output-channel axis of a node's trained weight; None where it has none worth INT8."""
     if (
-        node.op_type not in _PRODUCTS or block_of(name_of(node)) == "graph"
+        node.op_type not in _OPERATORS or block_of(name_of(node)) == "graph"
     ):  # no weights of the network
         return None
     constant = input_of(node, 1)
@@ -200,7 +200,7 @@ def weight_axis(node: ir.Node) -> int | None:
     depthwise = node.op_type == "Conv" and weight.shape[1] == 1
     if not is_wide(weight.shape, axis, depthwise=depthwise):
         return None
-    # Sums over channels are written as products with zeros and ones: structure, not weights.
+    # Sums over channels are written as MatMul with zeros and ones: structure, not weights.
     return None if np.isin(weight, (0, 1)).all() else axis
 
 

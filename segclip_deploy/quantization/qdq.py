@@ -51,7 +51,7 @@ def write_qdq(
         placement: from ``place`` on the same graph.
         ranges: by tensor name.
         scheme: how activations are rounded; weights are symmetric S8 per output channel.
-        means: of the channels a product reads, by node; the bias of one without is left alone.
+        means: of the channels an operator reads, by node; the bias of one without is left alone.
     """
     require("onnx_ir", why="quantization")
     nodes = {name_of(node): node for node in graph}
@@ -148,7 +148,7 @@ def _named(quantize: ir.Node, dequantize: ir.Node, value: ir.Value) -> ir.Value:
 
 
 def _correct_bias(graph: ir.Graph, node: ir.Node, shift: NDArray[np.float64]) -> None:
-    """Take a shift (O,) out of what a product computes, in place; a Conv or Gemm may get a bias by it.
+    """Take a shift (O,) out of what an operator computes, in place; a Conv or Gemm may get a bias by it.
 
     A MatMul has its bias in the Add that reads it. One without is left as it is: an Add of its own
     would cost more than it mends.
@@ -167,9 +167,9 @@ def _correct_bias(graph: ir.Graph, node: ir.Node, shift: NDArray[np.float64]) ->
         del graph.initializers[name_of(old)]
 
 
-def _sum_after(product: ir.Node) -> tuple[ir.Node, int] | None:
-    """The Add of a constant that alone reads a product, and which of its inputs that is; else None."""
-    output = product.outputs[0]
+def _sum_after(operator: ir.Node) -> tuple[ir.Node, int] | None:
+    """The Add of a constant that alone reads an operator, and which of its inputs that is; else None."""
+    output = operator.outputs[0]
     uses = [] if output.is_graph_output() else list(output.uses())
     if len(uses) == 1 and uses[0][0].op_type == "Add":
         reader, index = uses[0]

@@ -2,7 +2,7 @@
 
 A few channels of a ViT are a hundred times louder than the rest, and one scale for all of them
 leaves the rest no levels. A LayerNorm's own affine can divide each channel by a factor, and the
-products that read it multiply it back into their weights, where every output channel has a scale
+operators that read it multiply it back into their weights, where every output channel has a scale
 of its own: the same function in float, and easier to round (Xiao et al., 2023, arXiv:2211.10438).
 """
 
@@ -82,7 +82,7 @@ def smooth(
     norms = find_norms(model.graph)
     if not norms:
         raise BadInput(
-            "no LayerNorm of its encoder is read by trained products alone, nothing can be smoothed",
+            "no LayerNorm of its encoder is read by trained operators alone, nothing can be smoothed",
             where=bundle.path,
             fix="this is for ViT encoders: calibrate the bundle as it is",
         )
@@ -109,28 +109,28 @@ def smooth(
 
 
 def find_norms(graph: ir.Graph) -> dict[str, list[tuple[ir.Node, int]]]:
-    """LayerNorms of the encoder that only products with trained weights read.
+    """LayerNorms of the encoder that only operators with trained weights read.
 
     Of CFF and refiner the affines are among what ``set-texts`` folds new texts in from, and stay.
 
     Returns:
-        The LayerNorm's output → (product, axis of its output channels).
+        The LayerNorm's output → (operator, axis of its output channels).
     """
     found = {}
     for node in graph:
         if node.op_type == "LayerNormalization" and name_of(node).startswith("encoder."):
             readers = list(_readers(node.outputs[0]))
             axes = [(reader, _axis(reader)) for reader, index in readers if index == 0]
-            products = [(reader, axis) for reader, axis in axes if axis is not None]
-            if readers and len(products) == len(readers) and _fits(node):
-                found[name_of(node.outputs[0])] = products
+            operators = [(reader, axis) for reader, axis in axes if axis is not None]
+            if readers and len(operators) == len(readers) and _fits(node):
+                found[name_of(node.outputs[0])] = operators
     return found
 
 
 def smooth_graph(graph: ir.Graph, peaks: Mapping[str, NDArray[np.float32]], alpha: float) -> None:
     """Divide the channels of LayerNorms by s and multiply the weights that read them by it, in place.
 
-    s_j = max|X_j|^α / max|W_j|^(1−α), over all products that read channel j (equation 4).
+    s_j = max|X_j|^α / max|W_j|^(1−α), over all operators that read channel j (equation 4).
 
     Args:
         graph: in FP32.
@@ -141,15 +141,15 @@ def smooth_graph(graph: ir.Graph, peaks: Mapping[str, NDArray[np.float32]], alph
     makers = {value.name: node for node in graph for value in node.outputs}
     for name, peak in peaks.items():
         weights = [
-            np.abs(array_of(input_of(product, 1))).max(axis) for product, axis in norms[name]
+            np.abs(array_of(input_of(operator, 1))).max(axis) for operator, axis in norms[name]
         ]
         loudest = np.maximum(np.max(weights, axis=0), _LEAST)
         factor = np.maximum(peak, _LEAST) ** alpha / loudest ** (1 - alpha)
         node = makers[name]
         for index in range(1, len(node.inputs)):
             _scale(graph, node, index, 1 / factor)
-        for product, axis in norms[name]:
-            _scale(graph, product, 1, factor[:, None] if axis == 1 else factor)
+        for operator, axis in norms[name]:
+            _scale(graph, operator, 1, factor[:, None] if axis == 1 else factor)
 
 
 def _readers(value: ir.Value) -> Iterator[tuple[ir.Node, int]]:
@@ -173,7 +173,7 @@ def _keeps_channels(node: ir.Node) -> bool:
 
 
 def _axis(reader: ir.Node) -> int | None:
-    """The output-channel axis of a product that sums over the last axis of what it reads."""
+    """The output-channel axis of an operator that sums over the last axis of what it reads."""
     if reader.op_type not in ("Gemm", "MatMul") or reader.attributes.get_int("transA", 0) != 0:
         return None
     return weight_axis(reader)

@@ -99,7 +99,7 @@ def verify(backend: Backend, golden: Golden, names: tuple[str, ...]) -> Verifica
 def _needed(golden: Golden) -> float:
     """Least agreement with the reference run.
 
-    An engine rounds FP16 tensors between its INT8 products; that alone may move more labels than
+    An engine rounds FP16 tensors between its INT8 operators; that alone may move more labels than
     INT8 is allowed to.
     """
     least = MIN_AGREEMENT[golden.precision]

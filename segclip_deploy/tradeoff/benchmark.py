@@ -10,7 +10,7 @@ from pathlib import Path
 from segclip_deploy.artifacts.bundle import load_bundle
 from segclip_deploy.errors import BadInput
 from segclip_deploy.evaluation.dataset import Dataset, open_dataset
-from segclip_deploy.export.costs import find_products
+from segclip_deploy.export.costs import find_operators
 from segclip_deploy.export.onnx_model import check_fp32
 from segclip_deploy.progress import Report
 from segclip_deploy.runtime.io.raster.source import Reading
@@ -117,9 +117,9 @@ def benchmark_bundles(
     dataset = workshop.open_dataset(bundles[0].vocabulary)
     bounds = []
     for path in ask.bundles if ask.boards else ():
-        products = find_products(load_bundle(path).model_path)
+        operators = find_operators(load_bundle(path).model_path)
         for name in find_boards(ask.boards or ""):
-            bounds += [bound(path.name, products, name, p) for p in ("fp16", "int8")]
+            bounds += [bound(path.name, operators, name, p) for p in ("fp16", "int8")]
     plans = sorted((workshop.root / "plans").glob(f"*/{SENSITIVITY_FILE}"))
     mission = _mission(ask)
     fastest_first = sorted(sweep.rows, key=lambda row: row.percentile(ask.limits.percentile))

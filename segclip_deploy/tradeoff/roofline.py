@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from segclip_deploy.artifacts.records import Record
 from segclip_deploy.errors import BadInput
-from segclip_deploy.export.costs import Product
+from segclip_deploy.export.costs import Operator
 
 __all__ = ["BOARDS", "Board", "Bound", "bound", "find_boards"]
 
@@ -52,7 +52,7 @@ class Bound(Record, frozen=True):
     Attributes:
         bundle: the network's name.
         board: as ``--bound`` names it.
-        precision: of all products.
+        precision: of all operators.
         ms: milliseconds a window, at least.
         by_memory: share of that time which memory, not arithmetic, sets.
     """
@@ -77,19 +77,19 @@ def find_boards(text: str) -> list[str]:
     return names
 
 
-def bound(bundle: str, products: Sequence[Product], name: str, precision: str) -> Bound:
-    """The roofline of each product, summed: max(2 · MACs / peak, bytes / bandwidth).
+def bound(bundle: str, operators: Sequence[Operator], name: str, precision: str) -> Bound:
+    """The roofline of each operator, summed: max(2 · MACs / peak, bytes / bandwidth).
 
     Roofline: Williams, Waterman & Patterson, CACM 52(4), 2009. Weights come from memory, and so
-    does what does not fit the cache; everything between products is free, as if it were fused.
+    does what does not fit the cache; everything between operators is free, as if it were fused.
     """
     board, size = BOARDS[name], _BYTES[precision]
     peak = (board.fp16 if precision == "fp16" else board.int8) * 1e12
     total = memory = 0.0
-    for product in products:
-        tensors = (n * size for n in (*product.read, product.written))
-        moved = product.weights * size + sum(n for n in tensors if n > board.cache * 1e6)
-        arithmetic, transfer = 2 * product.macs / peak, moved / (board.bandwidth * 1e9)
+    for operator in operators:
+        tensors = (n * size for n in (*operator.read, operator.written))
+        moved = operator.weights * size + sum(n for n in tensors if n > board.cache * 1e6)
+        arithmetic, transfer = 2 * operator.macs / peak, moved / (board.bandwidth * 1e9)
         total += max(arithmetic, transfer)
         memory += transfer if transfer > arithmetic else 0.0
     return Bound(

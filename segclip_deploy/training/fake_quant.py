@@ -1,6 +1,6 @@
 """INT8 in PyTorch: rounding where ``quantization.placement`` rounds, with gradients straight through.
 
-Only products whose weight enters the graph as it is are rounded: convolutions and linear layers
+Only operators whose weight enters the graph as it is are rounded: convolutions and linear layers
 of the encoder and the pixel decoder. Those of CFF and refiner are folded from several weights
 and the text when a bundle is exported, so there is no weight here that could be rounded for them.
 """
@@ -24,12 +24,12 @@ from segclip_deploy.export.blocks import block_of_module
 from segclip_deploy.quantization.placement import is_wide
 from segclip_deploy.quantization.qdq import scale_of, storable
 
-__all__ = ["FakeQuant", "observe", "products_of"]
+__all__ = ["FakeQuant", "observe", "operators_of"]
 
 T = TypeVar("T")
 
 _PLAIN = ("encoder.", "decoder.laterals.", "decoder.convs.")
-_PRODUCTS = (torch.conv2d, F.linear)
+_OPERATORS = (torch.conv2d, F.linear)
 _SUMS = (
     torch.add,
     Tensor.add,
@@ -40,8 +40,8 @@ _SUMS = (
 )
 
 
-def products_of(model: nn.Module) -> dict[str, str]:
-    """Module path → block of every product that can be INT8 and keeps its own weight.
+def operators_of(model: nn.Module) -> dict[str, str]:
+    """Module path → block of every operator that can be INT8 and keeps its own weight.
 
     What ``nn.MultiheadAttention`` projects is not among them: it runs as one fused operator.
     """
@@ -61,8 +61,8 @@ def products_of(model: nn.Module) -> dict[str, str]:
 class _Placed(TorchFunctionMode):
     """Finds the tensors that a placement rounds, while a model runs inside ``with``.
 
-    What ``place`` reads off the graph is seen here as it happens: a product by its weight, and a
-    sum of which one side comes from a product (by way of BatchNorm, which is folded into it).
+    What ``place`` reads off the graph is seen here as it happens: an operator by its weight, and a
+    sum of which one side comes from an operator (by way of BatchNorm, which is folded into it).
     A tensor that several read is rounded once.
     """
 
@@ -71,7 +71,7 @@ class _Placed(TorchFunctionMode):
         self.scheme = plan.scheme
         self.paths = {
             id(model.get_submodule(path).weight): path
-            for path, block in products_of(model).items()
+            for path, block in operators_of(model).items()
             if plan.blocks[block] == "int8"
         }
         self.turns: dict[str, int] = {}
@@ -89,7 +89,7 @@ class _Placed(TorchFunctionMode):
     ) -> Any:
         kwargs = kwargs or {}
         made = None
-        if func in _PRODUCTS and (made := self.paths.get(id(args[1]))):
+        if func in _OPERATORS and (made := self.paths.get(id(args[1]))):
             args = (self._read(made, args[0]), self._round_weight(args[1]), *args[2:])
             self.turns.setdefault(made, len(self.turns))
         elif func is F.batch_norm:
@@ -120,7 +120,7 @@ class _Placed(TorchFunctionMode):
 
 
 def _made_by(values: Tensor) -> str | None:
-    """The product that a tensor comes from."""
+    """The operator that a tensor comes from."""
     made: str | None = values.__dict__.get("made_by")
     return made
 
@@ -156,7 +156,7 @@ def observe(
         for one in inputs:
             run(one)
     if unseen := set(observer.paths.values()) - set(observer.turns):
-        raise AssertionError(f"{sorted(unseen)} never ran as a product: it would not be rounded")
+        raise AssertionError(f"{sorted(unseen)} never ran as an operator: it would not be rounded")
     return {name: METHODS["percentile"](seen) for name, seen in observer.seen.items()}
 
 

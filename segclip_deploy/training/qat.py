@@ -24,7 +24,7 @@ from segclip_deploy.model.checkpoint import Checkpoint, build_model, load_checkp
 from segclip_deploy.model.prompts import FixedText
 from segclip_deploy.model.segclip import SegCLIP, SegOutput
 from segclip_deploy.model.text import TextBank
-from segclip_deploy.training.fake_quant import FakeQuant, observe, products_of
+from segclip_deploy.training.fake_quant import FakeQuant, observe, operators_of
 from segclip_deploy.training.loop import Progress, Trained, Trainer
 from segclip_deploy.training.losses import AUXILIARY_WEIGHT
 
@@ -161,7 +161,7 @@ class FineTuner(Trainer):
 
 def _check_blocks(plan: PrecisionPlan, model: SegCLIP, where: Path) -> None:
     """Accept a plan that knows the blocks of this model and has one of them in INT8."""
-    own = list(dict.fromkeys(products_of(model).values()))
+    own = list(dict.fromkeys(operators_of(model).values()))
     for name in own:
         if name not in plan.blocks:
             raise BadArtifact(

@@ -77,15 +77,15 @@ def execute(path: Path, x: NDArray[np.float32]) -> NDArray[np.float32]:
 )
 def test_an_output_keeps_its_mean(text: str, constants: dict[str, Any], tmp_path: Path) -> None:
     model = small_model(tmp_path / "m.onnx", text, **constants)
-    product = model.graph[0]
+    operator = model.graph[0]
     rng = np.random.default_rng(0)
-    values = rng.integers(0, 256, product.inputs[0].shape.numpy()).astype(np.float32)
+    values = rng.integers(0, 256, operator.inputs[0].shape.numpy()).astype(np.float32)
     if values.ndim == 4:  # alike in each channel: no border differs from the middle
         values[:] = values.mean((0, 2, 3), keepdims=True).round()
     wanted = execute(tmp_path / "m.onnx", values)
     shifts = {}
-    axis = 1 if product.op_type == "Conv" else -1
-    for name, means in (("off", {}), ("on", {product.name: channel_means(values, axis)})):
+    axis = 1 if operator.op_type == "Conv" else -1
+    for name, means in (("off", {}), ("on", {operator.name: channel_means(values, axis)})):
         written = load_model(tmp_path / "m.onnx")
         placement = place(written.graph, Scheme.CPU, lambda _: True)
         assert placement.weights
@@ -108,8 +108,8 @@ def test_a_product_without_a_place_for_it_is_left_as_it_is(tmp_path: Path) -> No
 def test_the_table_has_the_means_of_what_products_read(tiny_bundle: Path, tiny_table: Path) -> None:
     table, bundle = load_table(tiny_table), load_bundle(tiny_bundle)
     model = load_model(bundle.model_path)
-    products = {name for name, _, _ in place(model.graph, Scheme.TENSORRT, lambda _: True).weights}
-    assert set(table.means) == products
+    operators = {name for name, _, _ in place(model.graph, Scheme.TENSORRT, lambda _: True).weights}
+    assert set(table.means) == operators
     found = select_tiles(find_tiles([EXAMPLE / "images"], bundle.input), 24)
     (node,) = [node for node in model.graph if node.name == "encoder.stage1/Conv"]
     run = observer(model, [node.inputs[0].name])

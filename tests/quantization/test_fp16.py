@@ -171,8 +171,8 @@ def test_the_tiny_model_in_fp16_holds_no_sensitive_node_and_keeps_its_names(
     sensitive = [node for node in after.node if node.op_type in SENSITIVE]
     assert len(sensitive) > 20
     assert not [n.name for n in sensitive if half in map(kinds.get, [*n.input, *n.output])]
-    products = [n for n in after.node if n.op_type == "Conv" and n.name.startswith("encoder.")]
-    assert all(kinds[name] == half for node in products for name in [*node.input, *node.output])
+    operators = [n for n in after.node if n.op_type == "Conv" and n.name.startswith("encoder.")]
+    assert all(kinds[name] == half for node in operators for name in [*node.input, *node.output])
     texts = {i.name for i in before.initializer if i.name.startswith("text.")}
     assert {i.name for i in after.initializer if i.name.startswith("text.")} == texts
     assert len({i.name for i in after.initializer}) == len(after.initializer)

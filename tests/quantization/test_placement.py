@@ -235,14 +235,14 @@ def test_weights_come_back_within_half_a_step_of_their_channel(
     read = {node.name: node.input[1] for node in before.node if len(node.input) > 1}
     made = {node.output[0]: node for node in graph.node}
     top = 127 if scheme is Scheme.TENSORRT else 63
-    products = [
+    operators = [
         node
         for node in graph.node
         if node.op_type in ("Conv", "Gemm", "MatMul")
         and made.get(node.input[1], node).op_type == "DequantizeLinear"
     ]
-    assert len(products) > 30
-    for node in products:
+    assert len(operators) > 30
+    for node in operators:
         levels, scale, zero = map(constant, made[node.input[1]].input)
         (axis,) = [a.i for a in made[node.input[1]].attribute if a.name == "axis"]
         assert levels.dtype == np.int8
@@ -253,7 +253,7 @@ def test_weights_come_back_within_half_a_step_of_their_channel(
         shape[axis] = -1
         error = np.abs(original(read[node.name]) - levels * scale.reshape(shape))
         assert (error <= 0.5001 * scale.reshape(shape)).all(), node.name
-    assert not {i.name for i in graph.initializer} & {read[node.name] for node in products}
+    assert not {i.name for i in graph.initializer} & {read[node.name] for node in operators}
 
 
 def constants_of(graph: onnx.GraphProto) -> Callable[[str], NDArray[Any]]:

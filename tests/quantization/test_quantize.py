@@ -121,18 +121,18 @@ def test_fast_kernels_of_both_cpu_engines_say_what_the_file_says(
 
 
 def test_int8_products_read_dequantized_values_without_a_cast_between(quantized: Make) -> None:
-    """What TensorRT fuses: DQ → product, in one precision."""
+    """What TensorRT fuses: DQ → operator, in one precision."""
     graph = onnx.load(quantized("tensorrt", "int8") / "model.onnx").graph
     made = {name: node for node in graph.node for name in node.output}
-    products = [
+    operators = [
         node
         for node in graph.node
         if node.op_type in ("Conv", "Gemm", "MatMul")
         and node.input[1] in made
         and made[node.input[1]].op_type == "DequantizeLinear"
     ]
-    assert len(products) == 67
-    assert {made[node.input[0]].op_type for node in products} == {"DequantizeLinear"}
+    assert len(operators) == 67
+    assert {made[node.input[0]].op_type for node in operators} == {"DequantizeLinear"}
     casts = {node.input[0] for node in graph.node if node.op_type == "Cast"}
     assert not [
         n.name for n in graph.node if n.op_type == "DequantizeLinear" and n.output[0] in casts

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from segclip_deploy.artifacts.plan import Drop
 from segclip_deploy.errors import BadInput
-from segclip_deploy.export.costs import Product
+from segclip_deploy.export.costs import Operator
 from segclip_deploy.tradeoff.mission import SENSORS, Mission, demand, sensor
 from segclip_deploy.tradeoff.recommend import Limits, recommend
 from segclip_deploy.tradeoff.roofline import BOARDS, bound, find_boards
@@ -126,14 +126,16 @@ def test_no_mission_is_refused() -> None:
 
 def test_a_bound_is_the_slower_of_arithmetic_and_memory() -> None:
     board = BOARDS["agx-orin"]
-    macs = Product("a", macs=10**10, weights=10, read=(10,), written=10)
-    bytes_ = Product("b", macs=1, weights=10**9, read=(10,), written=10)
+    macs = Operator("a", macs=10**10, weights=10, read=(10,), written=10)
+    bytes_ = Operator("b", macs=1, weights=10**9, read=(10,), written=10)
     found = bound("net", [macs, bytes_], "agx-orin", "fp16")
     arithmetic = 2e10 / (board.fp16 * 1e12)
     transfer = 2e9 / (board.bandwidth * 1e9)
     assert found.ms == pytest.approx(1e3 * (arithmetic + transfer))
     assert found.by_memory == pytest.approx(transfer / (arithmetic + transfer))
-    cached = Product("c", macs=0, weights=0, read=(4 * 10**6,), written=0)  # 8 MB stay in the cache
+    cached = Operator(
+        "c", macs=0, weights=0, read=(4 * 10**6,), written=0
+    )  # 8 MB stay in the cache
     assert bound("net", [cached], "agx-orin", "fp16").ms == 0
     with pytest.raises(BadInput, match="none of orin-nano"):
         find_boards("orin-nano,nano")

@@ -32,7 +32,7 @@ from segclip_deploy.model.text import save_text_bank
 from segclip_deploy.quantization.placement import place, uniform_plan
 from segclip_deploy.quantization.qdq import write_qdq
 from segclip_deploy.runtime.targets.onnxruntime import OnnxRuntimeBackend
-from segclip_deploy.training.fake_quant import FakeQuant, observe, products_of
+from segclip_deploy.training.fake_quant import FakeQuant, observe, operators_of
 from segclip_deploy.training.loop import Progress
 from segclip_deploy.training.qat import FINE_TUNING, fine_tune
 from segclip_deploy.training.train import train
@@ -107,7 +107,7 @@ def test_pytorch_rounds_what_the_graph_rounds(
 
 def test_every_convolution_of_the_example_is_fake_quantized() -> None:
     model = build_model(load_checkpoint(EXAMPLE / "model.safetensors"))
-    blocks = products_of(model)
+    blocks = operators_of(model)
     assert len(blocks) == 56  # as many as test_placement counts in the graph
     plan = PrecisionPlan(Scheme.TENSORRT, "", dict.fromkeys(blocks.values(), "int8"))
     assert len(FakeQuant(model, plan, {}).paths) == 56
@@ -129,7 +129,7 @@ def test_rounding_lets_gradients_through_to_every_weight_that_is_rounded(
 
 
 def int8_everywhere(checkpoint: Path) -> PrecisionPlan:
-    blocks = products_of(build_model(load_checkpoint(checkpoint))).values()
+    blocks = operators_of(build_model(load_checkpoint(checkpoint))).values()
     return PrecisionPlan(
         Scheme.TENSORRT, "0" * 64, {**dict.fromkeys(blocks, "int8"), "head": "fp16"}
     )

@@ -49,7 +49,7 @@ def test_no_build_computes_fp32_in_tf32(tiny_bundle: Path, monkeypatch: pytest.M
 
 
 def in_tf32(model: onnx.ModelProto) -> onnx.ModelProto:
-    """A model whose products read what TF32 keeps of their inputs: 10 bits of mantissa.
+    """A model whose operators read what TF32 keeps of their inputs: 10 bits of mantissa.
 
     For x, c = x · (2¹³ + 1) and c − (c − x) leave the upper bits, rounded (Dekker's splitting).
     """
