@@ -32,7 +32,7 @@ class Span:
     """A descriptor in the pool, and how much of its range the selection reaches.
 
     Attributes:
-        name: one of ``measures.DESCRIPTORS``.
+        name: one of ``tile_descriptors.DESCRIPTORS``.
         low, high: 1st and 99th percentile of the pool.
         covered: of the twentieths of that range which hold tiles, the share that holds chosen ones.
     """

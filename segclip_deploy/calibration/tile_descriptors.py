@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageStat
 
-__all__ = ["DESCRIPTORS", "Measures", "correlation", "measure"]
+__all__ = ["DESCRIPTORS", "TileDescriptors", "correlation", "describe"]
 
 DESCRIPTORS = ("luma", "luma contrast", "blue", "red", "fine texture", "coarse texture")
 """Mean and standard deviation of luma; mean colour differences Cb and Cr, which brightness does not
@@ -19,22 +19,22 @@ _COARSE = 4
 
 
 @dataclass(frozen=True)
-class Measures:
-    """Of one tile, in levels of 8 bits.
+class TileDescriptors:
+    """What one tile looks like, in levels of 8 bits.
 
     Attributes:
         deviation: standard deviation of the channel that varies most.
         steps: mean squared luma difference of neighbours, (down, right).
-        descriptor: one value for each of ``DESCRIPTORS``.
+        values: one for each of ``DESCRIPTORS``.
     """
 
     deviation: float
     steps: tuple[float, float]
-    descriptor: tuple[float, ...]
+    values: tuple[float, ...]
 
 
-def measure(pixels: NDArray[np.uint8]) -> Measures:
-    """Measure a tile (H, W, 3), at least 8 pixels each way."""
+def describe(pixels: NDArray[np.uint8]) -> TileDescriptors:
+    """Describe a tile (H, W, 3), at least 8 pixels each way."""
     image = Image.fromarray(pixels)
     ycbcr = image.convert("YCbCr")
     statistics = ImageStat.Stat(ycbcr)
@@ -42,20 +42,20 @@ def measure(pixels: NDArray[np.uint8]) -> Measures:
     steps, fine = _differences(luma)
     _, coarse = _differences(luma.reduce(_COARSE))
     mean, blue, red = statistics.mean
-    return Measures(
+    return TileDescriptors(
         deviation=max(ImageStat.Stat(image).stddev),
         steps=steps,
-        descriptor=(mean, statistics.stddev[0], blue, red, fine, coarse),
+        values=(mean, statistics.stddev[0], blue, red, fine, coarse),
     )
 
 
-def correlation(parts: Sequence[Measures]) -> float:
+def correlation(parts: Sequence[TileDescriptors]) -> float:
     """Correlation of neighbouring luma pixels of an image cut into equal parts.
 
     The larger of the two directions; 1 for an image of one colour. From
     E[(a − b)²] = 2 var (1 − ρ).
     """
-    mean, deviation = np.array([part.descriptor[:2] for part in parts]).T
+    mean, deviation = np.array([part.values[:2] for part in parts]).T
     variance = float(np.mean(deviation**2) + np.var(mean))
     steps = np.mean([part.steps for part in parts], axis=0)
     return 1.0 if variance == 0 else float(1 - steps.min() / (2 * variance))

@@ -13,7 +13,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segclip_deploy.artifacts.bundle import InputSpec
-from segclip_deploy.calibration.tile_descriptors import DESCRIPTORS, Measures, correlation, measure
+from segclip_deploy.calibration.tile_descriptors import (
+    DESCRIPTORS,
+    TileDescriptors,
+    correlation,
+    describe,
+)
 from segclip_deploy.errors import BadInput, command
 from segclip_deploy.evaluation.dataset import find_image, read_splits
 from segclip_deploy.runtime.inference.frame import list_images
@@ -69,7 +74,7 @@ class TilePool:
         constant: tiles left out for being of one colour.
         invalid: tiles left out for a pixel that is transparent, masked or no data.
         repeated: tiles left out because an earlier one has the same pixels.
-        descriptors: (N, D) float64, a row of ``measures.DESCRIPTORS`` for each tile.
+        descriptors: (N, D) float64, a row of ``tile_descriptors.DESCRIPTORS`` for each tile.
         opener: how images are read.
     """
 
@@ -127,29 +132,29 @@ def find_tiles(
     judges: dict[str, tuple[str, Path]] = {}
     for done, (split, path) in enumerate(judging, start=1):
         for tile, pixels in cut_tiles(path, spec, opener):
-            if measure(pixels).deviation >= _CONSTANT:
+            if describe(pixels).deviation >= _CONSTANT:
                 judges[tile.sha256] = (split, path)
         report(done, total)
 
-    found: dict[str, tuple[Tile, Measures]] = {}
+    found: dict[str, tuple[Tile, TileDescriptors]] = {}
     constant = invalid = repeated = 0
     for done, path in enumerate(paths, start=len(judging) + 1):
         windows = [
-            (tile, measure(pixels)) if whole else None
+            (tile, describe(pixels)) if whole else None
             for tile, pixels, whole in _cut(path, spec, opener)
         ]
         cut = [window for window in windows if window is not None]
         invalid += len(windows) - len(cut)
-        _check_noise(path, [measures for _, measures in cut])
-        for tile, measures in cut:
-            if measures.deviation < _CONSTANT:
+        _check_noise(path, [descriptors for _, descriptors in cut])
+        for tile, descriptors in cut:
+            if descriptors.deviation < _CONSTANT:
                 constant += 1
             elif tile.sha256 in judges:
                 raise _leak(tile, *judges[tile.sha256])
             elif tile.sha256 in found:
                 repeated += 1
             else:
-                found[tile.sha256] = (tile, measures)
+                found[tile.sha256] = (tile, descriptors)
         report(done, total)
 
     if len(found) < MIN_TILES:
@@ -159,10 +164,10 @@ def find_tiles(
             where="--tiles",
             fix="add images of the ground this model will fly over",
         )
-    tiles, measured = zip(*found.values(), strict=True)
-    descriptors = np.array([measures.descriptor for measures in measured])
+    tiles, described = zip(*found.values(), strict=True)
+    rows = np.array([one.values for one in described])
     return TilePool(
-        tiles, spec.height, spec.width, len(paths), constant, invalid, repeated, descriptors, opener
+        tiles, spec.height, spec.width, len(paths), constant, invalid, repeated, rows, opener
     )
 
 
@@ -258,11 +263,11 @@ def _sha256(pixels: NDArray[np.uint8]) -> str:
     return digest.hexdigest()
 
 
-def _check_noise(path: Path, measures: list[Measures]) -> None:
-    if not measures:
+def _check_noise(path: Path, descriptors: list[TileDescriptors]) -> None:
+    if not descriptors:
         return
-    contrast = max(m.descriptor[DESCRIPTORS.index("luma contrast")] for m in measures)
-    found = correlation(measures)
+    contrast = max(m.values[DESCRIPTORS.index("luma contrast")] for m in descriptors)
+    found = correlation(descriptors)
     if found < _NOISE and contrast > _FLAT:
         raise BadInput(
             f"noise, not a picture: neighbouring pixels correlate by {found:.2f}, "

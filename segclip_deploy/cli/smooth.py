@@ -24,7 +24,7 @@ __all__ = ["smooth"]
     type=float,
     default=0.5,
     show_default=True,
-    help="How much of the loudness moves into the weights, between 0 and 1.",
+    help="How much of the outlier channels moves into the weights, between 0 and 1.",
 )
 @click.option("--select", default=64, show_default=True, help="How many tiles to choose.")
 @judging_option
@@ -40,7 +40,7 @@ def smooth(
     as_json: bool,
     **rasters: Any,
 ) -> None:
-    """Even out the loud channels of a ViT in BUNDLE (SmoothQuant), before it is calibrated.
+    """Even out the outlier channels of a ViT in BUNDLE (SmoothQuant), before it is calibrated.
 
     The result is an FP32 bundle that computes the same; calibrate, plan and quantize that one.
     """

@@ -48,14 +48,14 @@ class Accuracy:
 
 
 def score(segmenter: Segmenter, samples: Iterable[Sample]) -> Accuracy:
-    """Segment every sample and compare it with its truth."""
+    """Segment every sample and compare it with its ground truth."""
     names = segmenter.vocabulary.names
     boundary = BoundaryTally.empty(names)
     images, by_image = [], []
     for sample in samples:
         labels = segmenter.segment(sample.frame).labels
-        by_image.append(Confusion(confusion_matrix(labels, sample.truth, len(names)), names))
-        boundary += BoundaryTally.of(labels, sample.truth, names)
+        by_image.append(Confusion(confusion_matrix(labels, sample.ground_truth, len(names)), names))
+        boundary += BoundaryTally.of(labels, sample.ground_truth, names)
         images.append(sample.name)
     pooled = sum(by_image, Confusion.empty(names))
     return Accuracy(pooled, boundary, tuple(images), tuple(by_image))

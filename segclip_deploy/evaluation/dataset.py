@@ -28,17 +28,17 @@ _LAYOUT = (
 
 @dataclass(frozen=True)
 class Sample:
-    """One image and its truth.
+    """One image and its ground truth.
 
     Attributes:
         name: the file's stem.
         frame: the image.
-        truth: (H, W) uint8 class indices, ``IGNORE_INDEX`` where ignored, or where the image is not valid.
+        ground_truth: (H, W) uint8 class indices, ``IGNORE_INDEX`` where ignored, or where the image is not valid.
     """
 
     name: str
     frame: Frame
-    truth: NDArray[np.uint8]
+    ground_truth: NDArray[np.uint8]
 
 
 @dataclass(frozen=True)
@@ -84,10 +84,10 @@ class Dataset:
                 f"{frame.pixels.shape[1]}×{frame.pixels.shape[0]}",
                 where=mask,
             )
-        truth = self.vocabulary.decode_mask(values, where=mask)
+        ground_truth = self.vocabulary.decode_mask(values, where=mask)
         if frame.valid is not None:
-            truth[~frame.valid] = IGNORE_INDEX
-        return Sample(name, frame, truth)
+            ground_truth[~frame.valid] = IGNORE_INDEX
+        return Sample(name, frame, ground_truth)
 
     def _mask(self, name: str) -> Path:
         folder = self.root / "masks"

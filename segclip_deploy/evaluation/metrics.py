@@ -16,22 +16,24 @@ __all__ = ["BoundaryTally", "Confusion", "boundary_mask", "confusion_matrix"]
 
 
 def confusion_matrix(
-    labels: NDArray[np.uint8], truth: NDArray[np.uint8], classes: int
+    labels: NDArray[np.uint8], ground_truth: NDArray[np.uint8], classes: int
 ) -> NDArray[np.int64]:
-    """Count pixels by (truth, label).
+    """Count pixels by (ground truth, label).
 
     Args:
         labels: (H, W) predicted class indices below ``classes``.
-        truth: (H, W) class indices; ``IGNORE_INDEX`` is not counted.
+        ground_truth: (H, W) class indices; ``IGNORE_INDEX`` is not counted.
         classes: K.
 
     Returns:
-        (K, K) counts, rows are the truth.
+        (K, K) counts, rows are the ground truth.
     """
-    if labels.shape != truth.shape:
-        raise ValueError(f"labels {labels.shape} and truth {truth.shape} differ in size")
-    valid = truth != IGNORE_INDEX
-    pairs = truth[valid].astype(np.int64) * classes + labels[valid]
+    if labels.shape != ground_truth.shape:
+        raise ValueError(
+            f"labels {labels.shape} and ground truth {ground_truth.shape} differ in size"
+        )
+    valid = ground_truth != IGNORE_INDEX
+    pairs = ground_truth[valid].astype(np.int64) * classes + labels[valid]
     return np.bincount(pairs, minlength=classes * classes).reshape(classes, classes)
 
 
@@ -40,7 +42,7 @@ class Confusion:
     """A confusion matrix and the scores read from it; add two to pool their pixels.
 
     Attributes:
-        counts: (K, K) pixels, rows are the truth, columns the label.
+        counts: (K, K) pixels, rows are the ground truth, columns the label.
         names: class names, by class index.
     """
 
@@ -59,14 +61,14 @@ class Confusion:
 
     @property
     def iou(self) -> NDArray[np.float64]:
-        """(K,) intersection over union; NaN for a class that is in neither truth nor labels."""
+        """(K,) intersection over union; NaN for a class that is in neither ground truth nor labels."""
         hits = np.diag(self.counts).astype(np.float64)
         union = self.counts.sum(0) + self.counts.sum(1) - np.diag(self.counts)
         return np.divide(hits, union, out=np.full(len(self.names), np.nan), where=union > 0)
 
     @property
     def class_iou(self) -> dict[str, float | None]:
-        """IoU by class name; None for a class that is in neither truth nor labels."""
+        """IoU by class name; None for a class that is in neither ground truth nor labels."""
         return {name: _finite(value) for name, value in zip(self.names, self.iou, strict=True)}
 
     @property
@@ -77,7 +79,7 @@ class Confusion:
 
     @property
     def pixel_accuracy(self) -> float:
-        """Share of counted pixels whose label is the truth; NaN if none was counted."""
+        """Share of counted pixels whose label is the ground truth; NaN if none was counted."""
         total = self.counts.sum()
         return float(np.diag(self.counts).sum() / total) if total else math.nan
 
@@ -112,16 +114,16 @@ class BoundaryTally:
 
     @classmethod
     def of(
-        cls, labels: NDArray[np.uint8], truth: NDArray[np.uint8], names: Sequence[str]
+        cls, labels: NDArray[np.uint8], ground_truth: NDArray[np.uint8], names: Sequence[str]
     ) -> BoundaryTally:
         """Count one image (H, W); the boundary is 2 % of the diagonal wide, as in the paper."""
-        width = max(1, round(0.02 * math.hypot(*truth.shape)))
-        counted = truth != IGNORE_INDEX
+        width = max(1, round(0.02 * math.hypot(*ground_truth.shape)))
+        counted = ground_truth != IGNORE_INDEX
         intersection = np.zeros(len(names), dtype=np.int64)
         union = np.zeros(len(names), dtype=np.int64)
         for index in range(len(names)):
             said = boundary_mask((labels == index) & counted, width)
-            true = boundary_mask((truth == index) & counted, width)
+            true = boundary_mask((ground_truth == index) & counted, width)
             intersection[index] = (said & true).sum()
             union[index] = (said | true).sum()
         return cls(intersection, union, tuple(names))

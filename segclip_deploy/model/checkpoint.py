@@ -124,8 +124,8 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
     }
     stored, written = {}, set()
     for name, tensor in tensors.items():
-        half = tensor.is_floating_point() and tensor.ndim >= 2
-        stored[name] = tensor.detach().to(torch.float16 if half else tensor.dtype).contiguous()
+        in_fp16 = tensor.is_floating_point() and tensor.ndim >= 2
+        stored[name] = tensor.detach().to(torch.float16 if in_fp16 else tensor.dtype).contiguous()
         if (memory := stored[name].untyped_storage().data_ptr()) in written:
             stored[name] = stored[name].clone()  # tied weights: a name each, as PyTorch keeps them
         written.add(memory)

@@ -16,12 +16,12 @@ from segclip_deploy.export.onnx_values import name_of, shape_of
 if TYPE_CHECKING:
     import onnx_ir as ir
 
-__all__ = ["find_extremes"]
+__all__ = ["find_absmax"]
 
 _LOOKED_AT = 2**29  # bytes of tensors that are kept to look at in one run
 
 
-def find_extremes(
+def find_absmax(
     model: ir.Model, tiles: NDArray[np.uint8], batch: int
 ) -> dict[str, tuple[float, str]]:
     """Largest magnitude of every float tensor of an FP32 model, and the golden tile with it.

@@ -76,18 +76,18 @@ def fp32_fallback(graph: ir.Graph, low: Callable[[str], bool]) -> dict[str, str]
 
 
 def overflow_fallback(
-    graph: ir.Graph, extremes: Mapping[str, tuple[float, str]], low: Callable[[str], bool]
+    graph: ir.Graph, absmax: Mapping[str, tuple[float, str]], low: Callable[[str], bool]
 ) -> dict[str, str]:
     """Nodes whose values come too near the largest FP16 number, and which tile showed it.
 
     Args:
-        extremes: tensor → (largest magnitude, tile).
+        absmax: tensor → (largest magnitude, tile).
     """
     found = {}
     for node in graph:
         name = name_of(node)
         for tensor in (name_of(v) for v in (*node.inputs, *node.outputs) if v is not None):
-            top, tile = extremes.get(tensor, (0.0, ""))
+            top, tile = absmax.get(tensor, (0.0, ""))
             if low(name) and not top * _HEADROOM <= FP16_MAX:
                 found[name] = f"{tensor} reaches {top:.3g} on {tile}"
     return found
@@ -103,7 +103,7 @@ def write_fp16(graph: ir.Graph, low: Callable[[str], bool]) -> None:
     require("onnx_ir", why="quantization")
     import onnx_ir as ir
 
-    half = {
+    fp16 = {
         name_of(node)
         for node in graph
         if node.op_type not in _KEPT
@@ -114,22 +114,22 @@ def write_fp16(graph: ir.Graph, low: Callable[[str], bool]) -> None:
         if (
             node.op_type == "DequantizeLinear"
         ):  # for Conv and MatMul, which are FP16 if any of them is
-            if all(name_of(user) in half for user, _ in node.outputs[0].uses()):
-                half.add(name_of(node))
-        elif node.op_type == "QuantizeLinear" and _made_by(input_of(node, 0), half):
-            half.add(name_of(node))
+            if all(name_of(user) in fp16 for user, _ in node.outputs[0].uses()):
+                fp16.add(name_of(node))
+        elif node.op_type == "QuantizeLinear" and _made_by(input_of(node, 0), fp16):
+            fp16.add(name_of(node))
     casts: _Casts = {}
     for node in list(graph):
-        wanted = ir.DataType.FLOAT16 if node.name in half else ir.DataType.FLOAT
+        wanted = ir.DataType.FLOAT16 if node.name in fp16 else ir.DataType.FLOAT
         for index, value in enumerate(node.inputs):
             if value is None or _fixed(node, index):
                 continue
             if value.const_value is not None:
                 if wanted == ir.DataType.FLOAT16 and value.dtype == ir.DataType.FLOAT:
-                    node.replace_input_with(index, _half_constant(graph, value))
+                    node.replace_input_with(index, _fp16_constant(graph, value))
             elif value.dtype in (ir.DataType.FLOAT, ir.DataType.FLOAT16) and value.dtype != wanted:
                 node.replace_input_with(index, _cast(graph, value, wanted, casts))
-        if node.name in half and node.op_type != "QuantizeLinear":
+        if node.name in fp16 and node.op_type != "QuantizeLinear":
             for value in node.outputs:
                 if value.dtype == ir.DataType.FLOAT:
                     value.type = ir.TensorType(wanted)
@@ -162,11 +162,11 @@ def _outside(node: ir.Node) -> str:
         array = array_of(value)
         if array.dtype != np.float32 or not array.size:
             continue
-        extreme = array.flat[np.abs(array).argmax()]
-        if not abs(extreme) <= FP16_MAX:
-            return f"its constant {extreme:.3g} is above FP16's largest number"
-        if array.size == 1 and 0 < abs(extreme) < _FP16_NORMAL:
-            return f"its constant {extreme:.3g} is below FP16's normal numbers"
+        largest = array.flat[np.abs(array).argmax()]
+        if not abs(largest) <= FP16_MAX:
+            return f"its constant {largest:.3g} is above FP16's largest number"
+        if array.size == 1 and 0 < abs(largest) < _FP16_NORMAL:
+            return f"its constant {largest:.3g} is below FP16's normal numbers"
     return ""
 
 
@@ -192,7 +192,7 @@ def _cast(graph: ir.Graph, value: ir.Value, to: ir.DataType, made: _Casts) -> ir
     return made[value, to]
 
 
-def _half_constant(graph: ir.Graph, value: ir.Value) -> ir.Value:
+def _fp16_constant(graph: ir.Graph, value: ir.Value) -> ir.Value:
     """The FP16 copy of a constant."""
     name = name_of(value) + _COPY
     if name in graph.initializers:

@@ -32,24 +32,24 @@ def round_as_fp16(graph: ir.Graph) -> int:
     require("onnx_ir", why="quantization")
     import onnx_ir as ir
 
-    half, single = ir.TensorType(ir.DataType.FLOAT16), ir.TensorType(ir.DataType.FLOAT)
+    fp16, fp32 = ir.TensorType(ir.DataType.FLOAT16), ir.TensorType(ir.DataType.FLOAT)
     for constant in graph.initializers.values():
-        if constant.type == half:
+        if constant.type == fp16:
             array = array_of(constant).astype(np.float32)
-            constant.const_value, constant.type = ir.tensor(array, name=constant.name), single
+            constant.const_value, constant.type = ir.tensor(array, name=constant.name), fp32
     count = 0
     for node in list(graph):
         for value in node.outputs:
-            if value.type != half:
+            if value.type != fp16:
                 continue
             if node.op_type == "DequantizeLinear":
-                value.type = single
+                value.type = fp32
                 continue
             readers, last, rounded = list(value.uses()), node, value
             if node.op_type != "Cast":
-                value.type = single
-                last, rounded = _cast(last, value, half, "rounded")
-            _, back = _cast(last, rounded, single, "back")
+                value.type = fp32
+                last, rounded = _cast(last, value, fp16, "rounded")
+            _, back = _cast(last, rounded, fp32, "back")
             for reader, index in readers:
                 reader.replace_input_with(index, back)
             count += 1

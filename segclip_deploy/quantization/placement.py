@@ -1,7 +1,7 @@
 """Where Q/DQ goes: which nodes compute in INT8, and which tensors are rounded for them.
 
-Every scheme quantizes the operators with trained weights: Conv, Gemm, MatMul. Everything else of the graph
-(normalisations, softmax, score maps, the head's cosine) multiplies two variables or sums
+Every scheme quantizes the operators with trained weights: Conv, Gemm, MatMul. Everything else of
+the graph (normalisations, softmax, score maps, the head's cosine) multiplies two variables or sums
 squares, where eight bits lose more than time is won, and stays high.
 """
 

@@ -38,7 +38,7 @@ def write_precision(
     plan: PrecisionPlan,
     placement: Placement,
     table: CalibrationTable | None,
-    extremes: Mapping[str, tuple[float, str]],
+    absmax: Mapping[str, tuple[float, str]],
 ) -> AppliedPrecision:
     """Write a plan into an FP32 model, in place.
 
@@ -47,7 +47,7 @@ def write_precision(
         plan: for this model.
         placement: of the plan's INT8.
         table: ranges; needed where the plan has INT8.
-        extremes: tensor → (largest magnitude, tile), for what would overflow FP16.
+        absmax: tensor → (largest magnitude, tile), for what would overflow FP16.
 
     Raises:
         BadInput: INT8 without a table.
@@ -55,10 +55,10 @@ def write_precision(
     graph = model.graph
     high = {
         **fp32_fallback(graph, plan.fp16),
-        **overflow_fallback(graph, extremes, plan.fp16),
+        **overflow_fallback(graph, absmax, plan.fp16),
     }
     names = {name_of(node) for node in graph}
-    half = {name for name in names if plan.fp16(name)} - set(high)
+    low = {name for name in names if plan.fp16(name)} - set(high)
     if placement.weights:
         if table is None:
             raise BadInput(
@@ -67,6 +67,6 @@ def write_precision(
                 fix="segclip-deploy calibrate BUNDLE --tiles DIR -o TABLE",
             )
         write_qdq(graph, placement, table.ranges, plan.scheme, table.means)
-    if half:
-        write_fp16(graph, half.__contains__)
+    if low:
+        write_fp16(graph, low.__contains__)
     return AppliedPrecision(placement.nodes, high)

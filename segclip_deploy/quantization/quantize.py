@@ -22,7 +22,7 @@ from segclip_deploy.calibration.table import CalibrationTable, check_table
 from segclip_deploy.errors import BadInput
 from segclip_deploy.export.costs import share_of_macs
 from segclip_deploy.export.onnx_model import load_fp32, save_model
-from segclip_deploy.quantization.activation_absmax import find_extremes
+from segclip_deploy.quantization.activation_absmax import find_absmax
 from segclip_deploy.quantization.placement import place_plan
 from segclip_deploy.quantization.precision import write_precision
 from segclip_deploy.quantization.proof import prove
@@ -70,10 +70,10 @@ def quantize(
     if table:
         check_table(table, bundle)
     golden = load_golden(bundle.golden_path)
-    extremes = {}
+    absmax = {}
     if plan.scheme.rules.high == "fp16":
-        extremes = find_extremes(model, golden.tiles, bundle.input.batches.start)
-    applied = write_precision(model, plan, placement, table, extremes)
+        absmax = find_absmax(model, golden.tiles, bundle.input.batches.start)
+    applied = write_precision(model, plan, placement, table, absmax)
     table = table if applied.int8 else None
     labels, quality = prove(model, bundle, golden, where=out)
     with replace_directory(out, contents=BUNDLE_FILES) as temporary:

@@ -1,7 +1,7 @@
-"""SmoothQuant: loud channels of an activation, evened out by the LayerNorm before it.
+"""SmoothQuant: outlier channels of an activation, evened out by the LayerNorm before it.
 
-A few channels of a ViT are a hundred times louder than the rest, and one scale for all of them
-leaves the rest no levels. A LayerNorm's own affine can divide each channel by a factor, and the
+A few channels of a ViT are outliers, a hundred times larger than the rest, and one scale for all of
+them leaves the rest no levels. A LayerNorm's own affine can divide each channel by a factor, and the
 operators that read it multiply it back into their weights, where every output channel has a scale
 of its own: the same function in float, and easier to round (Xiao et al., 2023, arXiv:2211.10438).
 """
@@ -63,9 +63,9 @@ def smooth(
 
     Args:
         bundle: in FP32, with an encoder that has LayerNorms.
-        tiles: of its input size, to find out how loud each channel gets.
+        tiles: of its input size, to find the largest magnitude of each channel.
         out: the bundle directory; an older bundle there is replaced.
-        alpha: how much of the loudness moves into the weights, above 0 and below 1.
+        alpha: how much of the outlier channels moves into the weights, above 0 and below 1.
         report: called with (tiles done, tiles in all).
 
     Raises:
@@ -143,8 +143,8 @@ def smooth_graph(graph: ir.Graph, peaks: Mapping[str, NDArray[np.float32]], alph
         weights = [
             np.abs(array_of(input_of(operator, 1))).max(axis) for operator, axis in norms[name]
         ]
-        loudest = np.maximum(np.max(weights, axis=0), _LEAST)
-        factor = np.maximum(peak, _LEAST) ** alpha / loudest ** (1 - alpha)
+        largest = np.maximum(np.max(weights, axis=0), _LEAST)
+        factor = np.maximum(peak, _LEAST) ** alpha / largest ** (1 - alpha)
         node = makers[name]
         for index in range(1, len(node.inputs)):
             _scale(graph, node, index, 1 / factor)

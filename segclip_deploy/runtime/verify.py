@@ -87,8 +87,8 @@ def verify(backend: Backend, golden: Golden, names: tuple[str, ...]) -> Verifica
     checks.append(
         Check(name="repeats", passed=repeated, detail="the same input twice, compared bit by bit")
     )
-    truth = np.concatenate([golden.labels[picked] for picked in picks])
-    flips = np.bincount(truth[labels != truth], minlength=len(names))
+    expected = np.concatenate([golden.labels[picked] for picked in picks])
+    flips = np.bincount(expected[labels != expected], minlength=len(names))
     return Verification(
         engine=backend.name,
         checks=tuple(checks),
@@ -131,8 +131,8 @@ def _check_labels(
     runs: list[_Run],
     needed: float,
 ) -> Check:
-    truth = np.concatenate([reference[picked] for picked, _ in runs])
-    equal, band = labels == truth, _boundary_band(truth)
+    expected = np.concatenate([reference[picked] for picked, _ in runs])
+    equal, band = labels == expected, _boundary_band(expected)
     agreement, at = _worst_batch(equal, runs)
     near = equal[band].mean() if band.any() else 1
     detail = (
@@ -178,8 +178,8 @@ def _check_logits(runs: list[_Run], golden: Golden) -> list[Check]:
 
 
 def _check_margin(runs: list[_Run], golden: Golden) -> Check:
-    truth = np.stack([margin_of(logits) for logits in golden.logits]).astype(int)
-    error = max(int(np.abs(o["margin"] - truth[picked]).max()) for picked, o in runs)
+    expected = np.stack([margin_of(logits) for logits in golden.logits]).astype(int)
+    error = max(int(np.abs(o["margin"] - expected[picked]).max()) for picked, o in runs)
     return Check(
         name="margin",
         passed=error <= MAX_MARGIN_ERROR,

@@ -138,20 +138,20 @@ def class_changes(rows: Sequence[Row], references: Mapping[str, Row]) -> bytes:
 
 def panel(
     pixels: NDArray[np.uint8],
-    truth: NDArray[np.uint8],
+    ground_truth: NDArray[np.uint8],
     reference: NDArray[np.uint8],
     labels: NDArray[np.uint8],
     vocabulary: Vocabulary,
     titles: Sequence[str],
     side: int = 340,
 ) -> bytes:
-    """Image, truth, FP32, the other, and where these two disagree, side by side."""
+    """Image, ground truth, FP32, the other, and where these two disagree, side by side."""
     palette = np.vstack([vocabulary.palette, np.zeros((256 - len(vocabulary.palette), 3))])
     palette = palette.astype(np.uint8)
     dimmed = overlay(pixels, np.zeros_like(labels), np.array([[20, 20, 20]], np.uint8))
     differs = np.array(dimmed)
     differs[reference != labels] = (255, 60, 60)
-    pictures = [pixels, palette[truth], palette[reference], palette[labels], differs]
+    pictures = [pixels, palette[ground_truth], palette[reference], palette[labels], differs]
     height = max(1, round(side * pixels.shape[0] / pixels.shape[1]))
     font = ImageFont.load_default(size=16)
     sheet = Image.new("RGB", (5 * (side + 6), height + 24), "white")

@@ -154,7 +154,7 @@ def _worst(
             found.append((float(np.mean(labels != before)), sample, before, labels))
             found = sorted(found, key=lambda one: -one[0])[:_WORST]
     precision = row.precision.split()[0]
-    titles = ("image", "truth", reference.precision, precision, "where these two differ")
+    titles = ("image", "ground truth", reference.precision, precision, "where these two differ")
     return [
         {
             "name": sample.name,
@@ -162,7 +162,14 @@ def _worst(
             "reference": reference.name,
             "row": row.name,
             "picture": _embedded(
-                panel(sample.frame.pixels, sample.truth, before, labels, dataset.vocabulary, titles)
+                panel(
+                    sample.frame.pixels,
+                    sample.ground_truth,
+                    before,
+                    labels,
+                    dataset.vocabulary,
+                    titles,
+                )
             ),
         }
         for share, sample, before, labels in found

@@ -37,8 +37,8 @@ class AccuracyState(Record, frozen=True):
 
     Attributes:
         images: names, in order.
-        counts: pixels of each image by truth and label, class by class.
-        intersection: boundary pixels of all images that truth and label share, by class.
+        counts: pixels of each image by ground truth and label, class by class.
+        intersection: boundary pixels of all images that ground truth and label share, by class.
         union: boundary pixels of all images that either has, by class.
 
     Raises:

@@ -36,16 +36,16 @@ class CropSampler:
     scale: tuple[float, float] = (0.5, 2.0)
 
     def draw(self, step: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-        """Images (B, crop, crop, 3) and truths (B, crop, crop) of a step."""
+        """Images (B, crop, crop, 3) and their ground truth (B, crop, crop) of a step."""
         pairs = [
             self._crop(np.random.default_rng((self.seed, step, item))) for item in range(self.batch)
         ]
-        images, truths = zip(*pairs, strict=True)
-        return np.stack(images), np.stack(truths)
+        images, masks = zip(*pairs, strict=True)
+        return np.stack(images), np.stack(masks)
 
     def _crop(self, rng: np.random.Generator) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-        sample = self.samples[_weighted(rng, [s.truth.size for s in self.samples])]
-        centre = _centre(rng, sample.truth)
+        sample = self.samples[_weighted(rng, [s.ground_truth.size for s in self.samples])]
+        centre = _centre(rng, sample.ground_truth)
         scale = np.exp(rng.uniform(*np.log(self.scale)))
         angle = rng.uniform(0, 2 * np.pi)
         mirror = rng.choice((-1.0, 1.0))
@@ -58,10 +58,10 @@ class CropSampler:
         image = Image.fromarray(sample.frame.pixels).transform(
             size, Image.Transform.AFFINE, matrix, Image.Resampling.BILINEAR
         )
-        truth = Image.fromarray(sample.truth).transform(
+        ground_truth = Image.fromarray(sample.ground_truth).transform(
             size, Image.Transform.AFFINE, matrix, Image.Resampling.NEAREST, fillcolor=IGNORE_INDEX
         )
-        return _relight(rng, np.asarray(image)), np.asarray(truth)
+        return _relight(rng, np.asarray(image)), np.asarray(ground_truth)
 
 
 def _weighted(rng: np.random.Generator, weights: list[int]) -> int:
@@ -69,16 +69,16 @@ def _weighted(rng: np.random.Generator, weights: list[int]) -> int:
     return int(rng.choice(len(weights), p=shares / shares.sum()))
 
 
-def _centre(rng: np.random.Generator, truth: NDArray[np.uint8]) -> tuple[int, int]:
+def _centre(rng: np.random.Generator, ground_truth: NDArray[np.uint8]) -> tuple[int, int]:
     """A random point (y, x); half of the time one of a class drawn at random, so that rare ones occur."""
     if rng.random() < 0.5:
-        coarse = truth[::_POINT_GRID, ::_POINT_GRID]
+        coarse = ground_truth[::_POINT_GRID, ::_POINT_GRID]
         present = np.unique(coarse[coarse != IGNORE_INDEX])
         if present.size:
             points = np.argwhere(coarse == rng.choice(present))
             y, x = points[rng.integers(len(points))] * _POINT_GRID
             return int(y), int(x)
-    return int(rng.integers(truth.shape[0])), int(rng.integers(truth.shape[1]))
+    return int(rng.integers(ground_truth.shape[0])), int(rng.integers(ground_truth.shape[1]))
 
 
 def _relight(rng: np.random.Generator, pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:

@@ -155,13 +155,13 @@ class Trainer:
         return min(1.0, self.elapsed / self.settings.time_budget_s)
 
     def _train_step(self) -> float:
-        images, truths = self.sampler.draw(self.step)
+        images, ground_truth = self.sampler.draw(self.step)
         factor = one_cycle(self.fraction)
         for group in self.optimizer.param_groups:
             group["lr"] = group["peak"] * factor
         spec = self.trained.model.spec
         image = normalise(torch.from_numpy(images), spec.mean, spec.std)
-        loss = self._loss(image, torch.from_numpy(truths).long())
+        loss = self._loss(image, torch.from_numpy(ground_truth).long())
         if not torch.isfinite(loss):
             raise BadInput(
                 f"the loss is not finite at step {self.step}", fix="lower --learning-rate"
@@ -173,12 +173,12 @@ class Trainer:
         self.average.update_parameters(self.trained)
         return loss.item()
 
-    def _loss(self, image: Tensor, truths: Tensor) -> Tensor:
-        """Of normalised images (B, 3, H, W) and truths (B, H, W)."""
+    def _loss(self, image: Tensor, ground_truth: Tensor) -> Tensor:
+        """Of normalised images (B, 3, H, W) and their ground truth (B, H, W)."""
         self.trained.train()
         with torch.autocast("cpu", torch.bfloat16, enabled=self.settings.bf16):
             output = self.trained.model.decode(image, self.trained.text(), self.texts)
-        return segmentation_loss(output, truths)
+        return segmentation_loss(output, ground_truth)
 
     def _validate(self) -> float:
         """Score the averaged model on ``plan``; keep it if it is the best so far."""

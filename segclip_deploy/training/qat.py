@@ -40,7 +40,7 @@ FINE_TUNING: Mapping[str, Any] = {
 """What differs from training: small steps from weights that are good already, all of them alike."""
 
 _TILES = 32  # ranges are read off
-_HALF = 1e-3  # banks are stored in half precision
+_FP16_ERROR = 1e-3  # banks are stored in half precision
 
 
 def fine_tune(
@@ -55,7 +55,7 @@ def fine_tune(
 ) -> None:
     """Quantization-aware training: an ordinary checkpoint whose weights bear being rounded.
 
-    The FP32 model teaches (``distillation_loss``); truths are not looked at. BatchNorm keeps its
+    The FP32 model teaches (``distillation_loss``); the ground truth is not looked at. BatchNorm keeps its
     statistics: they are folded into the weights that INT8 rounds, and those of eight crops would
     move them at every step. The best on ``plan``, with rounding on, is kept.
 
@@ -85,7 +85,7 @@ def fine_tune(
             fix="give the vocabulary of the checkpoint",
         )
     shapes = bank.classes.shape == checkpoint.bank.classes.shape
-    if not shapes or np.abs(bank.classes - checkpoint.bank.classes).max() > _HALF:
+    if not shapes or np.abs(bank.classes - checkpoint.bank.classes).max() > _FP16_ERROR:
         raise BadInput(
             "was trained with other text than --text says",
             where=source,
@@ -140,8 +140,8 @@ class FineTuner(Trainer):
         images = (normalise(tile, spec.mean, spec.std) for tile in tiles)
         self.ranges = observe(self.teacher, plan, self._teach, images)
 
-    def _loss(self, image: Tensor, truths: Tensor) -> Tensor:
-        del truths
+    def _loss(self, image: Tensor, ground_truth: Tensor) -> Tensor:
+        del ground_truth
         self.trained.eval()
         with torch.no_grad():
             wanted = self._teach(image)

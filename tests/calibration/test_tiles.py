@@ -14,7 +14,7 @@ from PIL import Image
 
 from segclip_deploy.artifacts.bundle import InputSpec
 from segclip_deploy.calibration import tiles as module
-from segclip_deploy.calibration.tile_descriptors import DESCRIPTORS, correlation, measure
+from segclip_deploy.calibration.tile_descriptors import DESCRIPTORS, correlation, describe
 from segclip_deploy.calibration.tiles import MIN_TILES, cut_tiles, find_tiles, stream_tiles
 from segclip_deploy.errors import BadInput
 from segclip_deploy.runtime.inference.frame import prepare, read_frame
@@ -270,7 +270,7 @@ def test_an_image_that_changed_since_is_refused(tmp_path: Path, size: tuple[int,
 def test_correlation_is_that_of_neighbouring_pixels() -> None:
     def of(pixels: NDArray[np.uint8]) -> float:
         top, bottom = (np.ascontiguousarray(half) for half in np.split(pixels, 2))
-        return correlation([measure(top), measure(bottom)])
+        return correlation([describe(top), describe(bottom)])
 
     grey = np.asarray(picture(0, 512, 512).convert("L"))
     direct = max(
@@ -288,7 +288,7 @@ def test_no_real_image_comes_near_noise() -> None:
     least = {}
     for folder in ("dubai/images", "uavid_gif_lossy/images", "uav_frames_brighton/images_1600x900"):
         for path in sorted((SHARED / folder).iterdir()):
-            least[path] = correlation([measure(pixels) for _, pixels in cut_tiles(path, spec)])
+            least[path] = correlation([describe(pixels) for _, pixels in cut_tiles(path, spec)])
     assert len(least) == 86
     assert min(least.values()) > 0.75 > 2 * module._NOISE
 

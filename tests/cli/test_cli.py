@@ -157,8 +157,8 @@ def test_real_masks_are_read_by_their_vocabularies(folder: str, name: str) -> No
     dataset = open_dataset(SHARED / folder, vocabulary)
     for split in dataset.splits:
         for sample in list(dataset.samples(split))[:3]:
-            assert sample.truth.shape == sample.frame.pixels.shape[:2]
-            assert set(np.unique(sample.truth)) <= {*range(len(vocabulary.classes)), 255}
+            assert sample.ground_truth.shape == sample.frame.pixels.shape[:2]
+            assert set(np.unique(sample.ground_truth)) <= {*range(len(vocabulary.classes)), 255}
 
 
 @pytest.mark.shared

@@ -242,8 +242,8 @@ def test_masks_with_a_suffix_are_found_and_the_remedy_names_it(
     found = open_dataset(root, vocabulary, mask_suffix=suffix)
     assert found.names("all") == ("a", "a_b")
     for sample in found.samples("all"):
-        assert (sample.truth[:, :48] == 0).all()
-        assert (sample.truth[:, 48:] == 3).all()
+        assert (sample.ground_truth[:, :48] == 0).all()
+        assert (sample.ground_truth[:, 48:] == 3).all()
     if suffix:
         with pytest.raises(BadInput, match="0 images named a, one was expected") as caught:
             open_dataset(root, vocabulary).read("a")
@@ -279,4 +279,4 @@ def test_a_dataset_of_colours_is_the_one_of_values(tmp_path: Path, vocabulary: V
         path.write_bytes(png(samples, 8, RGB))
     found = [open_dataset(root, vocabulary).samples("all") for root in (values, colours)]
     for one, other in zip(*found, strict=True):
-        np.testing.assert_array_equal(one.truth, other.truth)
+        np.testing.assert_array_equal(one.ground_truth, other.ground_truth)

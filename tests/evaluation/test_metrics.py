@@ -28,17 +28,17 @@ NAMES = ("a", "b", "c", "d", "e")
 
 @st.composite
 def labels_and_truth(draw: st.DrawFn) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-    """A label map and a truth with ignored pixels; either may lack any class."""
+    """A label map and a ground truth with ignored pixels; either may lack any class."""
     shape = draw(array_shapes(min_dims=2, max_dims=2, min_side=2, max_side=12))
     present = draw(st.lists(st.integers(0, CLASSES - 1), min_size=1, unique=True))
     elements = st.sampled_from(present)
     labels = draw(arrays(np.uint8, shape, elements=elements))
-    truth = draw(arrays(np.uint8, shape, elements=elements | st.just(IGNORE_INDEX)))
-    return labels, truth
+    ground_truth = draw(arrays(np.uint8, shape, elements=elements | st.just(IGNORE_INDEX)))
+    return labels, ground_truth
 
 
-def confusion(labels: NDArray[np.uint8], truth: NDArray[np.uint8]) -> Confusion:
-    return Confusion(confusion_matrix(labels, truth, CLASSES), NAMES)
+def confusion(labels: NDArray[np.uint8], ground_truth: NDArray[np.uint8]) -> Confusion:
+    return Confusion(confusion_matrix(labels, ground_truth, CLASSES), NAMES)
 
 
 @settings(PROPERTY, max_examples=25)
@@ -48,10 +48,10 @@ def test_scores_equal_those_of_torchmetrics(
 ) -> None:
     torch = pytest.importorskip("torch")
     tm = pytest.importorskip("torchmetrics.classification")
-    labels, truth = case
-    scores = confusion(labels, truth)
-    counted = truth != IGNORE_INDEX
-    present = np.isin(np.arange(CLASSES), [*labels[counted], *truth[counted]])
+    labels, ground_truth = case
+    scores = confusion(labels, ground_truth)
+    counted = ground_truth != IGNORE_INDEX
+    present = np.isin(np.arange(CLASSES), [*labels[counted], *ground_truth[counted]])
     # torchmetrics scores an absent class 0; here it is NaN and left out of the mean.
     np.testing.assert_array_equal(np.isnan(scores.iou), ~present)
     if not counted.any():
@@ -59,7 +59,10 @@ def test_scores_equal_those_of_torchmetrics(
         assert math.isnan(scores.pixel_accuracy)
         assert scores.to_json()["miou"] is None
         return
-    pair = torch.from_numpy(labels.astype(np.int64)), torch.from_numpy(truth.astype(np.int64))
+    pair = (
+        torch.from_numpy(labels.astype(np.int64)),
+        torch.from_numpy(ground_truth.astype(np.int64)),
+    )
     options = {"num_classes": CLASSES, "ignore_index": IGNORE_INDEX}
     iou = tm.MulticlassJaccardIndex(average=None, **options)(*pair).numpy()
     accuracy = tm.MulticlassAccuracy(average="micro", **options)(*pair).item()
@@ -74,11 +77,11 @@ def test_added_confusions_score_all_pixels_together(
     one: tuple[NDArray[np.uint8], NDArray[np.uint8]],
     two: tuple[NDArray[np.uint8], NDArray[np.uint8]],
 ) -> None:
-    labels, truth = (
+    labels, ground_truth = (
         np.concatenate([a.ravel(), b.ravel()])[None] for a, b in zip(one, two, strict=True)
     )
     pooled = Confusion.empty(NAMES) + confusion(*one) + confusion(*two)
-    np.testing.assert_array_equal(pooled.counts, confusion(labels, truth).counts)
+    np.testing.assert_array_equal(pooled.counts, confusion(labels, ground_truth).counts)
 
 
 def test_confusions_of_different_classes_are_not_added() -> None:
@@ -87,8 +90,8 @@ def test_confusions_of_different_classes_are_not_added() -> None:
 
 
 def test_the_rows_of_a_confusion_matrix_are_the_truth() -> None:
-    labels, truth = np.array([[1, 1]], np.uint8), np.array([[0, IGNORE_INDEX]], np.uint8)
-    np.testing.assert_array_equal(confusion_matrix(labels, truth, 2), [[0, 1], [0, 0]])
+    labels, ground_truth = np.array([[1, 1]], np.uint8), np.array([[0, IGNORE_INDEX]], np.uint8)
+    np.testing.assert_array_equal(confusion_matrix(labels, ground_truth, 2), [[0, 1], [0, 0]])
 
 
 def test_maps_of_different_sizes_are_not_compared() -> None:
@@ -135,9 +138,9 @@ def test_boundary_iou_of_a_map_with_itself_is_one(
 
 
 def test_boundary_iou_counts_a_band_of_two_percent_of_the_diagonal() -> None:
-    truth = np.zeros((300, 400), dtype=np.uint8)
-    labels = np.ones_like(truth)
-    tally = BoundaryTally.of(labels, truth, ("a", "b"))
+    ground_truth = np.zeros((300, 400), dtype=np.uint8)
+    labels = np.ones_like(ground_truth)
+    tally = BoundaryTally.of(labels, ground_truth, ("a", "b"))
     band = 300 * 400 - 280 * 380  # the diagonal is 500, so the band 10 wide
     assert tally.union.tolist() == [band, band]
     assert tally.intersection.tolist() == [0, 0]

@@ -206,22 +206,22 @@ def test_a_vit_with_loud_channels_bears_int8_better_once_it_is_smoothed(
         for node in model.graph:
             if (gain := gains.get(node.outputs[0].name)) is not None:
                 value = ir.Value(
-                    name=f"{node.outputs[0].name}.loud",
+                    name=f"{node.outputs[0].name}.outlier",
                     type=node.inputs[1].type,
                     shape=node.inputs[1].shape,
                     const_value=ir.tensor(gain),
                 )
                 model.graph.register_initializer(value)
                 node.replace_input_with(1, value)
-    loud = tmp_path / "loud.onnx"
-    save_model(plain, loud)
-    expected = logits_of(plain, image, loud)
-    seen = observer(load_model(loud), list(norms))(image)
+    outliers = tmp_path / "outliers.onnx"
+    save_model(plain, outliers)
+    expected = logits_of(plain, image, outliers)
+    seen = observer(load_model(outliers), list(norms))(image)
     peaks = {n: np.abs(values).max((0, 1)) for n, values in zip(norms, seen, strict=True)}
     smooth_graph(smoothed.graph, peaks, 0.5)
     path = tmp_path / "smoothed.onnx"
     assert np.abs(logits_of(smoothed, image, path) - expected).max() <= 1e-4
-    noise = [sqnr(expected, in_int8(file, image, tmp_path)) for file in (loud, path)]
+    noise = [sqnr(expected, in_int8(file, image, tmp_path)) for file in (outliers, path)]
     assert noise[1] > noise[0] + 6
 
 

@@ -54,7 +54,7 @@ def test_a_node_whose_constant_fp16_does_not_hold_stays_fp32(
         assert found["net/y"].startswith(reason)
     assert fp32_fallback(model.graph, lambda _: False) == {}
     write_fp16(model.graph, lambda name: name not in found)
-    save_model(model, tmp_path / "half.onnx")
+    save_model(model, tmp_path / "fp16.onnx")
 
 
 def test_small_weights_are_no_reason(tmp_path: Path) -> None:
@@ -78,16 +78,16 @@ def test_what_comes_near_the_largest_number_is_named_with_tensor_and_tile(tmp_pa
         }""",
         ten=scalar(10),
     )
-    extremes = {"a": (32752.0, "golden tile 0"), "b": (327520.0, "golden tile 1")}
+    absmax = {"a": (32752.0, "golden tile 0"), "b": (327520.0, "golden tile 1")}
     why = "b reaches 3.28e+05 on golden tile 1"
-    assert overflow_fallback(model.graph, extremes, everything) == {"net/b": why, "net/c": why}
-    extremes = {"a": (32753.0, "golden tile 0"), "b": (1.0, "golden tile 1")}
-    assert set(overflow_fallback(model.graph, extremes, everything)) == {"net/a", "net/b"}
+    assert overflow_fallback(model.graph, absmax, everything) == {"net/b": why, "net/c": why}
+    absmax = {"a": (32753.0, "golden tile 0"), "b": (1.0, "golden tile 1")}
+    assert set(overflow_fallback(model.graph, absmax, everything)) == {"net/a", "net/b"}
     broken = {"c": (float("nan"), "golden tile 0")}
     assert overflow_fallback(model.graph, broken, everything) == {
         "net/c": "c reaches nan on golden tile 0"
     }
-    assert overflow_fallback(model.graph, extremes, lambda _: False) == {}
+    assert overflow_fallback(model.graph, absmax, lambda _: False) == {}
 
 
 def test_a_tensor_is_cast_once_to_each_precision_and_back(tmp_path: Path) -> None:
@@ -107,8 +107,8 @@ def test_a_tensor_is_cast_once_to_each_precision_and_back(tmp_path: Path) -> Non
     fp32 = fp32_fallback(model.graph, everything)
     assert fp32 == {"net/e": "exp(12) overflows", "net/f": "exp(12) overflows"}
     write_fp16(model.graph, lambda name: name not in fp32)
-    save_model(model, tmp_path / "half.onnx")
-    graph = onnx.load(tmp_path / "half.onnx").graph
+    save_model(model, tmp_path / "fp16.onnx")
+    graph = onnx.load(tmp_path / "fp16.onnx").graph
     casts = sorted(node.input[0] for node in graph.node if node.op_type == "Cast")
     # In once, e and f once each; p serves the output and both exponentials with one.
     assert casts == ["e", "f", "p.fp16", "q.fp16", "r.fp16", "s.fp16", "x"]
@@ -129,7 +129,7 @@ def test_nodes_that_make_floats_of_none_keep_their_type(tmp_path: Path) -> None:
         shape=np.array([2], np.int64),
     )
     write_fp16(model.graph, everything)
-    save_model(model, tmp_path / "half.onnx")  # checks every type
+    save_model(model, tmp_path / "fp16.onnx")  # checks every type
 
 
 def test_a_softmax_over_many_pixels_keeps_its_weights_until_they_are_summed_up(
@@ -160,19 +160,19 @@ def test_the_tiny_model_in_fp16_holds_no_sensitive_node_and_keeps_its_names(
     model = load_model(tiny_bundle / "model.onnx")
     found = fp32_fallback(model.graph, everything)
     write_fp16(model.graph, lambda name: name not in found)
-    save_model(model, tmp_path / "half.onnx")
+    save_model(model, tmp_path / "fp16.onnx")
     before = onnx.load(tiny_bundle / "model.onnx").graph
-    after = onnx.shape_inference.infer_shapes(onnx.load(tmp_path / "half.onnx")).graph
+    after = onnx.shape_inference.infer_shapes(onnx.load(tmp_path / "fp16.onnx")).graph
     kinds = {
         value.name: value.type.tensor_type.elem_type
         for value in [*after.value_info, *after.output, *after.input]
     } | {i.name: i.data_type for i in after.initializer}
-    half = onnx.TensorProto.FLOAT16
+    fp16 = onnx.TensorProto.FLOAT16
     sensitive = [node for node in after.node if node.op_type in SENSITIVE]
     assert len(sensitive) > 20
-    assert not [n.name for n in sensitive if half in map(kinds.get, [*n.input, *n.output])]
+    assert not [n.name for n in sensitive if fp16 in map(kinds.get, [*n.input, *n.output])]
     operators = [n for n in after.node if n.op_type == "Conv" and n.name.startswith("encoder.")]
-    assert all(kinds[name] == half for node in operators for name in [*node.input, *node.output])
+    assert all(kinds[name] == fp16 for node in operators for name in [*node.input, *node.output])
     texts = {i.name for i in before.initializer if i.name.startswith("text.")}
     assert {i.name for i in after.initializer if i.name.startswith("text.")} == texts
     assert len({i.name for i in after.initializer}) == len(after.initializer)
@@ -218,16 +218,16 @@ def test_rounding_leaves_no_fp16_but_between_its_own_casts(
     model = load_model(tiny_bundle / "model.onnx")
     found = fp32_fallback(model.graph, everything)
     write_fp16(model.graph, lambda name: name not in found)
-    save_model(model, tmp_path / "half.onnx")
-    typed = onnx.shape_inference.infer_shapes(onnx.load(tmp_path / "half.onnx")).graph
-    half = onnx.TensorProto.FLOAT16
-    tensors = {v.name for v in typed.value_info if v.type.tensor_type.elem_type == half}
+    save_model(model, tmp_path / "fp16.onnx")
+    typed = onnx.shape_inference.infer_shapes(onnx.load(tmp_path / "fp16.onnx")).graph
+    fp16 = onnx.TensorProto.FLOAT16
+    tensors = {v.name for v in typed.value_info if v.type.tensor_type.elem_type == fp16}
     tensors &= {name for node in typed.node for name in node.output}
     assert round_as_fp16(model.graph) == len(tensors)
     assert round_as_fp16(load_model(tiny_bundle / "model.onnx").graph) == 0
     save_model(model, tmp_path / "rounded.onnx")
     graph = onnx.shape_inference.infer_shapes(onnx.load(tmp_path / "rounded.onnx")).graph
-    low = {v.name for v in graph.value_info if v.type.tensor_type.elem_type == half}
+    low = {v.name for v in graph.value_info if v.type.tensor_type.elem_type == fp16}
     made = {name: node for node in graph.node for name in node.output}
     assert {made[name].op_type for name in low} == {"Cast"}
     assert {node.op_type for node in graph.node if low & set(node.input)} == {"Cast"}

@@ -28,7 +28,7 @@ from segclip_deploy.cli import main
 from segclip_deploy.errors import BadArtifact, BadInput, GateFailed, StaleArtifact
 from segclip_deploy.export.onnx_model import load_fp32, load_model
 from segclip_deploy.export.parity import sqnr
-from segclip_deploy.quantization.activation_absmax import _groups, find_extremes
+from segclip_deploy.quantization.activation_absmax import _groups, find_absmax
 from segclip_deploy.quantization.placement import uniform_plan
 from segclip_deploy.quantization.quantize import quantize
 from segclip_deploy.runtime.targets.onnxruntime import OnnxRuntimeBackend
@@ -487,7 +487,7 @@ def test_fp16_that_would_overflow_is_seen_and_kept_fp32(
     assert record.quality.label_agreement >= 0.998
     assert "reaches" in record.fp32_fallback["decoder.4/Conv_2"]
     # Were it not kept FP32, the rounding that a CPU does not do by itself would show it.
-    monkeypatch.setattr("segclip_deploy.quantization.quantize.find_extremes", lambda *_: {})
+    monkeypatch.setattr("segclip_deploy.quantization.quantize.find_absmax", lambda *_: {})
     with pytest.raises(GateFailed, match="logits are not finite on golden tile 0"):
         quantize(long, tmp_path / "p", plan=plan, table=None)
     assert {p.name for p in tmp_path.iterdir()} == {"b", "o"}
@@ -498,14 +498,14 @@ def test_extremes_are_the_same_however_many_tensors_are_looked_at_at_once(
 ) -> None:
     bundle = load_bundle(tiny_bundle)
     tiles = load_golden(bundle.golden_path).tiles
-    at_once = find_extremes(load_fp32(bundle), tiles, 1)
+    at_once = find_absmax(load_fp32(bundle), tiles, 1)
     monkeypatch.setattr("segclip_deploy.quantization.activation_absmax._LOOKED_AT", 2**20)
     model = load_model(bundle.model_path)
     values = [v for n in model.graph for v in n.outputs if v.dtype == ir.DataType.FLOAT]
     groups = list(_groups(values, 1))
     assert 1 < len(groups) < len(values)
     assert [value for group in groups for value in group] == values
-    in_groups = find_extremes(load_fp32(bundle), tiles, 1)
+    in_groups = find_absmax(load_fp32(bundle), tiles, 1)
     assert list(in_groups) == list(at_once) == [value.name for value in values]
     for name, (top, tile) in at_once.items():
         assert in_groups[name] == (pytest.approx(top, rel=1e-4, abs=1e-6), tile)

@@ -1,4 +1,4 @@
-"""SmoothQuant: the same function in float, and less noise in INT8 where a few channels are loud."""
+"""SmoothQuant: the same function in float, and less noise in INT8 where a few channels are outliers."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ BLOCK = """(float[N, T, 32] image) => (float[N, T, 48] left, float[N, T, 48] rig
 
 
 def block(path: Path, text: str = BLOCK) -> Any:
-    """A LayerNorm with two channels a hundred times louder than the rest, and what reads it."""
+    """A LayerNorm with two channels a hundred times larger than the rest, and what reads it."""
     rng = np.random.default_rng(0)
     gain = np.ones(WIDTH, np.float32)
     gain[list(LOUD)] = 100
@@ -100,7 +100,7 @@ def test_it_computes_the_same_and_bears_int8_better(tmp_path: Path) -> None:
     got = run(model, path, image)
     for one, other in zip(expected, got, strict=True):
         assert np.abs(one - other).max() <= 1e-4 * np.abs(one).max()
-    # Equation 4 with α = 1/2 makes a channel as loud in the activation as in its weights.
+    # Equation 4 with α = 1/2 makes a channel as large in the activation as in its weights.
     constants = {c.name: c.const_value.numpy() for c in model.graph.initializers.values()}
     (gain,) = [v for n, v in constants.items() if n == "norm.smooth1"]
     factor = block(plain).graph.initializers["gain"].const_value.numpy() / gain

@@ -40,10 +40,10 @@ def data(tmp_path_factory: pytest.TempPathFactory, vocabulary: Vocabulary) -> Pa
     for split, count in (("train", 3), ("plan", 1)):
         for index in range(count):
             name = f"{split}{index}"
-            truth = np.kron(rng.integers(0, 5, (3, 4)), np.ones((32, 32))).astype(np.uint8)
-            noise = rng.integers(-10, 11, (*truth.shape, 3))
-            pixels = np.clip(vocabulary.palette[truth] + noise, 0, 255).astype(np.uint8)
-            for folder, array in (("images", pixels), ("masks", truth)):
+            ground_truth = np.kron(rng.integers(0, 5, (3, 4)), np.ones((32, 32))).astype(np.uint8)
+            noise = rng.integers(-10, 11, (*ground_truth.shape, 3))
+            pixels = np.clip(vocabulary.palette[ground_truth] + noise, 0, 255).astype(np.uint8)
+            for folder, array in (("images", pixels), ("masks", ground_truth)):
                 (root / folder).mkdir(exist_ok=True)
                 Image.fromarray(array).save(root / folder / f"{name}.png")
             splits[split].append(name)
@@ -193,16 +193,16 @@ def test_a_crop_depends_on_seed_and_step_alone_and_moves_image_and_mask_together
 ) -> None:
     samples = tuple(open_dataset(data, vocabulary).samples("train"))
     sampler = CropSampler(samples, crop=64, batch=4, seed=3)
-    images, truths = sampler.draw(5)
-    again_images, again_truths = sampler.draw(5)
+    images, ground_truth = sampler.draw(5)
+    again_images, again_ground_truth = sampler.draw(5)
     np.testing.assert_array_equal(images, again_images)
-    np.testing.assert_array_equal(truths, again_truths)
+    np.testing.assert_array_equal(ground_truth, again_ground_truth)
     assert not np.array_equal(images, sampler.draw(6)[0])
     # Relighting shifts colours, but within a crop every class keeps apart from the others.
-    for image, truth in zip(images, truths, strict=True):
-        present = [k for k in np.unique(truth) if k != IGNORE_INDEX and (truth == k).sum() > 50]
-        spread = [image[truth == k].std(0).mean() for k in present]
-        assert image[truth != IGNORE_INDEX].std(0).mean() > min(spread)
+    for image, mask in zip(images, ground_truth, strict=True):
+        present = [k for k in np.unique(mask) if k != IGNORE_INDEX and (mask == k).sum() > 50]
+        spread = [image[mask == k].std(0).mean() for k in present]
+        assert image[mask != IGNORE_INDEX].std(0).mean() > min(spread)
         assert np.median(spread) < 40
 
 

@@ -198,7 +198,7 @@ def test_what_is_not_valid_counts_in_no_score_and_gets_no_label(
     Image.new("L", (672, 448), 3).save(tmp_path / "masks" / "a.png")
     dataset = open_dataset(tmp_path, load_vocabulary("dubai"), reading=reading)
     [sample] = dataset.samples("all")
-    assert (sample.truth == IGNORE_INDEX).sum() == 100
+    assert (sample.ground_truth == IGNORE_INDEX).sum() == 100
     options = ["--scale", "0,255"] if kind == "NaN" else []
     scored = call("evaluate", tiny_bundle, tmp_path, "--json", *options)
     assert scored.exit_code == 0, scored.stderr
