@@ -108,7 +108,7 @@ def find_tiles(
         sources: images, folders of images, text files with one image a line (relative to the
             file), or datasets with a split.json, of which the split ``train`` is taken.
         spec: the model's input.
-        exclude: a dataset whose splits, except ``train``, will judge the result: a tile with
+        exclude: a dataset whose splits, except ``train``, are for evaluation: a tile with
             the same pixels as one of theirs, whatever the file, is refused.
         reading: how images and rasters are read; by default as they are stored.
         model_metres: ground sample distance of the model's images, to which rasters are resampled
@@ -126,19 +126,19 @@ def find_tiles(
     opener = partial(open_windows, reading=reading, model_metres=model_metres)
     if model_metres is None or reading.keep_scale:
         _check_scales(paths)
-    judging = _judging(exclude) if exclude else []
-    total = len(judging) + len(paths)
+    evaluated = _evaluated(exclude) if exclude else []
+    total = len(evaluated) + len(paths)
 
-    judges: dict[str, tuple[str, Path]] = {}
-    for done, (split, path) in enumerate(judging, start=1):
+    taken: dict[str, tuple[str, Path]] = {}
+    for done, (split, path) in enumerate(evaluated, start=1):
         for tile, pixels in cut_tiles(path, spec, opener):
             if describe(pixels).deviation >= _CONSTANT:
-                judges[tile.sha256] = (split, path)
+                taken[tile.sha256] = (split, path)
         report(done, total)
 
     found: dict[str, tuple[Tile, TileDescriptors]] = {}
     constant = invalid = repeated = 0
-    for done, path in enumerate(paths, start=len(judging) + 1):
+    for done, path in enumerate(paths, start=len(evaluated) + 1):
         windows = [
             (tile, describe(pixels)) if whole else None
             for tile, pixels, whole in _cut(path, spec, opener)
@@ -149,8 +149,8 @@ def find_tiles(
         for tile, descriptors in cut:
             if descriptors.deviation < _CONSTANT:
                 constant += 1
-            elif tile.sha256 in judges:
-                raise _leak(tile, *judges[tile.sha256])
+            elif tile.sha256 in taken:
+                raise _leak(tile, *taken[tile.sha256])
             elif tile.sha256 in found:
                 repeated += 1
             else:
@@ -222,7 +222,7 @@ def _images(source: Path) -> list[Path]:
     return paths
 
 
-def _judging(root: Path) -> list[tuple[str, Path]]:
+def _evaluated(root: Path) -> list[tuple[str, Path]]:
     """(split, image) of everything in a dataset that is not for training."""
     return [
         (split, find_image(root / "images", name))
@@ -291,10 +291,10 @@ def _check_scales(paths: list[Path]) -> None:
         )
 
 
-def _leak(tile: Tile, split: str, judge: Path) -> BadInput:
+def _leak(tile: Tile, split: str, other: Path) -> BadInput:
     return BadInput(
-        f"the tile at row {tile.top}, column {tile.left} has the pixels of {judge}, "
-        f"and split {split!r} there is to judge the result",
+        f"the tile at row {tile.top}, column {tile.left} has the pixels of {other}, "
+        f"and split {split!r} there is for evaluation",
         where=tile.source,
         fix="leave this image out: give a dataset folder, of which only train is taken, "
         "or a text file that lists the others",

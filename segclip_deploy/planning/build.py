@@ -56,7 +56,7 @@ def build_at_precision(
         precision: ``auto`` builds two engines, one without INT8 and one of the planned mix, times
             both here, and keeps the faster.
         calib: what to calibrate on; for INT8.
-        dataset: judges a plan, on its split ``plan``; for ``auto``. None of its tiles may be
+        dataset: to evaluate a plan on, on its split ``plan``; for ``auto``. None of its tiles may be
             calibrated on.
         mask_suffix: of the dataset's masks.
         reading: how the images of both are read; by default as they are stored.
@@ -81,7 +81,9 @@ def build_at_precision(
         raise BadInput("INT8 needs real tiles", where=f"--precision {precision}", fix="--calib DIR")
     if precision == "auto" and dataset is None:
         raise BadInput(
-            "a plan needs a dataset that judges it", where="--precision auto", fix="--eval DATASET"
+            "a plan needs a dataset to be evaluated on",
+            where="--precision auto",
+            fix="--eval DATASET",
         )
     table, _ = calibrate_on(
         bundle, [calib], work / "table.json", exclude=dataset, reading=reading, report=report

@@ -61,7 +61,7 @@ def calibrate_on(
         out: the table to write.
         method: how a range is read off a histogram.
         select: how many tiles.
-        exclude: a dataset that will judge the result.
+        exclude: a dataset for evaluation; none of its tiles is used.
         sheet: a contact sheet to write.
         reading: how images and rasters are read; by default as they are stored.
         report: of progress.

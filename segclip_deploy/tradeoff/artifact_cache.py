@@ -35,7 +35,7 @@ __all__ = ["SENSITIVITY_FILE", "Workshop", "digest_of"]
 
 SENSITIVITY_FILE = "sensitivity.png"
 
-_SPLIT = "plan"  # the one that plans are judged on; never the one that reports results
+_SPLIT = "plan"  # the one that plans are evaluated on; never the one that reports results
 
 
 def digest_of(*parts: Any) -> str:
@@ -51,7 +51,7 @@ class Workshop:
     Attributes:
         root: where they lie.
         calib: what is calibrated on; None: nothing can be.
-        dataset: whose split ``plan`` judges plans; none of its images is calibrated on.
+        dataset: plans are evaluated on its split ``plan``; none of its images is calibrated on.
         report: of progress.
         mask_suffix: of the dataset's masks.
         reading: how images are read, of both.

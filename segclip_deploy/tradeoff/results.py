@@ -24,8 +24,8 @@ class SweepConditions(Record, frozen=True):
         made: when, local time.
         device: the machine.
         load: processes that wanted the processor in the last minute; None where it is unknown.
-        dataset: folder of the images that judge.
-        split: the part of the dataset that judges.
+        dataset: folder of the images for evaluation.
+        split: the part of the dataset that is evaluated.
         images: how many there are in the split.
         frames: how many of them latency was measured on.
         frame_sizes: (height, width) of these, each once, pixels.

@@ -289,7 +289,7 @@ def test_the_command_calibrates_on_tiles_of_every_class(tiny_bundle: Path, tmp_p
         (
             ["--tiles", "{data}/images", "-o", "{tmp}/t.json", "--eval", "{data}"],
             1,
-            "split 'val' there is to judge the result",
+            "split 'val' there is for evaluation",
         ),
     ],
 )
