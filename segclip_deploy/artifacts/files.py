@@ -10,7 +10,7 @@ import shutil
 import tempfile
 import zipfile
 from collections.abc import Collection, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -77,26 +77,18 @@ def replace_file(path: Path) -> Iterator[Path]:
 @contextmanager
 def locked(path: Path) -> Iterator[None]:
     """Hold the lock of a path: other processes that ask for it wait, and a dead one holds none."""
-    try:
-        import fcntl
-    except ImportError:  # Windows, where nothing is renamed over a file that another one has open
-        yield
-        return
+    from filelock import FileLock  # imported at use: --help needs no lock
+
     path.parent.mkdir(parents=True, exist_ok=True)
     lock = path.with_name(f"{_TEMPORARY}{path.name}.lock")
-    while True:
-        with lock.open("w") as file:
-            fcntl.flock(file, fcntl.LOCK_EX)
-            try:
-                if not os.path.samestat(os.fstat(file.fileno()), lock.stat()):
-                    continue
-            except FileNotFoundError:  # who held it has removed it
-                continue
-            try:
-                yield
-            finally:
+    with FileLock(lock):
+        try:
+            yield
+        finally:
+            # filelock 4 leaves the file. It takes no lock of a file that is gone: whoever waits
+            # makes another. Windows removes no open file; there filelock does, after the release.
+            with suppress(PermissionError):
                 lock.unlink(missing_ok=True)
-            return
 
 
 @contextmanager

@@ -164,9 +164,10 @@ def power_mode() -> str | None:
 
 
 def cache_folder() -> Path:
-    """Where this user's caches of ours lie (XDG Base Directory Specification); it may not exist."""
-    base = Path(os.environ.get("XDG_CACHE_HOME", ""))
-    return (base if base.is_absolute() else Path.home() / ".cache") / "segclip-deploy"
+    """Where this user's caches of ours lie; it may not exist. On Linux below ``XDG_CACHE_HOME``."""
+    from platformdirs import user_cache_path  # imported at use: --help needs no cache
+
+    return user_cache_path("segclip-deploy", appauthor=False)
 
 
 def usable_cores() -> int:
