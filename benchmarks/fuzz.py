@@ -202,8 +202,8 @@ def targets(folder: Path) -> dict[str, Target]:
     from segclip_deploy.model.torch_file import read_torch_file, tensors_of
     from segclip_deploy.runtime.inference.frame import read_frame
     from segclip_deploy.runtime.io.pictures import read_picture
+    from segclip_deploy.runtime.io.raster.georeference import find_place
     from segclip_deploy.runtime.io.raster.geotiff import ground_sample_distance
-    from segclip_deploy.runtime.io.raster.place import find_place
     from segclip_deploy.runtime.io.raster.vrt import check_vrt
     from segclip_deploy.runtime.io.sources.video import read_video
     from segclip_deploy.runtime.io.telemetry.exif import read_capture

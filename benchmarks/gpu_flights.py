@@ -34,7 +34,7 @@ def stub_engine(check: Check) -> Iterator[tuple[Path, Any, list[str]]]:
 def open_plan(plan: Path, bundle: Any) -> Any:
     """A segmenter on the GPU."""
     from segclip_deploy.runtime.inference.segmenter import Segmenter
-    from segclip_deploy.runtime.targets.tensorrt.backend import TensorRtBackend
+    from segclip_deploy.runtime.targets.tensorrt.tensorrt_backend import TensorRtBackend
 
     backend = TensorRtBackend(plan, target="tensorrt", batches=bundle.input.batches)
     return Segmenter(backend, bundle.input, bundle.vocabulary)
@@ -56,7 +56,7 @@ def fly(check: Check) -> dict[str, Any]:
     """Frames in this thread and another, and every batch, against ONNX Runtime on the CPU."""
     import numpy as np
 
-    from segclip_deploy.runtime.engine import open_segmenter
+    from segclip_deploy.runtime.open_engine import open_segmenter
 
     with stub_engine(check) as (plan, bundle, _):
         frame = frame_of(bundle)

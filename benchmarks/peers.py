@@ -44,10 +44,10 @@ from segclip_deploy.export.onnx import write_onnx
 from segclip_deploy.export.torch_backend import TorchBackend
 from segclip_deploy.model.checkpoint import Checkpoint, build_model, load_checkpoint
 from segclip_deploy.model.text import load_open_clip
-from segclip_deploy.runtime.engine import open_segmenter
 from segclip_deploy.runtime.inference.backend import Backend
 from segclip_deploy.runtime.inference.frame import Frame
 from segclip_deploy.runtime.inference.segmenter import Segmenter
+from segclip_deploy.runtime.open_engine import open_segmenter
 from segclip_deploy.runtime.targets.onnxruntime import OnnxRuntimeBackend
 from segclip_deploy.runtime.targets.openvino import OpenVinoBackend, precisions
 from segclip_deploy.tradeoff.benchmark import Ask, benchmark_bundles, prepare_sweep

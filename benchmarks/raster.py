@@ -32,11 +32,11 @@ from record import ROOT, record, record_path
 
 from segclip_deploy.artifacts.bundle import InputSpec
 from segclip_deploy.artifacts.vocabulary import load_vocabulary
-from segclip_deploy.runtime.engine import open_segmenter
 from segclip_deploy.runtime.inference.backend import TensorSpec
 from segclip_deploy.runtime.inference.segmenter import Segmenter
 from segclip_deploy.runtime.io.raster.segment import segment_raster, settings_digest
 from segclip_deploy.runtime.io.raster.source import Reading, describe_raster
+from segclip_deploy.runtime.open_engine import open_segmenter
 from segclip_deploy.runtime.profiling.conditions import load_average
 
 TILE = ROOT / "examples" / "dubai" / "images" / "tile8_part3.jpg"

@@ -35,11 +35,11 @@ from record import ROOT, record
 
 from segclip_deploy.artifacts.bundle import InputSpec, load_bundle
 from segclip_deploy.export.export import export_bundle
-from segclip_deploy.runtime.build import build_engine
-from segclip_deploy.runtime.engine import open_segmenter
+from segclip_deploy.runtime.build_engine import build_engine
 from segclip_deploy.runtime.inference.windows import LOGIT_STRIDE
 from segclip_deploy.runtime.io.raster.segment import segment_raster
 from segclip_deploy.runtime.io.raster.source import Reading, describe_raster
+from segclip_deploy.runtime.open_engine import open_segmenter
 from segclip_deploy.runtime.profiling.cold import cold_starts
 
 EXAMPLE = ROOT / "examples" / "dubai"

@@ -30,16 +30,16 @@ from raster import write_raster
 from record import record
 
 from segclip_deploy.cli.options import size as parse_size
-from segclip_deploy.cluster.blocks import cut_blocks
-from segclip_deploy.cluster.map import Mapped, map_rasters
+from segclip_deploy.cluster.block_store import cut_blocks
+from segclip_deploy.cluster.map_rasters import Mapped, map_rasters
 from segclip_deploy.cluster.pool import Job, Pool, local_pool, scheduler_pool
 from segclip_deploy.cluster.work import Order, Plan, survey
-from segclip_deploy.runtime.engine import engine_sha256, open_segmenter
 from segclip_deploy.runtime.inference.segmenter import Segmenter
 from segclip_deploy.runtime.inference.windows import cover
 from segclip_deploy.runtime.io.raster.grid import Grid
 from segclip_deploy.runtime.io.raster.segment import segment_raster, settings_digest
 from segclip_deploy.runtime.io.raster.source import Reading, describe_raster
+from segclip_deploy.runtime.open_engine import engine_sha256, open_segmenter
 
 MANY, SIDE = 1000, 20_000  # rasters, and pixels along each of their sides
 

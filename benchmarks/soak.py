@@ -33,8 +33,8 @@ from PIL import Image
 from record import ROOT, record
 
 from segclip_deploy.artifacts.bundle import InputSpec
-from segclip_deploy.runtime.engine import open_segmenter
 from segclip_deploy.runtime.inference.frame import list_images, prepare, read_frame
+from segclip_deploy.runtime.open_engine import open_segmenter
 
 MAIN = "from segclip_deploy.cli import main; main()"
 WARM_UP_S = 300.0

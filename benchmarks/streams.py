@@ -23,12 +23,12 @@ import numpy as np
 from PIL import Image
 from record import record
 
-from segclip_deploy.runtime.engine import open_segmenter
 from segclip_deploy.runtime.inference.frame import read_frame
 from segclip_deploy.runtime.inference.segmenter import Segmenter
 from segclip_deploy.runtime.io.sinks.folder import FolderSink
-from segclip_deploy.runtime.io.sources.files import FileSource
+from segclip_deploy.runtime.io.sources.file_source import FileSource
 from segclip_deploy.runtime.io.sources.naming import SourceFile
+from segclip_deploy.runtime.open_engine import open_segmenter
 from segclip_deploy.runtime.streaming.run import Run
 
 SIDE = 1024

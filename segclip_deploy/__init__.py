@@ -18,10 +18,10 @@ if TYPE_CHECKING:
     from segclip_deploy.artifacts.engine import Engine, load_engine
     from segclip_deploy.artifacts.vocabulary import Vocabulary, load_vocabulary
     from segclip_deploy.errors import SegclipError
-    from segclip_deploy.runtime.build import build_engine
-    from segclip_deploy.runtime.engine import open_segmenter
+    from segclip_deploy.runtime.build_engine import build_engine
     from segclip_deploy.runtime.inference.frame import Frame, read_frame
     from segclip_deploy.runtime.inference.segmenter import LabelMap, Segmenter, StageTimes
+    from segclip_deploy.runtime.open_engine import open_segmenter
     from segclip_deploy.runtime.targets.fake import FakeBackend
 
 __version__ = "0.1.0"
@@ -50,10 +50,10 @@ _HOMES = (
     "artifacts.engine",
     "artifacts.vocabulary",
     "errors",
-    "runtime.build",
-    "runtime.engine",
+    "runtime.build_engine",
     "runtime.inference.frame",
     "runtime.inference.segmenter",
+    "runtime.open_engine",
     "runtime.targets.fake",
 )
 

@@ -135,7 +135,7 @@ def test_no_folders_import_each_other_in_a_circle() -> None:
     [
         ("segclip_deploy", ALL_HEAVY),
         ("segclip_deploy.cli", ALL_HEAVY),
-        ("segclip_deploy.runtime.engine", HEAVY),
+        ("segclip_deploy.runtime.open_engine", HEAVY),
         ("segclip_deploy.runtime.streaming.run", HEAVY),
         ("segclip_deploy.evaluation.accuracy", HEAVY),
         ("segclip_deploy.export.set_texts", HEAVY),

@@ -22,7 +22,7 @@ from segclip_deploy.artifacts.records import replace
 from segclip_deploy.artifacts.vocabulary import load_vocabulary
 from segclip_deploy.errors import BadArtifact, BadInput
 from segclip_deploy.model.text import load_text_bank
-from segclip_deploy.runtime.build import build_engine
+from segclip_deploy.runtime.build_engine import build_engine
 from tests.conftest import ROOT
 from tests.support.helpers import call, edited
 from tests.tradeoff.test_benchmark import make_dataset

@@ -18,7 +18,7 @@ from segclip_deploy.cli.rasters import READING, reading_of, reading_options
 
 if TYPE_CHECKING:
     from segclip_deploy.artifacts.engine import Built
-    from segclip_deploy.planning.build import BuildPrecision
+    from segclip_deploy.planning.build_at_precision import BuildPrecision
     from segclip_deploy.progress import Report
 
 __all__ = ["build_engine"]
@@ -132,7 +132,7 @@ def build_engine(
     if mask_suffix and not dataset:
         raise click.UsageError("--mask-suffix goes with --eval")
     from segclip_deploy.artifacts.bundle import load_bundle
-    from segclip_deploy.runtime.build import build_engine as build
+    from segclip_deploy.runtime.build_engine import build_engine as build
     from segclip_deploy.runtime.targets.base import BuildOptions
 
     reading = reading_of(of_reading)
@@ -142,7 +142,7 @@ def build_engine(
         with _phases() as phases:
             engine = build(load_bundle(bundle), out, options=built, report=phases)
     else:
-        from segclip_deploy.planning.build import build_at_precision
+        from segclip_deploy.planning.build_at_precision import build_at_precision
 
         with stage_bar() as report:
             engine, times = build_at_precision(

@@ -84,7 +84,7 @@ def _open(engine: Path, overlap: int | None, threads: int) -> Segmenter:
         if threads:
             torch.set_num_threads(threads)
         return open_checkpoint(engine, InputSpec(height=512, width=512), overlap=overlap)
-    from segclip_deploy.runtime.engine import open_segmenter
+    from segclip_deploy.runtime.open_engine import open_segmenter
 
     return open_segmenter(engine, overlap=overlap, threads=threads)
 

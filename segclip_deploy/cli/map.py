@@ -19,7 +19,7 @@ from segclip_deploy.cli.rasters import reading_of, reading_options
 from segclip_deploy.errors import SegclipError
 
 if TYPE_CHECKING:
-    from segclip_deploy.cluster.map import Failure
+    from segclip_deploy.cluster.map_rasters import Failure
     from segclip_deploy.cluster.pool import Pool
     from segclip_deploy.cluster.work import Order
     from segclip_deploy.runtime.io.sinks.base import RasterResult, Sink
@@ -82,12 +82,12 @@ def map_(
     listed, with tracebacks in map-failures.json, the rest is done, and the exit code is 1.
     """
     from segclip_deploy.cluster.work import Order
-    from segclip_deploy.runtime.engine import engine_sha256
     from segclip_deploy.runtime.io.idle_options import check_options
-    from segclip_deploy.runtime.io.raster.place import find_place
+    from segclip_deploy.runtime.io.raster.georeference import find_place
     from segclip_deploy.runtime.io.sinks.folder import FolderSink
     from segclip_deploy.runtime.io.sinks.lines import describe_raster_result
     from segclip_deploy.runtime.io.sources.listing import find_files
+    from segclip_deploy.runtime.open_engine import engine_sha256
     from segclip_deploy.runtime.targets.device import usable_cores
 
     if scheduler and workers:
@@ -155,7 +155,7 @@ def _map(
     pool: Pool, order: Order, files: Sequence[SourceFile], out: Path, sink: Sink
 ) -> tuple[list[RasterResult], list[Failure]]:
     """The rasters that are finished, and what failed."""
-    from segclip_deploy.cluster.map import Failure, map_rasters
+    from segclip_deploy.cluster.map_rasters import Failure, map_rasters
     from segclip_deploy.runtime.io.sinks.base import RasterResult
     from segclip_deploy.runtime.io.sources.listing import count_folders
 

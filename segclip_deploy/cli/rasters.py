@@ -137,7 +137,7 @@ def split_rasters(
         BadInput: an option that changes no image and no raster.
     """
     from segclip_deploy.runtime.io.idle_options import check_options
-    from segclip_deploy.runtime.io.raster.place import find_place
+    from segclip_deploy.runtime.io.raster.georeference import find_place
 
     frames: list[SourceFile] = []
     rasters: list[SourceFile] = []
@@ -164,7 +164,7 @@ def run_rasters(
 ) -> tuple[list[RasterResult], list[Outcome]]:
     """Segment rasters one by one into a folder: their results, and the bad ones."""
     from segclip_deploy.errors import BadInput
-    from segclip_deploy.runtime.engine import engine_sha256
+    from segclip_deploy.runtime.open_engine import engine_sha256
     from segclip_deploy.runtime.streaming.run import Outcome
 
     results: list[RasterResult] = []

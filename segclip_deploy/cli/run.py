@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from segclip_deploy.artifacts.vocabulary import Vocabulary
     from segclip_deploy.runtime.io.sinks.lines import LineFile
-    from segclip_deploy.runtime.io.sinks.video import VideoSink
+    from segclip_deploy.runtime.io.sinks.video_sink import VideoSink
     from segclip_deploy.runtime.io.sources.base import Source
     from segclip_deploy.runtime.io.sources.naming import SourceFile
     from segclip_deploy.runtime.streaming.run import Outcome, Run
@@ -86,10 +86,10 @@ def run(
     """
     from tempfile import TemporaryDirectory
 
-    from segclip_deploy.runtime.engine import open_segmenter
     from segclip_deploy.runtime.io.sinks.base import FanOut
     from segclip_deploy.runtime.io.sinks.folder import FolderSink
     from segclip_deploy.runtime.io.sinks.lines import describe_raster_result
+    from segclip_deploy.runtime.open_engine import open_segmenter
     from segclip_deploy.runtime.streaming.run import Run
 
     if as_json and jsonl == "-":
@@ -155,7 +155,7 @@ def run(
 
 
 def _videos(path: Path | None) -> list[VideoSink]:
-    from segclip_deploy.runtime.io.sinks.video import VideoSink
+    from segclip_deploy.runtime.io.sinks.video_sink import VideoSink
 
     return [] if path is None else [VideoSink(path)]
 

@@ -48,7 +48,7 @@ def set_texts(
 def _refit(path: Path, bundle: Path, as_json: bool) -> None:
     from segclip_deploy.artifacts.bundle import load_bundle
     from segclip_deploy.artifacts.engine import load_engine
-    from segclip_deploy.runtime.build import refit_engine
+    from segclip_deploy.runtime.build_engine import refit_engine
 
     engine = refit_engine(load_engine(path), load_bundle(bundle))
     if as_json:

@@ -19,7 +19,7 @@ def verify(engine: Path, as_json: bool) -> None:
     """Flight check: hold ENGINE (an engine or a bundle) against the golden tiles; exit 3 if it fails."""
     from segclip_deploy.artifacts.golden import load_golden
     from segclip_deploy.errors import GateFailed, StaleArtifact
-    from segclip_deploy.runtime.engine import open_engine
+    from segclip_deploy.runtime.open_engine import open_engine
     from segclip_deploy.runtime.verify import verify as run_checks
 
     try:

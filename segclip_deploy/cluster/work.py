@@ -11,14 +11,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from segclip_deploy import __version__
-from segclip_deploy.cluster.blocks import Block, Shelf, cut_blocks
+from segclip_deploy.cluster.block_store import Block, Shelf, cut_blocks
 from segclip_deploy.errors import BadInput, SegclipError, StaleArtifact
-from segclip_deploy.runtime.engine import engine_sha256, open_segmenter
 from segclip_deploy.runtime.inference.segmenter import Segmenter
 from segclip_deploy.runtime.inference.stitching import Tally
 from segclip_deploy.runtime.io.raster.cog import digest_of, write_cog
+from segclip_deploy.runtime.io.raster.georeference import find_place
 from segclip_deploy.runtime.io.raster.pixels import what_is_removed
-from segclip_deploy.runtime.io.raster.place import find_place
 from segclip_deploy.runtime.io.raster.segment import (
     LabelledRaster,
     count_areas,
@@ -27,6 +26,7 @@ from segclip_deploy.runtime.io.raster.segment import (
     settings_digest,
 )
 from segclip_deploy.runtime.io.raster.source import Raster, Reading, describe_raster
+from segclip_deploy.runtime.open_engine import engine_sha256, open_segmenter
 
 __all__ = ["Labelled", "Order", "Plan", "finish", "label", "missing_path", "survey"]
 

@@ -18,8 +18,8 @@ from segclip_deploy.export.onnx_model import check_fp32, load_model
 from segclip_deploy.progress import Report, silent
 from segclip_deploy.quantization.placement import find_probes
 from segclip_deploy.quantization.smooth import smooth
-from segclip_deploy.runtime.engine import open_engine
 from segclip_deploy.runtime.io.raster.source import Reading
+from segclip_deploy.runtime.open_engine import open_engine
 
 __all__ = ["calibrate", "calibrate_on", "smooth_on"]
 

@@ -25,11 +25,11 @@ from segclip_deploy.progress import Report
 from segclip_deploy.quantization.from_tiles import calibrate_on
 from segclip_deploy.quantization.placement import uniform_plan
 from segclip_deploy.quantization.quantize import quantize
-from segclip_deploy.runtime.build import build_engine
+from segclip_deploy.runtime.build_engine import build_engine
 from segclip_deploy.runtime.io.raster.source import Reading
 from segclip_deploy.runtime.registry import TARGETS
 from segclip_deploy.runtime.targets.device import find_cpu
-from segclip_deploy.tradeoff.grid import Point
+from segclip_deploy.tradeoff.sweep_grid import Point
 
 __all__ = ["SENSITIVITY_FILE", "Workshop", "digest_of"]
 

@@ -16,14 +16,14 @@ from segclip_deploy.progress import Report
 from segclip_deploy.runtime.io.raster.source import Reading
 from segclip_deploy.runtime.profiling.conditions import device_conditions, load_average
 from segclip_deploy.tradeoff.artifact_cache import SENSITIVITY_FILE, Workshop
-from segclip_deploy.tradeoff.grid import Grid, Wanted, points, targets_here
-from segclip_deploy.tradeoff.measure import FRAMES, WARM_UP
+from segclip_deploy.tradeoff.measure_points import FRAMES, WARM_UP
 from segclip_deploy.tradeoff.mission import Mission, margins, sensor
 from segclip_deploy.tradeoff.recommend import Limits, Recommendation, recommend
 from segclip_deploy.tradeoff.report import write_report
 from segclip_deploy.tradeoff.results import ResultsRecord, SweepConditions, write_results
 from segclip_deploy.tradeoff.roofline import bound, find_boards
 from segclip_deploy.tradeoff.sweep import Sweep, run_sweep
+from segclip_deploy.tradeoff.sweep_grid import Grid, Wanted, points, targets_here
 
 __all__ = ["Ask", "benchmark_bundles", "prepare_sweep"]
 

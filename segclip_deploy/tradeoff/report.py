@@ -13,10 +13,10 @@ import numpy as np
 from segclip_deploy._optional import require
 from segclip_deploy.artifacts.files import replace_file
 from segclip_deploy.evaluation.dataset import Dataset
-from segclip_deploy.runtime.engine import open_segmenter
 from segclip_deploy.runtime.inference.segmenter import Segmenter
+from segclip_deploy.runtime.open_engine import open_segmenter
 from segclip_deploy.tradeoff.mission import Mission, demand
-from segclip_deploy.tradeoff.pictures import (
+from segclip_deploy.tradeoff.plots import (
     class_changes,
     latencies,
     lower_bounds,

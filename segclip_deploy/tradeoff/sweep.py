@@ -15,8 +15,7 @@ from segclip_deploy.evaluation.accuracy import Accuracy, miou_drop
 from segclip_deploy.progress import Report
 from segclip_deploy.runtime.inference.windows import default_overlap
 from segclip_deploy.tradeoff.artifact_cache import Workshop, digest_of
-from segclip_deploy.tradeoff.grid import Grid, Point, points
-from segclip_deploy.tradeoff.measure import (
+from segclip_deploy.tradeoff.measure_points import (
     FRAMES,
     measure_accuracy,
     measure_energy,
@@ -24,6 +23,7 @@ from segclip_deploy.tradeoff.measure import (
 )
 from segclip_deploy.tradeoff.row import Failure, Row
 from segclip_deploy.tradeoff.state import Latency
+from segclip_deploy.tradeoff.sweep_grid import Grid, Point, points
 
 __all__ = ["Sweep", "run_sweep", "steps"]
 

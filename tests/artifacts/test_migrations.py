@@ -25,7 +25,7 @@ from segclip_deploy.export.export import export_bundle
 from segclip_deploy.export.set_texts import set_texts
 from segclip_deploy.model.checkpoint import load_checkpoint, save_checkpoint
 from segclip_deploy.model.text import load_text_bank
-from segclip_deploy.runtime.build import build_engine
+from segclip_deploy.runtime.build_engine import build_engine
 from segclip_deploy.runtime.targets.base import BuildOptions
 from segclip_deploy.runtime.targets.onnxruntime import OnnxRuntimeBackend
 from tests.conftest import EXAMPLE, calibrated, uniformly

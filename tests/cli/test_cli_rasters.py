@@ -22,8 +22,8 @@ from rasterio.enums import ColorInterp
 from segclip_deploy._optional import install_command
 from segclip_deploy.artifacts.vocabulary import IGNORE_INDEX
 from segclip_deploy.errors import BadInput
-from segclip_deploy.runtime.engine import open_segmenter
 from segclip_deploy.runtime.inference.frame import Frame
+from segclip_deploy.runtime.open_engine import open_segmenter
 from tests.support.fakes import random_frame
 from tests.support.helpers import call
 from tests.support.rasters import RGB, labels_in, noise, write_raster

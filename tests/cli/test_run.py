@@ -32,9 +32,9 @@ from segclip_deploy.runtime.inference.segmenter import Segmenter
 from segclip_deploy.runtime.io.sinks.folder import FolderSink
 from segclip_deploy.runtime.io.sinks.lines import LineFile, class_areas
 from segclip_deploy.runtime.io.sinks.storage import Storage
-from segclip_deploy.runtime.io.sinks.video import VideoWriter
+from segclip_deploy.runtime.io.sinks.video_sink import VideoWriter
 from segclip_deploy.runtime.io.sources.base import Shot
-from segclip_deploy.runtime.io.sources.files import FileSource
+from segclip_deploy.runtime.io.sources.file_source import FileSource
 from segclip_deploy.runtime.io.sources.listing import find_files
 from segclip_deploy.runtime.io.sources.live import LiveSource
 from segclip_deploy.runtime.io.sources.video import VideoFrame, count_frames, read_video
@@ -51,7 +51,7 @@ DUBAI = load_vocabulary("dubai")
 
 @pytest.fixture
 def fake_engine(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("segclip_deploy.runtime.engine.open_engine", open_fake)
+    monkeypatch.setattr("segclip_deploy.runtime.open_engine.open_engine", open_fake)
 
 
 def images(folder: Path, count: int, height: int = 50, width: int = 70) -> Path:
@@ -418,7 +418,7 @@ def test_a_frame_of_another_scale_is_warned_about_once(
             image.resize((400, 225)).save(tmp_path / f"{name}.jpg", **packet)
     loveda = load_vocabulary("loveda")
     monkeypatch.setattr(
-        "segclip_deploy.runtime.engine.open_engine",
+        "segclip_deploy.runtime.open_engine.open_engine",
         lambda path, **options: replace(open_fake(path), vocabulary=loveda),
     )
     files = [tmp_path / "a.jpg", tmp_path / "b.jpg"]

@@ -25,10 +25,10 @@ from segclip_deploy.cli.options import batches
 from segclip_deploy.errors import BadArtifact, BadInput
 from segclip_deploy.export.graph import DeployGraph
 from segclip_deploy.export.onnx import write_onnx
-from segclip_deploy.runtime.build import build_engine
-from segclip_deploy.runtime.engine import open_engine
+from segclip_deploy.runtime.build_engine import build_engine
 from segclip_deploy.runtime.inference.backend import Backend
 from segclip_deploy.runtime.inference.segmenter import Segmenter
+from segclip_deploy.runtime.open_engine import open_engine
 from segclip_deploy.runtime.targets.onnxruntime import OnnxRuntimeBackend
 from segclip_deploy.runtime.targets.openvino import OpenVinoBackend
 from segclip_deploy.runtime.verify import MAX_LOGIT_ERROR, MIN_AGREEMENT, verify

@@ -36,9 +36,9 @@ from segclip_deploy.quantization.placement import find_probes, place
 from segclip_deploy.quantization.precision import write_precision
 from segclip_deploy.quantization.qdq import write_qdq
 from segclip_deploy.quantization.smooth import find_norms, smooth_graph
-from segclip_deploy.runtime.build import build_engine
-from segclip_deploy.runtime.engine import open_segmenter
+from segclip_deploy.runtime.build_engine import build_engine
 from segclip_deploy.runtime.inference.backend import Backend
+from segclip_deploy.runtime.open_engine import open_segmenter
 from segclip_deploy.runtime.targets.onnxruntime import OnnxRuntimeBackend
 from segclip_deploy.runtime.targets.openvino import OpenVinoBackend
 from segclip_deploy.runtime.verify import MAX_LOGIT_ERROR, MIN_AGREEMENT

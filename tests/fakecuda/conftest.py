@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from segclip_deploy.artifacts.bundle import Bundle, load_bundle
-from segclip_deploy.runtime.build import build_engine
+from segclip_deploy.runtime.build_engine import build_engine
 
 if TYPE_CHECKING:
     from tests.fakecuda.engine import State

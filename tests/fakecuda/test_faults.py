@@ -15,8 +15,8 @@ import pytest
 
 from segclip_deploy.artifacts.bundle import Bundle
 from segclip_deploy.errors import BadArtifact, DeviceLost, SegclipError
-from segclip_deploy.runtime.engine import open_segmenter
-from segclip_deploy.runtime.targets.tensorrt.backend import TensorRtBackend
+from segclip_deploy.runtime.open_engine import open_segmenter
+from segclip_deploy.runtime.targets.tensorrt.tensorrt_backend import TensorRtBackend
 from tests.conftest import EXAMPLE
 from tests.fakecuda.conftest import SAID
 from tests.fakecuda.engine import State

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from segclip_deploy.artifacts.bundle import Bundle
-from segclip_deploy.runtime.engine import open_engine, open_segmenter
+from segclip_deploy.runtime.open_engine import open_engine, open_segmenter
 from tests.fakecuda.conftest import SAID
 from tests.fakecuda.engine import State
 from tests.support.fakes import random_frame

@@ -29,8 +29,8 @@ from segclip_deploy.calibration.table import load_table
 from segclip_deploy.errors import BadArtifact, BadInput, SegclipError, StaleArtifact
 from segclip_deploy.model.checkpoint import load_checkpoint
 from segclip_deploy.model.text import load_text_bank, save_text_bank
-from segclip_deploy.runtime.build import build_engine
-from segclip_deploy.runtime.engine import open_engine
+from segclip_deploy.runtime.build_engine import build_engine
+from segclip_deploy.runtime.open_engine import open_engine
 from segclip_deploy.tradeoff.state import load_accuracy, load_latency
 from tests.support.fakes import random_bank
 from tests.support.helpers import call

@@ -36,7 +36,7 @@ LOGIN = f"operator9:{SECRET}"
 
 @pytest.fixture
 def fake_engine(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("segclip_deploy.runtime.engine.open_engine", open_fake)
+    monkeypatch.setattr("segclip_deploy.runtime.open_engine.open_engine", open_fake)
 
 
 @pytest.fixture

@@ -21,8 +21,8 @@ from segclip_deploy.planning.planner import plan_precision
 from segclip_deploy.quantization.from_tiles import calibrate_on
 from segclip_deploy.quantization.placement import uniform_plan
 from segclip_deploy.quantization.quantize import quantize
-from segclip_deploy.runtime.build import build_engine
-from segclip_deploy.runtime.engine import open_segmenter
+from segclip_deploy.runtime.build_engine import build_engine
+from segclip_deploy.runtime.open_engine import open_segmenter
 from segclip_deploy.runtime.targets.onnxruntime import OnnxRuntimeBackend
 from segclip_deploy.runtime.targets.openvino import OpenVinoBackend
 from tests.conftest import EXAMPLE

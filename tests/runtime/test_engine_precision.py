@@ -22,7 +22,7 @@ from segclip_deploy.calibration.table import CalibrationTable
 from segclip_deploy.export.onnx_model import load_model, observer
 from segclip_deploy.quantization.placement import find_probes, place, uniform_plan
 from segclip_deploy.quantization.quantize import quantize
-from segclip_deploy.runtime.build import build_engine
+from segclip_deploy.runtime.build_engine import build_engine
 from segclip_deploy.runtime.targets.base import BuildOptions
 from segclip_deploy.runtime.targets.tensorrt import builder
 from segclip_deploy.runtime.targets.tensorrt.builder import fixed_sha256

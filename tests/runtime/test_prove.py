@@ -15,12 +15,12 @@ from segclip_deploy.artifacts.engine import GpuDevice, TimingCacheUse, load_engi
 from segclip_deploy.artifacts.files import sha256_file
 from segclip_deploy.artifacts.records import replace
 from segclip_deploy.errors import BadArtifact, BadInput, GateFailed, StaleArtifact
-from segclip_deploy.runtime.build import build_engine, refit_engine
-from segclip_deploy.runtime.engine import open_engine, open_segmenter
+from segclip_deploy.runtime.build_engine import build_engine, refit_engine
 from segclip_deploy.runtime.inference.frame import Frame
+from segclip_deploy.runtime.open_engine import open_engine, open_segmenter
 from segclip_deploy.runtime.targets.base import BuildOptions
 from segclip_deploy.runtime.targets.device import Gpu, Jetson
-from segclip_deploy.runtime.targets.tensorrt.backend import TensorRtBackend
+from segclip_deploy.runtime.targets.tensorrt.tensorrt_backend import TensorRtBackend
 from tests.conftest import EXAMPLE
 from tests.support.fake_tensorrt import ORIN, install
 from tests.support.helpers import call, edited

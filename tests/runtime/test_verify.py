@@ -20,7 +20,7 @@ from segclip_deploy.cli import main
 from segclip_deploy.errors import GateFailed
 from segclip_deploy.export.onnx_model import load_model, save_model
 from segclip_deploy.quantization.fp16_emulation import round_as_fp16
-from segclip_deploy.runtime.build import build_engine
+from segclip_deploy.runtime.build_engine import build_engine
 from segclip_deploy.runtime.targets.onnxruntime import OnnxRuntimeBackend
 from segclip_deploy.runtime.verify import verify
 from tests.support.fakes import CLASSES, FakeBackend, classes_of, random_frame

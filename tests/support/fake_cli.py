@@ -11,8 +11,8 @@ from pathlib import Path
 from segclip_deploy.artifacts.bundle import InputSpec
 from segclip_deploy.artifacts.vocabulary import load_vocabulary
 from segclip_deploy.cli import main
-from segclip_deploy.runtime import engine
-from segclip_deploy.runtime.engine import Opened
+from segclip_deploy.runtime import open_engine
+from segclip_deploy.runtime.open_engine import Opened
 from segclip_deploy.runtime.targets.fake import FakeBackend
 
 
@@ -23,5 +23,5 @@ def open_fake(path: str | Path, *, threads: int = 0) -> Opened:
 
 
 if __name__ == "__main__":
-    engine.open_engine = open_fake
+    open_engine.open_engine = open_fake
     main()

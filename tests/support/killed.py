@@ -20,7 +20,7 @@ from pathlib import Path
 MODULES = {
     "export": ["torch", "segclip_deploy.export.export"],
     "calibrate": ["onnx", "segclip_deploy.quantization.from_tiles"],
-    "build-engine": ["onnxruntime", "segclip_deploy.runtime.build"],
+    "build-engine": ["onnxruntime", "segclip_deploy.runtime.build_engine"],
     "run": ["onnxruntime", "segclip_deploy.runtime.streaming.run"],
     "benchmark": ["onnx", "segclip_deploy.tradeoff.benchmark"],
 }

@@ -17,7 +17,7 @@ from segclip_deploy.artifacts.vocabulary import load_vocabulary
 from segclip_deploy.runtime.inference.segmenter import Segmenter
 from segclip_deploy.runtime.profiling import power
 from segclip_deploy.tradeoff import artifact_cache as workshop
-from segclip_deploy.tradeoff import measure
+from segclip_deploy.tradeoff import measure_points
 from segclip_deploy.tradeoff.results import RESULTS
 from tests.conftest import EXAMPLE
 from tests.support.fakes import FakeBackend, random_frame
@@ -69,7 +69,7 @@ def test_a_sweep_that_was_killed_goes_on_to_the_same_accuracy(
     options = ("--precision", "int8", "--bound", "orin-nano", "--threads", 1)
     options += ("--altitude", 100, "--speed", 5, "--sensor", "dji-p1")
     assert call(*sweep(whole, *options)).exit_code == 0
-    once, made = measure._once, []
+    once, made = measure_points._once, []
 
     def die(*arguments: object) -> object:
         made.append(1)
@@ -77,12 +77,12 @@ def test_a_sweep_that_was_killed_goes_on_to_the_same_accuracy(
             raise KeyboardInterrupt
         return once(*arguments)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(measure, "_once", die)
+    monkeypatch.setattr(measure_points, "_once", die)
     result = call(*sweep(killed, *options))
     assert result.exit_code == 130
     assert "interrupted" in result.stderr
     assert not (killed / "results.json").exists()
-    monkeypatch.setattr(measure, "_once", once)
+    monkeypatch.setattr(measure_points, "_once", once)
     build = workshop.build_engine
     monkeypatch.setattr(workshop, "build_engine", None)  # all engines are there
     assert call(*sweep(killed, *options)).exit_code == 0
@@ -143,9 +143,9 @@ def test_what_fails_its_check_is_shown_and_never_flies(
 def test_energy_is_metered_where_there_is_a_sensor(
     sweep: Callable[..., list[object]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for module in (measure, power):
+    for module in (measure_points, power):
         monkeypatch.setattr(module, "find_wattmeter", lambda _: ("a rail of 7 W", lambda: 7.0))
-    monkeypatch.setattr(measure, "_ENERGY_SECONDS", 0.3)
+    monkeypatch.setattr(measure_points, "_ENERGY_SECONDS", 0.3)
     result = call(*sweep(tmp_path, "--precision", "fp32", "--max-joules", 1e-6))
     assert result.exit_code == 3
     assert "energy" in result.stdout
@@ -156,12 +156,12 @@ def test_energy_is_metered_where_there_is_a_sensor(
 
 def test_energy_is_power_by_time_over_frames(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(power, "find_wattmeter", lambda _: ("a rail of 7 W", lambda: 7.0))
-    monkeypatch.setattr(measure, "_ENERGY_SECONDS", 0.3)
+    monkeypatch.setattr(measure_points, "_ENERGY_SECONDS", 0.3)
     frames = [random_frame(64, 64, n) for n in range(3)]
     backend = FakeBackend(64, 64, latency_ms=5)
     segmenter = Segmenter(backend, InputSpec(64, 64), load_vocabulary("dubai"))
     started = time.perf_counter()
-    joules = measure._joules(segmenter, frames, Path("/"))
+    joules = measure_points._joules(segmenter, frames, Path("/"))
     elapsed = time.perf_counter() - started
     counted = len(backend.seen) - len(frames)  # the first round warms up
     assert joules is not None

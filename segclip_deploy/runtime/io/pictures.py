@@ -29,8 +29,8 @@ from segclip_deploy.runtime.inference.frame import (
 from segclip_deploy.runtime.inference.windows import Window
 from segclip_deploy.runtime.io.raster.bands import to_8_bits
 from segclip_deploy.runtime.io.raster.gdal import opened
+from segclip_deploy.runtime.io.raster.georeference import driver_of, find_place
 from segclip_deploy.runtime.io.raster.pixels import read_window
-from segclip_deploy.runtime.io.raster.place import driver_of, find_place
 from segclip_deploy.runtime.io.raster.rows import RowReader
 from segclip_deploy.runtime.io.raster.source import (
     Raster,

@@ -13,9 +13,9 @@ from PIL import Image
 
 from segclip_deploy.artifacts.golden import Golden, load_golden
 from segclip_deploy.progress import Report, silent
-from segclip_deploy.runtime.engine import open_segmenter
 from segclip_deploy.runtime.inference.backend import Backend
 from segclip_deploy.runtime.inference.frame import list_images, read_frame
+from segclip_deploy.runtime.open_engine import open_segmenter
 from segclip_deploy.runtime.profiling.cold import cold_starts
 from segclip_deploy.runtime.profiling.conditions import device_conditions, find_memory, load_average
 from segclip_deploy.runtime.profiling.layers import LayerTime, layer_medians

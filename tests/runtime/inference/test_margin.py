@@ -28,7 +28,7 @@ from segclip_deploy.export.torch_backend import TorchBackend
 from segclip_deploy.runtime.inference.segmenter import Segmenter
 from segclip_deploy.runtime.inference.windows import margin_of
 from segclip_deploy.runtime.io.sinks.folder import FolderSink
-from segclip_deploy.runtime.io.sources.files import FileSource
+from segclip_deploy.runtime.io.sources.file_source import FileSource
 from segclip_deploy.runtime.io.sources.naming import SourceFile
 from segclip_deploy.runtime.streaming.run import Run
 from segclip_deploy.runtime.targets.onnxruntime import OnnxRuntimeBackend

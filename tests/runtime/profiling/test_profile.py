@@ -14,7 +14,7 @@ from PIL import Image
 from segclip_deploy.artifacts.bundle import load_bundle
 from segclip_deploy.artifacts.golden import load_golden
 from segclip_deploy.errors import BadArtifact
-from segclip_deploy.runtime.build import build_engine
+from segclip_deploy.runtime.build_engine import build_engine
 from segclip_deploy.runtime.inference.backend import Backend
 from segclip_deploy.runtime.inference.frame import read_frame
 from segclip_deploy.runtime.inference.segmenter import LabelMap, Segmenter, StageTimes

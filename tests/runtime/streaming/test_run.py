@@ -15,7 +15,7 @@ from segclip_deploy.artifacts.vocabulary import load_vocabulary
 from segclip_deploy.errors import BadInput
 from segclip_deploy.runtime.inference.segmenter import Segmenter
 from segclip_deploy.runtime.io.sinks.folder import FolderSink
-from segclip_deploy.runtime.io.sources.files import FileSource
+from segclip_deploy.runtime.io.sources.file_source import FileSource
 from segclip_deploy.runtime.io.sources.listing import find_files
 from segclip_deploy.runtime.io.sources.naming import AREAS_FILE
 from segclip_deploy.runtime.streaming.run import Outcome, Run

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from segclip_deploy.artifacts.engine import load_engine
 from segclip_deploy.artifacts.files import sha256_file
 from segclip_deploy.errors import StaleArtifact
-from segclip_deploy.runtime.engine import open_engine
+from segclip_deploy.runtime.open_engine import open_engine
 from segclip_deploy.runtime.targets.compile_cache import _KEPT, CompileCache
 from segclip_deploy.runtime.targets.openvino import OpenVinoBackend
 from tests.support.fakes import random_frame
@@ -178,7 +178,7 @@ def test_an_engine_is_opened_through_the_cache(
     tiny_bundle: Path, folder: Path, tmp_path: Path, calls: list[str]
 ) -> None:
     from segclip_deploy.artifacts.bundle import load_bundle
-    from segclip_deploy.runtime.build import build_engine
+    from segclip_deploy.runtime.build_engine import build_engine
 
     path = tmp_path / "tiny.ov.onnx"
     build_engine(load_bundle(tiny_bundle), path)

@@ -13,9 +13,9 @@ from segclip_deploy.artifacts.bundle import load_bundle
 from segclip_deploy.artifacts.engine import ENGINE, load_engine, record_path
 from segclip_deploy.artifacts.records import replace
 from segclip_deploy.errors import BadArtifact
-from segclip_deploy.runtime.build import build_engine
-from segclip_deploy.runtime.engine import open_engine
+from segclip_deploy.runtime.build_engine import build_engine
 from segclip_deploy.runtime.inference.backend import Backend
+from segclip_deploy.runtime.open_engine import open_engine
 from segclip_deploy.runtime.registry import TARGETS
 from segclip_deploy.runtime.targets import onnxruntime, openvino
 from segclip_deploy.runtime.targets.base import BuildOptions

@@ -8,9 +8,9 @@ from typing import Any
 
 from segclip_deploy._optional import require
 from segclip_deploy.runtime.io.raster.gdal import gdal_errors
-from segclip_deploy.runtime.io.raster.place import Place, find_place, side_files
-from segclip_deploy.runtime.io.raster.turned import Turn, check_turned, choose_turn
+from segclip_deploy.runtime.io.raster.georeference import Place, find_place, side_files
 from segclip_deploy.runtime.io.raster.validity import Validity
+from segclip_deploy.runtime.io.raster.warp import Turn, check_turned, choose_turn
 
 __all__ = ["Location", "locate"]
 

@@ -14,14 +14,14 @@ from segclip_deploy._optional import require
 from segclip_deploy.errors import BadInput, command
 from segclip_deploy.runtime.io.raster.bands import choose_bands, choose_scale
 from segclip_deploy.runtime.io.raster.gdal import opened
+from segclip_deploy.runtime.io.raster.georeference import driver_of, side_files
 from segclip_deploy.runtime.io.raster.geotiff import UNREADABLE, read_tags
 from segclip_deploy.runtime.io.raster.grid import MAX_ENLARGED, Grid, model_size
 from segclip_deploy.runtime.io.raster.ground import measure_areas, pixel_metres
 from segclip_deploy.runtime.io.raster.location import locate
-from segclip_deploy.runtime.io.raster.place import driver_of, side_files
-from segclip_deploy.runtime.io.raster.turned import Turn
 from segclip_deploy.runtime.io.raster.validity import Validity, choose_validity
 from segclip_deploy.runtime.io.raster.vrt import check_vrt
+from segclip_deploy.runtime.io.raster.warp import Turn
 
 __all__ = ["Raster", "Reading", "describe_raster", "opened_raster"]
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from segclip_deploy.errors import BadInput
 from segclip_deploy.runtime.inference.frame import IMAGE_SUFFIXES, is_image_name
-from segclip_deploy.runtime.io.raster.place import RASTER_SUFFIXES
+from segclip_deploy.runtime.io.raster.georeference import RASTER_SUFFIXES
 from segclip_deploy.runtime.io.sources.address import display_name
 from segclip_deploy.runtime.io.sources.kinds import Kind, kind_of
 from segclip_deploy.runtime.io.sources.naming import AREAS_FILE, SourceFile, name_results

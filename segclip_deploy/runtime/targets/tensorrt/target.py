@@ -35,7 +35,6 @@ from segclip_deploy.runtime.targets.base import (
     Target,
 )
 from segclip_deploy.runtime.targets.device import Gpu, find_gpu
-from segclip_deploy.runtime.targets.tensorrt.backend import TensorRtBackend
 from segclip_deploy.runtime.targets.tensorrt.builder import (
     Plan,
     build_plan,
@@ -53,6 +52,7 @@ from segclip_deploy.runtime.targets.tensorrt.library import (
     load_cuda,
     load_library,
 )
+from segclip_deploy.runtime.targets.tensorrt.tensorrt_backend import TensorRtBackend
 from segclip_deploy.runtime.targets.tensorrt.timing_cache import TimingCache, default_path
 from segclip_deploy.runtime.targets.tuning import median_ms
 

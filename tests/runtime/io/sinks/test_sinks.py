@@ -20,7 +20,7 @@ from segclip_deploy.runtime.io.sinks.base import (
 )
 from segclip_deploy.runtime.io.sinks.folder import FolderSink
 from segclip_deploy.runtime.io.sinks.storage import Storage
-from segclip_deploy.runtime.io.sources.files import FileSource
+from segclip_deploy.runtime.io.sources.file_source import FileSource
 from segclip_deploy.runtime.io.sources.listing import find_files
 from segclip_deploy.runtime.streaming.run import Run
 from tests.cli.test_run import files_up_to, images, lines

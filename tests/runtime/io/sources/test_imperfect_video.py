@@ -19,7 +19,7 @@ from PIL import Image
 
 from segclip_deploy.errors import BadInput, DeviceLost
 from segclip_deploy.runtime.io.sources.base import Shot, Unreadable
-from segclip_deploy.runtime.io.sources.files import FileSource
+from segclip_deploy.runtime.io.sources.file_source import FileSource
 from segclip_deploy.runtime.io.sources.listing import count_folders, find_files
 from segclip_deploy.runtime.io.sources.live import LiveSource
 from segclip_deploy.runtime.io.sources.naming import SourceFile
@@ -52,7 +52,7 @@ def test_a_damaged_packet_costs_no_frame_and_marks_those_up_to_the_next_key_fram
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """400 bytes of a key frame, as lost by an SD card: 250 frames, 25 of them from the damage on."""
-    monkeypatch.setattr("segclip_deploy.runtime.engine.open_engine", open_fake)
+    monkeypatch.setattr("segclip_deploy.runtime.open_engine.open_engine", open_fake)
     film = make_film(tmp_path / "film.mp4", 250, g="25", bf="0")
     place, size, key = packets_of(film)[25]
     assert key
@@ -296,7 +296,7 @@ def test_a_film_is_turned_as_players_show_it(
 
 
 def test_labels_are_turned_with_the_frame(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("segclip_deploy.runtime.engine.open_engine", open_fake)
+    monkeypatch.setattr("segclip_deploy.runtime.open_engine.open_engine", open_fake)
     film = turned(tmp_path / "film.mp4", (0, 1, -1, 0))
     assert call("run", "engine", film, "-o", tmp_path / "out").exit_code == 0
     for name in ("film_000000.png", "film_000000.overlay.png"):

@@ -20,9 +20,9 @@ from PIL.TiffImagePlugin import IFDRational
 from segclip_deploy.artifacts.vocabulary import load_vocabulary
 from segclip_deploy.errors import BadInput, DeviceLost
 from segclip_deploy.runtime.inference.frame import read_frame
-from segclip_deploy.runtime.io.sinks.video import VideoWriter
+from segclip_deploy.runtime.io.sinks.video_sink import VideoWriter
 from segclip_deploy.runtime.io.sources.base import Shot, Unreadable
-from segclip_deploy.runtime.io.sources.files import FileSource
+from segclip_deploy.runtime.io.sources.file_source import FileSource
 from segclip_deploy.runtime.io.sources.live import LiveSource, is_live
 from segclip_deploy.runtime.io.sources.naming import SourceFile
 from segclip_deploy.runtime.io.sources.video import VideoFrame, count_frames, read_video

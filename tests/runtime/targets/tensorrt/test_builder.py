@@ -17,7 +17,7 @@ from segclip_deploy.artifacts.files import read_json, write_json
 from segclip_deploy.artifacts.golden import load_golden
 from segclip_deploy.artifacts.records import replace
 from segclip_deploy.errors import BadInput
-from segclip_deploy.runtime.build import build_engine, refit_engine
+from segclip_deploy.runtime.build_engine import build_engine, refit_engine
 from segclip_deploy.runtime.targets.base import BuildOptions
 from segclip_deploy.runtime.targets.onnxruntime import OnnxRuntimeBackend
 from segclip_deploy.runtime.targets.tensorrt import builder

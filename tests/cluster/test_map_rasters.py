@@ -18,15 +18,15 @@ import numpy as np
 import onnx
 import pytest
 
-from segclip_deploy.cluster.blocks import Shelf, cut_blocks
-from segclip_deploy.cluster.map import Failure, Mapped, map_rasters
+from segclip_deploy.cluster.block_store import Shelf, cut_blocks
+from segclip_deploy.cluster.map_rasters import Failure, Mapped, map_rasters
 from segclip_deploy.cluster.pool import Failed, Job, Pool, local_pool
 from segclip_deploy.cluster.work import Order
 from segclip_deploy.errors import BadArtifact, BadInput, StaleArtifact
-from segclip_deploy.runtime.engine import engine_sha256, open_segmenter
 from segclip_deploy.runtime.io.raster.grid import Grid
 from segclip_deploy.runtime.io.raster.segment import segment_raster, settings_digest
 from segclip_deploy.runtime.io.raster.source import Reading, describe_raster
+from segclip_deploy.runtime.open_engine import engine_sha256, open_segmenter
 from tests.runtime.io.raster.test_rasters import holes
 from tests.support.helpers import call, edited
 from tests.support.rasters import labels_in, noise, segmenter, write_raster

@@ -11,11 +11,10 @@ from pathlib import Path
 from segclip_deploy.artifacts.engine import Engine
 from segclip_deploy.evaluation.accuracy import Accuracy, score
 from segclip_deploy.evaluation.dataset import Dataset
-from segclip_deploy.runtime.engine import open_segmenter
 from segclip_deploy.runtime.inference.frame import Frame
 from segclip_deploy.runtime.inference.segmenter import LabelMap, Segmenter
+from segclip_deploy.runtime.open_engine import open_segmenter
 from segclip_deploy.runtime.profiling.power import PowerMeter, find_wattmeter
-from segclip_deploy.tradeoff.grid import Point
 from segclip_deploy.tradeoff.state import (
     ENERGY,
     LATENCY,
@@ -26,6 +25,7 @@ from segclip_deploy.tradeoff.state import (
     load_latency,
     save_accuracy,
 )
+from segclip_deploy.tradeoff.sweep_grid import Point
 
 __all__ = ["FRAMES", "WARM_UP", "measure_accuracy", "measure_energy", "measure_latency"]
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from segclip_deploy.cluster.blocks import Block
+from segclip_deploy.cluster.block_store import Block
 from segclip_deploy.cluster.pool import Failed, Job, Pool
 from segclip_deploy.cluster.work import Labelled, Order, Plan, finish, label, survey
 from segclip_deploy.errors import BadArtifact, MissingDependency

@@ -17,7 +17,7 @@ from segclip_deploy._optional import install_command
 from segclip_deploy.artifacts.bundle import load_bundle
 from segclip_deploy.artifacts.engine import load_engine
 from segclip_deploy.errors import BadArtifact, BadInput
-from segclip_deploy.runtime.build import build_engine
+from segclip_deploy.runtime.build_engine import build_engine
 from segclip_deploy.runtime.targets.base import BuildOptions
 from segclip_deploy.runtime.targets.tensorrt import builder
 from segclip_deploy.runtime.targets.tensorrt.builder import build_plan
@@ -120,7 +120,7 @@ _INTERRUPTED = """
 import os, signal, sys, time
 from pathlib import Path
 from segclip_deploy.artifacts.bundle import load_bundle
-from segclip_deploy.runtime.build import build_engine
+from segclip_deploy.runtime.build_engine import build_engine
 from segclip_deploy.runtime.targets.base import BuildOptions
 
 phases = []

@@ -21,9 +21,9 @@ from segclip_deploy.progress import Report, silent
 from segclip_deploy.quantization.from_tiles import calibrate_on
 from segclip_deploy.quantization.placement import uniform_plan
 from segclip_deploy.quantization.quantize import quantize
-from segclip_deploy.runtime.build import build_engine
-from segclip_deploy.runtime.engine import open_engine
+from segclip_deploy.runtime.build_engine import build_engine
 from segclip_deploy.runtime.io.raster.source import Reading
+from segclip_deploy.runtime.open_engine import open_engine
 from segclip_deploy.runtime.registry import target_of
 from segclip_deploy.runtime.targets.base import BuildOptions
 from segclip_deploy.runtime.targets.tuning import median_ms
