@@ -187,7 +187,7 @@ def targets(folder: Path) -> dict[str, Target]:
     from segclip_deploy.artifacts.scheme import Scheme
     from segclip_deploy.artifacts.vocabulary import load_vocabulary
     from segclip_deploy.calibration.table import (
-        Bands,
+        BandStatistics,
         CalibrationTable,
         CoverageRecord,
         MeasuredTile,
@@ -202,7 +202,7 @@ def targets(folder: Path) -> dict[str, Target]:
     from segclip_deploy.model.torch_file import read_torch_file, tensors_of
     from segclip_deploy.runtime.inference.frame import read_frame
     from segclip_deploy.runtime.io.pictures import read_picture
-    from segclip_deploy.runtime.io.raster.georeference import find_place
+    from segclip_deploy.runtime.io.raster.georeference import find_georeference
     from segclip_deploy.runtime.io.raster.geotiff import ground_sample_distance
     from segclip_deploy.runtime.io.raster.vrt import check_vrt
     from segclip_deploy.runtime.io.sources.video import read_video
@@ -305,7 +305,7 @@ def targets(folder: Path) -> dict[str, Target]:
         method="entropy",
         ranges={"x": Range(0, 1, 1)},
         tiles=(MeasuredTile("a", 0, 0, "c"),),
-        bands=Bands((1, 1, 1), (1, 1, 1)),
+        bands=BandStatistics((1, 1, 1), (1, 1, 1)),
         coverage=CoverageRecord(1, 1, 1, 0, 0, 0, {}, {}, 0, 0),
     )
     evaluation = FullEvaluation(Drop(0.1, 0, 0.2), 0.5, {"land": None}, {"land": 0.5})
@@ -352,7 +352,7 @@ def targets(folder: Path) -> dict[str, Target]:
         "split.json": Target("split.json", read_split, [dump({"train": ["a"], "val": ["b"]})], edit_json),
         "frame": Target("frame", lambda p: both(read_frame, read_mask, p), images),
         "EXIF": Target("frame", read_capture, images),
-        "GeoTIFF header": Target("t.tif", lambda p: (find_place(p), ground_sample_distance(p)), [made("t.tif", geotiff)]),
+        "GeoTIFF header": Target("t.tif", lambda p: (find_georeference(p), ground_sample_distance(p)), [made("t.tif", geotiff)]),
         "raster": Target("t.tif", read_picture, [made("t.tif", geotiff)]),
         "VRT": Target("v.vrt", lambda p: check_vrt(p, allow_remote=False), [VRT]),
         "ONNX": Target("m.onnx", lambda p: both(check_self_contained, initializer_names, p, makers), [model]),

@@ -33,10 +33,10 @@ from segclip_deploy.cli.options import size as parse_size
 from segclip_deploy.cluster.block_store import cut_blocks
 from segclip_deploy.cluster.map_rasters import Mapped, map_rasters
 from segclip_deploy.cluster.pool import Job, Pool, local_pool, scheduler_pool
-from segclip_deploy.cluster.work import Order, Plan, survey
+from segclip_deploy.cluster.work import BlockPlan, JobSpec, survey
 from segclip_deploy.runtime.inference.segmenter import Segmenter
 from segclip_deploy.runtime.inference.windows import cover
-from segclip_deploy.runtime.io.raster.grid import Grid
+from segclip_deploy.runtime.io.raster.grid import RasterGrid
 from segclip_deploy.runtime.io.raster.segment import segment_raster, settings_digest
 from segclip_deploy.runtime.io.raster.source import Reading, describe_raster
 from segclip_deploy.runtime.open_engine import engine_sha256, open_segmenter
@@ -44,25 +44,25 @@ from segclip_deploy.runtime.open_engine import engine_sha256, open_segmenter
 MANY, SIDE = 1000, 20_000  # rasters, and pixels along each of their sides
 
 
-def alone(segmenter: Segmenter, order: Order, source: Path, out: Path) -> tuple[int, float]:
+def alone(segmenter: Segmenter, spec: JobSpec, source: Path, out: Path) -> tuple[int, float]:
     """Windows and seconds of one process."""
     started = time.perf_counter()
-    raster = describe_raster(source, order.reading, segmenter.vocabulary.ground_sample_distance_m)
-    digest = settings_digest(segmenter, raster, order.sha256)
+    raster = describe_raster(source, spec.reading, segmenter.vocabulary.ground_sample_distance_m)
+    digest = settings_digest(segmenter, raster, spec.sha256)
     result = segment_raster(segmenter, raster, out, digest=digest)
     return result.windows, time.perf_counter() - started
 
 
-def together(pool: Pool, order: Order, source: Path, out: Path) -> tuple[int, float]:
+def together(pool: Pool, spec: JobSpec, source: Path, out: Path) -> tuple[int, float]:
     """Windows and seconds of a pool."""
     started = time.perf_counter()
-    (result,) = map_rasters(pool, order, {source: out})
+    (result,) = map_rasters(pool, spec, {source: out})
     assert isinstance(result, Mapped)
     return result.labelled.windows, time.perf_counter() - started
 
 
 def throughput(engine: Path, size: tuple[int, int], rounds: int) -> dict[str, Any]:
-    order = Order(engine, engine_sha256(engine), Reading(), threads=1)
+    spec = JobSpec(engine, engine_sha256(engine), Reading(), threads=1)
     with tempfile.TemporaryDirectory() as name, ExitStack() as stack:
         folder = Path(name)
         source, small = folder / "raster.tif", folder / "small.tif"
@@ -74,19 +74,19 @@ def throughput(engine: Path, size: tuple[int, int], rounds: int) -> dict[str, An
             started = time.perf_counter()
             pools[count] = stack.enter_context(local_pool(count))
             starts[count] = round(time.perf_counter() - started, 2)
-            jobs = [Job(survey, (order, small, folder / "small.out.tif"))] * (2 * count)
+            jobs = [Job(survey, (spec, small, folder / "small.out.tif"))] * (2 * count)
             list(pools[count].do(deque(jobs)))  # opens the engine
-        alone(segmenter, order, small, folder / "warm.tif")
+        alone(segmenter, spec, small, folder / "warm.tif")
         taken: dict[int, list[tuple[int, float]]] = {0: [], 1: [], 2: []}
         for number in range(rounds):
-            taken[0].append(alone(segmenter, order, source, folder / f"{number}-0.tif"))
+            taken[0].append(alone(segmenter, spec, source, folder / f"{number}-0.tif"))
             for count, pool in pools.items():
                 out = folder / f"{number}-{count}.tif"
-                taken[count].append(together(pool, order, source, out))
+                taken[count].append(together(pool, spec, source, out))
                 assert out.read_bytes() == (folder / f"{number}-0.tif").read_bytes()
             print({count: times[-1] for count, times in taken.items()}, file=sys.stderr)
-        blocks = len(cut_blocks(segmenter, Grid(size, size)))
-        many = len(cut_blocks(segmenter, Grid((SIDE, SIDE), (SIDE, SIDE))))
+        blocks = len(cut_blocks(segmenter, RasterGrid(size, size)))
+        many = len(cut_blocks(segmenter, RasterGrid((SIDE, SIDE), (SIDE, SIDE))))
         window = (segmenter.spec.height, segmenter.spec.width)
         windows = taken[0][0][0]
         return {
@@ -158,19 +158,21 @@ def megabytes(pid: int, field: str) -> int:
 
 
 def scheduling(blocks: int, *, bounded: bool) -> dict[str, Any]:
-    order = Order(Path("/data/engine.ort.onnx"), "0" * 64, Reading())
+    spec = JobSpec(Path("/data/engine.ort.onnx"), "0" * 64, Reading())
     rows = tuple((top, top + 3000) for top in range(0, SIDE, 3000))
-    plan = Plan(Path("/data/a.tif"), Path("/out/a.tif"), "0" * 64, (SIDE, SIDE), rows, rows, ())
+    plan = BlockPlan(
+        Path("/data/a.tif"), Path("/out/a.tif"), "0" * 64, (SIDE, SIDE), rows, rows, ()
+    )
     with cluster() as (address, pid), scheduler_pool(address, {}) as pool:
         before = megabytes(pid, "VmRSS")
         started = time.perf_counter()
         if bounded:
-            jobs = (Job(len, ((order, plan, (n, n + 1)),)) for n in range(blocks))
+            jobs = (Job(len, ((spec, plan, (n, n + 1)),)) for n in range(blocks))
             done = sum(answer == 3 for _, answer in pool.do(deque(jobs)))
         else:
             with distributed.Client(address) as client:
                 futures = [
-                    client.submit(len, (order, plan, (n, n + 1)), pure=False) for n in range(blocks)
+                    client.submit(len, (spec, plan, (n, n + 1)), pure=False) for n in range(blocks)
                 ]
                 done = sum(future.result() == 3 for future in distributed.as_completed(futures))
         seconds = time.perf_counter() - started

@@ -17,7 +17,7 @@ from segclip_deploy.calibration.ranges import METHODS, Histogram
 from segclip_deploy.calibration.selection import TileSet
 from segclip_deploy.calibration.table import (
     TABLE,
-    Bands,
+    BandStatistics,
     CalibrationTable,
     MeasuredTile,
     save_table,
@@ -160,10 +160,10 @@ def _moments(tile: NDArray[np.uint8]) -> NDArray[np.float64]:
     return np.stack([pixels.mean(0), (pixels**2).mean(0)])
 
 
-def _bands(moments: NDArray[np.float64]) -> Bands:
+def _bands(moments: NDArray[np.float64]) -> BandStatistics:
     mean, square = moments.mean(0)
     std = np.sqrt(square - mean**2)
-    return Bands(mean=tuple(mean.round(3).tolist()), std=tuple(std.round(3).tolist()))
+    return BandStatistics(mean=tuple(mean.round(3).tolist()), std=tuple(std.round(3).tolist()))
 
 
 def channel_means(values: NDArray[np.float32], channel: int) -> NDArray[np.float64]:

@@ -11,7 +11,7 @@ from segclip_deploy.errors import StaleArtifact, command
 
 __all__ = [
     "TABLE",
-    "Bands",
+    "BandStatistics",
     "CalibrationTable",
     "ClassShares",
     "CoverageRecord",
@@ -52,7 +52,7 @@ class MeasuredTile(Record, frozen=True):
     sha256: str
 
 
-class Bands(Record, frozen=True):
+class BandStatistics(Record, frozen=True):
     """Statistics of R, G and B over the tiles, in levels of 0–255."""
 
     mean: tuple[float, float, float]
@@ -121,7 +121,7 @@ class CalibrationTable(Record, frozen=True):
     method: str
     ranges: Mapping[str, Range]
     tiles: tuple[MeasuredTile, ...]
-    bands: Bands
+    bands: BandStatistics
     coverage: CoverageRecord
     means: Mapping[str, tuple[float, ...]] = {}
 

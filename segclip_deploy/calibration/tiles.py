@@ -22,7 +22,7 @@ from segclip_deploy.calibration.tile_descriptors import (
 from segclip_deploy.errors import BadInput, command
 from segclip_deploy.evaluation.dataset import find_image, read_splits
 from segclip_deploy.runtime.inference.frame import list_images
-from segclip_deploy.runtime.io.idle_options import check_options
+from segclip_deploy.runtime.io.idle_options import refuse_idle_options
 from segclip_deploy.runtime.io.pictures import Opener, open_windows
 from segclip_deploy.runtime.io.raster.geotiff import ONE_SCALE, ground_sample_distance
 from segclip_deploy.runtime.io.raster.source import Reading
@@ -122,7 +122,7 @@ def find_tiles(
     """
     paths = [path for source in sources for path in _images(source)]
     reading = reading or Reading()
-    check_options(paths, reading)
+    refuse_idle_options(paths, reading)
     opener = partial(open_windows, reading=reading, model_metres=model_metres)
     if model_metres is None or reading.keep_scale:
         _check_scales(paths)

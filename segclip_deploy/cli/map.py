@@ -19,9 +19,9 @@ from segclip_deploy.cli.rasters import reading_of, reading_options
 from segclip_deploy.errors import SegclipError
 
 if TYPE_CHECKING:
-    from segclip_deploy.cluster.map_rasters import Failure
+    from segclip_deploy.cluster.map_rasters import FailedRaster
     from segclip_deploy.cluster.pool import Pool
-    from segclip_deploy.cluster.work import Order
+    from segclip_deploy.cluster.work import JobSpec
     from segclip_deploy.runtime.io.sinks.base import RasterResult, Sink
     from segclip_deploy.runtime.io.sources.naming import SourceFile
 
@@ -81,9 +81,9 @@ def map_(
     areas.jsonl. Interrupted or in part failed, the same command goes on from there. What failed is
     listed, with tracebacks in map-failures.json, the rest is done, and the exit code is 1.
     """
-    from segclip_deploy.cluster.work import Order
-    from segclip_deploy.runtime.io.idle_options import check_options
-    from segclip_deploy.runtime.io.raster.georeference import find_place
+    from segclip_deploy.cluster.work import JobSpec
+    from segclip_deploy.runtime.io.idle_options import refuse_idle_options
+    from segclip_deploy.runtime.io.raster.georeference import find_georeference
     from segclip_deploy.runtime.io.sinks.folder import FolderSink
     from segclip_deploy.runtime.io.sinks.lines import describe_raster_result
     from segclip_deploy.runtime.io.sources.listing import find_files
@@ -100,14 +100,14 @@ def map_(
     if threads is None:
         threads = 0 if scheduler or on_gpu else max(1, usable_cores() // (workers or 1))
     how = reading_of(reading)
-    order = Order(engine.absolute(), engine_sha256(engine), how, overlap, threads)
+    spec = JobSpec(engine.absolute(), engine_sha256(engine), how, overlap, threads)
     files = find_files(map(Path, sources), out, videos=False)
-    check_options((file.path for file in files if find_place(file.path)), how)
+    refuse_idle_options((file.path for file in files if find_georeference(file.path)), how)
     started = time.perf_counter()
     sink = FolderSink(out)
     with _pool(scheduler, workers or 1, resources) as pool, sink:
         count = len(pool.workers())
-        results, failed = _map(pool, order, files, out, sink)
+        results, failed = _map(pool, spec, files, out, sink)
     report = {
         "out": str(out),
         "workers": count,
@@ -152,32 +152,32 @@ def _pool(
 
 
 def _map(
-    pool: Pool, order: Order, files: Sequence[SourceFile], out: Path, sink: Sink
-) -> tuple[list[RasterResult], list[Failure]]:
+    pool: Pool, spec: JobSpec, files: Sequence[SourceFile], out: Path, sink: Sink
+) -> tuple[list[RasterResult], list[FailedRaster]]:
     """The rasters that are finished, and what failed."""
-    from segclip_deploy.cluster.map_rasters import Failure, map_rasters
+    from segclip_deploy.cluster.map_rasters import FailedRaster, map_rasters
     from segclip_deploy.runtime.io.sinks.base import RasterResult
     from segclip_deploy.runtime.io.sources.listing import count_folders
 
     results: list[RasterResult] = []
-    failed: list[Failure] = []
+    failed: list[FailedRaster] = []
     given = {file.path.absolute(): file for file in files}
     targets = {path: out.absolute() / f"{file.name}.tif" for path, file in given.items()}
     for target in targets.values():
         target.parent.mkdir(parents=True, exist_ok=True)
     folders = {path.parent for path in (*given, *targets.values())}
-    pool.check_sees((order.engine, *sorted(folders)))
+    pool.check_sees((spec.engine, *sorted(folders)))
     counted = count_folders(files)
     with _progress() as (tell, report):
         if counted is not None:
             tell(counted)
         tell(
-            f"workers: {len(pool.workers())}, engine threads of each: {order.threads or 'its choice'}"
+            f"workers: {len(pool.workers())}, engine threads of each: {spec.threads or 'its choice'}"
         )
         try:
-            for mapped in map_rasters(pool, order, targets, report=report):
+            for mapped in map_rasters(pool, spec, targets, report=report):
                 file = given[mapped.source]
-                if isinstance(mapped, Failure):
+                if isinstance(mapped, FailedRaster):
                     failed.append(replace(mapped, source=file.path))
                     tell(f"error: {mapped.failed}")
                     continue
@@ -212,7 +212,7 @@ def _progress() -> Iterator[tuple[Callable[[str], None], Callable[[str, int, int
         yield partial(bar.console.print, markup=False, soft_wrap=True), report
 
 
-def _write_failures(path: Path, failed: Sequence[Failure]) -> None:
+def _write_failures(path: Path, failed: Sequence[FailedRaster]) -> None:
     from segclip_deploy.artifacts.files import write_json
 
     if failed:

@@ -136,13 +136,13 @@ def split_rasters(
         UsageError: options for what is not there.
         BadInput: an option that changes no image and no raster.
     """
-    from segclip_deploy.runtime.io.idle_options import check_options
-    from segclip_deploy.runtime.io.raster.georeference import find_place
+    from segclip_deploy.runtime.io.idle_options import refuse_idle_options
+    from segclip_deploy.runtime.io.raster.georeference import find_georeference
 
     frames: list[SourceFile] = []
     rasters: list[SourceFile] = []
     for file in files:
-        (rasters if find_place(file.path) else frames).append(file)
+        (rasters if find_georeference(file.path) else frames).append(file)
     images = [file for file in frames if not file.is_film]
     for name in (name for name, value in options.items() if value):
         option = f"--{name.replace('_', '-')}"
@@ -150,7 +150,7 @@ def split_rasters(
             raise click.UsageError(f"{option} is for images and rasters, and there is none")
         if name not in _OF_IMAGES and not rasters:
             raise click.UsageError(f"{option} is for rasters with a place, and there is none")
-    check_options((file.path for file in (*rasters, *images)), reading_of(options))
+    refuse_idle_options((file.path for file in (*rasters, *images)), reading_of(options))
     return frames, rasters
 
 

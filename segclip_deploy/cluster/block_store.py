@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 
 from segclip_deploy.artifacts.files import replace_file
 from segclip_deploy.runtime.inference.segmenter import Segmenter
-from segclip_deploy.runtime.io.raster.grid import Grid
+from segclip_deploy.runtime.io.raster.grid import RasterGrid
 
-__all__ = ["Block", "Shelf", "cut_blocks"]
+__all__ = ["Block", "BlockStore", "cut_blocks"]
 
 Block = tuple[int, int]
 """Rows (from, to) of a raster."""
@@ -28,7 +28,7 @@ _WINDOW_ROWS = 8
 between them, an eighth more work; and a block of a raster 20 000 pixels wide is 400 windows of 512."""
 
 
-def cut_blocks(segmenter: Segmenter, grid: Grid) -> tuple[Block, ...]:
+def cut_blocks(segmenter: Segmenter, grid: RasterGrid) -> tuple[Block, ...]:
     """Cut a raster into blocks of its full width, about ``_WINDOW_ROWS`` rows of windows each.
 
     They depend on the raster and the model alone, so that another number of workers uses them, too.
@@ -41,7 +41,7 @@ def cut_blocks(segmenter: Segmenter, grid: Grid) -> tuple[Block, ...]:
 
 
 @dataclass(frozen=True)
-class Shelf:
+class BlockStore:
     """The folder ``.segclip-deploy.NAME.blocks`` beside an output, where finished blocks wait.
 
     A block's file is named by what decides its labels. It is whole or not there, also after the power

@@ -10,12 +10,12 @@ from typing import Any
 
 from segclip_deploy.cluster.block_store import Block
 from segclip_deploy.cluster.pool import Failed, Job, Pool
-from segclip_deploy.cluster.work import Labelled, Order, Plan, finish, label, survey
+from segclip_deploy.cluster.work import BlockPlan, JobSpec, Labelled, finish, label, survey
 from segclip_deploy.errors import BadArtifact, MissingDependency
 from segclip_deploy.progress import Report, silent
 from segclip_deploy.runtime.io.raster.segment import LabelledRaster
 
-__all__ = ["Failure", "Mapped", "map_rasters"]
+__all__ = ["FailedRaster", "Mapped", "map_rasters"]
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class Mapped:
 
 
 @dataclass(frozen=True)
-class Failure:
+class FailedRaster:
     """What failed as often as it was tried; the raster has no output.
 
     Attributes:
@@ -62,11 +62,11 @@ class Failure:
 
 def map_rasters(
     pool: Pool,
-    order: Order,
+    spec: JobSpec,
     targets: Mapping[Path, Path],
     *,
     report: Report = silent,
-) -> Iterator[Mapped | Failure]:
+) -> Iterator[Mapped | FailedRaster]:
     """Label rasters, each to the bytes that one process would write.
 
     All are surveyed first; then blocks are labelled raster by raster, and a raster is finished as
@@ -74,7 +74,7 @@ def map_rasters(
 
     Args:
         pool: of workers that see everything.
-        order: of the call.
+        spec: of the call.
         targets: NAME.tif by raster; absolute, in a folder that exists.
         report: called with what is done; rasters, then blocks done and in all.
 
@@ -86,8 +86,8 @@ def map_rasters(
         MissingDependency: a worker has not what it takes.
         ConnectionError: the scheduler is gone; what is finished is kept.
     """
-    plans: dict[Path, Plan] = {}
-    surveys = deque(Job(survey, (order, *target)) for target in targets.items())
+    plans: dict[Path, BlockPlan] = {}
+    surveys = deque(Job(survey, (spec, *target)) for target in targets.items())
     for done, (job, answer) in enumerate(pool.do(surveys), start=1):
         report("surveying", done, len(targets))
         source = job.arguments[1]
@@ -96,20 +96,20 @@ def map_rasters(
         else:
             plans[source] = answer
     ordered = [plans[source] for source in targets if source in plans]
-    yield from _label(pool, order, ordered, report)
+    yield from _label(pool, spec, ordered, report)
 
 
 def _label(
-    pool: Pool, order: Order, plans: list[Plan], report: Report
-) -> Iterator[Mapped | Failure]:
+    pool: Pool, spec: JobSpec, plans: list[BlockPlan], report: Report
+) -> Iterator[Mapped | FailedRaster]:
     left = {plan.source: len(plan.missing) for plan in plans}  # blocks that are not there yet
     took = dict.fromkeys(left, Labelled())
     done, total = 0, sum(left.values())
     jobs: deque[Job] = deque()
     for plan in plans:
-        jobs += [Job(label, (order, plan, block)) for block in plan.missing]
+        jobs += [Job(label, (spec, plan, block)) for block in plan.missing]
         if not plan.missing:
-            jobs.append(Job(finish, (order, plan, Labelled())))
+            jobs.append(Job(finish, (spec, plan, Labelled())))
     for job, answer in pool.do(jobs):
         plan = job.arguments[1]
         if job.function is finish:
@@ -126,11 +126,11 @@ def _label(
         took[plan.source] += answer
         left[plan.source] -= 1
         if not left[plan.source]:
-            jobs.appendleft(Job(finish, (order, plan, took[plan.source])))
+            jobs.appendleft(Job(finish, (spec, plan, took[plan.source])))
 
 
-def _failure(failed: Failed, source: Path, doing: str, rows: Block | None = None) -> Failure:
+def _failure(failed: Failed, source: Path, doing: str, rows: Block | None = None) -> FailedRaster:
     """What failed, if that concerns one raster; a worker that cannot work at all ends the call."""
     if isinstance(failed.error, BadArtifact | MissingDependency):
         raise failed.error
-    return Failure(source, doing, rows, failed)
+    return FailedRaster(source, doing, rows, failed)

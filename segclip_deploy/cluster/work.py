@@ -11,12 +11,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from segclip_deploy import __version__
-from segclip_deploy.cluster.block_store import Block, Shelf, cut_blocks
+from segclip_deploy.cluster.block_store import Block, BlockStore, cut_blocks
 from segclip_deploy.errors import BadInput, SegclipError, StaleArtifact
 from segclip_deploy.runtime.inference.segmenter import Segmenter
 from segclip_deploy.runtime.inference.stitching import Tally
-from segclip_deploy.runtime.io.raster.cog import digest_of, write_cog
-from segclip_deploy.runtime.io.raster.georeference import find_place
+from segclip_deploy.runtime.io.raster.cog import stored_digest, write_cog
+from segclip_deploy.runtime.io.raster.georeference import find_georeference
 from segclip_deploy.runtime.io.raster.pixels import what_is_removed
 from segclip_deploy.runtime.io.raster.segment import (
     LabelledRaster,
@@ -28,11 +28,11 @@ from segclip_deploy.runtime.io.raster.segment import (
 from segclip_deploy.runtime.io.raster.source import Raster, Reading, describe_raster
 from segclip_deploy.runtime.open_engine import engine_sha256, open_segmenter
 
-__all__ = ["Labelled", "Order", "Plan", "finish", "label", "missing_path", "survey"]
+__all__ = ["BlockPlan", "JobSpec", "Labelled", "finish", "label", "missing_path", "survey"]
 
 
 @dataclass(frozen=True)
-class Order:
+class JobSpec:
     """What is the same for all rasters of a call.
 
     Attributes:
@@ -53,7 +53,7 @@ class Order:
 
 
 @dataclass(frozen=True)
-class Plan:
+class BlockPlan:
     """What is to be done about a raster.
 
     Attributes:
@@ -75,9 +75,9 @@ class Plan:
     notes: tuple[str, ...]
 
     @property
-    def shelf(self) -> Shelf:
+    def store(self) -> BlockStore:
         """Where its blocks are."""
-        return Shelf(self.out, self.digest, self.size[1])
+        return BlockStore(self.out, self.digest, self.size[1])
 
 
 @dataclass(frozen=True)
@@ -101,33 +101,33 @@ def missing_path(paths: tuple[Path, ...]) -> str | None:
     return next((str(path) for path in paths if not path.exists()), None)
 
 
-def survey(order: Order, source: Path, out: Path) -> Plan:
+def survey(spec: JobSpec, source: Path, out: Path) -> BlockPlan:
     """Read a raster's header, and see what of its labels is there already.
 
     Raises:
         BadInput: it cannot be read, or not be labelled.
         BadArtifact: the engine does not open here.
     """
-    if not find_place(source):
+    if not find_georeference(source):
         raise BadInput(
             "is no raster that has a place",
             where=source,
             fix="segclip-deploy run takes other images",
         )
-    with _segmenter(order) as segmenter:
-        raster, digest = _described(order, segmenter, source)
+    with _segmenter(spec) as segmenter:
+        raster, digest = _described(spec, segmenter, source)
         blocks = cut_blocks(segmenter, raster.grid)
-    shelf = Shelf(out, digest, raster.grid.own[1])
-    done = out.exists() and digest_of(out) == digest
+    store = BlockStore(out, digest, raster.grid.own[1])
+    done = out.exists() and stored_digest(out) == digest
     if not done:
-        shelf.sweep(blocks)
-    missing = () if done else tuple(block for block in blocks if not shelf.has(block))
+        store.sweep(blocks)
+    missing = () if done else tuple(block for block in blocks if not store.has(block))
     notes = (*raster.notes, *what_is_removed(raster))
-    return Plan(source, out, digest, raster.grid.own, blocks, missing, notes)
+    return BlockPlan(source, out, digest, raster.grid.own, blocks, missing, notes)
 
 
-def label(order: Order, plan: Plan, block: Block) -> Labelled:
-    """Label a block and put it on the shelf.
+def label(spec: JobSpec, plan: BlockPlan, block: Block) -> Labelled:
+    """Label a block and put it into the block store.
 
     Raises:
         BadInput: the raster is damaged, or not the one that was surveyed.
@@ -135,18 +135,18 @@ def label(order: Order, plan: Plan, block: Block) -> Labelled:
     """
     started = time.perf_counter()
     tally = Tally()
-    with _segmenter(order) as segmenter:
-        raster = _unchanged(order, segmenter, plan)
-        with plan.shelf.put(block) as write:
+    with _segmenter(spec) as segmenter:
+        raster = _unchanged(spec, segmenter, plan)
+        with plan.store.put(block) as write:
             label_rows(segmenter, raster, *block, write, tally=tally)
     return Labelled(tally.windows, time.perf_counter() - started, tally.inferring)
 
 
-def finish(order: Order, plan: Plan, labelled: Labelled) -> LabelledRaster:
+def finish(spec: JobSpec, plan: BlockPlan, labelled: Labelled) -> LabelledRaster:
     """Put a raster's blocks together to its Cloud-Optimized GeoTIFF, unless that is there already.
 
     Args:
-        order: of the call.
+        spec: of the call.
         plan: of the raster.
         labelled: what its blocks took, all together.
 
@@ -158,16 +158,16 @@ def finish(order: Order, plan: Plan, labelled: Labelled) -> LabelledRaster:
         OSError: the file could not be written.
     """
     started = time.perf_counter()
-    with _segmenter(order) as segmenter:
-        raster, vocabulary = _unchanged(order, segmenter, plan), segmenter.vocabulary
-    out, shelf = plan.out, plan.shelf
-    if not out.exists() or digest_of(out) != plan.digest:
-        shelf.join(
+    with _segmenter(spec) as segmenter:
+        raster, vocabulary = _unchanged(spec, segmenter, plan), segmenter.vocabulary
+    out, store = plan.out, plan.store
+    if not out.exists() or stored_digest(out) != plan.digest:
+        store.join(
             plan.blocks,
             lambda labels: write_cog(labels, raster, vocabulary, out, digest=plan.digest),
         )
     areas = count_areas(out, raster, vocabulary.names)
-    shelf.clear()
+    store.clear()
     return describe_labels(
         raster,
         out,
@@ -179,46 +179,46 @@ def finish(order: Order, plan: Plan, labelled: Labelled) -> LabelledRaster:
     )
 
 
-def _described(order: Order, segmenter: Segmenter, source: Path) -> tuple[Raster, str]:
-    raster = describe_raster(source, order.reading, segmenter.vocabulary.ground_sample_distance_m)
-    return raster, settings_digest(segmenter, raster, order.sha256)
+def _described(spec: JobSpec, segmenter: Segmenter, source: Path) -> tuple[Raster, str]:
+    raster = describe_raster(source, spec.reading, segmenter.vocabulary.ground_sample_distance_m)
+    return raster, settings_digest(segmenter, raster, spec.sha256)
 
 
-def _unchanged(order: Order, segmenter: Segmenter, plan: Plan) -> Raster:
-    raster, digest = _described(order, segmenter, plan.source)
+def _unchanged(spec: JobSpec, segmenter: Segmenter, plan: BlockPlan) -> Raster:
+    raster, digest = _described(spec, segmenter, plan.source)
     if digest != plan.digest:
         raise BadInput("was changed while it was labelled", where=plan.source, fix="run map again")
     return raster
 
 
 _lock = threading.Lock()  # an engine labels one image at a time, however many threads a worker has
-_held: list[tuple[Order, Segmenter]] = []
+_held: list[tuple[JobSpec, Segmenter]] = []
 
 
 @contextmanager
-def _segmenter(order: Order) -> Iterator[Segmenter]:
+def _segmenter(spec: JobSpec) -> Iterator[Segmenter]:
     """The engine, opened at the first call, kept for the next, closed when another is asked for."""
     with _lock:
-        if not _held or _held[0][0] != order:
+        if not _held or _held[0][0] != spec:
             while _held:
                 _held.pop()[1].backend.close()
-            _held.append((order, _opened(order)))
+            _held.append((spec, _opened(spec)))
         yield _held[0][1]
 
 
-def _opened(order: Order) -> Segmenter:
-    here = f"{order.engine} on {socket.gethostname()}"
-    if order.version != __version__:
+def _opened(spec: JobSpec) -> Segmenter:
+    here = f"{spec.engine} on {socket.gethostname()}"
+    if spec.version != __version__:
         raise StaleArtifact(
-            f"segclip-deploy is {__version__}, and {order.version} where map was called",
+            f"segclip-deploy is {__version__}, and {spec.version} where map was called",
             where=socket.gethostname(),
-            fix=f"install {order.version} on it",
+            fix=f"install {spec.version} on it",
         )
-    if not order.engine.exists():
+    if not spec.engine.exists():
         raise StaleArtifact("is not there", where=here, fix="put it where all workers see it")
     try:
-        if engine_sha256(order.engine) != order.sha256:
+        if engine_sha256(spec.engine) != spec.sha256:
             raise StaleArtifact("is another engine than where map was called", where=here)
-        return open_segmenter(order.engine, overlap=order.overlap, threads=order.threads)
+        return open_segmenter(spec.engine, overlap=spec.overlap, threads=spec.threads)
     except SegclipError as error:
         raise type(error)(error.what, where=here, fix=error.fix) from error

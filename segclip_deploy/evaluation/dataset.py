@@ -14,7 +14,7 @@ from segclip_deploy.artifacts.vocabulary import IGNORE_INDEX, Vocabulary
 from segclip_deploy.errors import BadArtifact, BadInput, command
 from segclip_deploy.evaluation.mask import read_mask
 from segclip_deploy.runtime.inference.frame import Frame, is_image_name, list_images
-from segclip_deploy.runtime.io.idle_options import check_options
+from segclip_deploy.runtime.io.idle_options import refuse_idle_options
 from segclip_deploy.runtime.io.pictures import Windows, open_windows, read_picture
 from segclip_deploy.runtime.io.raster.source import Reading
 
@@ -132,7 +132,7 @@ def open_dataset(
         if not (root / folder).is_dir():
             raise BadInput(f"not a dataset: no {folder}/ in it", where=root, fix=_LAYOUT)
     splits = read_splits(root)
-    check_options(list_images(root / "images"), reading)
+    refuse_idle_options(list_images(root / "images"), reading)
     return Dataset(root, vocabulary, splits, mask_suffix, reading)
 
 

@@ -16,7 +16,7 @@ from segclip_deploy.model.checkpoint import Checkpoint, example_tiles, save_chec
 from segclip_deploy.model.network import Factory
 from segclip_deploy.model.segclip import SegCLIP
 from segclip_deploy.model.text import TextBank
-from segclip_deploy.model.torch_file import TOP, find_place, read_torch_file
+from segclip_deploy.model.torch_file import TOP, find_weights, read_torch_file
 from segclip_deploy.runtime.inference.frame import list_images, read_frame
 
 __all__ = ["KeyReport", "compare_keys", "import_weights"]
@@ -78,7 +78,7 @@ def import_weights(
     """
     wanted = factory(spec).state_dict()
     rename = partial(_rename, rules=renames)
-    place = find_place(
+    place = find_weights(
         read_torch_file(weights_path), wanted.keys(), weights_path, key=key, rename=rename
     )
     renamed = {rename(name): tensor for name, tensor in place.weights.items()}

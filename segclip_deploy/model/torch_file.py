@@ -20,8 +20,8 @@ from segclip_deploy.errors import BadArtifact, BadInput
 __all__ = [
     "TOP",
     "Entry",
-    "Place",
-    "find_place",
+    "FoundWeights",
+    "find_weights",
     "read_torch_file",
     "shape_and_dtype",
     "strip_command",
@@ -65,7 +65,7 @@ class Entry:
 
 
 @dataclass(frozen=True)
-class Place:
+class FoundWeights:
     """Where a network's weights lie in a file.
 
     Attributes:
@@ -121,14 +121,14 @@ def tensors_of(entries: Collection[Entry], path: Path) -> dict[str, Tensor]:
     return tensors
 
 
-def find_place(
+def find_weights(
     entries: Collection[Entry],
     wanted: Collection[str],
     path: Path,
     *,
     key: str | None = None,
     rename: Callable[[str], str] = str,
-) -> Place:
+) -> FoundWeights:
     """Where the tensors with the wanted names lie.
 
     A place is whatever can stand before wanted names: mappings within mappings, ``module.`` and
@@ -184,7 +184,7 @@ def find_place(
         and not (inner and name.startswith(inner))
         and (not best or mappings[name] in fitting)  # an optimizer beside them is no leftover
     }
-    return Place(
+    return FoundWeights(
         _name(prefix),
         {name[len(prefix) :]: tensor for name, tensor in taken.items()},
         _top_level([name for name in tensors if name not in taken]),

@@ -13,8 +13,8 @@ from segclip_deploy.artifacts.scheme import Precision, Scheme
 from segclip_deploy.errors import BadArtifact, BadInput, command
 from segclip_deploy.progress import Report, silent
 from segclip_deploy.runtime.inference.backend import Backend
-from segclip_deploy.runtime.registry import check_options, find_target, target_of
-from segclip_deploy.runtime.targets.base import BuildOptions, Job, Target
+from segclip_deploy.runtime.registry import check_build_options, find_target, target_of
+from segclip_deploy.runtime.targets.base import BuildJob, BuildOptions, Target
 from segclip_deploy.runtime.trial import try_apart
 from segclip_deploy.runtime.verify import verify
 
@@ -52,12 +52,12 @@ def build_engine(
     """
     options = options or BuildOptions()
     target = target_of(out)
-    check_options(target, options)
+    check_build_options(target, options)
     _check_scheme(target, bundle)
     if target.tried_apart:
         try_apart(target, bundle, options, report)
     with temporary_file(out) as file:
-        built = target.build(Job(bundle, file, partial(_prove, bundle), options, report))
+        built = target.build(BuildJob(bundle, file, partial(_prove, bundle), options, report))
         write_engine(
             out, file, bundle, target=target.name, arguments=options.arguments(), built=built
         )

@@ -15,7 +15,7 @@ from segclip_deploy.runtime.targets.tensorrt.target import TensorRt
 __all__ = [
     "BUNDLES",
     "TARGETS",
-    "check_options",
+    "check_build_options",
     "engine_names",
     "find_target",
     "target_of",
@@ -59,7 +59,7 @@ def engine_names(joined_by: str = ", ") -> str:
     return joined_by.join(f"NAME{target.suffix}" for target in TARGETS.values())
 
 
-def check_options(target: Target, options: BuildOptions) -> None:
+def check_build_options(target: Target, options: BuildOptions) -> None:
     """Accept options that a target acts on.
 
     Raises:

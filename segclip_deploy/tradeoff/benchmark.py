@@ -16,14 +16,14 @@ from segclip_deploy.progress import Report
 from segclip_deploy.runtime.io.raster.source import Reading
 from segclip_deploy.runtime.profiling.conditions import device_conditions, load_average
 from segclip_deploy.tradeoff.artifact_cache import SENSITIVITY_FILE, Workshop
-from segclip_deploy.tradeoff.measure_points import FRAMES, WARM_UP
+from segclip_deploy.tradeoff.measure_points import FRAMES, WARM_UP_ROUNDS
 from segclip_deploy.tradeoff.mission import Mission, margins, sensor
 from segclip_deploy.tradeoff.recommend import Limits, Recommendation, recommend
 from segclip_deploy.tradeoff.report import write_report
 from segclip_deploy.tradeoff.results import ResultsRecord, SweepConditions, write_results
 from segclip_deploy.tradeoff.roofline import bound, find_boards
 from segclip_deploy.tradeoff.sweep import Sweep, run_sweep
-from segclip_deploy.tradeoff.sweep_grid import Grid, Wanted, points, targets_here
+from segclip_deploy.tradeoff.sweep_grid import PrecisionChoice, SweepGrid, points, targets_here
 
 __all__ = ["Ask", "benchmark_bundles", "prepare_sweep"]
 
@@ -40,7 +40,7 @@ class Ask:
     reading: Reading = field(default_factory=Reading)
     calib: Path | None = None
     targets: Sequence[str] = ()
-    precisions: Sequence[Wanted] = ("fp32", "fp16", "int8", "planned")
+    precisions: Sequence[PrecisionChoice] = ("fp32", "fp16", "int8", "planned")
     budgets: Sequence[float] = (0.3,)
     methods: Sequence[str] = ("percentile",)
     overlaps: Sequence[int] = ()
@@ -55,7 +55,7 @@ class Ask:
     side_overlap: float = 0.7
 
 
-def prepare_sweep(ask: Ask, report: Report) -> tuple[Grid, Workshop]:
+def prepare_sweep(ask: Ask, report: Report) -> tuple[SweepGrid, Workshop]:
     """Check everything that can be checked before hours are spent.
 
     Raises:
@@ -83,7 +83,7 @@ def prepare_sweep(ask: Ask, report: Report) -> tuple[Grid, Workshop]:
             where="--precision",
             fix="--calib DIR, or --precision fp32 --precision fp16",
         )
-    grid = Grid(
+    grid = SweepGrid(
         bundles=tuple(ask.bundles),
         targets=tuple(ask.targets) or tuple(targets_here()),
         precisions=tuple(ask.precisions),
@@ -98,7 +98,7 @@ def prepare_sweep(ask: Ask, report: Report) -> tuple[Grid, Workshop]:
 
 
 def benchmark_bundles(
-    ask: Ask, grid: Grid, workshop: Workshop, report: Report
+    ask: Ask, grid: SweepGrid, workshop: Workshop, report: Report
 ) -> tuple[Path, Sweep, Recommendation]:
     """Sweep, recommend and write the report.
 
@@ -151,7 +151,7 @@ def _mission(ask: Ask) -> Mission | None:
     return Mission(sensor(ask.camera), ask.altitude, ask.speed, ask.front_overlap, ask.side_overlap)
 
 
-def _conditions(ask: Ask, grid: Grid, dataset: Dataset) -> SweepConditions:
+def _conditions(ask: Ask, grid: SweepGrid, dataset: Dataset) -> SweepConditions:
     names = dataset.names(ask.split)
     pixels = [dataset.read(name).frame.pixels for name in names[:FRAMES]]
     return SweepConditions(
@@ -164,6 +164,6 @@ def _conditions(ask: Ask, grid: Grid, dataset: Dataset) -> SweepConditions:
         frames=len(pixels),
         frame_sizes=tuple(sorted({(one.shape[0], one.shape[1]) for one in pixels})),
         samples=ask.samples,
-        warm_up=WARM_UP,
+        warm_up=WARM_UP_ROUNDS,
         points=len(points(grid)),
     )

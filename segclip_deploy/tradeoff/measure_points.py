@@ -27,12 +27,12 @@ from segclip_deploy.tradeoff.state import (
 )
 from segclip_deploy.tradeoff.sweep_grid import Point
 
-__all__ = ["FRAMES", "WARM_UP", "measure_accuracy", "measure_energy", "measure_latency"]
+__all__ = ["FRAMES", "WARM_UP_ROUNDS", "measure_accuracy", "measure_energy", "measure_latency"]
 
 FRAMES = 3
 """Frames of the evaluation set that latency is measured on, the same for every point."""
 
-WARM_UP = 2
+WARM_UP_ROUNDS = 2
 """Rounds over all points and frames that do not count, in every process."""
 
 _ENERGY_SECONDS = 5.0
@@ -75,7 +75,7 @@ def measure_latency(
         for path, (point, engine) in engines.items():
             opened[path] = stack.enter_context(_open(point, engine))
         done = min(len(one.frame_ms) for one in known.values()) // len(frames)
-        for turn in range(-WARM_UP, rounds - done):
+        for turn in range(-WARM_UP_ROUNDS, rounds - done):
             for path, segmenter in opened.items():
                 elapsed, results = _once(segmenter, frames)
                 if turn >= 0:

@@ -12,7 +12,7 @@ from segclip_deploy.artifacts.records import Format, Record
 from segclip_deploy.runtime.profiling.conditions import DeviceConditions
 from segclip_deploy.tradeoff.mission import Margin
 from segclip_deploy.tradeoff.roofline import Bound
-from segclip_deploy.tradeoff.row import Failure, Row
+from segclip_deploy.tradeoff.row import FailedPoint, Row
 
 __all__ = ["RESULTS", "ResultsRecord", "SweepConditions", "write_results"]
 
@@ -65,7 +65,7 @@ class ResultsRecord(Record, frozen=True):
     recommended: str | None
     why: str
     rows: tuple[Row, ...]
-    failures: tuple[Failure, ...]
+    failures: tuple[FailedPoint, ...]
     engines: Mapping[str, str]
     bounds: tuple[Bound, ...]
     mission: tuple[Margin, ...]

@@ -9,7 +9,7 @@ import numpy as np
 from segclip_deploy.artifacts.plan import Drop
 from segclip_deploy.artifacts.records import Record
 
-__all__ = ["Failure", "Row", "pareto_front"]
+__all__ = ["FailedPoint", "Row", "pareto_front"]
 
 
 class Row(Record, frozen=True):
@@ -70,7 +70,7 @@ class Row(Record, frozen=True):
         return float(low), float(high)
 
 
-class Failure(Record, frozen=True):
+class FailedPoint(Record, frozen=True):
     """An engine that must not fly.
 
     Attributes:

@@ -21,9 +21,9 @@ from segclip_deploy.tradeoff.measure_points import (
     measure_energy,
     measure_latency,
 )
-from segclip_deploy.tradeoff.row import Failure, Row
+from segclip_deploy.tradeoff.row import FailedPoint, Row
 from segclip_deploy.tradeoff.state import Latency
-from segclip_deploy.tradeoff.sweep_grid import Grid, Point, points
+from segclip_deploy.tradeoff.sweep_grid import Point, SweepGrid, points
 
 __all__ = ["Sweep", "run_sweep", "steps"]
 
@@ -39,11 +39,11 @@ class Sweep:
     """
 
     rows: tuple[Row, ...]
-    failures: tuple[Failure, ...]
+    failures: tuple[FailedPoint, ...]
     engines: Mapping[str, Path]
 
 
-def steps(grid: Grid, workshop: Workshop, samples: int) -> dict[str, int]:
+def steps(grid: SweepGrid, workshop: Workshop, samples: int) -> dict[str, int]:
     """What a sweep has to do: how many engines are there, how many are to be made, samples."""
     wanted = points(grid)
     paths = {workshop.engine_path(point) for point in wanted}
@@ -57,7 +57,9 @@ def steps(grid: Grid, workshop: Workshop, samples: int) -> dict[str, int]:
     }
 
 
-def run_sweep(grid: Grid, workshop: Workshop, *, split: str, samples: int, report: Report) -> Sweep:
+def run_sweep(
+    grid: SweepGrid, workshop: Workshop, *, split: str, samples: int, report: Report
+) -> Sweep:
     """Measure every point of a grid.
 
     Args:
@@ -80,7 +82,7 @@ def run_sweep(grid: Grid, workshop: Workshop, *, split: str, samples: int, repor
         try:
             engines[point] = workshop.engine(point)
         except GateFailed as error:
-            failures.append(Failure(name=point.name, why=str(error)))
+            failures.append(FailedPoint(name=point.name, why=str(error)))
     accuracies: dict[Point, Accuracy] = {}
     for index, (point, engine) in enumerate(engines.items()):
         report(f"scoring {point.name}", index, len(engines))

@@ -11,13 +11,13 @@ from typing import Literal
 from segclip_deploy.errors import BadInput
 from segclip_deploy.runtime.registry import TARGETS
 
-__all__ = ["Grid", "Point", "Wanted", "points", "targets_here"]
+__all__ = ["Point", "PrecisionChoice", "SweepGrid", "points", "targets_here"]
 
-Wanted = Literal["fp32", "fp16", "int8", "planned"]
+PrecisionChoice = Literal["fp32", "fp16", "int8", "planned"]
 
 
 @dataclass(frozen=True)
-class Grid:
+class SweepGrid:
     """The axes of a sweep; window size and batch are those of the bundles.
 
     Attributes:
@@ -32,7 +32,7 @@ class Grid:
 
     bundles: Sequence[Path]
     targets: Sequence[str]
-    precisions: Sequence[Wanted]
+    precisions: Sequence[PrecisionChoice]
     budgets: Sequence[float] = (0.3,)
     methods: Sequence[str] = ("percentile",)
     overlaps: Sequence[int | None] = (None,)
@@ -49,12 +49,12 @@ class Point:
         precision: of the engine.
         budget: points of mIoU that a plan may lose; None where nothing is planned.
         method: of calibration; None where nothing is calibrated.
-        overlap, threads: as in ``Grid``.
+        overlap, threads: as in ``SweepGrid``.
     """
 
     bundle: Path
     target: str
-    precision: Wanted
+    precision: PrecisionChoice
     budget: float | None
     method: str | None
     overlap: int | None
@@ -75,7 +75,7 @@ class Point:
         return " · ".join(parts)
 
 
-def points(grid: Grid) -> list[Point]:
+def points(grid: SweepGrid) -> list[Point]:
     """Every combination that exists, FP32 first.
 
     A precision that a target does not have is left out, and so are threads of engines that have none.
@@ -90,12 +90,12 @@ def points(grid: Grid) -> list[Point]:
                 continue
             for method, budget in _calibrated(grid, precision):
                 for overlap, count in product(grid.overlaps, threads):
-                    wanted: Wanted = precision
+                    wanted: PrecisionChoice = precision
                     found.append(Point(bundle, target, wanted, budget, method, overlap, count))
     return found
 
 
-def _calibrated(grid: Grid, precision: str) -> Iterator[tuple[str | None, float | None]]:
+def _calibrated(grid: SweepGrid, precision: str) -> Iterator[tuple[str | None, float | None]]:
     if precision in ("fp32", "fp16"):
         yield None, None
         return

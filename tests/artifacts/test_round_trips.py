@@ -21,7 +21,7 @@ from segclip_deploy.artifacts.scheme import Scheme
 from segclip_deploy.artifacts.vocabulary import load_vocabulary
 from segclip_deploy.calibration.table import CalibrationTable, load_table, save_table
 from segclip_deploy.model.text import TextBank, load_text_bank, save_text_bank, unit_rows
-from segclip_deploy.runtime.io.raster.grid import Grid
+from segclip_deploy.runtime.io.raster.grid import RasterGrid
 from tests.support.records import any_of
 
 NAMES = st.text(
@@ -101,7 +101,7 @@ def test_a_model_spec(
 def test_strips_of_the_models_rows_give_each_of_the_rasters_rows_once(
     own: int, model: int, cuts: list[int]
 ) -> None:
-    grid = Grid((own, 8), (model, 8))
+    grid = RasterGrid((own, 8), (model, 8))
     edges = sorted({0, model, *(min(cut, model) for cut in cuts)})
     strips = [grid.own_rows(top, bottom) for top, bottom in pairwise(edges)]
     assert [row for start, stop in strips for row in range(start, stop)] == list(range(own))

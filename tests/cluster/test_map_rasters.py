@@ -18,12 +18,12 @@ import numpy as np
 import onnx
 import pytest
 
-from segclip_deploy.cluster.block_store import Shelf, cut_blocks
-from segclip_deploy.cluster.map_rasters import Failure, Mapped, map_rasters
+from segclip_deploy.cluster.block_store import BlockStore, cut_blocks
+from segclip_deploy.cluster.map_rasters import FailedRaster, Mapped, map_rasters
 from segclip_deploy.cluster.pool import Failed, Job, Pool, local_pool
-from segclip_deploy.cluster.work import Order
+from segclip_deploy.cluster.work import JobSpec
 from segclip_deploy.errors import BadArtifact, BadInput, StaleArtifact
-from segclip_deploy.runtime.io.raster.grid import Grid
+from segclip_deploy.runtime.io.raster.grid import RasterGrid
 from segclip_deploy.runtime.io.raster.segment import segment_raster, settings_digest
 from segclip_deploy.runtime.io.raster.source import Reading, describe_raster
 from segclip_deploy.runtime.open_engine import engine_sha256, open_segmenter
@@ -82,8 +82,8 @@ def written(out: Path) -> dict[str, bytes]:
     return {path.relative_to(out).as_posix(): path.read_bytes() for path in files}
 
 
-def order_for(engine: Path) -> Order:
-    return Order(engine, engine_sha256(engine), Reading(), threads=1)
+def spec_for(engine: Path) -> JobSpec:
+    return JobSpec(engine, engine_sha256(engine), Reading(), threads=1)
 
 
 def mapped(
@@ -92,10 +92,10 @@ def mapped(
     sources: list[Path],
     out: Path,
     report: Callable[[str, int, int], None] = lambda _what, _done, _total: None,
-) -> list[Mapped | Failure]:
+) -> list[Mapped | FailedRaster]:
     out.mkdir(parents=True, exist_ok=True)
     targets = {source: out / source.name for source in sources}
-    return list(map_rasters(pool, order_for(engine), targets, report=report))
+    return list(map_rasters(pool, spec_for(engine), targets, report=report))
 
 
 def pids(pool: Pool) -> list[int]:
@@ -112,7 +112,7 @@ def test_blocks_tile_a_raster_and_are_of_a_bounded_height(
     own: tuple[int, int], scale: float, logits: bool
 ) -> None:
     height, width = (max(1, round(side * scale)) for side in own)
-    blocks = cut_blocks(segmenter(logits=logits), Grid(own, (height, width)))
+    blocks = cut_blocks(segmenter(logits=logits), RasterGrid(own, (height, width)))
     assert [blocks[0][0], blocks[-1][1]] == [0, own[0]]
     assert all(above[1] == below[0] for above, below in pairwise(blocks))
     # 8 rows of windows and a half at most, 48 pixels apart, and the last is up to a window higher.
@@ -121,19 +121,19 @@ def test_blocks_tile_a_raster_and_are_of_a_bounded_height(
 
 @pytest.mark.faults
 def test_a_block_is_there_when_it_is_whole(tmp_path: Path) -> None:
-    shelf = Shelf(tmp_path / "a.tif", "digest", 10)
-    with suppress(KeyError), shelf.put((0, 2)) as write:
+    store = BlockStore(tmp_path / "a.tif", "digest", 10)
+    with suppress(KeyError), store.put((0, 2)) as write:
         write(np.zeros((1, 10), np.uint8))
         raise KeyError
-    assert not shelf.has((0, 2))
-    assert list(shelf.folder.iterdir()) == []
-    with shelf.put((0, 2)) as write:
+    assert not store.has((0, 2))
+    assert list(store.folder.iterdir()) == []
+    with store.put((0, 2)) as write:
         write(np.zeros((2, 10), np.uint8))
-    assert shelf.has((0, 2))
-    os.truncate(shelf.path((0, 2)), 19)
-    assert not shelf.has((0, 2))
-    shelf.sweep(((0, 4),))
-    assert list(shelf.folder.iterdir()) == []
+    assert store.has((0, 2))
+    os.truncate(store.path((0, 2)), 19)
+    assert not store.has((0, 2))
+    store.sweep(((0, 4),))
+    assert list(store.folder.iterdir()) == []
 
 
 # ---- a cluster
@@ -205,15 +205,15 @@ def test_a_block_that_keeps_failing_is_reported_and_the_rest_is_done(
     out = tmp_path / "out"
     results = mapped(pool, tiny_bundle, [bad, rasters[2]], out)
     good = [result for result in results if isinstance(result, Mapped)]
-    failures = [result for result in results if isinstance(result, Failure)]
+    failures = [result for result in results if isinstance(result, FailedRaster)]
     assert [result.source for result in good] == [rasters[2]]
     assert {(f.source, f.doing) for f in failures} == {(bad, "label")}
     told = failures[0].to_json()
     assert told["error"].startswith(f"{bad}: damaged or unreadable (")
     assert "in label_rows" in told["traceback"]
     assert not (out / "bad.tif").exists()
-    shelf = out / ".segclip-deploy.bad.tif.blocks"
-    assert len(list(shelf.iterdir())) >= 1  # of its other blocks
+    store = out / ".segclip-deploy.bad.tif.blocks"
+    assert len(list(store.iterdir())) >= 1  # of its other blocks
 
 
 @pytest.mark.faults
@@ -232,10 +232,10 @@ def test_workers_that_cannot_work_end_the_call(
     with pytest.raises(BadInput, match=r"worker tcp://.* does not see .*nowhere; engine, rasters"):
         pool.check_sees((tmp_path, tmp_path / "nowhere"))
     targets = {rasters[2]: tmp_path / "small.tif"}
-    other = Order(tiny_bundle, "of another engine", Reading())
+    other = JobSpec(tiny_bundle, "of another engine", Reading())
     with pytest.raises(StaleArtifact, match="is another engine than where map was called"):
         list(map_rasters(pool, other, targets))
-    version = Order(tiny_bundle, engine_sha256(tiny_bundle), Reading(), version="0.0.1")
+    version = JobSpec(tiny_bundle, engine_sha256(tiny_bundle), Reading(), version="0.0.1")
     with pytest.raises(BadArtifact, match=r"segclip-deploy is .*; install 0\.0\.1 on it"):
         list(map_rasters(pool, version, targets))
 

@@ -75,9 +75,9 @@ def install(monkeypatch: pytest.MonkeyPatch, model: Path, gpu: Gpu | None = ORIN
     }.items():
         monkeypatch.setitem(sys.modules, name, module)
     home = "segclip_deploy.runtime.targets.tensorrt"
-    monkeypatch.setattr(f"{home}.backend.open_cuda", lambda: Cuda(driver))
+    monkeypatch.setattr(f"{home}.tensorrt_backend.open_cuda", lambda: Cuda(driver))
     monkeypatch.setattr(
-        f"{home}.backend.GpuDecoder", lambda stream: SimpleNamespace(decode=windows.decode)
+        f"{home}.tensorrt_backend.GpuDecoder", lambda stream: SimpleNamespace(decode=windows.decode)
     )
     add_profile = builder._add_profile
 

@@ -15,7 +15,7 @@ from segclip_deploy.artifacts.bundle_record import BundleRecord, Parents
 from segclip_deploy.artifacts.input_spec import InputSpec
 from segclip_deploy.artifacts.model_spec import ModelSpec
 from segclip_deploy.artifacts.vocabulary import load_vocabulary
-from segclip_deploy.calibration.table import Bands, CalibrationTable, CoverageRecord
+from segclip_deploy.calibration.table import BandStatistics, CalibrationTable, CoverageRecord
 
 _PLAIN: dict[Any, st.SearchStrategy[Any]] = {
     NoneType: st.none(),
@@ -85,7 +85,7 @@ def small_table(**fields: Any) -> CalibrationTable:
         "method": "minmax",
         "ranges": {},
         "tiles": (),
-        "bands": Bands((1.0, 2.0, 3.0), (0.1, 0.2, 0.3)),
+        "bands": BandStatistics((1.0, 2.0, 3.0), (0.1, 0.2, 0.3)),
         "coverage": CoverageRecord(1, 20, 1, 0, 0, 0, {}, {}, 0.5, 1.0),
     }
     return CalibrationTable(**given | fields)

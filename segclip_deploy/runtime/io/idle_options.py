@@ -9,7 +9,7 @@ from segclip_deploy.errors import BadInput
 from segclip_deploy.runtime.io.pictures import applied_options
 from segclip_deploy.runtime.io.raster.source import Reading
 
-__all__ = ["check_options"]
+__all__ = ["refuse_idle_options"]
 
 _WHY = {
     "ignore_alpha": "has no alpha band that takes pixels away",
@@ -17,7 +17,7 @@ _WHY = {
 }
 
 
-def check_options(paths: Iterable[Path], reading: Reading) -> None:
+def refuse_idle_options(paths: Iterable[Path], reading: Reading) -> None:
     """Refuse ``--ignore-alpha`` and ``--scale`` where they change none of the images and rasters.
 
     One file that an option applies to is enough: the others are read as without it.

@@ -29,7 +29,7 @@ from segclip_deploy.runtime.inference.frame import (
 from segclip_deploy.runtime.inference.windows import Window
 from segclip_deploy.runtime.io.raster.bands import to_8_bits
 from segclip_deploy.runtime.io.raster.gdal import opened
-from segclip_deploy.runtime.io.raster.georeference import driver_of, find_place
+from segclip_deploy.runtime.io.raster.georeference import driver_of, find_georeference
 from segclip_deploy.runtime.io.raster.pixels import read_window
 from segclip_deploy.runtime.io.raster.rows import RowReader
 from segclip_deploy.runtime.io.raster.source import (
@@ -59,7 +59,7 @@ def read_picture(
         MissingDependency: rasterio is needed and not installed.
     """
     path = Path(path)
-    if find_place(path):
+    if find_georeference(path):
         raster = describe_raster(path, replace(reading, keep_scale=True), None)
         check_size(*raster.grid.own, path, max_megapixels)
         pixels, valid = read_window(raster)
@@ -84,7 +84,7 @@ def applied_options(path: Path, reading: Reading) -> frozenset[str]:
         BadInput: it cannot be read.
         MissingDependency: rasterio is needed and not installed.
     """
-    if find_place(path):
+    if find_georeference(path):
         return describe_raster(path, replace(reading, keep_scale=True), None).applied
     try:
         with header_of(path) as image:
@@ -135,7 +135,7 @@ def open_windows(
     Raises:
         BadInput: as of ``read_picture``, and for a raster far too coarse for the model.
     """
-    if find_place(path):
+    if find_georeference(path):
         return _RasterWindows(describe_raster(path, reading, model_metres), height, width)
     return _ImageWindows(read_picture(path, reading), height, width)
 

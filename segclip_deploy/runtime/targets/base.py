@@ -24,7 +24,7 @@ from segclip_deploy.runtime.inference.backend import Backend
 from segclip_deploy.runtime.targets.device import find_cpu
 from segclip_deploy.runtime.targets.tuning import rank_settings
 
-__all__ = ["BuildOptions", "Job", "Need", "Prove", "Runs", "Settings", "Target"]
+__all__ = ["BuildJob", "BuildOptions", "Need", "Prove", "Runs", "Settings", "Target"]
 
 Settings = Mapping[str, Any]
 """Keywords of a target's ``open``, as an engine's record keeps them."""
@@ -88,7 +88,7 @@ class BuildOptions:
 
 
 @dataclass(frozen=True)
-class Job:
+class BuildJob:
     """What a target is asked to build.
 
     Attributes:
@@ -175,7 +175,7 @@ class Target(ABC):
         del bundle, options
         return [{}]
 
-    def build(self, job: Job) -> Built:
+    def build(self, job: BuildJob) -> Built:
         """Write the engine file and prove it, where it can run here.
 
         Raises:

@@ -11,11 +11,11 @@ from numpy.typing import NDArray
 
 from segclip_deploy.errors import BadInput
 
-__all__ = ["Bands", "choose_bands", "choose_scale", "to_8_bits"]
+__all__ = ["RasterBands", "choose_bands", "choose_scale", "to_8_bits"]
 
 
 @dataclass(frozen=True)
-class Bands:
+class RasterBands:
     """What the model sees of a raster.
 
     Attributes:
@@ -31,7 +31,7 @@ class Bands:
     notes: tuple[str, ...] = ()
 
 
-def choose_bands(dataset: Any, asked: tuple[int, int, int] | None, path: Path) -> Bands:
+def choose_bands(dataset: Any, asked: tuple[int, int, int] | None, path: Path) -> RasterBands:
     """Red, green and blue: those that the user names, or those that the file calls so.
 
     Raises:
@@ -45,13 +45,13 @@ def choose_bands(dataset: Any, asked: tuple[int, int, int] | None, path: Path) -
                 where=path,
                 fix="change --bands",
             )
-        return Bands(asked)
+        return RasterBands(asked)
     kinds = [kind.name for kind in dataset.colorinterp]
     if all(kinds.count(colour) == 1 for colour in ("red", "green", "blue")):
         red, green, blue = (kinds.index(colour) + 1 for colour in ("red", "green", "blue"))
         said = (f"bands {red}, {green}, {blue} of {count} are its red, green and blue",)
         plain = count == 3 or (count == 4 and "alpha" in kinds)
-        return Bands((red, green, blue), notes=() if plain else said)
+        return RasterBands((red, green, blue), notes=() if plain else said)
     if "palette" in kinds and dataset.dtypes[kinds.index("palette")] == "uint8":
         return _palette(dataset, kinds.index("palette") + 1)
     if count < 3:
@@ -69,18 +69,18 @@ def choose_bands(dataset: Any, asked: tuple[int, int, int] | None, path: Path) -
     )
 
 
-def _palette(dataset: Any, band: int) -> Bands:
+def _palette(dataset: Any, band: int) -> RasterBands:
     colours = np.zeros((256, 4), np.uint8)
     for index, colour in dataset.colormap(band).items():
         if 0 <= index < len(colours):
             colours[index] = colour
     clear = tuple(int(index) for index in dataset.colormap(band) if colours[index, 3] == 0)
     said = (f"band {band} is a palette: its colours are read",)
-    return Bands((band,) * 3, colours[:, :3].tobytes(), clear, said)
+    return RasterBands((band,) * 3, colours[:, :3].tobytes(), clear, said)
 
 
 def choose_scale(
-    dataset: Any, bands: Bands, asked: tuple[float, float] | None, path: Path
+    dataset: Any, bands: RasterBands, asked: tuple[float, float] | None, path: Path
 ) -> tuple[float, float] | None:
     """The values that become 0 and 255; None where they are 8 bits, of which ``asked`` changes nothing.
 

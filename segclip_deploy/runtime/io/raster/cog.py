@@ -10,7 +10,7 @@ from segclip_deploy.artifacts.vocabulary import IGNORE_INDEX, Vocabulary
 from segclip_deploy.runtime.io.raster.gdal import environment, gdal_errors
 from segclip_deploy.runtime.io.raster.source import Raster
 
-__all__ = ["DIGEST_TAG", "digest_of", "write_cog"]
+__all__ = ["DIGEST_TAG", "stored_digest", "write_cog"]
 
 DIGEST_TAG = "SEGCLIP_DEPLOY_DIGEST"
 """Metadata of the file: what its labels were made from and with."""
@@ -50,7 +50,7 @@ def write_cog(
     made.replace(out)
 
 
-def digest_of(path: Path) -> str | None:
+def stored_digest(path: Path) -> str | None:
     """What an existing output was made from and with; None for what is none."""
     rasterio = require("rasterio", why="writing GeoTIFF")
     try:

@@ -9,9 +9,9 @@ import struct
 from dataclasses import dataclass
 from pathlib import Path
 
-from segclip_deploy.runtime.io.raster.geotiff import UNREADABLE, read_tags
+from segclip_deploy.runtime.io.raster.geotiff import TIFF_ERRORS, read_tags
 
-__all__ = ["RASTER_SUFFIXES", "Place", "driver_of", "find_place", "side_files"]
+__all__ = ["RASTER_SUFFIXES", "Georeference", "driver_of", "find_georeference", "side_files"]
 
 RASTER_SUFFIXES = (".vrt", ".jp2", ".j2k", ".img")
 """What a folder is searched for, beside the suffixes of images. A file that is named may have any."""
@@ -43,7 +43,7 @@ _XML_BYTES = 16 << 20
 
 
 @dataclass(frozen=True)
-class Place:
+class Georeference:
     """That a file has a place, or belongs to a format that is for such files.
 
     Attributes:
@@ -55,7 +55,7 @@ class Place:
     signs: tuple[str, ...]
 
 
-def find_place(path: Path) -> Place | None:
+def find_georeference(path: Path) -> Georeference | None:
     """Whether something says where a file's pixels lie.
 
     Signs are tags of GeoTIFF, and files beside it: world file, .aux.xml with a place, RPCs, .tab.
@@ -71,10 +71,10 @@ def find_place(path: Path) -> Place | None:
     if driver == "GTiff":
         try:
             tags = read_tags(path)
-        except UNREADABLE:
+        except TIFF_ERRORS:
             tags = {}
         signs = [name for tag, name in _PLACE_TAGS.items() if tag in tags] + signs
-    return Place(driver, tuple(signs)) if signs or driver not in _PICTURES else None
+    return Georeference(driver, tuple(signs)) if signs or driver not in _PICTURES else None
 
 
 def driver_of(path: Path) -> str | None:

@@ -10,7 +10,7 @@ from typing import Any
 
 from PIL import TiffImagePlugin
 
-__all__ = ["EARTH", "ONE_SCALE", "UNREADABLE", "ground_sample_distance", "read_tags"]
+__all__ = ["EARTH", "ONE_SCALE", "TIFF_ERRORS", "ground_sample_distance", "read_tags"]
 
 EARTH = 6378137.0
 """Metres, equatorial radius of WGS 84."""
@@ -18,7 +18,7 @@ EARTH = 6378137.0
 ONE_SCALE = 1.5
 """Largest ratio of ground sample distances that are taken for one."""
 
-UNREADABLE = (OSError, SyntaxError, ValueError, LookupError, TypeError, struct.error)
+TIFF_ERRORS = (OSError, SyntaxError, ValueError, LookupError, TypeError, struct.error)
 """What ``read_tags`` raises of a file that is no TIFF, or a damaged one."""
 
 _METRES = {9001: 1.0, 9002: 0.3048, 9003: 1200 / 3937}  # of linear units, by EPSG code
@@ -35,7 +35,7 @@ def ground_sample_distance(path: Path) -> float | None:
     """
     try:
         return _metres_per_row(read_tags(path))
-    except UNREADABLE:
+    except TIFF_ERRORS:
         return None
 
 
@@ -43,7 +43,7 @@ def read_tags(path: Path) -> dict[int, Any]:
     """Tags of a TIFF's first image; its pixels may be of any number and kind.
 
     Raises:
-        one of ``UNREADABLE``: not a TIFF that can be read.
+        one of ``TIFF_ERRORS``: not a TIFF that can be read.
     """
     if not path.is_file():  # a pipe would be waited for
         raise OSError("no file")

@@ -8,7 +8,7 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["MAX_ENLARGED", "MAX_RATIO", "Grid", "model_size"]
+__all__ = ["MAX_ENLARGED", "MAX_RATIO", "RasterGrid", "model_size"]
 
 MAX_RATIO = 1.25
 """A raster's ground sample distance may be so many times the model's, or a part of it, and is left alone.
@@ -19,7 +19,7 @@ MAX_ENLARGED = 4.0
 
 
 @dataclass(frozen=True)
-class Grid:
+class RasterGrid:
     """Which pixel of the model's grid each of the raster's pixels takes its label from: the nearest.
 
     Attributes:

@@ -8,9 +8,13 @@ from typing import Any
 
 from segclip_deploy._optional import require
 from segclip_deploy.runtime.io.raster.gdal import gdal_errors
-from segclip_deploy.runtime.io.raster.georeference import Place, find_place, side_files
+from segclip_deploy.runtime.io.raster.georeference import (
+    Georeference,
+    find_georeference,
+    side_files,
+)
 from segclip_deploy.runtime.io.raster.validity import Validity
-from segclip_deploy.runtime.io.raster.warp import Turn, check_turned, choose_turn
+from segclip_deploy.runtime.io.raster.warp import Warp, check_warped, choose_warp
 
 __all__ = ["Location", "locate"]
 
@@ -23,14 +27,14 @@ class Location:
         crs: of rasterio; None where the file names none, or its place cannot be read.
         transform: affine, from (column, row) to the CRS.
         size: (H, W) of the grid.
-        turn: to the grid, where the place is ground control points or RPCs.
+        warp: to the grid, where the place is ground control points or RPCs.
         notes: what the user should know of it, a line each.
     """
 
     crs: Any
     transform: Any
     size: tuple[int, int]
-    turn: Turn | None
+    warp: Warp | None
     notes: tuple[str, ...]
 
 
@@ -49,14 +53,14 @@ def locate(
     Raises:
         BadInput: points that lead to a grid that cannot be.
     """
-    signs = (find_place(path) or Place(driver, ())).signs
+    signs = (find_georeference(path) or Georeference(driver, ())).signs
     crs, transform = dataset.crs or _beside(path), dataset.transform
     if transform.is_identity or not abs(transform.determinant) > 0:  # also of NaN
-        turn = choose_turn(dataset, path, crs, masks=validity.masks)
-        if turn is not None:
-            with turn.over(allow_remote=allow_remote) as turned:
-                said = check_turned(turned, turn, dataset, path)
-                return Location(turn.crs, turned.transform, turned.shape, turn, (said,))
+        warp = choose_warp(dataset, path, crs, masks=validity.masks)
+        if warp is not None:
+            with warp.over(allow_remote=allow_remote) as turned:
+                said = check_warped(turned, warp, dataset, path)
+                return Location(warp.crs, turned.transform, turned.shape, warp, (said,))
         lost = f"says that it has a place ({', '.join(signs)}), which cannot be read"
         said = f"{lost if signs else 'does not say where its pixels lie'}: areas in m² stay unknown"
         return Location(None, type(transform).identity(), dataset.shape, None, (said,))

@@ -19,7 +19,7 @@ from segclip_deploy.errors import BadInput
 from segclip_deploy.progress import Report, silent
 from segclip_deploy.runtime.inference.segmenter import Segmenter
 from segclip_deploy.runtime.inference.stitching import Tally
-from segclip_deploy.runtime.io.raster.cog import digest_of, write_cog
+from segclip_deploy.runtime.io.raster.cog import stored_digest, write_cog
 from segclip_deploy.runtime.io.raster.gdal import opened, translated
 from segclip_deploy.runtime.io.raster.ground import AreaCount, measure_areas
 from segclip_deploy.runtime.io.raster.partial import Partial
@@ -126,7 +126,7 @@ def segment_raster(
     started = time.perf_counter()
     height, names = raster.grid.own[0], segmenter.vocabulary.names
     tally = Tally()
-    if out.exists() and digest_of(out) == digest:
+    if out.exists() and stored_digest(out) == digest:
         kept, areas = height, count_areas(out, raster, names)
     else:
         areas = _no_areas(raster, names)

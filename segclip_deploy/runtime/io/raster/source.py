@@ -15,13 +15,13 @@ from segclip_deploy.errors import BadInput, command
 from segclip_deploy.runtime.io.raster.bands import choose_bands, choose_scale
 from segclip_deploy.runtime.io.raster.gdal import opened
 from segclip_deploy.runtime.io.raster.georeference import driver_of, side_files
-from segclip_deploy.runtime.io.raster.geotiff import UNREADABLE, read_tags
-from segclip_deploy.runtime.io.raster.grid import MAX_ENLARGED, Grid, model_size
+from segclip_deploy.runtime.io.raster.geotiff import TIFF_ERRORS, read_tags
+from segclip_deploy.runtime.io.raster.grid import MAX_ENLARGED, RasterGrid, model_size
 from segclip_deploy.runtime.io.raster.ground import measure_areas, pixel_metres
 from segclip_deploy.runtime.io.raster.location import locate
 from segclip_deploy.runtime.io.raster.validity import Validity, choose_validity
 from segclip_deploy.runtime.io.raster.vrt import check_vrt
-from segclip_deploy.runtime.io.raster.warp import Turn
+from segclip_deploy.runtime.io.raster.warp import Warp
 
 __all__ = ["Raster", "Reading", "describe_raster", "opened_raster"]
 
@@ -61,7 +61,7 @@ class Raster:
         validity: which of its pixels are real.
         crs: of rasterio; None where the file names none.
         transform: affine, from (column, row) to the CRS.
-        turn: to its grid, where its place is ground control points or RPCs.
+        warp: to its grid, where its place is ground control points or RPCs.
         area_or_point: what the file calls its pixels.
         metres: width and height of the middle pixel on the ground; None where unknown.
         files: that decide its pixels and its place, itself among them.
@@ -73,14 +73,14 @@ class Raster:
 
     path: Path
     driver: str
-    grid: Grid
+    grid: RasterGrid
     bands: tuple[int, int, int]
     palette: bytes | None
     scale: tuple[float, float] | None
     validity: Validity
     crs: Any
     transform: Any
-    turn: Turn | None
+    warp: Warp | None
     area_or_point: str
     metres: tuple[float, float] | None
     files: tuple[Path, ...]
@@ -100,8 +100,8 @@ def opened_raster(raster: Raster) -> Iterator[Any]:
     Raises:
         BadInput: damaged, in a format that is not read here, or not to be turned.
     """
-    if raster.turn is not None:
-        with raster.turn.over(allow_remote=raster.allow_remote) as dataset:
+    if raster.warp is not None:
+        with raster.warp.over(allow_remote=raster.allow_remote) as dataset:
             yield dataset
     else:
         with opened(raster.path, raster.driver, allow_remote=raster.allow_remote) as dataset:
@@ -156,11 +156,11 @@ def describe_raster(path: Path, reading: Reading, model_metres: float | None) ->
             clear=bands.clear,
         )
         ground = locate(dataset, path, driver, validity, allow_remote=remote)
-        crs, transform, size, turn = ground.crs, ground.transform, ground.size, ground.turn
+        crs, transform, size, warp = ground.crs, ground.transform, ground.size, ground.warp
         notes = [*bands.notes, *said, *ground.notes]
-        if turn is not None:
-            extra = range(dataset.count + 1, turn.bands + 1)
-            validity = replace(validity, masks=(), mask_bands=tuple(extra), coverage=turn.bands + 1)
+        if warp is not None:
+            extra = range(dataset.count + 1, warp.bands + 1)
+            validity = replace(validity, masks=(), mask_bands=tuple(extra), coverage=warp.bands + 1)
         metres, off = _measure(crs, transform, size)
         if crs is not None and (metres is None or off):
             share = (
@@ -171,7 +171,9 @@ def describe_raster(path: Path, reading: Reading, model_metres: float | None) ->
                 else "a little"
             )
             notes.append(f"{share} of it lies off the Earth, without m² and polygons")
-        grid = Grid(size, size if reading.keep_scale else model_size(size, metres, model_metres))
+        grid = RasterGrid(
+            size, size if reading.keep_scale else model_size(size, metres, model_metres)
+        )
         if grid.resampled:
             notes.append(_check_grid(grid, metres, model_metres, path))
         alphas = choose_validity(dataset, bands.rgb, ignore_alpha=False)[0].alphas
@@ -186,7 +188,7 @@ def describe_raster(path: Path, reading: Reading, model_metres: float | None) ->
             validity=validity,
             crs=crs,
             transform=transform,
-            turn=turn,
+            warp=warp,
             area_or_point=dataset.tags().get("AREA_OR_POINT", "Area"),
             metres=metres,
             files=tuple(sorted(files)),
@@ -202,7 +204,7 @@ def _written_nodata(path: Path, driver: str) -> str | None:
         return None
     try:
         text = read_tags(path).get(_NODATA)
-    except UNREADABLE:
+    except TIFF_ERRORS:
         return None
     return text.strip(" \0") or None if isinstance(text, str) else None
 
@@ -229,7 +231,7 @@ def _middle_first(length: int) -> Any:
 
 
 def _check_grid(
-    grid: Grid, metres: tuple[float, float] | None, model_metres: float | None, path: Path
+    grid: RasterGrid, metres: tuple[float, float] | None, model_metres: float | None, path: Path
 ) -> str:
     """What is said of resampling, where it makes sense."""
     assert metres is not None

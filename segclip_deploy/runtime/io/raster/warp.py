@@ -17,14 +17,14 @@ from segclip_deploy._optional import require
 from segclip_deploy.errors import BadInput
 from segclip_deploy.runtime.io.raster.gdal import opened
 
-__all__ = ["Turn", "check_turned", "choose_turn"]
+__all__ = ["Warp", "check_warped", "choose_warp"]
 
 _FEWEST = 3  # ground control points that place an image
 _MOST_LARGER = 16  # times the pixels of the source; more is no place but an error in the points
 
 
 @dataclass(frozen=True)
-class Turn:
+class Warp:
     """How an image is turned to the north.
 
     Attributes:
@@ -50,7 +50,7 @@ class Turn:
         The grid is GDAL's own choice: of a WarpedVRT that is given one, rasterio drops the points.
 
         Raises:
-            BadInput: GDAL cannot turn it.
+            BadInput: GDAL cannot warp it.
         """
         vrt = require("rasterio.vrt", why="reading GeoTIFF")
         enums = require("rasterio.enums", why="reading GeoTIFF")
@@ -68,7 +68,7 @@ class Turn:
             yield turned
 
 
-def choose_turn(dataset: Any, path: Path, crs: Any, *, masks: tuple[int, ...]) -> Turn | None:
+def choose_warp(dataset: Any, path: Path, crs: Any, *, masks: tuple[int, ...]) -> Warp | None:
     """How an image with ground control points or RPCs is turned.
 
     The grid is in the system of the points, or, where that has degrees, in UTM, so that pixels
@@ -100,7 +100,7 @@ def choose_turn(dataset: Any, path: Path, crs: Any, *, masks: tuple[int, ...]) -
         told = f"RPCs, at a height of {rpcs.height_off:g} m"
     else:
         return None
-    return Turn(
+    return Warp(
         source=_plain_vrt(dataset, path, place, masks=masks),
         points_crs=points_crs,
         crs=target,
@@ -110,12 +110,12 @@ def choose_turn(dataset: Any, path: Path, crs: Any, *, masks: tuple[int, ...]) -
     )
 
 
-def check_turned(turned: Any, turn: Turn, source: Any, path: Path) -> str:
+def check_warped(turned: Any, warp: Warp, source: Any, path: Path) -> str:
     """What is to be said of a turned image.
 
     Args:
-        turned: from ``Turn.over``.
-        turn: that it comes from.
+        turned: from ``Warp.over``.
+        warp: that it comes from.
         source: the image as it is stored.
         path: of its file.
 
@@ -125,12 +125,12 @@ def check_turned(turned: Any, turn: Turn, source: Any, path: Path) -> str:
     size = f"{turned.width}×{turned.height}"
     if turned.width * turned.height > _MOST_LARGER * source.width * source.height:
         raise BadInput(
-            f"its place is {turn.told}, which lead to a grid of {size} pixels",
+            f"its place is {warp.told}, which lead to a grid of {size} pixels",
             where=path,
             fix="mend the points, or label a copy without them: its PNG, for example",
         )
     return (
-        f"its place is {turn.told}: turned to {turn.crs.to_string()}, {size} pixels, "
+        f"its place is {warp.told}: turned to {warp.crs.to_string()}, {size} pixels, "
         "each value from the nearest"
     )
 

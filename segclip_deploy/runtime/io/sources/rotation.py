@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Turn", "turn_of"]
+__all__ = ["Rotation", "rotation_of"]
 
 
 @dataclass(frozen=True)
-class Turn:
+class Rotation:
     """What brings a frame's pixels to what a player shows.
 
     Attributes:
@@ -37,7 +37,7 @@ class Turn:
         return np.ascontiguousarray(pixels)
 
 
-def turn_of(frame: Any) -> Turn:
+def rotation_of(frame: Any) -> Rotation:
     """How a frame of PyAV is to be turned.
 
     ISO/IEC 14496-12 gives the matrix (a b u, c d v, x y w): a stored pixel (p, q) is shown at
@@ -45,13 +45,13 @@ def turn_of(frame: Any) -> Turn:
     """
     data = frame.side_data.get("DISPLAYMATRIX")
     if data is None:
-        return Turn()
+        return Rotation()
     a, b, _, c, d = np.frombuffer(bytes(data)[:20], np.int32).tolist()
     size = max(map(abs, (a, b, c, d)))
     aligned, crossed = not (b or c) and abs(a) == abs(d), not (a or d) and abs(b) == abs(c)
     if not size or not (aligned or crossed):
-        return Turn(note="its metadata turn it by an odd angle; labels are as it is stored")
+        return Rotation(note="its metadata turn it by an odd angle; labels are as it is stored")
     if aligned:
-        return Turn(upside_down=d < 0, mirrored=a < 0)
+        return Rotation(upside_down=d < 0, mirrored=a < 0)
     # Shown x is c·q, shown y is b·p.
-    return Turn(transposed=True, upside_down=b < 0, mirrored=c < 0)
+    return Rotation(transposed=True, upside_down=b < 0, mirrored=c < 0)

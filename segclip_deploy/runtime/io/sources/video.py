@@ -16,7 +16,7 @@ from segclip_deploy._optional import require
 from segclip_deploy.errors import BadInput
 from segclip_deploy.runtime.io.sources.address import Address
 from segclip_deploy.runtime.io.sources.damage import Damage
-from segclip_deploy.runtime.io.sources.rotation import turn_of
+from segclip_deploy.runtime.io.sources.rotation import rotation_of
 
 __all__ = ["VideoFrame", "count_frames", "has_many_frames", "read_live", "read_video"]
 
@@ -176,13 +176,13 @@ def _frames(
     # cannot be decoded, others. Decoding runs beside the inference as it is.
     stream.thread_type = "NONE"
     stream.codec_context.copy_opaque = True
-    turn = None
+    rotation = None
     for frame, damaged in damage.settle(_decode(container, stream, damage, patience)):
-        if turn is None:
-            turn = turn_of(frame)
-            for note in filter(None, (damage.late_start(frame), turn.note)):
+        if rotation is None:
+            rotation = rotation_of(frame)
+            for note in filter(None, (damage.late_start(frame), rotation.note)):
                 tell(note)
-        yield VideoFrame(turn.apply(frame.to_ndarray(format="rgb24")), frame.time, damaged)
+        yield VideoFrame(rotation.apply(frame.to_ndarray(format="rgb24")), frame.time, damaged)
 
 
 def _decode(container: Any, stream: Any, damage: Damage, patience: int) -> Iterator[Any]:

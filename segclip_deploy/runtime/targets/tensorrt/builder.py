@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     import tensorrt
     import tensorrt_rtx
 
-__all__ = ["Plan", "build_plan", "fixed_sha256", "refit_plan"]
+__all__ = ["BuiltPlan", "build_plan", "fixed_sha256", "refit_plan"]
 
 _REFITTABLE = "text."  # prefix of the weights that hold the vocabulary
 _NO_DLA = 11  # major version of TensorRT that dropped it
@@ -37,7 +37,7 @@ _ZERO = ".zero"  # suffix of zero points: always 0, and the library refuses to m
 
 
 @dataclass(frozen=True)
-class Plan:
+class BuiltPlan:
     """What a build gives.
 
     Attributes:
@@ -63,7 +63,7 @@ def build_plan(
     batches: range,
     timing_cache: TimingCache | None = None,
     report: Report = silent,
-) -> Plan:
+) -> BuiltPlan:
     """Parse an ONNX file and build a plan of it.
 
     The build runs in a thread of its own: Ctrl-C in the caller cancels it at its next step.
@@ -109,7 +109,7 @@ def build_plan(
     seconds = time.perf_counter() - started
     use = timing_cache.store(config, known) if timing_cache else None
     fixed = fixed_sha256(model) if options.refittable else None
-    return Plan(data, seconds, network_types(network), use, fixed)
+    return BuiltPlan(data, seconds, network_types(network), use, fixed)
 
 
 def fixed_sha256(model: Path) -> str:

@@ -26,8 +26,8 @@ from segclip_deploy.artifacts.scheme import Scheme
 from segclip_deploy.errors import BadArtifact, BadInput, StaleArtifact
 from segclip_deploy.runtime.inference.backend import Backend
 from segclip_deploy.runtime.targets.base import (
+    BuildJob,
     BuildOptions,
-    Job,
     Need,
     Prove,
     Runs,
@@ -36,7 +36,7 @@ from segclip_deploy.runtime.targets.base import (
 )
 from segclip_deploy.runtime.targets.device import Gpu, find_gpu
 from segclip_deploy.runtime.targets.tensorrt.builder import (
-    Plan,
+    BuiltPlan,
     build_plan,
     fixed_sha256,
     refit_plan,
@@ -102,7 +102,7 @@ class TensorRt(Target):
         """The library, a GPU and PyCUDA."""
         return (lambda: load_library(self.name), *cuda_needs(self.extra))
 
-    def build(self, job: Job) -> Built:
+    def build(self, job: BuildJob) -> Built:
         """Of several tries the fastest that passes the flight check.
 
         What only a run can tell is None where the GPU is not here.
@@ -116,7 +116,7 @@ class TensorRt(Target):
             if obstacle and given:
                 raise BadInput(f"it needs the GPU that the engine is for: {obstacle}", where=flag)
         settings: Settings = {"host_code": True} if options.version_compatible else {}
-        tries: list[tuple[Plan, _Flown | None]] = []
+        tries: list[tuple[BuiltPlan, _Flown | None]] = []
         for _ in range(options.tries):
             plan = build_plan(
                 trt,
@@ -288,7 +288,9 @@ def cuda_needs(extra: str) -> tuple[Need, ...]:
     return (lambda: find_gpu(why="running it"), lambda: load_cuda(extra))
 
 
-def _fastest(tries: list[tuple[Plan, _Flown | None]], *, where: Path) -> tuple[Plan, _Flown | None]:
+def _fastest(
+    tries: list[tuple[BuiltPlan, _Flown | None]], *, where: Path
+) -> tuple[BuiltPlan, _Flown | None]:
     passed = [(plan, flown) for plan, flown in tries if not flown or flown.verification.passed]
     if not passed:
         for _, flown in tries:

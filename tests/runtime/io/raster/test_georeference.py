@@ -20,7 +20,7 @@ from rasterio.rpc import RPC
 from segclip_deploy._optional import install_command
 from segclip_deploy.artifacts.vocabulary import IGNORE_INDEX
 from segclip_deploy.errors import BadInput, MissingDependency
-from segclip_deploy.runtime.io.raster.georeference import find_place
+from segclip_deploy.runtime.io.raster.georeference import find_georeference
 from segclip_deploy.runtime.io.raster.pixels import read_window
 from segclip_deploy.runtime.io.raster.segment import settings_digest
 from segclip_deploy.runtime.io.sources.listing import find_files
@@ -76,11 +76,11 @@ def check_labels(path: Path, pixels: Any, out: Path, **reading: Any) -> None:
 @pytest.mark.faults
 def test_a_world_file_and_a_prj_place_an_image(tmp_path: Path, name: str, world: str) -> None:
     path = picture(tmp_path / name)
-    assert find_place(path) is None
+    assert find_georeference(path) is None
     prj(path)
-    assert find_place(path) is None
+    assert find_georeference(path) is None
     (tmp_path / world).write_text(WORLD)
-    place = find_place(path)
+    place = find_georeference(path)
     assert place is not None
     assert place.signs == (world,)
     check_labels(path, noise(70, 100), tmp_path / "out.tif")
@@ -102,7 +102,7 @@ def test_an_aux_xml_places_an_image(tmp_path: Path, name: str) -> None:
     path = picture(tmp_path / name)
     aux = tmp_path / f"{name}.aux.xml"
     aux.write_text("<PAMDataset><Histograms/></PAMDataset>")  # as QGIS leaves it
-    assert find_place(path) is None
+    assert find_georeference(path) is None
     aux.write_text(
         "<PAMDataset><SRS>EPSG:25832</SRS>"
         "<GeoTransform>346000, 0.5, 0, 5648000, 0, -0.5</GeoTransform></PAMDataset>"
@@ -298,7 +298,7 @@ def test_other_formats_of_gdal_are_not_opened(tmp_path: Path, content: bytes) ->
     path = tmp_path / "a.tif"
     path.write_bytes(content * 50)
     (tmp_path / "a.tfw").write_text(WORLD)
-    assert find_place(path) is None
+    assert find_georeference(path) is None
     with pytest.raises(BadInput, match="in no format of rasters that is read here"):
         describe(path, segmenter())
 
@@ -315,7 +315,7 @@ def test_an_ordinary_image_costs_no_rasterio(
         return real(module, *args)
 
     monkeypatch.setattr(builtins, "__import__", no_rasterio)
-    assert find_place(path) is None
+    assert find_georeference(path) is None
 
 
 @pytest.mark.faults
@@ -325,7 +325,7 @@ def test_without_rasterio_a_file_with_a_place_is_no_plain_image(
     path = picture(tmp_path / "a.png")
     (tmp_path / "a.pgw").write_text(WORLD)
     monkeypatch.setitem(__import__("sys").modules, "rasterio", None)
-    assert find_place(path) is not None
+    assert find_georeference(path) is not None
     with pytest.raises(MissingDependency, match=r"a\.png has a place") as caught:
         describe(path, segmenter())
     assert install_command("geo") in str(caught.value)

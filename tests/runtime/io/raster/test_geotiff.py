@@ -10,7 +10,7 @@ import pytest
 import rasterio
 from PIL import Image, TiffImagePlugin
 
-from segclip_deploy.runtime.io.raster.georeference import find_place
+from segclip_deploy.runtime.io.raster.georeference import find_georeference
 from segclip_deploy.runtime.io.raster.geotiff import ground_sample_distance
 from tests.conftest import SHARED
 
@@ -91,13 +91,13 @@ def test_what_is_no_geotiff_has_no_known_pixel_size(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("matrix", [False, True])
 def test_a_tiff_with_a_transformation_find_place(tmp_path: Path, matrix: bool) -> None:
-    assert find_place(write_geotiff(tmp_path / "geo.tif", 0.5, {}, matrix=matrix))
+    assert find_georeference(write_geotiff(tmp_path / "geo.tif", 0.5, {}, matrix=matrix))
     plain = tmp_path / "plain.tif"
     Image.new("RGB", (4, 4)).save(plain)
     (tmp_path / "short.tif").write_bytes(plain.read_bytes()[:9])
     (tmp_path / "text.tif").write_text("no image")
     for path in (plain, tmp_path / "short.tif", tmp_path / "text.tif", tmp_path):
-        assert not find_place(path)
+        assert not find_georeference(path)
 
 
 def test_headers_of_tiffs_larger_than_pillow_opens_are_read(tmp_path: Path) -> None:
@@ -118,7 +118,7 @@ def test_headers_of_tiffs_larger_than_pillow_opens_are_read(tmp_path: Path) -> N
         sparse_ok=True,
     ):
         pass
-    assert find_place(path)
+    assert find_georeference(path)
     assert ground_sample_distance(path) == 0.25
 
 

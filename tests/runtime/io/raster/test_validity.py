@@ -14,7 +14,7 @@ from rasterio.enums import ColorInterp as Colour
 
 from segclip_deploy.artifacts.vocabulary import IGNORE_INDEX
 from segclip_deploy.errors import BadInput
-from segclip_deploy.runtime.io.idle_options import check_options
+from segclip_deploy.runtime.io.idle_options import refuse_idle_options
 from segclip_deploy.runtime.io.raster import pixels as raster_pixels
 from segclip_deploy.runtime.io.raster.pixels import read_window, what_is_removed
 from segclip_deploy.runtime.io.raster.source import Reading
@@ -275,10 +275,10 @@ def test_an_option_that_changes_no_raster_is_refused(
     bad = tmp_path / "d.tif"
     bad.write_bytes(plain.read_bytes()[:100])
     with pytest.raises(BadInput, match=message + ".*leave --"):
-        check_options([bad, plain], reading)
-    check_options([plain, alpha if reading.ignore_alpha else deep], reading)  # one is enough
-    check_options([bad], reading)  # whoever reads it says why
-    check_options([plain], Reading(bands=(1, 2, 3), keep_scale=True, allow_remote=True))
+        refuse_idle_options([bad, plain], reading)
+    refuse_idle_options([plain, alpha if reading.ignore_alpha else deep], reading)  # one is enough
+    refuse_idle_options([bad], reading)  # whoever reads it says why
+    refuse_idle_options([plain], Reading(bands=(1, 2, 3), keep_scale=True, allow_remote=True))
 
 
 # ---- kinds of values
