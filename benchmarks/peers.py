@@ -51,14 +51,14 @@ from segclip_deploy.runtime.open_engine import open_segmenter
 from segclip_deploy.runtime.targets.onnxruntime import OnnxRuntimeBackend
 from segclip_deploy.runtime.targets.openvino import OpenVinoBackend, precisions
 from segclip_deploy.tradeoff.benchmark import Ask, benchmark_bundles, prepare_sweep
-from segclip_deploy.tradeoff.recommend import Limits, recommend
+from segclip_deploy.tradeoff.recommend import FlightLimits, recommend
 from segclip_deploy.tradeoff.row import pareto_front
 
 OUT = ROOT / "out" / "benchmarks"
 EXAMPLE = ROOT / "examples" / "dubai" / "model.safetensors"
 THREADS, WARM_UP, ROUNDS, TILES, SAMPLES, MOST_LOST = 2, 3, 20, 256, 48, 0.003
 EAGER, TEXT = "PyTorch eager, text cached", "PyTorch eager, text encoded each frame"
-LIMITS = Limits(miou_drop=MOST_LOST, percentile=90)
+LIMITS = FlightLimits(miou_drop=MOST_LOST, percentile=90)
 
 
 class TextEachFrame(torch.nn.Module):

@@ -98,7 +98,7 @@ def benchmark(
     Killed? The same command goes on. Exit code 3: no engine keeps the limits.
     """
     from segclip_deploy.tradeoff.benchmark import Ask, benchmark_bundles, prepare_sweep
-    from segclip_deploy.tradeoff.recommend import Limits
+    from segclip_deploy.tradeoff.recommend import FlightLimits
     from segclip_deploy.tradeoff.sweep import steps
 
     given = [options[name] is not None for name in ("altitude", "speed", "camera")]
@@ -110,7 +110,7 @@ def benchmark(
         dataset=dataset,
         out=out,
         reading=reading_of(options),
-        limits=Limits(
+        limits=FlightLimits(
             latency_ms=options["max_latency_ms"],
             percentile=options["percentile"],
             miou_drop=None if drop is None else drop / 100,
@@ -125,12 +125,12 @@ def benchmark(
         },
     )  # fmt: skip
     with stage_bar() as report:
-        grid, workshop = prepare_sweep(ask, report)
+        grid, cache = prepare_sweep(ask, report)
         if dry_run:
-            todo = steps(grid, workshop, ask.samples)
+            todo = steps(grid, cache, ask.samples)
             page = advice = None
         else:
-            page, sweep, advice = benchmark_bundles(ask, grid, workshop, report)
+            page, sweep, advice = benchmark_bundles(ask, grid, cache, report)
     if advice is None:
         if as_json:
             print_json(todo)

@@ -31,7 +31,7 @@ from segclip_deploy.runtime.registry import TARGETS
 from segclip_deploy.runtime.targets.device import find_cpu
 from segclip_deploy.tradeoff.sweep_grid import Point
 
-__all__ = ["SENSITIVITY_FILE", "Workshop", "digest_of"]
+__all__ = ["SENSITIVITY_FILE", "ArtifactCache", "digest_of"]
 
 SENSITIVITY_FILE = "sensitivity.png"
 
@@ -45,7 +45,7 @@ def digest_of(*parts: Any) -> str:
 
 
 @dataclass(frozen=True)
-class Workshop:
+class ArtifactCache:
     """Makes tables, plans, bundles and engines, or takes those that are there.
 
     Attributes:

@@ -15,13 +15,13 @@ from segclip_deploy.export.onnx_model import check_fp32
 from segclip_deploy.progress import Report
 from segclip_deploy.runtime.io.raster.source import Reading
 from segclip_deploy.runtime.profiling.conditions import device_conditions, load_average
-from segclip_deploy.tradeoff.artifact_cache import SENSITIVITY_FILE, Workshop
+from segclip_deploy.tradeoff.artifact_cache import SENSITIVITY_FILE, ArtifactCache
 from segclip_deploy.tradeoff.measure_points import FRAMES, WARM_UP_ROUNDS
 from segclip_deploy.tradeoff.mission import Mission, margins, sensor
-from segclip_deploy.tradeoff.recommend import Limits, Recommendation, recommend
+from segclip_deploy.tradeoff.recommend import FlightLimits, Recommendation, recommend
 from segclip_deploy.tradeoff.report import write_report
 from segclip_deploy.tradeoff.results import ResultsRecord, SweepConditions, write_results
-from segclip_deploy.tradeoff.roofline import bound, find_boards
+from segclip_deploy.tradeoff.roofline import find_boards, lower_bound
 from segclip_deploy.tradeoff.sweep import Sweep, run_sweep
 from segclip_deploy.tradeoff.sweep_grid import PrecisionChoice, SweepGrid, points, targets_here
 
@@ -46,7 +46,7 @@ class Ask:
     overlaps: Sequence[int] = ()
     threads: Sequence[int] = ()
     samples: int = 200
-    limits: Limits = field(default_factory=Limits)
+    limits: FlightLimits = field(default_factory=FlightLimits)
     boards: str | None = None
     altitude: float | None = None
     speed: float | None = None
@@ -55,7 +55,7 @@ class Ask:
     side_overlap: float = 0.7
 
 
-def prepare_sweep(ask: Ask, report: Report) -> tuple[SweepGrid, Workshop]:
+def prepare_sweep(ask: Ask, report: Report) -> tuple[SweepGrid, ArtifactCache]:
     """Check everything that can be checked before hours are spent.
 
     Raises:
@@ -92,13 +92,13 @@ def prepare_sweep(ask: Ask, report: Report) -> tuple[SweepGrid, Workshop]:
         overlaps=tuple(ask.overlaps) or (None,),
         threads=tuple(ask.threads) or (0,),
     )
-    return grid, Workshop(
+    return grid, ArtifactCache(
         ask.out / "work", ask.calib, ask.dataset, report, ask.mask_suffix, ask.reading
     )
 
 
 def benchmark_bundles(
-    ask: Ask, grid: SweepGrid, workshop: Workshop, report: Report
+    ask: Ask, grid: SweepGrid, cache: ArtifactCache, report: Report
 ) -> tuple[Path, Sweep, Recommendation]:
     """Sweep, recommend and write the report.
 
@@ -106,21 +106,21 @@ def benchmark_bundles(
         BadInput: the folder of the report holds something else.
         SegclipError: whatever else the sweep raises.
     """
-    if ask.out.exists() and any(ask.out.iterdir()) and not workshop.root.is_dir():
+    if ask.out.exists() and any(ask.out.iterdir()) and not cache.root.is_dir():
         raise BadInput(
             "exists and was not written by this command", where=ask.out, fix="choose another -o"
         )
-    workshop.root.mkdir(parents=True, exist_ok=True)
-    sweep = run_sweep(grid, workshop, split=ask.split, samples=ask.samples, report=report)
+    cache.root.mkdir(parents=True, exist_ok=True)
+    sweep = run_sweep(grid, cache, split=ask.split, samples=ask.samples, report=report)
     advice = recommend(sweep.rows, ask.limits)
     bundles = [load_bundle(path) for path in ask.bundles]
-    dataset = workshop.open_dataset(bundles[0].vocabulary)
+    dataset = cache.open_dataset(bundles[0].vocabulary)
     bounds = []
     for path in ask.bundles if ask.boards else ():
         operators = find_operators(load_bundle(path).model_path)
         for name in find_boards(ask.boards or ""):
-            bounds += [bound(path.name, operators, name, p) for p in ("fp16", "int8")]
-    plans = sorted((workshop.root / "plans").glob(f"*/{SENSITIVITY_FILE}"))
+            bounds += [lower_bound(path.name, operators, name, p) for p in ("fp16", "int8")]
+    plans = sorted((cache.root / "plans").glob(f"*/{SENSITIVITY_FILE}"))
     mission = _mission(ask)
     fastest_first = sorted(sweep.rows, key=lambda row: row.percentile(ask.limits.percentile))
     results = ResultsRecord(

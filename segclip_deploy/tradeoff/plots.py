@@ -14,7 +14,7 @@ from segclip_deploy._optional import require
 from segclip_deploy.artifacts.vocabulary import Vocabulary
 from segclip_deploy.runtime.io.sinks.images import overlay
 from segclip_deploy.runtime.profiling.picture import save_png
-from segclip_deploy.tradeoff.roofline import BOARDS, Bound
+from segclip_deploy.tradeoff.roofline import BOARDS, LowerBound
 from segclip_deploy.tradeoff.row import Row, pareto_front
 
 __all__ = ["class_changes", "latencies", "lower_bounds", "panel", "stage_bars", "tradeoff"]
@@ -69,7 +69,7 @@ def tradeoff(rows: Sequence[Row], rank: float, *, best: Row | None) -> bytes:
     return _png(figure)
 
 
-def lower_bounds(bounds: Sequence[Bound]) -> bytes:
+def lower_bounds(bounds: Sequence[LowerBound]) -> bytes:
     """Milliseconds that no engine can go below, hatched and grey: nothing of it was measured."""
     names = [f"{BOARDS[b.board].title}, {b.precision}, {b.bundle}" for b in bounds]
     figure, axes = _figure(9, 0.9 + 0.26 * len(bounds))

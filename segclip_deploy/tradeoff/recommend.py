@@ -7,11 +7,11 @@ from dataclasses import dataclass, field
 
 from segclip_deploy.tradeoff.row import Row
 
-__all__ = ["Limits", "Recommendation", "recommend"]
+__all__ = ["FlightLimits", "Recommendation", "recommend"]
 
 
 @dataclass(frozen=True)
-class Limits:
+class FlightLimits:
     """What an engine must keep; None: no limit.
 
     Attributes:
@@ -57,7 +57,7 @@ class _Miss:
     told: str
 
 
-def recommend(rows: Sequence[Row], limits: Limits) -> Recommendation:
+def recommend(rows: Sequence[Row], limits: FlightLimits) -> Recommendation:
     """The fastest row that keeps every limit; all passed their flight check, or were no rows.
 
     Of two within 2 % of each other the more accurate one: such a difference is noise.
@@ -83,7 +83,7 @@ def recommend(rows: Sequence[Row], limits: Limits) -> Recommendation:
     return Recommendation(best, why)
 
 
-def _misses(row: Row, limits: Limits) -> list[_Miss]:
+def _misses(row: Row, limits: FlightLimits) -> list[_Miss]:
     found = []
 
     def at_most(what: str, value: float | None, limit: float | None, unit: str) -> None:

@@ -11,7 +11,7 @@ from segclip_deploy.artifacts.files import replace_file
 from segclip_deploy.artifacts.records import Format, Record
 from segclip_deploy.runtime.profiling.conditions import DeviceConditions
 from segclip_deploy.tradeoff.mission import Margin
-from segclip_deploy.tradeoff.roofline import Bound
+from segclip_deploy.tradeoff.roofline import LowerBound
 from segclip_deploy.tradeoff.row import FailedPoint, Row
 
 __all__ = ["RESULTS", "ResultsRecord", "SweepConditions", "write_results"]
@@ -67,7 +67,7 @@ class ResultsRecord(Record, frozen=True):
     rows: tuple[Row, ...]
     failures: tuple[FailedPoint, ...]
     engines: Mapping[str, str]
-    bounds: tuple[Bound, ...]
+    bounds: tuple[LowerBound, ...]
     mission: tuple[Margin, ...]
 
 

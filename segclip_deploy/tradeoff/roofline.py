@@ -9,7 +9,7 @@ from segclip_deploy.artifacts.records import Record
 from segclip_deploy.errors import BadInput
 from segclip_deploy.export.costs import Operator
 
-__all__ = ["BOARDS", "Board", "Bound", "bound", "find_boards"]
+__all__ = ["BOARDS", "Board", "LowerBound", "find_boards", "lower_bound"]
 
 _BYTES = {"fp16": 2, "int8": 1}
 
@@ -46,7 +46,7 @@ they advertise. Those of Thor are derived from its sparse FP4 figure, and doubtf
 slower: AGX Orin has 26.7 TFLOP/s in FP16 at 50 W, 10.0 at 30 W and 5.0 at 15 W."""
 
 
-class Bound(Record, frozen=True):
+class LowerBound(Record, frozen=True):
     """No engine of this network can be faster on this board.
 
     Attributes:
@@ -77,7 +77,7 @@ def find_boards(text: str) -> list[str]:
     return names
 
 
-def bound(bundle: str, operators: Sequence[Operator], name: str, precision: str) -> Bound:
+def lower_bound(bundle: str, operators: Sequence[Operator], name: str, precision: str) -> LowerBound:
     """The roofline of each operator, summed: max(2 · MACs / peak, bytes / bandwidth).
 
     Roofline: Williams, Waterman & Patterson, CACM 52(4), 2009. Weights come from memory, and so
@@ -92,7 +92,7 @@ def bound(bundle: str, operators: Sequence[Operator], name: str, precision: str)
         arithmetic, transfer = 2 * operator.macs / peak, moved / (board.bandwidth * 1e9)
         total += max(arithmetic, transfer)
         memory += transfer if transfer > arithmetic else 0.0
-    return Bound(
+    return LowerBound(
         bundle=bundle,
         board=name,
         precision=precision,

@@ -14,7 +14,7 @@ from segclip_deploy.errors import BadInput, GateFailed
 from segclip_deploy.evaluation.accuracy import Accuracy, miou_drop
 from segclip_deploy.progress import Report
 from segclip_deploy.runtime.inference.windows import default_overlap
-from segclip_deploy.tradeoff.artifact_cache import Workshop, digest_of
+from segclip_deploy.tradeoff.artifact_cache import ArtifactCache, digest_of
 from segclip_deploy.tradeoff.measure_points import (
     FRAMES,
     measure_accuracy,
@@ -43,10 +43,10 @@ class Sweep:
     engines: Mapping[str, Path]
 
 
-def steps(grid: SweepGrid, workshop: Workshop, samples: int) -> dict[str, int]:
+def steps(grid: SweepGrid, cache: ArtifactCache, samples: int) -> dict[str, int]:
     """What a sweep has to do: how many engines are there, how many are to be made, samples."""
     wanted = points(grid)
-    paths = {workshop.engine_path(point) for point in wanted}
+    paths = {cache.engine_path(point) for point in wanted}
     made = sum(path.is_file() for path in paths)
     return {
         "points": len(wanted),
@@ -58,14 +58,14 @@ def steps(grid: SweepGrid, workshop: Workshop, samples: int) -> dict[str, int]:
 
 
 def run_sweep(
-    grid: SweepGrid, workshop: Workshop, *, split: str, samples: int, report: Report
+    grid: SweepGrid, cache: ArtifactCache, *, split: str, samples: int, report: Report
 ) -> Sweep:
     """Measure every point of a grid.
 
     Args:
         grid: what varies.
-        workshop: makes the engines and keeps everything.
-        split: of the workshop's dataset, that reports accuracy.
+        cache: makes the engines and keeps everything.
+        split: of the cache's dataset, that reports accuracy.
         samples: of latency, a point.
         report: of progress.
 
@@ -80,20 +80,18 @@ def run_sweep(
     for index, point in enumerate(wanted):
         report(f"making {point.name}", index, len(wanted))
         try:
-            engines[point] = workshop.engine(point)
+            engines[point] = cache.engine(point)
         except GateFailed as error:
             failures.append(FailedPoint(name=point.name, why=str(error)))
     accuracies: dict[Point, Accuracy] = {}
     for index, (point, engine) in enumerate(engines.items()):
         report(f"scoring {point.name}", index, len(engines))
-        key = digest_of(
-            workshop.recipe(point), point.overlap, point.threads, split, workshop.data_digest
-        )
-        path = workshop.root / "accuracy" / f"{key}.json"
+        key = digest_of(cache.recipe(point), point.overlap, point.threads, split, cache.data_digest)
+        path = cache.root / "accuracy" / f"{key}.json"
         accuracies[point] = measure_accuracy(
-            path, point, engine, workshop.open_dataset(engine.vocabulary), split
+            path, point, engine, cache.open_dataset(engine.vocabulary), split
         )
-    latencies, joules = _costs(engines, workshop, split, samples, report)
+    latencies, joules = _costs(engines, cache, split, samples, report)
     references = {point: _reference(point, list(engines)) for point in engines}
     rows = tuple(
         _row(
@@ -116,7 +114,7 @@ def run_sweep(
 
 def _costs(
     engines: Mapping[Point, Engine],
-    workshop: Workshop,
+    cache: ArtifactCache,
     split: str,
     samples: int,
     report: Report,
@@ -124,18 +122,18 @@ def _costs(
     """Latency and joules a frame of every point, on the same frames."""
     if not engines:
         return {}, {}
-    data = workshop.open_dataset(next(iter(engines.values())).vocabulary)
+    data = cache.open_dataset(next(iter(engines.values())).vocabulary)
     names = data.names(split)[:FRAMES]
     frames = [data.read(name).frame for name in names]
     keys = {
         point: digest_of(
-            workshop.recipe(point), point.overlap, point.threads, names, workshop.data_digest
+            cache.recipe(point), point.overlap, point.threads, names, cache.data_digest
         )
         for point in engines
     }
 
     def files(kind: str) -> dict[Path, tuple[Point, Engine]]:
-        folder = workshop.root / kind
+        folder = cache.root / kind
         return {folder / f"{keys[p]}.json": (p, engine) for p, engine in engines.items()}
 
     timed = measure_latency(

@@ -16,8 +16,7 @@ from segclip_deploy.artifacts.bundle import InputSpec
 from segclip_deploy.artifacts.vocabulary import load_vocabulary
 from segclip_deploy.runtime.inference.segmenter import Segmenter
 from segclip_deploy.runtime.profiling import power
-from segclip_deploy.tradeoff import artifact_cache as workshop
-from segclip_deploy.tradeoff import measure_points
+from segclip_deploy.tradeoff import artifact_cache, measure_points
 from segclip_deploy.tradeoff.results import RESULTS
 from tests.conftest import EXAMPLE
 from tests.support.fakes import FakeBackend, random_frame
@@ -83,10 +82,10 @@ def test_a_sweep_that_was_killed_goes_on_to_the_same_accuracy(
     assert "interrupted" in result.stderr
     assert not (killed / "results.json").exists()
     monkeypatch.setattr(measure_points, "_once", once)
-    build = workshop.build_engine
-    monkeypatch.setattr(workshop, "build_engine", None)  # all engines are there
+    build = artifact_cache.build_engine
+    monkeypatch.setattr(artifact_cache, "build_engine", None)  # all engines are there
     assert call(*sweep(killed, *options)).exit_code == 0
-    monkeypatch.setattr(workshop, "build_engine", build)
+    monkeypatch.setattr(artifact_cache, "build_engine", build)
 
     first, second = (json.loads((f / "results.json").read_text()) for f in (whole, killed))
     measured = {"frame_ms", "stages"}
@@ -119,14 +118,14 @@ def test_what_fails_its_check_is_shown_and_never_flies(
 ) -> None:
     from segclip_deploy.errors import GateFailed
 
-    build = workshop.build_engine
+    build = artifact_cache.build_engine
 
     def refuse(bundle: object, out: Path) -> object:
         if "int8" in str(getattr(bundle, "precision", "")):
             raise GateFailed("flight check failed at labels: 12 % equal")
         return build(bundle, out)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(workshop, "build_engine", refuse)
+    monkeypatch.setattr(artifact_cache, "build_engine", refuse)
     result = call(*sweep(tmp_path / "r", "--precision", "int8"))
     assert result.exit_code == 0, result.stderr
     assert "must not fly: bundle · ort · int8: flight check failed at labels" in result.stdout

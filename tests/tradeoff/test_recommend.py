@@ -12,8 +12,8 @@ from segclip_deploy.artifacts.plan import Drop
 from segclip_deploy.errors import BadInput
 from segclip_deploy.export.costs import Operator
 from segclip_deploy.tradeoff.mission import SENSORS, Mission, demand, sensor
-from segclip_deploy.tradeoff.recommend import Limits, recommend
-from segclip_deploy.tradeoff.roofline import BOARDS, bound, find_boards
+from segclip_deploy.tradeoff.recommend import FlightLimits, recommend
+from segclip_deploy.tradeoff.roofline import BOARDS, find_boards, lower_bound
 from segclip_deploy.tradeoff.row import Row, pareto_front
 
 PROPERTY = settings(derandomize=True, deadline=None, max_examples=60)
@@ -49,34 +49,34 @@ FAST, MIDDLE, SLOW = row("fast", 10, 0.60), row("middle", 20, 0.698), row("slow"
 @pytest.mark.parametrize(
     ("limits", "expected"),
     [
-        (Limits(), "fast"),
-        (Limits(miou_drop=0.003), "middle"),
-        (Limits(miou_drop=0.001), "slow"),
-        (Limits(class_iou={"building": 0.49}), "middle"),
-        (Limits(latency_ms=15), "fast"),
+        (FlightLimits(), "fast"),
+        (FlightLimits(miou_drop=0.003), "middle"),
+        (FlightLimits(miou_drop=0.001), "slow"),
+        (FlightLimits(class_iou={"building": 0.49}), "middle"),
+        (FlightLimits(latency_ms=15), "fast"),
     ],
 )
-def test_the_fastest_within_the_limits_flies(limits: Limits, expected: str) -> None:
+def test_the_fastest_within_the_limits_flies(limits: FlightLimits, expected: str) -> None:
     advice = recommend([SLOW, FAST, MIDDLE], limits)
     assert advice.row is not None
     assert advice.row.name == expected
 
 
 def test_a_difference_in_the_noise_goes_to_the_more_accurate() -> None:
-    advice = recommend([row("a", 10.0, 0.60), row("b", 10.1, 0.65)], Limits())
+    advice = recommend([row("a", 10.0, 0.60), row("b", 10.1, 0.65)], FlightLimits())
     assert advice.row is not None
     assert advice.row.name == "b"
 
 
 def test_where_none_fits_the_nearest_and_its_limits_are_named() -> None:
-    advice = recommend([FAST, MIDDLE, SLOW], Limits(latency_ms=18, miou_drop=0.005))
+    advice = recommend([FAST, MIDDLE, SLOW], FlightLimits(latency_ms=18, miou_drop=0.005))
     assert advice.row is None
     assert advice.nearest == MIDDLE
     assert "p99 20 ms, at most 18 ms" in advice.why
-    advice = recommend([MIDDLE], Limits(joules=1, class_iou={"snow": 0.1}))
+    advice = recommend([MIDDLE], FlightLimits(joules=1, class_iou={"snow": 0.1}))
     assert "energy could not be measured here" in advice.why
     assert "snow is not in the evaluation images" in advice.why
-    assert recommend([], Limits()).why == "no engine passed its flight check"
+    assert recommend([], FlightLimits()).why == "no engine passed its flight check"
 
 
 @PROPERTY
@@ -128,13 +128,12 @@ def test_a_bound_is_the_slower_of_arithmetic_and_memory() -> None:
     board = BOARDS["agx-orin"]
     macs = Operator("a", macs=10**10, weights=10, read=(10,), written=10)
     bytes_ = Operator("b", macs=1, weights=10**9, read=(10,), written=10)
-    found = bound("net", [macs, bytes_], "agx-orin", "fp16")
+    found = lower_bound("net", [macs, bytes_], "agx-orin", "fp16")
     arithmetic = 2e10 / (board.fp16 * 1e12)
     transfer = 2e9 / (board.bandwidth * 1e9)
     assert found.ms == pytest.approx(1e3 * (arithmetic + transfer))
     assert found.by_memory == pytest.approx(transfer / (arithmetic + transfer))
-    # 8 MB stay in the cache.
-    cached = Operator("c", macs=0, weights=0, read=(4 * 10**6,), written=0)
-    assert bound("net", [cached], "agx-orin", "fp16").ms == 0
+    cached = Operator("c", macs=0, weights=0, read=(4 * 10**6,), written=0)  # 8 MB stay in the cache
+    assert lower_bound("net", [cached], "agx-orin", "fp16").ms == 0
     with pytest.raises(BadInput, match="none of orin-nano"):
         find_boards("orin-nano,nano")
