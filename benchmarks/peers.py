@@ -28,7 +28,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from record import ROOT, markdown, points, record
+from record import ROOT, delta_miou, markdown, record
 from tools import modelopt, nncf, quantize_static
 from torch import Tensor
 
@@ -265,11 +265,11 @@ def table(rows: list[dict[str, Any]]) -> str:
             f"{row['median_ms']:.1f}",
             f"{row['speed_up']:.2f}×",
             f"{row['miou']:.4f}",
-            points(row["drop"]),
+            delta_miou(row["drop"]),
         ]
         for row in sorted(rows, key=lambda row: (row["size"], -row["median_ms"]))
     ]
-    header = ["window", "what", "ms", "PyTorch eager", "mIoU", "points lost [95 %]"]
+    header = ["window", "what", "ms", "PyTorch eager", "mIoU", "ΔmIoU, points [95 %]"]
     return markdown(header, cells)
 
 

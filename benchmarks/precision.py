@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from record import ROOT, markdown, points, record
+from record import ROOT, delta_miou, markdown, record
 from tools import modelopt, nncf, quantize_static
 
 from segclip_deploy.artifacts.bundle import Bundle, InputSpec, load_bundle
@@ -178,7 +178,7 @@ def measure(
         drop = miou_drop(accuracy[rows[0].name], accuracy[row.name])
         scores = {"miou": accuracy[row.name].confusion.miou, "drop": drop.to_json()}
         results[row.name] |= scores
-        print(f"{row.name}: mIoU {scores['miou']:.4f}, drop {100 * drop.value:+.2f}", flush=True)
+        print(f"{row.name}: mIoU {scores['miou']:.4f}, ΔmIoU {drop.delta}", flush=True)
     medians = median_ms(list(opened.values()), tile, rounds=ROUNDS)
     times = dict(zip(opened, medians, strict=True))
     for name, milliseconds in times.items():
@@ -257,13 +257,13 @@ def table(rows: list[dict[str, Any]]) -> str:
         [
             f"{row['checkpoint']}, {row['size']}²",
             row["name"],
-            row["failed"] if "failed" in row else points(row["drop"]),
+            row["failed"] if "failed" in row else delta_miou(row["drop"]),
             f"{row['median_ms']:.1f}" if "median_ms" in row else "–",
             f"{row['speed_up']:.2f}×" if "median_ms" in row else "–",
         ]
         for row in rows
     ]
-    header = ["checkpoint, window", "file", "points lost [95 %]", "ms", "FP32"]
+    header = ["checkpoint, window", "file", "ΔmIoU, points [95 %]", "ms", "FP32"]
     return markdown(header, cells)
 
 

@@ -96,8 +96,7 @@ def main() -> None:
         miou = scores[row.name].confusion.miou
         results.append({**asdict(row), "model": row.model.parent.name, "miou": miou})
         results[-1]["drop"] = drop.to_json()
-        bounds = f"[{100 * drop.low:+.2f}, {100 * drop.high:+.2f}]"
-        print(f"| {row.name} | {miou:.4f} | {100 * drop.value:+.2f} {bounds} |", flush=True)
+        print(f"| {row.name} | {miou:.4f} | {drop.delta} {drop.delta_interval} |", flush=True)
     training = load_checkpoint(checkpoint).training
     record(
         "qat",

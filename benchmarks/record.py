@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from segclip_deploy.artifacts.files import write_json
+from segclip_deploy.artifacts.plan import Drop
 from segclip_deploy.runtime.profiling.conditions import device_conditions, load_average
 from segclip_deploy.runtime.targets.device import find_cpu
 
@@ -45,7 +46,7 @@ def markdown(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
 
 
-def points(drop: Mapping[str, float]) -> str:
-    """Points of mIoU lost, with the bounds of resampling the images."""
-    value, low, high = (f"{100 * drop[key]:+.2f}" for key in ("value", "low", "high"))
-    return f"{value} [{low}, {high}]".replace("-", "−")
+def delta_miou(drop: Mapping[str, float]) -> str:
+    """ΔmIoU in points, this − FP32, with the bounds of resampling the images."""
+    known = Drop(**drop)
+    return f"{known.delta} {known.delta_interval}"

@@ -40,6 +40,16 @@ class Drop(Record, frozen=True):
     low: float
     high: float
 
+    @property
+    def delta(self) -> str:
+        """ΔmIoU, this − FP32, in points: ``−0.12``."""
+        return _signed_points(-self.value)
+
+    @property
+    def delta_interval(self) -> str:
+        """95 % bounds of ΔmIoU, in points: ``[−0.30, +0.05]``."""
+        return f"[{_signed_points(-self.high)}, {_signed_points(-self.low)}]"
+
 
 class FullEvaluation(Record, frozen=True):
     """What a mix of precisions scores on a whole split, against FP32 on the same images.
@@ -239,3 +249,7 @@ def _check_words(data: Mapping[str, Any], path: Path) -> None:
             raise BadArtifact(f"{block!r} is no block of any model", where=path)
         if precision not in known:
             raise BadArtifact(f"{block} is {precision!r}, not {' or '.join(known)}", where=path)
+
+
+def _signed_points(share: float) -> str:
+    return f"{round(100 * share, 2) + 0.0:+.2f}".replace("-", "−")  # + 0.0: zero is no −0.00

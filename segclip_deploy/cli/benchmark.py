@@ -145,7 +145,7 @@ def benchmark(
     else:
         print_table(
             f"{len(sweep.rows)} engines, {len(sweep.failures)} that must not fly",
-            ["engine", "mIoU", "points lost", "p50 ms", f"p{rank:g} ms"],
+            ["engine", "mIoU", "ΔmIoU, points", "p50 ms", f"p{rank:g} ms"],
             [_cells(row, rank) for row in sorted(sweep.rows, key=lambda r: r.percentile(rank))],
         )
         for failure in sweep.failures:
@@ -160,7 +160,7 @@ def _cells(row: Row, rank: float) -> list[str]:
     return [
         row.name,
         f"{row.miou:.4f}",
-        f"{100 * row.drop.value:+.2f}",
+        row.drop.delta,
         f"{row.percentile(50):.1f}",
         f"{row.percentile(rank):.1f}",
     ]

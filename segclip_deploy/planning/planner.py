@@ -123,8 +123,7 @@ def worth(plan: PrecisionPlan) -> str:
     if plan.evidence is None:
         return "nobody has measured this plan"
     drop, latency = plan.evidence.evaluation.drop, plan.evidence.latency
-    lost, low, high = (100 * share for share in (drop.value, drop.low, drop.high))
-    cost = f"{-lost:+.2f} points of mIoU [{-high:+.2f}, {-low:+.2f}]".replace("-", "−")
+    cost = f"ΔmIoU {drop.delta} {drop.delta_interval} points"
     if latency is None:
         return f"{cost}; how fast it is, only the device can tell"
     beside = "" if latency.beside == "f32" else f", {latency.beside.upper()} beside it,"

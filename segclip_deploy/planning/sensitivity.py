@@ -88,24 +88,16 @@ def heat_map(effects: Sequence[BlockEffect], path: Path, *, title: str) -> None:
     from matplotlib.figure import Figure
 
     columns = (
-        ("noise alone\n(−dB)", [-e.only.sqnr_db for e in effects], "{:.1f}"),
-        ("labels flipped\nalone (%)", [100 * (1 - e.only.agreement) for e in effects], "{:.2f}"),
-        (
-            "labels won\nif excluded (%)",
-            _gain(effects),
-            "{:.2f}",
-        ),
-        ("mIoU lost\nalone (pt)", [_points(e.only_exact) for e in effects], "{:+.2f}"),
-        (
-            "mIoU still lost\nif excluded (pt)",
-            [_points(e.excluded_exact) for e in effects],
-            "{:+.2f}",
-        ),
+        ("noise alone\n(−dB)", [-e.only.sqnr_db for e in effects], "{:.1f}", 1),
+        ("labels flipped\nalone (%)", [100 * (1 - e.only.agreement) for e in effects], "{:.2f}", 1),
+        ("labels won\nif excluded (%)", _gain(effects), "{:.2f}", 1),
+        ("ΔmIoU\nalone (pt)", [_delta(e.only_exact) for e in effects], "{:+.2f}", -1),
+        ("ΔmIoU\nif excluded (pt)", [_delta(e.excluded_exact) for e in effects], "{:+.2f}", -1),
     )
     figure = Figure(figsize=(9, 1.6 + 0.32 * len(effects)), dpi=130, layout="constrained")
     grid = figure.subplots(1, len(columns), sharey=True)
-    for axes, (name, values, form) in zip(np.atleast_1d(grid), columns, strict=True):
-        column = np.array(values, dtype=float)[:, None]
+    for axes, (name, values, form, worse) in zip(np.atleast_1d(grid), columns, strict=True):
+        column = worse * np.array(values, dtype=float)[:, None]  # more is worse
         axes.imshow(np.ma.masked_invalid(column), aspect="auto", cmap="YlOrRd")
         axes.set_title(name, fontsize=9)
         axes.set_xticks([])
@@ -117,7 +109,7 @@ def heat_map(effects: Sequence[BlockEffect], path: Path, *, title: str) -> None:
                 axes.text(
                     0,
                     row,
-                    form.format(value).replace("-", "−"),
+                    form.format(values[row]).replace("-", "−"),
                     ha="center",
                     va="center",
                     fontsize=8,
@@ -134,5 +126,6 @@ def _gain(effects: Sequence[BlockEffect]) -> list[float]:
     return [100 * (e.excluded.agreement - least) for e in effects]
 
 
-def _points(evaluation: FullEvaluation | None) -> float:
-    return np.nan if evaluation is None else 100 * evaluation.drop.value
+def _delta(evaluation: FullEvaluation | None) -> float:
+    """ΔmIoU, this − FP32, in points."""
+    return np.nan if evaluation is None else 0.0 - 100 * evaluation.drop.value

@@ -77,7 +77,7 @@ def recommend(rows: Sequence[Row], limits: FlightLimits) -> Recommendation:
     drop = best.drop
     why = (
         f"p{rank:g} {best.percentile(rank):.1f} ms a frame, mIoU {best.miou:.4f}, "
-        f"{100 * drop.value:+.2f} points lost [{100 * drop.low:+.2f}, {100 * drop.high:+.2f}]; "
+        f"ΔmIoU {drop.delta} {drop.delta_interval} points; "
         f"the fastest of {len(keeping)} that keep the limits, of {len(rows)} measured"
     )
     return Recommendation(best, why)
@@ -97,7 +97,7 @@ def _misses(row: Row, limits: FlightLimits) -> list[_Miss]:
 
     at_most(f"p{limits.percentile:g}", row.percentile(limits.percentile), limits.latency_ms, " ms")
     points = None if limits.miou_drop is None else 100 * limits.miou_drop
-    at_most("mIoU lost", 100 * row.drop.value, points, " points")
+    at_most("mIoU drop", 100 * row.drop.value, points, " points")
     at_most("energy", row.joules, limits.joules, " J")
     for name, least in limits.class_iou.items():
         value = row.iou.get(name)

@@ -46,6 +46,12 @@ def row(name: str, ms: float, miou: float, **more: Any) -> Row:
 FAST, MIDDLE, SLOW = row("fast", 10, 0.60), row("middle", 20, 0.698), row("slow", 50, 0.7)
 
 
+def test_delta_miou_is_negative_where_accuracy_is_lost() -> None:
+    lost = Drop(0.0012, -0.0005, 0.003)
+    assert (lost.delta, lost.delta_interval) == ("−0.12", "[−0.30, +0.05]")
+    assert Drop(0.0, -1e-9, 1e-9).delta_interval == "[+0.00, +0.00]"
+
+
 @pytest.mark.parametrize(
     ("limits", "expected"),
     [
