@@ -1,4 +1,4 @@
-"""What reading, preparing, restoring and writing cost beside bare inference, at 1024².
+"""What reading, preparing, postprocessing and writing cost beside bare inference, at 1024².
 
     python benchmarks/streams.py ENGINE IMAGES [--rounds 9] [--frames 6]
 

@@ -20,7 +20,7 @@ from segclip_deploy.tradeoff.row import Row, pareto_front
 __all__ = ["class_changes", "latencies", "lower_bounds", "panel", "stage_bars", "tradeoff"]
 
 _COLOURS = {"fp32": "#4c6ef5", "fp16": "#12b886", "int8": "#e8590c", "planned": "#ae3ec9"}
-_STAGES = {"prepare": "#74c0fc", "infer": "#4c6ef5", "restore": "#ffa94d"}
+_STAGES = {"prepare": "#74c0fc", "infer": "#4c6ef5", "postprocess": "#ffa94d"}
 
 
 def tradeoff(rows: Sequence[Row], rank: float, *, best: Row | None) -> bytes:

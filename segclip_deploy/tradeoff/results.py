@@ -6,10 +6,12 @@ import csv
 import io
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from segclip_deploy.artifacts.files import replace_file
 from segclip_deploy.artifacts.records import Format, Record
 from segclip_deploy.runtime.profiling.conditions import DeviceConditions
+from segclip_deploy.runtime.profiling.measure import rename_restore
 from segclip_deploy.tradeoff.mission import Margin
 from segclip_deploy.tradeoff.roofline import LowerBound
 from segclip_deploy.tradeoff.row import FailedPoint, Row
@@ -71,7 +73,12 @@ class ResultsRecord(Record, frozen=True):
     mission: tuple[Margin, ...]
 
 
-RESULTS = Format("results of a benchmark", ResultsRecord, schema=2)
+def _of_schema_2(data: dict[str, Any]) -> dict[str, Any]:
+    rows = [{**row, "stages": rename_restore(row["stages"])} for row in data["rows"]]
+    return {**data, "rows": rows}
+
+
+RESULTS = Format("results of a benchmark", ResultsRecord, schema=3, migrations={2: _of_schema_2})
 """Of ``results.json``."""
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import numpy as np
 from msgspec import Meta
@@ -14,6 +14,7 @@ from segclip_deploy.errors import BadArtifact, command
 from segclip_deploy.evaluation.accuracy import Accuracy
 from segclip_deploy.evaluation.metrics import BoundaryTally, Confusion
 from segclip_deploy.runtime.inference.segmenter import LabelMap
+from segclip_deploy.runtime.profiling.measure import rename_restore
 
 __all__ = [
     "ACCURACY",
@@ -91,7 +92,7 @@ class Latency(Record, frozen=True):
         """With the samples of one more round."""
         stages = {
             name: (*self.stages.get(name, ()), *(round(getattr(r.times, name), 4) for r in results))
-            for name in ("prepare", "infer", "restore")
+            for name in ("prepare", "infer", "postprocess")
         }
         return Latency(
             frame_ms=(*self.frame_ms, *(round(ms, 4) for ms in elapsed)),
@@ -111,8 +112,12 @@ class Energy(Record, frozen=True):
     joules: float | None
 
 
+def _latency_of_schema_1(data: dict[str, Any]) -> dict[str, Any]:
+    return {**data, "stages": rename_restore(data["stages"])}
+
+
 ACCURACY = Format("a sweep's accuracy", AccuracyState, schema=1)
-LATENCY = Format("a sweep's latency", Latency, schema=1)
+LATENCY = Format("a sweep's latency", Latency, schema=2, migrations={1: _latency_of_schema_1})
 ENERGY = Format("a sweep's energy", Energy, schema=1)
 
 

@@ -8,8 +8,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import find, given, settings
 
+from segclip_deploy.artifacts.records import replace
 from segclip_deploy.errors import BadArtifact
 from segclip_deploy.evaluation.accuracy import Accuracy
 from segclip_deploy.evaluation.metrics import BoundaryTally, Confusion
@@ -32,6 +33,21 @@ NAMES = ("a", "b")
 def test_results_are_read_as_they_were_written(results: ResultsRecord) -> None:
     text = json.dumps(RESULTS.dump(results), allow_nan=False)
     assert RESULTS.parse(json.loads(text), where="r", fix="") == results
+
+
+def test_older_results_and_latencies_call_postprocess_restore(tmp_path: Path) -> None:
+    latency = Latency(
+        frame_ms=(1.0,), stages={"infer": (0.5,), "postprocess": (0.2,)}, windows=(2,), backend="x"
+    )
+    old = json.dumps({**LATENCY.dump(latency), "schema": 1}).replace('"postprocess"', '"restore"')
+    (tmp_path / "l.json").write_text(old)
+    assert load_latency(tmp_path / "l.json") == latency
+
+    results = find(any_of(ResultsRecord), lambda results: bool(results.rows))
+    rows = tuple(replace(row, stages={"infer": 0.5, "postprocess": 0.2}) for row in results.rows)
+    results = replace(results, rows=rows)
+    old = json.dumps({**RESULTS.dump(results), "schema": 2}).replace('"postprocess"', '"restore"')
+    assert RESULTS.parse(json.loads(old), where="r", fix="") == results
 
 
 def test_what_a_sweep_keeps_is_read_as_it_was_written(tmp_path: Path) -> None:

@@ -40,17 +40,17 @@ class StageTimes:
     Attributes:
         prepare: padding and cutting windows.
         infer: all windows through the engine.
-        restore: joining windows and cropping to the frame.
+        postprocess: joining windows and cropping to the frame.
     """
 
     prepare: float
     infer: float
-    restore: float
+    postprocess: float
 
     @property
     def total(self) -> float:
         """All stages."""
-        return self.prepare + self.infer + self.restore
+        return self.prepare + self.infer + self.postprocess
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ class LabelMap:
 
 
 class Segmenter:
-    """Owns prepare → infer → restore for frames of any size.
+    """Owns prepare → infer → postprocess for frames of any size.
 
     Frames larger than the model's input are cut into overlapping windows. With logits
     among the engine's outputs the windows are blended, without them each gives its centre.
@@ -159,7 +159,7 @@ class Segmenter:
         times = StageTimes(
             prepare=1e3 * (prepared - started + tally.cutting),
             infer=1e3 * tally.inferring,
-            restore=1e3 * joining,
+            postprocess=1e3 * joining,
         )
         labels = whole["labels"][:height, :width]
         if frame.valid is not None:

@@ -1,4 +1,4 @@
-"""Time an engine on the path that flies: read, prepare, infer, restore, write."""
+"""Time an engine on the path that flies: read, prepare, infer, postprocess, write."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import count, cycle
 from pathlib import Path
 from statistics import median
+from typing import Any
 
 import numpy as np
 
@@ -18,9 +19,18 @@ from segclip_deploy.runtime.io.sinks.folder import FolderSink
 from segclip_deploy.runtime.io.sources.base import Shot
 from segclip_deploy.runtime.io.telemetry.exif import Capture
 
-__all__ = ["STAGES", "Samples", "Statistics", "WarmUp", "sample", "statistics", "warm_up"]
+__all__ = [
+    "STAGES",
+    "Samples",
+    "Statistics",
+    "WarmUp",
+    "rename_restore",
+    "sample",
+    "statistics",
+    "warm_up",
+]
 
-STAGES = ("read", "prepare", "copy_in", "infer", "copy_out", "restore", "write")
+STAGES = ("read", "prepare", "copy_in", "infer", "copy_out", "postprocess", "write")
 
 _WINDOW = 10  # frames that a median is taken over
 _STABLE = 0.02  # two medians in a row that differ by less are one
@@ -87,6 +97,11 @@ def statistics(values: Sequence[float]) -> Statistics:
         jitter=round(jitter, 4),
         samples=len(values),
     )
+
+
+def rename_restore(stages: Mapping[str, Any]) -> dict[str, Any]:
+    """Stages of an older file, in which ``postprocess`` is called ``restore``; in their order."""
+    return {"postprocess" if name == "restore" else name: ms for name, ms in stages.items()}
 
 
 def warm_up(segmenter: Segmenter, frames: Sequence[Frame]) -> WarmUp:

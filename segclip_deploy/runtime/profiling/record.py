@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Literal
+from typing import Any, Literal
 
 from segclip_deploy.artifacts.records import Format, Record
 from segclip_deploy.runtime.profiling.conditions import DeviceConditions, Memory
 from segclip_deploy.runtime.profiling.layers import LayerTime
-from segclip_deploy.runtime.profiling.measure import Samples, Statistics, WarmUp
+from segclip_deploy.runtime.profiling.measure import Samples, Statistics, WarmUp, rename_restore
 from segclip_deploy.runtime.profiling.power import PowerLog
 
 __all__ = ["PROFILE", "ColdStarts", "Conditions", "Load", "ProfileRecord"]
@@ -115,5 +115,10 @@ class ProfileRecord(Record, frozen=True):
     power: PowerLog
 
 
-PROFILE = Format("a profile", ProfileRecord, schema=2)
+def _of_schema_2(data: dict[str, Any]) -> dict[str, Any]:
+    samples = {**data["samples"], "stages": rename_restore(data["samples"]["stages"])}
+    return {**data, "stages": rename_restore(data["stages"]), "samples": samples}
+
+
+PROFILE = Format("a profile", ProfileRecord, schema=3, migrations={2: _of_schema_2})
 """Of ``profile.json``."""

@@ -163,7 +163,7 @@ def mask_uncertain(result: LabelMap, below: int) -> LabelMap:
     unsure = (result.margin < below).repeat(LOGIT_STRIDE, 0).repeat(LOGIT_STRIDE, 1)
     labels = np.where(unsure[:height, :width], np.uint8(IGNORE_INDEX), result.labels)
     masking = 1e3 * (time.perf_counter() - started)
-    times = replace(result.times, restore=result.times.restore + masking)
+    times = replace(result.times, postprocess=result.times.postprocess + masking)
     return replace(result, labels=labels, times=times)
 
 

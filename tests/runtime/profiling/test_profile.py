@@ -91,7 +91,7 @@ def test_every_stage_of_the_path_that_flies_is_sampled(
     backend = FakeBackend(64, 96)
     with Segmenter(backend, load_spec(64, 96), vocabulary) as segmenter:
         taken = sample(segmenter, [image], tmp_path / "out", lambda done, _: done < 7)
-    assert list(taken.stages) == ["read", "prepare", "infer", "restore", "write"]
+    assert list(taken.stages) == ["read", "prepare", "infer", "postprocess", "write"]
     assert all(len(values) == 7 for values in (*taken.stages.values(), taken.ready, taken.at))
     for index, total in enumerate(taken.total):
         assert total == pytest.approx(sum(v[index] for v in taken.stages.values()))

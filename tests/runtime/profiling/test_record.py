@@ -10,6 +10,7 @@ import pytest
 from hypothesis import find, given, settings
 
 from segclip_deploy._optional import upgrade_command
+from segclip_deploy.artifacts.records import replace
 from segclip_deploy.errors import BadArtifact, command
 from segclip_deploy.runtime.profiling.compare import load_profile
 from segclip_deploy.runtime.profiling.record import PROFILE, ProfileRecord
@@ -25,6 +26,18 @@ def test_a_profile_is_read_as_it_was_written(profile: ProfileRecord) -> None:
     assert PROFILE.parse(json.loads(text), where="p", fix="") == profile
 
 
+def test_a_profile_of_schema_2_calls_postprocess_restore() -> None:
+    profile = find(ANY, lambda profile: bool(profile.stages))
+    some, ms = next(iter(profile.stages.values())), (1.0, 2.0)
+    now = {"infer": some, "postprocess": some, "write": some}
+    measured = {"infer": ms, "postprocess": ms, "write": ms}
+    profile = replace(profile, stages=now, samples=replace(profile.samples, stages=measured))
+    data = json.loads(json.dumps(PROFILE.dump(profile)).replace('"postprocess"', '"restore"'))
+    migrated = PROFILE.parse({**data, "schema": 2}, where="p", fix="")
+    assert migrated == profile
+    assert list(migrated.stages) == list(now)
+
+
 @pytest.mark.parametrize(
     ("place", "value", "told"),
     [
@@ -32,8 +45,8 @@ def test_a_profile_is_read_as_it_was_written(profile: ProfileRecord) -> None:
         (("conditions", "device", "python"), ..., "conditions.device.python: is missing"),
         (("memory", "swap"), 1, "memory.swap: is not known"),
         (("total", "p99"), None, "total.p99: expected a number, got null"),
-        (("schema",), 1, "its schema 1 is older than this version reads (2)"),
-        (("schema",), 3, "its schema 3 is newer than this version reads (2)"),
+        (("schema",), 1, "its schema 1 is older than this version reads (3)"),
+        (("schema",), 4, "its schema 4 is newer than this version reads (3)"),
     ],
 )
 def test_a_profile_that_is_not_as_it_should_be_is_refused(
@@ -48,7 +61,7 @@ def test_a_profile_that_is_not_as_it_should_be_is_refused(
     path.write_text(json.dumps(data))
     with pytest.raises(BadArtifact) as caught:
         load_profile(path)
-    newer = place == ("schema",) and value == 3
+    newer = place == ("schema",) and value == 4
     anew = command("segclip-deploy", "profile", "ENGINE", "-o", tmp_path)
     remedy = upgrade_command() if newer else anew
     assert str(caught.value).startswith(f"{path}: {told}; {remedy}")
