@@ -65,7 +65,7 @@ GPU_EXTRAS ?= tensorrt,rtx
 CHECK = benchmarks/gpu_check.py --kit $(or $(KIT),out/gpu-kit) $(GPU_CHECK_FLAGS)
 MAKE_KIT = $(BIN)/python benchmarks/gpu_kit.py $(or $(KIT),out/gpu-kit) $(if $(TILES),--tiles $(TILES))
 
-ifeq ($(DRIVER),stand-in)
+ifeq ($(DRIVER),fake)
 gpu-check: $(VENV)/fakecuda.stamp
 	$(MAKE_KIT) --no-engines
 	$(BIN)/python $(CHECK) --driver $(VENV)/fakecuda

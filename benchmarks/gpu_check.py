@@ -2,7 +2,7 @@
 
     make gpu-check                        on a machine with network
     make gpu-check KIT=FOLDER             without: what `make gpu-kit` has collected elsewhere
-    make gpu-check DRIVER=stand-in        no GPU: the dry run of this script
+    make gpu-check DRIVER=fake        no GPU: the dry run of this script
 
 Needs nothing but Python itself, so that it can tell what else is missing. Each step has a time limit
 and runs in a process of its own: what hangs or crashes ends that step. Its result is in the record
@@ -111,7 +111,7 @@ def run_apart(words: list[str], seconds: float, environment: Mapping[str, str]) 
 
 
 def environment_of(arguments: argparse.Namespace, site: Path) -> dict[str, str]:
-    """What a step finds: this clone, the wheels of the kit, and the stand-in driver if asked for."""
+    """What a step finds: this clone, the wheels of the kit, and the fake driver if asked for."""
     own = "cp{}{}".format(*sys.version_info)
     for wheel in sorted((arguments.kit / "wheels").glob("*.whl")):
         if not any(tag in wheel.name for tag in (f"-{own}-", "-abi3-", "-none-any")):
@@ -123,19 +123,19 @@ def environment_of(arguments: argparse.Namespace, site: Path) -> dict[str, str]:
     found = dict(os.environ)
     if arguments.driver:
         paths.insert(0, str(arguments.driver))  # its PyCUDA, not that of the kit
-        found["LD_LIBRARY_PATH"] = str(stand_in_driver(arguments.driver, site))
+        found["LD_LIBRARY_PATH"] = str(fake_driver(arguments.driver, site))
         found["FAKECUDA_MEGABYTES"] = "256"  # of memory that are soon taken
     found["PYTHONPATH"] = os.pathsep.join([*paths, *filter(None, [found.get("PYTHONPATH")])])
     return found
 
 
-def stand_in_driver(folder: Path, site: Path) -> Path:
-    """The folder of the stand-in driver, made for the PyCUDA of tests/fakecuda."""
+def fake_driver(folder: Path, site: Path) -> Path:
+    """The folder of the fake driver, made for the PyCUDA of tests/fakecuda."""
     sys.path.insert(0, str(ROOT))
     from tests.fakecuda.build import build_driver
 
     (extension,) = folder.glob("pycuda/_driver*.so")
-    return build_driver(site / "stand-in", extension=extension).parent
+    return build_driver(site / "fake-driver", extension=extension).parent
 
 
 def results(arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
@@ -178,7 +178,7 @@ def main() -> int:
     parser.add_argument("--minutes", type=float, default=120, help="for all steps")
     parser.add_argument("--only", nargs="+", choices=[step.name for step in STEPS])
     parser.add_argument(
-        "--driver", type=Path, help="PyCUDA for the stand-in driver: tests.fakecuda.build"
+        "--driver", type=Path, help="PyCUDA for the fake driver: tests.fakecuda.build"
     )
     parser.add_argument("--here", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
@@ -187,13 +187,13 @@ def main() -> int:
             setattr(arguments, name, value.resolve())
     if arguments.here:
         step = next(step for step in STEPS if step.name == arguments.here)
-        check = Check(arguments.kit, arguments.checkpoint, stand_in=arguments.driver is not None)
+        check = Check(arguments.kit, arguments.checkpoint, fake_driver=arguments.driver is not None)
         run_here(step, check)
         return 0
 
     rows: list[dict[str, Any]] = []
     conditions = None
-    # What the stand-in driver says is no result of a device.
+    # What the fake driver says is no result of a device.
     path = arguments.out or ROOT / "out" / "gpu_check.json"
     for row in results(arguments):
         if "device" in row and not (arguments.out or arguments.driver):

@@ -35,12 +35,12 @@ class Check:
     Attributes:
         kit: folder of gpu_kit.py.
         checkpoint: that its bundles are of.
-        stand_in: the driver is one without a GPU.
+        fake_driver: the driver is one without a GPU.
     """
 
     kit: Path
     checkpoint: Path
-    stand_in: bool
+    fake_driver: bool
 
 
 def find(_: Check) -> dict[str, Any]:
@@ -134,13 +134,13 @@ def compare_tf32(check: Check) -> dict[str, Any]:
     torch = need("torch")
     for module in ("timm", "safetensors"):
         need(module)
-    if not check.stand_in and not torch.cuda.is_available():
+    if not check.fake_driver and not torch.cuda.is_available():
         raise NotRun("PyTorch finds no GPU")
     from segclip_deploy.artifacts.golden import load_golden
     from segclip_deploy.export.graph import ConstantText, DeployGraph
     from segclip_deploy.model.checkpoint import build_model, load_checkpoint
 
-    device = "cpu" if check.stand_in else "cuda"
+    device = "cpu" if check.fake_driver else "cuda"
     checkpoint = load_checkpoint(check.checkpoint)
     network = ConstantText(build_model(checkpoint), checkpoint.bank)
     spec = checkpoint.spec
@@ -170,7 +170,7 @@ def ask_doctor(check: Check) -> dict[str, Any]:
 
 def run_tests(check: Check) -> dict[str, Any]:
     """The tests marked `gpu`, each with its outcome."""
-    if check.stand_in:
+    if check.fake_driver:
         raise NotRun("these tests are for a GPU")
     for module in ("pytest", "hypothesis", "onnx", "torch"):
         need(module)
@@ -195,7 +195,7 @@ def run_tests(check: Check) -> dict[str, Any]:
 
 def measure_engine(library: str, precision: str, check: Check) -> dict[str, Any]:
     """An engine of the example: built, verified, scored on the shipped tiles, and timed."""
-    if importlib.util.find_spec(library) is None or check.stand_in:
+    if importlib.util.find_spec(library) is None or check.fake_driver:
         raise NotRun(f"no {TITLES[library]}")
     bundle = check.kit / precision
     if not bundle.is_dir():

@@ -1,4 +1,4 @@
-"""These tests run in a process of their own, which test_stand_in_driver.py starts."""
+"""These tests run in a process of their own, which test_fake_driver.py starts."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from tests.fakecuda.engine import State
 
 BUNDLES = os.environ.get("FAKECUDA_BUNDLES")
-"""Folder of the bundles to fly; there only where the stand-in driver is."""
+"""Folder of the bundles to fly; there only where the fake driver is."""
 
 collect_ignore_glob = [] if BUNDLES else ["test_*.py"]
 SAID: list[str] = []
@@ -68,4 +68,4 @@ def engine(built: Path, state: State) -> Path:
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     for line in SAID:
-        terminalreporter.write_line(f"stand-in driver: {line}")
+        terminalreporter.write_line(f"fake driver: {line}")

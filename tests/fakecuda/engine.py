@@ -32,7 +32,7 @@ _FUNCTION = ctypes.CFUNCTYPE(None, ctypes.c_void_p)
 
 
 class Driver:
-    """What the stand-in driver offers to tests, see ``driver.c``."""
+    """What the fake driver offers to tests, see ``driver.c``."""
 
     def __init__(self) -> None:
         self.library = ctypes.CDLL("libcuda.so.1")

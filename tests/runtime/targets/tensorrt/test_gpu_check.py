@@ -1,4 +1,4 @@
-"""`make gpu-check` on the stand-in driver, and what ends a step."""
+"""`make gpu-check` on the fake driver, and what ends a step."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from tests.conftest import ROOT
-from tests.runtime.targets.tensorrt.test_stand_in_driver import SITE
+from tests.runtime.targets.tensorrt.test_fake_driver import SITE
 
 SCRIPT = ROOT / "benchmarks" / "gpu_check.py"
 ENGINES = {
@@ -32,7 +32,7 @@ def kit(tiny_bundle: Path, open_bundle: Path, tmp_path: Path) -> Path:
 @pytest.fixture
 def driver() -> Path:
     if not list(SITE.glob("pycuda/_driver*.so")):
-        pytest.skip(f"needs PyCUDA for the stand-in driver: python -m tests.fakecuda.build {SITE}")
+        pytest.skip(f"needs PyCUDA for the fake driver: python -m tests.fakecuda.build {SITE}")
     return SITE
 
 
@@ -117,7 +117,7 @@ def test_an_engine_is_built_verified_scored_and_timed(
 
     # Of another library, by the path of those that need a GPU.
     monkeypatch.setitem(gpu_steps.SUFFIXES, "onnxruntime", ".ort.onnx")
-    found = gpu_steps.Check(kit, kit, stand_in=False)
+    found = gpu_steps.Check(kit, kit, fake_driver=False)
     row = gpu_steps.measure_engine("onnxruntime", "fp32", found)
     assert row["verify"]["passed"]
     assert 0 < row["host_share"] < 1

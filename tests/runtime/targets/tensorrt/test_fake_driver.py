@@ -24,7 +24,7 @@ def test_the_gpu_path_on_a_driver_without_a_gpu(
     """PyCUDA and cuda-bindings are the real ones: `make test` compiles PyCUDA for it."""
     found = list(SITE.glob("pycuda/_driver*.so"))
     if not found:
-        pytest.skip(f"needs PyCUDA for the stand-in driver: python -m tests.fakecuda.build {SITE}")
+        pytest.skip(f"needs PyCUDA for the fake driver: python -m tests.fakecuda.build {SITE}")
     pytest.importorskip("tensorrt_rtx")
     driver = build_driver(tmp_path / "lib", extension=found[0])
     (tmp_path / "bundles").mkdir()
@@ -42,7 +42,7 @@ def test_the_gpu_path_on_a_driver_without_a_gpu(
         [*command, "--timeout=120", f"--basetemp={tmp_path / 'work'}"],
         cwd=ROOT, env=environment, capture_output=True, text=True, check=False,
     )  # fmt: skip
-    counted = re.findall(r"^stand-in driver: .*$|^\d+ passed.*$", done.stdout, re.MULTILINE)
+    counted = re.findall(r"^fake driver: .*$|^\d+ passed.*$", done.stdout, re.MULTILINE)
     with capsys.disabled():
         print("", *counted, sep="\n")
     assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-2000:]
