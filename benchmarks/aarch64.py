@@ -40,7 +40,7 @@ CROP = 256  # pixels; nine windows of 128² each, which takes the emulator a min
 
 SUBJECTS = {
     "fp32": MIN_AGREEMENT["fp32"],
-    # Either side may leave the reference run by as much as the flight check allows.
+    # Either side may leave the reference run by as much as verification allows.
     "int8": 1 - 2 * (1 - MIN_AGREEMENT["int8"]),
     "fp32.ov.onnx": MIN_AGREEMENT["fp32"],
 }

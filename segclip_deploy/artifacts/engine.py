@@ -122,7 +122,7 @@ class Verification(Record, frozen=True):
         for check in self.checks:
             if not check.passed:
                 raise GateFailed(
-                    f"flight check failed at {check.name}: {check.detail}", where=where
+                    f"verification failed at {check.name}: {check.detail}", where=where
                 )
 
 
@@ -162,7 +162,7 @@ class Try(Record, frozen=True):
     Attributes:
         median_ms: milliseconds an inference.
         rounds: inferences timed.
-        passed: the flight check.
+        passed: whether verification did.
     """
 
     median_ms: float
@@ -215,7 +215,7 @@ class Built(Record, frozen=True):
         network: layers that the bundle asks for, by block and element type.
         layers: that the engine has; None where it was not looked into.
         blocks: those, by block and element type.
-        verified: the flight check; None where it cannot run here.
+        verified: the result of verification; None where it cannot run here.
         not_verified: why it cannot.
     """
 

@@ -87,7 +87,7 @@ def _capabilities(_: click.Context, __: click.Parameter, text: str | None) -> tu
     type=click.IntRange(1),
     default=1,
     show_default=True,
-    help="TensorRT: build this often, keep the fastest that passes the flight check.",
+    help="TensorRT: build this often, keep the fastest that passes verification.",
 )
 @click.option(
     "--precision",
@@ -177,7 +177,7 @@ def _told(built: Built) -> Iterator[str]:
         known = "an unknown number of" if cache.known is None else cache.known
         yield f"timing cache {cache.path}: {known} measurements known, {cache.new} new"
     if built.verified:
-        yield f"{built.verified.engine}: flight check passed"
+        yield f"{built.verified.engine}: verification passed"
     else:
         yield f"NOT verified: {built.not_verified}. On the machine that flies: segclip-deploy verify"
 

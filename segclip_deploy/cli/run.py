@@ -37,7 +37,7 @@ __all__ = ["run"]
 @click.option("-o", "--out", type=PATH, required=True, help="Folder to write.")
 @overlap_option
 @threads_option
-@click.option("--preflight", is_flag=True, help="Flight check first; exit 3 if it fails.")
+@click.option("--preflight", is_flag=True, help="Verify the engine first; exit 3 if it fails.")
 @click.option(
     "--deadline-ms", type=click.FloatRange(0, min_open=True), help="Leave out what is late."
 )
@@ -107,7 +107,7 @@ def run(
             open_segmenter(engine, overlap=overlap, threads=threads, preflight=preflight)
         )
         name = segmenter.backend.name
-        tell(f"{engine} runs in {name}" + (", flight check passed" if preflight else ""))
+        tell(f"{engine} runs in {name}" + (", verification passed" if preflight else ""))
         folder = FolderSink(out, overlays=not no_overlay, lines=_lines(jsonl, stack), keep=limit)
         sink = FanOut(folder, *videos)
         with stop_at_signals() as stop:

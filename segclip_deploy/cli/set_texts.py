@@ -54,7 +54,7 @@ def _refit(path: Path, bundle: Path, as_json: bool) -> None:
     if as_json:
         print_json(engine.record.to_json())
     else:
-        click.echo(f"{path}: refitted with the texts of {bundle}, flight check passed")
+        click.echo(f"{path}: refitted with the texts of {bundle}, verification passed")
 
 
 def _fold(bundle: Path, text: str, vocabulary: str | None, out: Path, as_json: bool) -> None:
@@ -73,7 +73,7 @@ def _fold(bundle: Path, text: str, vocabulary: str | None, out: Path, as_json: b
         print_json(BUNDLE.dump(new.record))
     else:
         click.echo(
-            f"{out}: new texts folded in, flight check passed; "
+            f"{out}: new texts folded in, verification passed; "
             f"{done.golden_labels_changed:.2%} of the golden tiles' labels changed"
         )
     click.echo(f"accuracy is {done.accuracy}: segclip-deploy evaluate {out} DATASET", err=True)

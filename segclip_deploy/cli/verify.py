@@ -1,4 +1,4 @@
-"""``verify``: the flight check."""
+"""``verify``: engine verification."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ __all__ = ["verify"]
 @click.argument("engine", type=PATH)
 @json_option
 def verify(engine: Path, as_json: bool) -> None:
-    """Flight check: hold ENGINE (an engine or a bundle) against the golden tiles; exit 3 if it fails."""
+    """Verify ENGINE (an engine or a bundle) against the golden tiles; exit 3 if it fails."""
     from segclip_deploy.artifacts.golden import load_golden
     from segclip_deploy.errors import GateFailed, StaleArtifact
     from segclip_deploy.runtime.open_engine import open_engine

@@ -38,7 +38,7 @@ from segclip_deploy.runtime.verify import verify
 
 __all__ = ["export_bundle"]
 
-_GOLDEN = 2  # tiles a bundle carries for the flight check
+_GOLDEN = 2  # tiles a bundle carries for verification
 _STRIDE = 32  # of the encoder's coarsest map
 _TOOLS = ("torch", "onnx", "onnxscript", "onnxslim", "onnxruntime", "numpy")
 
@@ -135,7 +135,7 @@ def export_bundle(
         kept = slice(_GOLDEN)
         golden = Golden(real[kept], answers.labels[kept], answers.logits[kept])
         write_bundle(temporary, record, golden)
-        # The last word is the flight check's, on the very files that are handed over.
+        # Verification has the last word, on the very files that are handed over.
         with OnnxRuntimeBackend(onnx, batches=spec.batches) as flown:
             verify(flown, load_golden(temporary / GOLDEN_FILE), names).require(where=out)
     return load_bundle(out)

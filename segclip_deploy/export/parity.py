@@ -71,7 +71,7 @@ def check_parity(parity: Parity) -> None:
     """Pass, or say by how much not.
 
     Raises:
-        GateFailed: logits or labels differ by more than the flight check allows.
+        GateFailed: logits or labels differ by more than verification allows.
     """
     if not parity.max_logit_error <= MAX_LOGIT_ERROR:
         raise GateFailed(

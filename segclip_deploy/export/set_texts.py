@@ -67,7 +67,7 @@ def set_texts(
     Raises:
         BadArtifact: the bundle is quantized, or keeps no text apart.
         BadInput: the bank or the vocabulary does not fit the model.
-        GateFailed: the new graph fails the flight check; nothing is written.
+        GateFailed: the new graph fails verification; nothing is written.
     """
     vocabulary = vocabulary or bundle.vocabulary
     text = _text_weights(bundle)
@@ -96,7 +96,7 @@ def set_texts(
             ),
         )
         write_bundle(temporary, record, new)
-        # The last word is the flight check's, on the very files that are handed over.
+        # Verification has the last word, on the very files that are handed over.
         with OnnxRuntimeBackend(onnx, batches=bundle.input.batches) as flown:
             golden = load_golden(temporary / GOLDEN_FILE)
             verify(flown, golden, vocabulary.names).require(where=out)

@@ -69,7 +69,7 @@ def build_at_precision(
 
     Raises:
         BadInput: something that the precision needs is missing.
-        GateFailed: no plan keeps the limit, or an engine fails the flight check.
+        GateFailed: no plan keeps the limit, or an engine fails verification.
         SegclipError: whatever else calibrating, quantizing and building raise.
     """
     target = target_of(out)

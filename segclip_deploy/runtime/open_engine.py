@@ -28,7 +28,7 @@ class Opened:
         backend: to be closed by whoever opened it.
         input: of the graph.
         vocabulary: classes and palette.
-        golden_path: tiles for the flight check.
+        golden_path: tiles for verification.
     """
 
     backend: Backend
@@ -91,7 +91,7 @@ def open_segmenter(
     Raises:
         BadArtifact: neither, or its target refuses it.
         BadInput: an overlap that does not fit the model.
-        GateFailed: it failed the flight check.
+        GateFailed: it failed verification.
     """
     opened = open_engine(path, threads=threads)
     try:

@@ -1,4 +1,4 @@
-"""The flight check: does this engine, on this machine, still say what the model said?"""
+"""Engine verification, the «flight check»: does this engine, on this machine, still say what the model said?"""
 
 from __future__ import annotations
 

@@ -86,7 +86,7 @@ class ArtifactCache:
         """A point's engine.
 
         Raises:
-            GateFailed: no plan keeps the budget, or the engine fails its flight check.
+            GateFailed: no plan keeps the budget, or the engine fails verification.
             SegclipError: whatever else calibrating, quantizing and building raise.
         """
         path = self.engine_path(point)

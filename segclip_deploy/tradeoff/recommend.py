@@ -58,13 +58,13 @@ class _Miss:
 
 
 def recommend(rows: Sequence[Row], limits: FlightLimits) -> Recommendation:
-    """The fastest row that keeps every limit; all passed their flight check, or were no rows.
+    """The fastest row that keeps every limit; all passed verification, or were no rows.
 
     Of two within 2 % of each other the more accurate one: such a difference is noise.
     """
     rank = limits.percentile
     if not rows:
-        return Recommendation(None, "no engine passed its flight check")
+        return Recommendation(None, "no engine passed verification")
     misses = {row.name: _misses(row, limits) for row in rows}
     keeping = [row for row in rows if not misses[row.name]]
     if not keeping:

@@ -56,7 +56,7 @@ class ResultsRecord(Record, frozen=True):
         conditions: where and how the rows were measured.
         recommended: name of the row to fly; None where none keeps the limits.
         why: the recommendation in words, with figures.
-        rows: the engines that passed their flight check, every sample included.
+        rows: the engines that passed verification, every sample included.
         failures: the other engines.
         engines: file of each row, by name.
         bounds: lower bounds on latency, of boards that are not here.

@@ -33,7 +33,7 @@ class Sweep:
     """What a sweep found.
 
     Attributes:
-        rows: of the points that passed their flight check.
+        rows: of the points that passed verification.
         failures: the other points.
         engines: files of the rows, by name.
     """

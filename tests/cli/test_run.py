@@ -361,9 +361,9 @@ def test_preflight_refuses_to_fly_an_engine_that_fails(tmp_path: Path) -> None:
         result = call("run", tmp_path / "golden.npz", source, "-o", out, "--preflight")
         assert result.exit_code == code, result.stderr
         if code:
-            assert "flight check failed at labels" in result.stderr
+            assert "verification failed at labels" in result.stderr
         else:
-            assert "flight check passed" in result.stderr
+            assert "verification passed" in result.stderr
             shutil.rmtree(out)
     assert not out.exists()
 

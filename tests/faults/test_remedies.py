@@ -337,7 +337,7 @@ def test_a_command_that_is_printed_mends_what_caused_it(
     assert pasted.returncode == 0, (line, pasted.stderr)
     again = call(*arguments)
     # Weights at random bear no INT8: another refusal, and a true one.
-    assert again.exit_code == 0 or "flight check failed" in again.stderr, again.output
+    assert again.exit_code == 0 or "verification failed" in again.stderr, again.output
     assert beginning not in again.stderr
     assert not list(tmp_path.rglob("injected"))
 
@@ -360,7 +360,7 @@ def test_a_bundle_of_another_scheme_is_refused_with_what_makes_one_of_this(
 
 
 @pytest.mark.long
-def test_the_command_that_makes_a_plan_anew_gets_as_far_as_its_flight_check(
+def test_the_command_that_makes_a_plan_anew_gets_as_far_as_verification(
     place: Place, tmp_path: Path
 ) -> None:
     """No further: weights at random bear no INT8."""
@@ -372,7 +372,7 @@ def test_the_command_that_makes_a_plan_anew_gets_as_far_as_its_flight_check(
     line = refusal("quantize", place.bundle, "--plan", path, *table, "-o", tmp_path / "q")
     pasted = paste(place.filled(remedy_in(line, "segclip-deploy plan")), tmp_path)
     assert pasted.returncode == 3
-    assert "int8: flight check failed at labels" in pasted.stderr
+    assert "int8: verification failed at labels" in pasted.stderr
 
 
 @pytest.mark.long

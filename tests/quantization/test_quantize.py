@@ -83,7 +83,7 @@ def test_the_example_keeps_its_labels_and_its_bundle_says_how_it_was_made(
     flips = sum(quality.flips.values())
     assert flips > 0
     assert quality.label_agreement == pytest.approx(1 - flips / golden.labels.size)
-    # What no engine can be nearer to its file than: the margin of the flight check.
+    # What no engine can be nearer to its file than: the margin of verification.
     assert quality.reference_agreement > MIN_AGREEMENT[precision]
     if scheme == "cpu":
         assert quality.reference_agreement == 1

@@ -98,7 +98,7 @@ def test_an_engine_that_fails_is_deleted_and_the_check_named(
     state.wrong = {1}
     result = call("build-engine", tiny_bundle, "-o", tmp_path / "e.engine")
     assert result.exit_code == 3
-    assert "flight check failed at labels" in result.stderr
+    assert "verification failed at labels" in result.stderr
     assert list(tmp_path.iterdir()) == []
 
 

@@ -69,7 +69,7 @@ def test_a_toy_target_is_built_verified_flown_and_measured(
     Image.fromarray(random_frame(130, 200).pixels).save(data / "images" / "a.png")
     Image.new("L", (200, 130), 1).save(data / "masks" / "a.png")
     built = call("build-engine", tiny_bundle, "-o", path)
-    assert "Toy 1.0: flight check passed" in built.stdout
+    assert "Toy 1.0: verification passed" in built.stdout
     assert load_engine(path).record.target == "toy"
     assert call("verify", path).exit_code == 0
     assert call("run", path, data / "images", "-o", tmp_path / "out").exit_code == 0

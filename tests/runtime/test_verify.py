@@ -99,7 +99,7 @@ def test_a_bundle_that_says_something_else_fails(
     bundle = edited(example_bundle, tmp_path / "bundle", sabotage)
     result = CliRunner().invoke(main, ["verify", str(bundle)])
     assert result.exit_code == 3, result.output
-    assert "flight check failed at labels" in result.stderr
+    assert "verification failed at labels" in result.stderr
     with pytest.raises(GateFailed):
         build_engine(load_bundle(bundle), tmp_path / "engine.ov.onnx")
     assert {p.name for p in tmp_path.iterdir()} == {"bundle"}
@@ -116,7 +116,7 @@ def test_a_quantized_bundle_that_says_something_else_fails(
     bundle = edited(quantized(*kind), tmp_path / "bundle", sabotage)
     result = CliRunner().invoke(main, ["verify", str(bundle)])
     assert result.exit_code == 3, result.output
-    assert "flight check failed at labels" in result.stderr
+    assert "verification failed at labels" in result.stderr
 
 
 def overflow_in_half(graph: onnx.GraphProto) -> None:
@@ -259,7 +259,7 @@ def test_what_labels_do_not_show_is_checked_too(backend: type[FakeBackend], name
     failed = [c.name for c in verification.checks if not c.passed]
     assert name in failed
     assert "labels" not in failed
-    with pytest.raises(GateFailed, match="flight check failed at"):
+    with pytest.raises(GateFailed, match="verification failed at"):
         verification.require(where="here")
 
 

@@ -122,13 +122,13 @@ def test_what_fails_its_check_is_shown_and_never_flies(
 
     def refuse(bundle: object, out: Path) -> object:
         if "int8" in str(getattr(bundle, "precision", "")):
-            raise GateFailed("flight check failed at labels: 12 % equal")
+            raise GateFailed("verification failed at labels: 12 % equal")
         return build(bundle, out)  # type: ignore[arg-type]
 
     monkeypatch.setattr(artifact_cache, "build_engine", refuse)
     result = call(*sweep(tmp_path / "r", "--precision", "int8"))
     assert result.exit_code == 0, result.stderr
-    assert "must not fly: bundle · ort · int8: flight check failed at labels" in result.stdout
+    assert "must not fly: bundle · ort · int8: verification failed at labels" in result.stdout
     assert "fly bundle · ort · fp32" in result.stdout
     results = RESULTS.read(tmp_path / "r" / "results.json", fix="")
     assert [failure.name for failure in results.failures] == ["bundle · ort · int8"]

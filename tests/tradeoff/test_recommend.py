@@ -82,7 +82,7 @@ def test_where_none_fits_the_nearest_and_its_limits_are_named() -> None:
     advice = recommend([MIDDLE], FlightLimits(joules=1, class_iou={"snow": 0.1}))
     assert "energy could not be measured here" in advice.why
     assert "snow is not in the evaluation images" in advice.why
-    assert recommend([], FlightLimits()).why == "no engine passed its flight check"
+    assert recommend([], FlightLimits()).why == "no engine passed verification"
 
 
 @PROPERTY

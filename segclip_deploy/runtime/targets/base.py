@@ -54,7 +54,7 @@ class BuildOptions:
         version_compatible: later TensorRT of the same major version can run it.
         dla: core of the Deep Learning Accelerator; what it cannot run goes to the GPU.
         timing_cache: file; None: one per GPU, driver and version in the user's cache.
-        tries: builds, of which the fastest that passes the flight check is kept.
+        tries: builds, of which the fastest that passes verification is kept.
     """
 
     device: str | None = None
@@ -94,7 +94,7 @@ class BuildJob:
     Attributes:
         bundle: in FP32, or in the target's scheme.
         file: the engine to write; it exists, and is empty.
-        prove: the flight check.
+        prove: verifies the engine.
         options: all of them the target's own.
         report: told of phases of the build, steps done, steps in all.
     """

@@ -145,7 +145,7 @@ def test_a_run_writes_the_margin_and_leaves_no_old_one(tmp_path: Path) -> None:
                 np.testing.assert_array_equal(np.asarray(image), blue_of(pixels))
 
 
-def test_the_flight_check_holds_the_margin_against_the_golden_logits() -> None:
+def test_verification_holds_the_margin_against_the_golden_logits() -> None:
     tiles = np.stack([random_frame(64, 64, seed).pixels for seed in (1, 2)])
     golden = Golden(tiles, classes_of(tiles), np.stack([logits_of(tile) for tile in tiles]))
     names = tuple(f"class {k}" for k in range(CLASSES))

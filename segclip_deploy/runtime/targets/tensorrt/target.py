@@ -103,7 +103,7 @@ class TensorRt(Target):
         return (lambda: load_library(self.name), *cuda_needs(self.extra))
 
     def build(self, job: BuildJob) -> Built:
-        """Of several tries the fastest that passes the flight check.
+        """Of several tries the fastest that passes verification.
 
         What only a run can tell is None where the GPU is not here.
         """
@@ -238,7 +238,7 @@ class TensorRt(Target):
         return backend.layer_ms(tile)
 
     def _fly(self, file: Path, bundle: Bundle, prove: Prove, settings: Settings) -> _Flown:
-        """Run a plan: the flight check, its layers, its time for one inference."""
+        """Run a plan: verification, its layers, its time for one inference."""
         tile = load_golden(bundle.golden_path).tiles[0]
         with self.open(file, batches=bundle.input.batches, **settings) as backend:
             assert isinstance(backend, TensorRtBackend)

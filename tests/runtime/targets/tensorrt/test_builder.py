@@ -73,7 +73,7 @@ def in_tf32(model: onnx.ModelProto) -> onnx.ModelProto:
     return model
 
 
-def test_tf32_would_fail_the_flight_check_of_fp32(example_bundle: Path, tmp_path: Path) -> None:
+def test_tf32_would_fail_verification_of_fp32(example_bundle: Path, tmp_path: Path) -> None:
     bundle = load_bundle(example_bundle)
     golden = load_golden(bundle.golden_path)
     onnx.save(in_tf32(onnx.load(bundle.model_path)), tmp_path / "tf32.onnx")
