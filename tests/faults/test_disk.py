@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -160,6 +161,23 @@ def test_a_lock_is_held_by_one_and_leaves_nothing(tmp_path: Path) -> None:
     for thread in threads:
         thread.join()
     assert most == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_lock_of_a_process_that_was_killed_holds_nobody(tmp_path: Path) -> None:
+    path = tmp_path / "x"
+    code = (
+        "import os, pathlib, signal, sys\n"
+        "from segclip_deploy.artifacts.files import locked\n"
+        "with locked(pathlib.Path(sys.argv[1])):\n"
+        "    os.kill(os.getpid(), signal.SIGKILL)"
+    )
+    killed = subprocess.run([sys.executable, "-c", code, str(path)], cwd=ROOT, check=False)
+    assert killed.returncode == -signal.SIGKILL
+    assert len(list(tmp_path.iterdir())) == 1  # its lock's file
+    started = time.monotonic()
+    with locked(path):
+        assert time.monotonic() - started < 5
     assert list(tmp_path.iterdir()) == []
 
 

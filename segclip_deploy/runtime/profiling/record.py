@@ -74,7 +74,7 @@ class ColdStarts(Record, frozen=True):
 
     Attributes:
         cached: with what the compile cache holds.
-        compiled: with an empty compile cache; None where the library has none.
+        compiled: with an empty compile cache; None where the library has none, and outside Linux.
     """
 
     cached: tuple[float, ...]
