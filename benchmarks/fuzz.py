@@ -200,10 +200,10 @@ def targets(folder: Path) -> dict[str, Target]:
     from segclip_deploy.model.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
     from segclip_deploy.model.text import TextBank, load_text_bank, save_text_bank, unit_rows
     from segclip_deploy.model.torch_file import read_torch_file, tensors_of
+    from segclip_deploy.runtime.formats.georeference import find_georeference
+    from segclip_deploy.runtime.formats.geotiff import ground_sample_distance
     from segclip_deploy.runtime.inference.frame import read_frame
     from segclip_deploy.runtime.io.pictures import read_picture
-    from segclip_deploy.runtime.io.raster.georeference import find_georeference
-    from segclip_deploy.runtime.io.raster.geotiff import ground_sample_distance
     from segclip_deploy.runtime.io.raster.vrt import check_vrt
     from segclip_deploy.runtime.io.sources.video import read_video
     from segclip_deploy.runtime.io.telemetry.exif import read_capture

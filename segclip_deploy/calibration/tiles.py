@@ -21,10 +21,10 @@ from segclip_deploy.calibration.tile_descriptors import (
 )
 from segclip_deploy.errors import BadInput, command
 from segclip_deploy.evaluation.dataset import find_image, read_splits
+from segclip_deploy.runtime.formats.geotiff import ONE_SCALE, ground_sample_distance
 from segclip_deploy.runtime.inference.frame import list_images
 from segclip_deploy.runtime.io.idle_options import refuse_idle_options
 from segclip_deploy.runtime.io.pictures import Opener, open_windows
-from segclip_deploy.runtime.io.raster.geotiff import ONE_SCALE, ground_sample_distance
 from segclip_deploy.runtime.io.raster.source import Reading
 
 __all__ = ["MIN_TILES", "Tile", "TilePool", "cut_tiles", "find_tiles", "stream_tiles"]

@@ -82,8 +82,8 @@ def map_(
     listed, with tracebacks in map-failures.json, the rest is done, and the exit code is 1.
     """
     from segclip_deploy.cluster.work import JobSpec
+    from segclip_deploy.runtime.formats.georeference import find_georeference
     from segclip_deploy.runtime.io.idle_options import refuse_idle_options
-    from segclip_deploy.runtime.io.raster.georeference import find_georeference
     from segclip_deploy.runtime.io.sinks.folder import FolderSink
     from segclip_deploy.runtime.io.sinks.lines import describe_raster_result
     from segclip_deploy.runtime.io.sources.listing import find_files

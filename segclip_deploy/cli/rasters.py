@@ -136,8 +136,8 @@ def split_rasters(
         UsageError: options for what is not there.
         BadInput: an option that changes no image and no raster.
     """
+    from segclip_deploy.runtime.formats.georeference import find_georeference
     from segclip_deploy.runtime.io.idle_options import refuse_idle_options
-    from segclip_deploy.runtime.io.raster.georeference import find_georeference
 
     frames: list[SourceFile] = []
     rasters: list[SourceFile] = []

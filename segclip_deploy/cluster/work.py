@@ -13,10 +13,10 @@ from pathlib import Path
 from segclip_deploy import __version__
 from segclip_deploy.cluster.block_store import Block, BlockStore, cut_blocks
 from segclip_deploy.errors import BadInput, SegclipError, StaleArtifact
+from segclip_deploy.runtime.formats.georeference import find_georeference
 from segclip_deploy.runtime.inference.segmenter import Segmenter
 from segclip_deploy.runtime.inference.stitching import Tally
 from segclip_deploy.runtime.io.raster.cog import stored_digest, write_cog
-from segclip_deploy.runtime.io.raster.georeference import find_georeference
 from segclip_deploy.runtime.io.raster.pixels import what_is_removed
 from segclip_deploy.runtime.io.raster.segment import (
     LabelledRaster,

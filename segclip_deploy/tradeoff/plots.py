@@ -12,7 +12,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from segclip_deploy._optional import require
 from segclip_deploy.artifacts.vocabulary import Vocabulary
-from segclip_deploy.runtime.io.sinks.images import overlay
+from segclip_deploy.runtime.inference.drawing import overlay
 from segclip_deploy.runtime.profiling.picture import save_png
 from segclip_deploy.tradeoff.roofline import BOARDS, LowerBound
 from segclip_deploy.tradeoff.row import Row, pareto_front

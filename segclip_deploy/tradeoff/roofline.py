@@ -77,7 +77,9 @@ def find_boards(text: str) -> list[str]:
     return names
 
 
-def lower_bound(bundle: str, operators: Sequence[Operator], name: str, precision: str) -> LowerBound:
+def lower_bound(
+    bundle: str, operators: Sequence[Operator], name: str, precision: str
+) -> LowerBound:
     """The roofline of each operator, summed: max(2 · MACs / peak, bytes / bandwidth).
 
     Roofline: Williams, Waterman & Patterson, CACM 52(4), 2009. Weights come from memory, and so

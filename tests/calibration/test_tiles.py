@@ -21,7 +21,7 @@ from segclip_deploy.runtime.inference.frame import prepare, read_frame
 from segclip_deploy.runtime.io import pictures
 from segclip_deploy.runtime.io.pictures import read_picture
 from tests.conftest import EXAMPLE, SHARED
-from tests.runtime.io.raster.test_geotiff import METRE, PROJECTED, write_geotiff
+from tests.runtime.formats.test_geotiff import METRE, PROJECTED, write_geotiff
 from tests.support.fakes import random_frame
 
 SPEC = InputSpec(height=32, width=48)

@@ -18,7 +18,7 @@ from PIL import Image
 
 from segclip_deploy._optional import load
 from segclip_deploy.errors import BadInput, DeviceLost
-from segclip_deploy.runtime.io.sources.address import Address, display_name
+from segclip_deploy.runtime.formats.address import Address, display_name
 from segclip_deploy.runtime.io.sources.live import LiveSource
 from segclip_deploy.runtime.io.sources.opening import find_sources
 from segclip_deploy.runtime.io.sources.video import read_live, read_video

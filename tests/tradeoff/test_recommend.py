@@ -139,7 +139,9 @@ def test_a_bound_is_the_slower_of_arithmetic_and_memory() -> None:
     transfer = 2e9 / (board.bandwidth * 1e9)
     assert found.ms == pytest.approx(1e3 * (arithmetic + transfer))
     assert found.by_memory == pytest.approx(transfer / (arithmetic + transfer))
-    cached = Operator("c", macs=0, weights=0, read=(4 * 10**6,), written=0)  # 8 MB stay in the cache
+    cached = Operator(
+        "c", macs=0, weights=0, read=(4 * 10**6,), written=0
+    )  # 8 MB stay in the cache
     assert lower_bound("net", [cached], "agx-orin", "fp16").ms == 0
     with pytest.raises(BadInput, match="none of orin-nano"):
         find_boards("orin-nano,nano")

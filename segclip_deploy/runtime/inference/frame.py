@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
 from segclip_deploy.errors import BadInput
+from segclip_deploy.runtime.formats.kinds import IMAGE_SUFFIXES
 
 __all__ = [
-    "IMAGE_SUFFIXES",
     "Frame",
     "StoredImage",
     "check_size",
@@ -26,8 +26,6 @@ __all__ = [
     "prepare",
     "read_frame",
 ]
-
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp", ".webp")
 
 _SUBFILE = 254  # TIFF's NewSubfileType
 _COPY_OR_MASK = 0b101  # bit 0: a smaller copy of another page, bit 2: the mask of one

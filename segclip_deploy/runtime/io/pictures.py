@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segclip_deploy.errors import BadInput
+from segclip_deploy.runtime.formats.georeference import driver_of, find_georeference
 from segclip_deploy.runtime.inference.frame import (
     Frame,
     StoredImage,
@@ -29,7 +30,6 @@ from segclip_deploy.runtime.inference.frame import (
 from segclip_deploy.runtime.inference.windows import Window
 from segclip_deploy.runtime.io.raster.bands import to_8_bits
 from segclip_deploy.runtime.io.raster.gdal import opened
-from segclip_deploy.runtime.io.raster.georeference import driver_of, find_georeference
 from segclip_deploy.runtime.io.raster.pixels import read_window
 from segclip_deploy.runtime.io.raster.rows import RowReader
 from segclip_deploy.runtime.io.raster.source import (

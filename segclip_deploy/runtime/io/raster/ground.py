@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segclip_deploy.artifacts.vocabulary import IGNORE_INDEX, UNLABELLED
+from segclip_deploy.runtime.formats.geotiff import EARTH
 from segclip_deploy.runtime.io.raster.earth import Lattice, to_earth
-from segclip_deploy.runtime.io.raster.geotiff import EARTH
 
 __all__ = ["AreaCount", "PixelAreas", "measure_areas", "on_earth", "pixel_metres"]
 

@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from segclip_deploy._optional import require
-from segclip_deploy.runtime.io.raster.gdal import gdal_errors
-from segclip_deploy.runtime.io.raster.georeference import (
+from segclip_deploy.runtime.formats.georeference import (
     Georeference,
     find_georeference,
     side_files,
 )
+from segclip_deploy.runtime.io.raster.gdal import gdal_errors
 from segclip_deploy.runtime.io.raster.validity import Validity
 from segclip_deploy.runtime.io.raster.warp import Warp, check_warped, choose_warp
 

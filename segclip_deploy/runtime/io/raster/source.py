@@ -12,10 +12,10 @@ import numpy as np
 
 from segclip_deploy._optional import require
 from segclip_deploy.errors import BadInput, command
+from segclip_deploy.runtime.formats.georeference import driver_of, side_files
+from segclip_deploy.runtime.formats.geotiff import TIFF_ERRORS, read_tags
 from segclip_deploy.runtime.io.raster.bands import choose_bands, choose_scale
 from segclip_deploy.runtime.io.raster.gdal import opened
-from segclip_deploy.runtime.io.raster.georeference import driver_of, side_files
-from segclip_deploy.runtime.io.raster.geotiff import TIFF_ERRORS, read_tags
 from segclip_deploy.runtime.io.raster.grid import MAX_ENLARGED, RasterGrid, model_size
 from segclip_deploy.runtime.io.raster.ground import measure_areas, pixel_metres
 from segclip_deploy.runtime.io.raster.location import locate

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from segclip_deploy.errors import BadInput, command
-from segclip_deploy.runtime.io.raster.georeference import driver_of
+from segclip_deploy.runtime.formats.georeference import driver_of
 
 if TYPE_CHECKING:
     from xml.etree import ElementTree as Tree

@@ -12,10 +12,10 @@ from typing import Protocol
 from PIL import Image
 
 from segclip_deploy.artifacts.vocabulary import Vocabulary
+from segclip_deploy.runtime.inference.drawing import overlay
 from segclip_deploy.runtime.inference.segmenter import LabelMap
 from segclip_deploy.runtime.io.raster.seams import SeamScore
 from segclip_deploy.runtime.io.raster.segment import LabelledRaster
-from segclip_deploy.runtime.io.sinks.images import overlay
 from segclip_deploy.runtime.io.sources.base import Shot
 
 __all__ = [

@@ -9,8 +9,8 @@ from pathlib import Path
 from PIL import Image
 
 from segclip_deploy.errors import BadInput
+from segclip_deploy.runtime.inference.drawing import label_image, png
 from segclip_deploy.runtime.io.sinks.base import FrameResult, RasterResult, WriteTimes
-from segclip_deploy.runtime.io.sinks.images import label_image, png
 from segclip_deploy.runtime.io.sinks.lines import LineFile, frame_line, raster_line
 from segclip_deploy.runtime.io.sinks.storage import Storage
 from segclip_deploy.runtime.io.sources.naming import AREAS_FILE, result_names

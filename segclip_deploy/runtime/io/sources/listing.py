@@ -7,10 +7,10 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from segclip_deploy.errors import BadInput
-from segclip_deploy.runtime.inference.frame import IMAGE_SUFFIXES, is_image_name
-from segclip_deploy.runtime.io.raster.georeference import RASTER_SUFFIXES
-from segclip_deploy.runtime.io.sources.address import display_name
-from segclip_deploy.runtime.io.sources.kinds import Kind, kind_of
+from segclip_deploy.runtime.formats.address import display_name
+from segclip_deploy.runtime.formats.georeference import RASTER_SUFFIXES
+from segclip_deploy.runtime.formats.kinds import IMAGE_SUFFIXES, Kind, kind_of
+from segclip_deploy.runtime.inference.frame import is_image_name
 from segclip_deploy.runtime.io.sources.naming import AREAS_FILE, SourceFile, name_results
 
 __all__ = ["count_folders", "find_files"]

@@ -9,8 +9,8 @@ from datetime import datetime, timezone
 from pathlib import Path
 
 from segclip_deploy.errors import BadInput, DeviceLost
+from segclip_deploy.runtime.formats.address import Address, is_address
 from segclip_deploy.runtime.inference.frame import Frame
-from segclip_deploy.runtime.io.sources.address import Address, is_address
 from segclip_deploy.runtime.io.sources.base import Shot, Unreadable
 from segclip_deploy.runtime.io.sources.video import VideoFrame, read_live
 from segclip_deploy.runtime.io.telemetry.exif import Capture

@@ -9,9 +9,9 @@ from functools import cached_property
 from pathlib import Path
 
 from segclip_deploy.errors import BadInput
+from segclip_deploy.runtime.formats.address import Address
+from segclip_deploy.runtime.formats.kinds import Kind, kind_of
 from segclip_deploy.runtime.io.pages import count_pages
-from segclip_deploy.runtime.io.sources.address import Address
-from segclip_deploy.runtime.io.sources.kinds import Kind, kind_of
 from segclip_deploy.runtime.io.sources.video import count_frames, has_many_frames
 
 __all__ = ["AREAS_FILE", "RemoteFilm", "SourceFile", "name_results", "result_names"]

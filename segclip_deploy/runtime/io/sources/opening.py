@@ -9,8 +9,8 @@ from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
 from segclip_deploy.errors import BadInput
+from segclip_deploy.runtime.formats.address import Address, display_name, is_address
 from segclip_deploy.runtime.io.raster.source import Reading
-from segclip_deploy.runtime.io.sources.address import Address, display_name, is_address
 from segclip_deploy.runtime.io.sources.file_source import FileSource
 from segclip_deploy.runtime.io.sources.listing import count_folders, find_files
 from segclip_deploy.runtime.io.sources.live import LiveSource, is_live

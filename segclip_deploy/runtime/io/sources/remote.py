@@ -11,9 +11,8 @@ from urllib import request
 from urllib.parse import unquote, urljoin, urlsplit, urlunsplit
 
 from segclip_deploy.errors import BadInput
-from segclip_deploy.runtime.inference.frame import IMAGE_SUFFIXES
-from segclip_deploy.runtime.io.sources.address import Address
-from segclip_deploy.runtime.io.sources.kinds import HEAD_BYTES, Kind, kind_of_bytes
+from segclip_deploy.runtime.formats.address import Address
+from segclip_deploy.runtime.formats.kinds import HEAD_BYTES, IMAGE_SUFFIXES, Kind, kind_of_bytes
 
 __all__ = ["Remote", "fetch_picture", "find_kind"]
 

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from segclip_deploy._optional import require
 from segclip_deploy.errors import BadInput
-from segclip_deploy.runtime.io.sources.address import Address
+from segclip_deploy.runtime.formats.address import Address
 from segclip_deploy.runtime.io.sources.damage import Damage
 from segclip_deploy.runtime.io.sources.rotation import rotation_of
 

@@ -13,8 +13,8 @@ from typing import Any
 from PIL import Image
 
 from segclip_deploy.artifacts.vocabulary import Vocabulary
+from segclip_deploy.runtime.formats.geotiff import ONE_SCALE
 from segclip_deploy.runtime.inference.frame import header_of
-from segclip_deploy.runtime.io.raster.geotiff import ONE_SCALE
 
 __all__ = ["Capture", "Position", "read_capture", "scale_warning"]
 

@@ -6,9 +6,9 @@ import re
 from enum import Enum
 from pathlib import Path
 
-from segclip_deploy.runtime.inference.frame import IMAGE_SUFFIXES
+__all__ = ["HEAD_BYTES", "IMAGE_SUFFIXES", "VIDEO_SUFFIXES", "Kind", "kind_of", "kind_of_bytes"]
 
-__all__ = ["HEAD_BYTES", "VIDEO_SUFFIXES", "Kind", "kind_of", "kind_of_bytes"]
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp", ".webp")
 
 VIDEO_SUFFIXES = (
     *(".mp4", ".mov", ".mkv", ".avi", ".ts", ".m4v", ".webm", ".mts", ".m2ts", ".mpg", ".mpeg"),

@@ -1,4 +1,4 @@
-"""Pictures of label maps."""
+"""Pictures of label maps: under a palette, and over the frame."""
 
 from __future__ import annotations
 

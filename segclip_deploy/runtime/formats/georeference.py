@@ -9,7 +9,7 @@ import struct
 from dataclasses import dataclass
 from pathlib import Path
 
-from segclip_deploy.runtime.io.raster.geotiff import TIFF_ERRORS, read_tags
+from segclip_deploy.runtime.formats.geotiff import TIFF_ERRORS, read_tags
 
 __all__ = ["RASTER_SUFFIXES", "Georeference", "driver_of", "find_georeference", "side_files"]
 

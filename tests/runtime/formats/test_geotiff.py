@@ -10,8 +10,8 @@ import pytest
 import rasterio
 from PIL import Image, TiffImagePlugin
 
-from segclip_deploy.runtime.io.raster.georeference import find_georeference
-from segclip_deploy.runtime.io.raster.geotiff import ground_sample_distance
+from segclip_deploy.runtime.formats.georeference import find_georeference
+from segclip_deploy.runtime.formats.geotiff import ground_sample_distance
 from tests.conftest import SHARED
 
 PROJECTED, GEOGRAPHIC = 1, 2

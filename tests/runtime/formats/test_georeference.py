@@ -20,11 +20,11 @@ from rasterio.rpc import RPC
 from segclip_deploy._optional import install_command
 from segclip_deploy.artifacts.vocabulary import IGNORE_INDEX
 from segclip_deploy.errors import BadInput, MissingDependency
-from segclip_deploy.runtime.io.raster.georeference import find_georeference
+from segclip_deploy.runtime.formats.georeference import find_georeference
 from segclip_deploy.runtime.io.raster.pixels import read_window
 from segclip_deploy.runtime.io.raster.segment import settings_digest
 from segclip_deploy.runtime.io.sources.listing import find_files
-from tests.runtime.io.raster.test_geotiff import write_geotiff
+from tests.runtime.formats.test_geotiff import write_geotiff
 from tests.support.fakes import classes_of
 from tests.support.rasters import (
     HALF_METRE,
