@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import struct
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,10 +23,12 @@ __all__ = [
     "is_16_bit",
     "is_image_name",
     "list_images",
+    "loaded",
     "open_image",
     "own_pages",
     "prepare",
     "read_frame",
+    "rgb_frame",
 ]
 
 _SUBFILE = 254  # TIFF's NewSubfileType
@@ -56,7 +60,9 @@ class Frame:
         pixels = self.pixels
         if pixels.ndim != 3 or pixels.shape[2] != 3 or pixels.dtype != np.uint8 or not pixels.size:
             raise BadInput(
-                f"frame is {pixels.dtype} {pixels.shape}, not uint8 (H, W, 3)", where=self.source
+                f"frame is {pixels.dtype} {pixels.shape}, not uint8 (H, W, 3)",
+                where=self.source,
+                fix="give rows, columns, then red, green and blue, 0 to 255 each",
             )
         if self.valid is not None and self.valid.shape != pixels.shape[:2]:
             raise BadInput(
@@ -117,14 +123,22 @@ def read_frame(path: str | Path, *, max_megapixels: float | None = None) -> Fram
         BadInput: unreadable, truncated, or not 8-bit RGB.
     """
     path = Path(path)
-    stored = open_image(path, max_megapixels=max_megapixels)
+    return rgb_frame(open_image(path, max_megapixels=max_megapixels), path)
+
+
+def rgb_frame(stored: StoredImage, where: str | Path) -> Frame:
+    """The frame of an image that is 8-bit RGB.
+
+    Raises:
+        BadInput: it is not.
+    """
     if stored.kind != "an RGB image":
         raise BadInput(
             f"{stored.kind}, and the model takes 8-bit RGB",
-            where=path,
+            where=where,
             fix="convert it to 8-bit RGB; run, evaluate and calibrate read it with --bands and --scale",
         )
-    return Frame(np.asarray(stored.image), str(path))
+    return Frame(np.asarray(stored.image), str(where))
 
 
 def prepare(frame: Frame, height: int, width: int) -> NDArray[np.uint8]:
@@ -169,24 +183,43 @@ def open_image(path: Path, *, max_megapixels: float | None = None) -> StoredImag
     Raises:
         BadInput: no such file, of several pages, too large, truncated, or no image.
     """
-    try:
+    with _told(path):
         if path.stat().st_size == 0 and path.is_file():
             raise BadInput("the file is empty (0 bytes)", where=path)
         if not path.is_file():  # a pipe would be waited for
             raise BadInput("a folder or device, and no file", where=path)
         with header_of(path) as image:
-            check_size(image.height, image.width, path, max_megapixels)
-            if getattr(image, "is_animated", False):
-                _check_pages(image, path)
-            kind, raw_mode = _kind(image), _raw_mode(image)
-            image.load()
-            return StoredImage(image, kind, raw_mode)
+            return loaded(image, path, max_megapixels=max_megapixels)
+
+
+def loaded(
+    image: Image.Image, where: str | Path, *, max_megapixels: float | None = None
+) -> StoredImage:
+    """Decode an image of Pillow whose header has been read.
+
+    Raises:
+        BadInput: of several pages, too large, truncated or damaged.
+    """
+    with _told(where):
+        check_size(image.height, image.width, where, max_megapixels)
+        if getattr(image, "is_animated", False):
+            _check_pages(image, where)
+        kind, raw_mode = _kind(image), _raw_mode(image)
+        image.load()
+        return StoredImage(image, kind, raw_mode)
+
+
+@contextmanager
+def _told(where: str | Path) -> Iterator[None]:
+    """Tell in one line what Pillow cannot read."""
+    try:
+        yield
     except UnidentifiedImageError as error:
-        raise BadInput("not an image that can be read", where=path) from error
+        raise BadInput("not an image that can be read", where=where) from error
     except BadInput:
         raise
     except Exception as error:  # Pillow's decoders raise many types on damaged files
-        raise BadInput(f"damaged or unreadable ({error})", where=path) from error
+        raise BadInput(f"damaged or unreadable ({error})", where=where) from error
 
 
 def header_of(path: Path) -> Image.Image:
@@ -212,7 +245,7 @@ def header_of(path: Path) -> Image.Image:
     raise UnidentifiedImageError("of another format")
 
 
-def check_size(height: int, width: int, path: Path, max_megapixels: float | None) -> None:
+def check_size(height: int, width: int, where: str | Path, max_megapixels: float | None) -> None:
     """Refuse by its size what would take too much memory.
 
     Raises:
@@ -226,7 +259,7 @@ def check_size(height: int, width: int, path: Path, max_megapixels: float | None
         raise BadInput(
             f"{width}×{height} is {pixels / 1e6:.4g} megapixels, over the bound of "
             f"{bound / 1e6:.4g}",
-            where=path,
+            where=where,
             fix=f"cut it into tiles, or allow it: segclip-deploy run … --max-megapixels {least}",
         )
 
@@ -247,15 +280,15 @@ def own_pages(image: Image.Image) -> list[int]:
     return found
 
 
-def _check_pages(image: Image.Image, path: Path) -> None:
+def _check_pages(image: Image.Image, where: str | Path) -> None:
     pages = len(own_pages(image))
+    image.seek(0)
     if pages > 1:
         raise BadInput(
             f"has {pages} pages, and one is taken here",
-            where=path,
+            where=where,
             fix="save each page as a file of its own",
         )
-    image.seek(0)
 
 
 def _raw_mode(image: Image.Image) -> str:

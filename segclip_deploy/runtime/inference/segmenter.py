@@ -14,6 +14,7 @@ from segclip_deploy.artifacts.vocabulary import IGNORE_INDEX, Vocabulary
 from segclip_deploy.errors import BadArtifact, BadInput
 from segclip_deploy.runtime.inference.backend import Backend, Decode
 from segclip_deploy.runtime.inference.frame import Frame, prepare
+from segclip_deploy.runtime.inference.images import ImageLike, as_frame
 from segclip_deploy.runtime.inference.stitching import (
     Blend,
     Centres,
@@ -121,6 +122,7 @@ class Segmenter:
         # A backend on a GPU decodes there; elsewhere NumPy does.
         self._decode: Decode = backend.decode or decode
         self._batch = np.zeros(backend.inputs[0].shape, dtype=np.uint8)
+        self._closed = False
 
     def __enter__(self) -> Segmenter:
         return self
@@ -129,15 +131,32 @@ class Segmenter:
         self.close()
 
     def close(self) -> None:
-        """Release the backend; a second time does nothing."""
-        self.backend.close()
+        """Release the backend; a second time does nothing. No call may follow."""
+        if not self._closed:
+            self._closed = True
+            self.backend.close()
+
+    def __call__(self, image: ImageLike, *, overlap: int | None = None) -> LabelMap:
+        """Label every pixel of an image: ``segment``, of whatever ``as_frame`` takes.
+
+        Args:
+            image: a path, an (H, W, 3) uint8 RGB array, a picture of Pillow, or a frame.
+            overlap: in place of the Segmenter's own.
+
+        Raises:
+            BadInput: no such image, or not 8-bit RGB; a video, camera or georeferenced raster; an
+                overlap as the Segmenter itself would refuse; or the Segmenter is closed.
+        """
+        self._check_open()
+        return self.segment(as_frame(image), overlap=overlap)
 
     def segment(self, frame: Frame, *, overlap: int | None = None) -> LabelMap:
         """Label every pixel of a frame, with another ``overlap`` than the Segmenter's own if given.
 
         Raises:
-            BadInput: an overlap as the Segmenter itself would refuse.
+            BadInput: an overlap as the Segmenter itself would refuse, or the Segmenter is closed.
         """
+        self._check_open()
         started = time.perf_counter()
         overlap = self.overlap if overlap is None else overlap
         _check_overlap(overlap, min(self.spec.height, self.spec.width))
@@ -195,7 +214,9 @@ class Segmenter:
 
         Raises:
             ValueError: margins of a part.
+            BadInput: the Segmenter is closed.
         """
+        self._check_open()
         if margin and (first or stop is not None):
             raise ValueError("margins are given of whole images")
         stop = shape[0] if stop is None else stop
@@ -233,6 +254,12 @@ class Segmenter:
         size = (self.spec.height, self.spec.width)
         reached = [self._reach(w)[1] for w in cover(shape, size, (self.overlap,) * 2) if not w.left]
         return [0, *(row for row in reached if row < shape[0])]
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise BadInput(
+                "the segmenter is closed", where=self.backend.name, fix="open it again to use it"
+            )
 
     def _reach(self, window: Window) -> tuple[int, int]:
         """The rows of labels (from, to) that a window has a part in."""
