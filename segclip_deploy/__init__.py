@@ -2,10 +2,10 @@
 
 What flies is re-exported here and imported at first use, so that the import itself is light:
 
-    from segclip_deploy import open_segmenter, read_frame
+    from segclip_deploy import open_segmenter
 
-    with open_segmenter("dubai.ov.onnx") as segmenter:
-        labels = segmenter.segment(read_frame("tile.jpg")).labels
+    with open_segmenter("dubai.ov.onnx") as segment:
+        segment("tile.jpg").overlay().save("overlay.png")
 """
 
 from __future__ import annotations
@@ -20,7 +20,8 @@ if TYPE_CHECKING:
     from segclip_deploy.errors import SegclipError
     from segclip_deploy.runtime.build_engine import build_engine
     from segclip_deploy.runtime.inference.frame import Frame, read_frame
-    from segclip_deploy.runtime.inference.segmenter import LabelMap, Segmenter, StageTimes
+    from segclip_deploy.runtime.inference.label_map import LabelMap, StageTimes
+    from segclip_deploy.runtime.inference.segmenter import Segmenter
     from segclip_deploy.runtime.open_engine import open_segmenter
     from segclip_deploy.runtime.targets.fake import FakeBackend
 
@@ -52,6 +53,7 @@ _HOMES = (
     "errors",
     "runtime.build_engine",
     "runtime.inference.frame",
+    "runtime.inference.label_map",
     "runtime.inference.segmenter",
     "runtime.open_engine",
     "runtime.targets.fake",

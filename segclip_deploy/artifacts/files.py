@@ -29,6 +29,7 @@ __all__ = [
     "replace_file",
     "sha256_file",
     "temporary_file",
+    "write_file",
     "write_json",
 ]
 
@@ -72,6 +73,19 @@ def replace_file(path: Path) -> Iterator[Path]:
         yield temporary
         temporary.chmod(0o666 & ~_umask())
         temporary.replace(path)
+
+
+def write_file(path: Path, data: bytes) -> None:
+    """Write a file, whole or not at all.
+
+    Raises:
+        OSError: it could not be written; says which file.
+    """
+    try:
+        with replace_file(path) as temporary:
+            temporary.write_bytes(data)
+    except OSError as error:
+        raise OSError(error.errno, error.strerror or str(error), str(path)) from error
 
 
 @contextmanager

@@ -12,7 +12,8 @@ from segclip_deploy.artifacts.engine import Engine
 from segclip_deploy.evaluation.accuracy import Accuracy, score
 from segclip_deploy.evaluation.dataset import Dataset
 from segclip_deploy.runtime.inference.frame import Frame
-from segclip_deploy.runtime.inference.segmenter import LabelMap, Segmenter
+from segclip_deploy.runtime.inference.label_map import LabelMap
+from segclip_deploy.runtime.inference.segmenter import Segmenter
 from segclip_deploy.runtime.open_engine import open_segmenter
 from segclip_deploy.runtime.profiling.power import PowerMeter, find_wattmeter
 from segclip_deploy.tradeoff.state import (

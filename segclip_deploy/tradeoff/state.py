@@ -13,7 +13,7 @@ from segclip_deploy.artifacts.records import Format, Record
 from segclip_deploy.errors import BadArtifact, command
 from segclip_deploy.evaluation.accuracy import Accuracy
 from segclip_deploy.evaluation.metrics import BoundaryTally, Confusion
-from segclip_deploy.runtime.inference.segmenter import LabelMap
+from segclip_deploy.runtime.inference.label_map import LabelMap
 from segclip_deploy.runtime.profiling.measure import rename_restore
 
 __all__ = [

@@ -28,9 +28,10 @@ from segclip_deploy.artifacts.golden import Golden, save_golden
 from segclip_deploy.artifacts.vocabulary import IGNORE_INDEX, load_vocabulary
 from segclip_deploy.errors import DeviceLost
 from segclip_deploy.runtime.inference.frame import Frame
+from segclip_deploy.runtime.inference.label_map import class_areas
 from segclip_deploy.runtime.inference.segmenter import Segmenter
 from segclip_deploy.runtime.io.sinks.folder import FolderSink
-from segclip_deploy.runtime.io.sinks.lines import LineFile, class_areas
+from segclip_deploy.runtime.io.sinks.lines import LineFile
 from segclip_deploy.runtime.io.sinks.storage import Storage
 from segclip_deploy.runtime.io.sinks.video_sink import VideoWriter
 from segclip_deploy.runtime.io.sources.base import Shot

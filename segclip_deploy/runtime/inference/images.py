@@ -12,8 +12,8 @@ from PIL import Image
 
 from segclip_deploy.errors import BadInput, command
 from segclip_deploy.runtime.formats.address import display_name, is_address
+from segclip_deploy.runtime.formats.georeference import find_georeference
 from segclip_deploy.runtime.formats.kinds import Kind, kind_of
-from segclip_deploy.runtime.formats.place import find_place
 from segclip_deploy.runtime.inference.frame import Frame, loaded, read_frame, rgb_frame
 
 __all__ = ["ImageLike", "as_frame"]
@@ -62,7 +62,7 @@ def _refuse_all_but_pictures(source: str) -> None:
         what, shown, place = "a folder", source, path
     elif kind_of(path) is Kind.FILM:
         what, shown, place = "a video", source, path
-    elif (found := find_place(path)) is not None:
+    elif (found := find_georeference(path)) is not None:
         signs = f" ({', '.join(found.signs)})" if found.signs else ""
         what, shown, place = f"a georeferenced raster{signs}", source, path
     else:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +14,7 @@ from segclip_deploy.errors import BadArtifact, BadInput
 from segclip_deploy.runtime.inference.backend import Backend, Decode
 from segclip_deploy.runtime.inference.frame import Frame, prepare
 from segclip_deploy.runtime.inference.images import ImageLike, as_frame
+from segclip_deploy.runtime.inference.label_map import LabelMap, StageTimes
 from segclip_deploy.runtime.inference.stitching import (
     Blend,
     Centres,
@@ -31,45 +31,7 @@ from segclip_deploy.runtime.inference.windows import (
     default_overlap,
 )
 
-__all__ = ["LabelMap", "Segmenter", "StageTimes"]
-
-
-@dataclass(frozen=True)
-class StageTimes:
-    """Milliseconds of wall time by a monotonic clock.
-
-    Attributes:
-        prepare: padding and cutting windows.
-        infer: all windows through the engine.
-        postprocess: joining windows and cropping to the frame.
-    """
-
-    prepare: float
-    infer: float
-    postprocess: float
-
-    @property
-    def total(self) -> float:
-        """All stages."""
-        return self.prepare + self.infer + self.postprocess
-
-
-@dataclass(frozen=True)
-class LabelMap:
-    """What the model says of a frame.
-
-    Attributes:
-        labels: (H, W) uint8 class indices, of the frame's own size; ``IGNORE_INDEX`` where it is not valid.
-        windows: how many windows the frame took.
-        times: where the milliseconds went.
-        margin: (⌈H/4⌉, ⌈W/4⌉) uint8, the best class's probability less the second's, times 255;
-            None where the engine has no such output.
-    """
-
-    labels: NDArray[np.uint8]
-    windows: int
-    times: StageTimes
-    margin: NDArray[np.uint8] | None = None
+__all__ = ["Segmenter"]
 
 
 class Segmenter:
@@ -183,7 +145,14 @@ class Segmenter:
         labels = whole["labels"][:height, :width]
         if frame.valid is not None:
             labels[~frame.valid] = IGNORE_INDEX
-        return LabelMap(labels, tally.windows, times, margin if self.measures else None)
+        return LabelMap(
+            labels,
+            tally.windows,
+            times,
+            margin if self.measures else None,
+            vocabulary=self.vocabulary,
+            frame=frame,
+        )
 
     def rows(
         self,

@@ -12,7 +12,8 @@ import numpy as np
 from segclip_deploy.artifacts.vocabulary import IGNORE_INDEX
 from segclip_deploy.errors import BadInput
 from segclip_deploy.runtime.inference.frame import Frame
-from segclip_deploy.runtime.inference.segmenter import LabelMap, Segmenter
+from segclip_deploy.runtime.inference.label_map import LabelMap
+from segclip_deploy.runtime.inference.segmenter import Segmenter
 from segclip_deploy.runtime.inference.windows import LOGIT_STRIDE
 from segclip_deploy.runtime.io.sinks.base import DeadlineResult, FrameResult, Sink, stage_ms
 from segclip_deploy.runtime.io.sources.base import Shot, Source, Unreadable
@@ -183,9 +184,9 @@ def segment_centre(segmenter: Segmenter, frame: Frame, rows: int, columns: int) 
     labels = np.full((height, width), IGNORE_INDEX, np.uint8)
     labels[top : top + tall, left : left + wide] = result.labels
     if result.margin is None:
-        return replace(result, labels=labels)
+        return replace(result, labels=labels, frame=frame)
     margin = np.zeros((-(-height // LOGIT_STRIDE), -(-width // LOGIT_STRIDE)), np.uint8)
     y, x = top // LOGIT_STRIDE, left // LOGIT_STRIDE
     rows, columns = result.margin.shape
     margin[y : y + rows, x : x + columns] = result.margin
-    return replace(result, labels=labels, margin=margin)
+    return replace(result, labels=labels, margin=margin, frame=frame)

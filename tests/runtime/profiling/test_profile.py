@@ -13,11 +13,13 @@ from PIL import Image
 
 from segclip_deploy.artifacts.bundle import load_bundle
 from segclip_deploy.artifacts.golden import load_golden
+from segclip_deploy.artifacts.vocabulary import load_vocabulary
 from segclip_deploy.errors import BadArtifact
 from segclip_deploy.runtime.build_engine import build_engine
 from segclip_deploy.runtime.inference.backend import Backend
 from segclip_deploy.runtime.inference.frame import read_frame
-from segclip_deploy.runtime.inference.segmenter import LabelMap, Segmenter, StageTimes
+from segclip_deploy.runtime.inference.label_map import LabelMap, StageTimes
+from segclip_deploy.runtime.inference.segmenter import Segmenter
 from segclip_deploy.runtime.profiling import measure
 from segclip_deploy.runtime.profiling.cold import cold_starts
 from segclip_deploy.runtime.profiling.conditions import device_conditions, find_memory
@@ -66,7 +68,13 @@ class Clock:
     def segment(self, frame: Any) -> LabelMap:
         self.taken += 1
         ms = next(self.times, 100.0)
-        return LabelMap(np.zeros((1, 1), np.uint8), 1, StageTimes(0, ms, 0))
+        return LabelMap(
+            np.zeros((1, 1), np.uint8),
+            1,
+            StageTimes(0, ms, 0),
+            vocabulary=load_vocabulary("dubai"),
+            frame=frame,
+        )
 
 
 @pytest.mark.parametrize(

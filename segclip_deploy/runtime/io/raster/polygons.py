@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import islice, pairwise
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ from segclip_deploy._optional import require
 from segclip_deploy.artifacts.files import replace_file
 from segclip_deploy.artifacts.vocabulary import IGNORE_INDEX, Vocabulary
 from segclip_deploy.errors import BadInput, command
+from segclip_deploy.runtime.inference.outlines import feature, outlines
 from segclip_deploy.runtime.io.raster.earth import WGS84, project
 from segclip_deploy.runtime.io.raster.gdal import opened
 from segclip_deploy.runtime.io.raster.ground import on_earth
@@ -81,17 +81,13 @@ def write_polygons(labels: Path, vocabulary: Vocabulary, out: Path) -> Polygons:
         BadInput: the label map is damaged, or GDAL knows no way from its CRS to WGS 84.
         OSError: the file could not be written.
     """
-    features = require("rasterio.features", why="writing polygons")
     rasterio = require("rasterio", why="writing polygons")
     count = left_out = off_earth = 0
     with opened(labels) as dataset, replace_file(out) as temporary:
         on = on_earth(dataset.crs, dataset.transform, *dataset.shape)
         if on is not None:
             off_earth = int((~on & (dataset.read(1) != IGNORE_INDEX)).sum())
-        shapes: Iterator[tuple[dict[str, Any], float]] = features.shapes(
-            rasterio.band(dataset, 1), mask=on, connectivity=4, transform=dataset.transform
-        )
-        labelled = ((shape, int(value)) for shape, value in shapes if value != IGNORE_INDEX)
+        labelled = outlines(rasterio.band(dataset, 1), mask=on, transform=dataset.transform)
         with temporary.open("w", encoding="utf-8") as file:
             file.write('{"type": "FeatureCollection", "features": [')
             while some := list(islice(labelled, _AT_ONCE)):
@@ -101,7 +97,7 @@ def write_polygons(labels: Path, vocabulary: Vocabulary, out: Path) -> Polygons:
                         left_out += 1
                         continue
                     file.write(",\n" if count else "\n")
-                    json.dump(_feature(shape, index, vocabulary), file)
+                    json.dump(feature(shape, index, vocabulary), file)
                     count += 1
             file.write("\n]}\n")
     return Polygons(count, off_earth, left_out)
@@ -144,26 +140,3 @@ def _cut(rings: list[Any]) -> dict[str, Any]:
     shape = {"type": "Polygon", "coordinates": [ring.tolist() for ring in metres]}
     found: dict[str, Any] = warp.transform_geom(_PACIFIC, WGS84, shape, precision=_DECIMALS)
     return found
-
-
-def _feature(shape: dict[str, Any], index: int, vocabulary: Vocabulary) -> dict[str, Any]:
-    several = shape["type"] == "MultiPolygon"
-    polygons = [
-        [_turned(ring, left=number == 0) for number, ring in enumerate(rings)]
-        for rings in (shape["coordinates"] if several else [shape["coordinates"]])
-    ]
-    coordinates = polygons if several else polygons[0]
-    return {
-        "type": "Feature",
-        "properties": {"class": vocabulary.names[index], "index": index},
-        "geometry": {"type": shape["type"], "coordinates": coordinates},
-    }
-
-
-def _turned(ring: list[tuple[float, float]], *, left: bool) -> list[tuple[float, float]]:
-    """The ring, counterclockwise if it is the outer one, clockwise if it is a hole."""
-    x0, y0 = ring[0]
-    doubled = sum(
-        (ax - x0) * (by - y0) - (bx - x0) * (ay - y0) for (ax, ay), (bx, by) in pairwise(ring)
-    )
-    return ring if (doubled > 0) == left else ring[::-1]

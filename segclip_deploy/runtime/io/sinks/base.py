@@ -12,8 +12,7 @@ from typing import Protocol
 from PIL import Image
 
 from segclip_deploy.artifacts.vocabulary import Vocabulary
-from segclip_deploy.runtime.inference.drawing import overlay
-from segclip_deploy.runtime.inference.segmenter import LabelMap
+from segclip_deploy.runtime.inference.label_map import LabelMap
 from segclip_deploy.runtime.io.raster.seams import SeamScore
 from segclip_deploy.runtime.io.raster.segment import LabelledRaster
 from segclip_deploy.runtime.io.sources.base import Shot
@@ -77,9 +76,7 @@ class FrameResult:
     @cached_property
     def overlay(self) -> Image.Image | None:
         """The frame under its classes' colours, drawn once for all sinks; None without labels."""
-        if self.labelled is None:
-            return None
-        return overlay(self.shot.frame.pixels, self.labelled.labels, self.vocabulary.palette)
+        return None if self.labelled is None else self.labelled.overlay()
 
 
 @dataclass(frozen=True)

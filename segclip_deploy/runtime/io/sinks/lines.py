@@ -7,15 +7,11 @@ import json
 from dataclasses import asdict
 from typing import Any, BinaryIO
 
-import numpy as np
-from numpy.typing import NDArray
-
-from segclip_deploy.artifacts.vocabulary import IGNORE_INDEX, UNLABELLED
 from segclip_deploy.errors import BadInput
 from segclip_deploy.runtime.io.sinks.base import FrameResult, RasterResult, WriteTimes, stage_ms
 from segclip_deploy.runtime.io.sources.naming import result_names
 
-__all__ = ["LineFile", "class_areas", "describe_raster_result", "frame_line", "raster_line"]
+__all__ = ["LineFile", "describe_raster_result", "frame_line", "raster_line"]
 
 
 class LineFile:
@@ -72,7 +68,7 @@ def frame_line(result: FrameResult, times: WriteTimes) -> str:
         "gps": asdict(shot.capture.position) if shot.capture.position else None,
         "labels": None if labelled is None else labels_name,
         "margin": margin_name if has_margin else None,
-        "areas": labelled and class_areas(labelled.labels, result.vocabulary.names),
+        "areas": None if labelled is None else labelled.areas(),
         "windows": 0 if labelled is None else labelled.windows,
         "age_ms": times.age_ms and round(times.age_ms, 3),
     }
@@ -111,16 +107,4 @@ def describe_raster_result(result: RasterResult) -> dict[str, Any]:
         "inferring": round(labelled.inferring, 3),
         "polygons": result.polygons and f"{result.name}{result.polygons.suffix}",
         "seams": seams and {"share": seams.share, "pixels": seams.pixels},
-    }
-
-
-def class_areas(labels: NDArray[np.uint8], names: tuple[str, ...]) -> dict[str, dict[str, Any]]:
-    """Pixels and share of each class in a label map (H, W), and of ``unlabelled`` if there are any."""
-    counts = np.bincount(labels.ravel(), minlength=IGNORE_INDEX + 1)
-    found = dict(zip(names, counts, strict=False))
-    if counts[IGNORE_INDEX]:
-        found[UNLABELLED] = counts[IGNORE_INDEX]
-    return {
-        name: {"pixels": int(count), "share": round(float(count / labels.size), 6)}
-        for name, count in found.items()
     }

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from pathlib import Path
 
-from segclip_deploy.artifacts.files import replace_file
+from segclip_deploy.artifacts.files import write_file
 
 __all__ = ["Storage"]
 
@@ -40,11 +40,7 @@ class Storage:
                 self.remove(next(iter(self._sizes)))
                 self.removed += 1
             self._sizes[path] = len(data)
-        try:
-            with replace_file(path) as temporary:
-                temporary.write_bytes(data)
-        except OSError as error:
-            raise OSError(error.errno, error.strerror or str(error), str(path)) from error
+        write_file(path, data)
 
     def remove(self, path: Path) -> None:
         """Remove a file, if it is there."""
