@@ -67,3 +67,8 @@ def __getattr__(name: str) -> Any:
             if name in module.__all__:
                 return getattr(module, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    """What is offered, found already or not, so that a prompt completes it."""
+    return sorted({*__all__, *(name for name in globals() if name.startswith("__"))})

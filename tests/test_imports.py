@@ -158,6 +158,25 @@ def test_every_name_the_package_offers_is_found_at_first_use() -> None:
         _ = segclip_deploy.no_such_name
 
 
+def test_the_package_lists_what_it_offers_before_it_is_used() -> None:
+    code = "import sys, segclip_deploy; print(*dir(segclip_deploy), *sys.modules)"
+    found = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    ).stdout.split()
+    assert {*segclip_deploy.__all__, "__version__", "__doc__"} <= {*found}
+    assert "segclip_deploy.runtime" not in found  # listing imports nothing
+    assert "TYPE_CHECKING" not in dir(segclip_deploy)
+
+
+def test_a_star_brings_every_name_and_no_heavy_package() -> None:
+    code = "from segclip_deploy import *; import sys; print(*dir(), *sys.modules)"
+    found = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    ).stdout.split()
+    assert {*segclip_deploy.__all__} <= {*found}
+    assert not HEAVY.intersection(found)
+
+
 def test_help_appears_within_two_tenths_of_a_second() -> None:
     command = [sys.executable, "-c", "from segclip_deploy.cli import main; main()", "--help"]
     seconds = []
