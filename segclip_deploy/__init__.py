@@ -6,6 +6,10 @@ What flies is re-exported here and imported at first use, so that the import its
 
     with open_segmenter("dubai.ov.onnx") as segment:
         segment("tile.jpg").overlay().save("overlay.png")
+
+The examples of these names run in a folder with ``dubai``, a bundle of the shipped example
+(``segclip-deploy export examples/dubai/model.safetensors -o dubai --size 512x512``), ``dubai.ort.onnx``, an engine
+of it (``segclip-deploy build-engine dubai -o dubai.ort.onnx``), and ``tile.jpg``, one of the example's images.
 """
 
 from __future__ import annotations

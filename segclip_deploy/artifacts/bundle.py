@@ -135,6 +135,14 @@ def load_bundle(path: str | Path) -> Bundle:
     Raises:
         BadArtifact: not a bundle, of a newer schema, or one with parts outside its directory.
         StaleArtifact: a file was changed after the record was written.
+
+    Examples:
+        >>> from segclip_deploy import load_bundle
+        >>> bundle = load_bundle("dubai")
+        >>> bundle.input.sides, bundle.outputs
+        ('(1, 512, 512, 3)', ('labels',))
+        >>> bundle.vocabulary.names
+        ('building', 'land', 'road', 'vegetation', 'water')
     """
     path = Path(path)
     place, remedy = path / RECORD_FILE, command("segclip-deploy", "export", "CKPT", "-o", path)

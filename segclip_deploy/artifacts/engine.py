@@ -294,13 +294,22 @@ class Engine:
         return _rebuild_command(source, self.path, self.record.arguments)
 
 
-def load_engine(path: Path) -> Engine:
+def load_engine(path: str | Path) -> Engine:
     """Read an engine's record and check that its files are those the record speaks of.
 
     Raises:
         BadArtifact: no record, or not a valid one; or a model with parts in other files.
         StaleArtifact: a file was changed after it was built.
+
+    Examples:
+        >>> from segclip_deploy import load_engine
+        >>> engine = load_engine("dubai.ort.onnx")
+        >>> engine.record.target, engine.input.sides
+        ('onnxruntime', '(1, 512, 512, 3)')
+        >>> print(engine.rebuild_command(Path("dubai")))
+        segclip-deploy build-engine dubai -o dubai.ort.onnx
     """
+    path = Path(path)
     remedy = _rebuild_command("BUNDLE", path, ())
     if not path.is_file() or not record_path(path).is_file():
         raise BadArtifact(

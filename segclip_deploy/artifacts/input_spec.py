@@ -28,6 +28,11 @@ class InputSpec(Record, frozen=True):
 
     Raises:
         BadInput: a range of batches without any, or one below 1; sides that are no sizes.
+
+    Examples:
+        >>> from segclip_deploy import InputSpec
+        >>> InputSpec(512, 512, batch=8, min_batch=1).sides
+        '(1..8, 512, 512, 3)'
     """
 
     height: int

@@ -58,6 +58,14 @@ class Vocabulary(Record, frozen=True):
 
     Raises:
         BadInput: values repeat or are out of range, or a class is not described.
+
+    Examples:
+        >>> from segclip_deploy import load_vocabulary
+        >>> vocabulary = load_vocabulary("dubai")
+        >>> vocabulary.classes[0].name, vocabulary.classes[0].colour
+        ('building', (60, 16, 152))
+        >>> vocabulary.palette.shape
+        (5, 3)
     """
 
     name: str
@@ -176,6 +184,11 @@ def load_vocabulary(name_or_path: str | Path) -> Vocabulary:
 
     Raises:
         BadInput: no such vocabulary, or not a valid one.
+
+    Examples:
+        >>> from segclip_deploy import load_vocabulary
+        >>> load_vocabulary("dubai").names
+        ('building', 'land', 'road', 'vegetation', 'water')
     """
     import yaml  # here, because `--help` and the runtime never need it
 

@@ -25,7 +25,7 @@ _SAME = ("input", "outputs", "precision", "plan", "model")  # what a refit does 
 
 def build_engine(
     bundle: Bundle,
-    out: Path,
+    out: str | Path,
     *,
     options: BuildOptions | None = None,
     report: Report = silent,
@@ -50,7 +50,7 @@ def build_engine(
         GateFailed: the engine does not say what the model says; nothing is written.
         MissingDependency: the target is not installed, or needs a GPU to build.
     """
-    options = options or BuildOptions()
+    out, options = Path(out), options or BuildOptions()
     target = target_of(out)
     check_build_options(target, options)
     _check_scheme(target, bundle)

@@ -92,6 +92,12 @@ def open_segmenter(
         BadArtifact: neither, or its target refuses it.
         BadInput: an overlap that does not fit the model.
         GateFailed: it failed verification.
+
+    Examples:
+        >>> from segclip_deploy import open_segmenter
+        >>> with open_segmenter("dubai.ort.onnx") as segment:
+        ...     segment("tile.jpg")
+        <LabelMap of 859×838 pixels, 5 classes of dubai>
     """
     opened = open_engine(path, threads=threads)
     try:

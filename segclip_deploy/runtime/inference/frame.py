@@ -50,6 +50,13 @@ class Frame:
 
     Raises:
         BadInput: pixels or ``valid`` of another shape or type, or none.
+
+    Examples:
+        >>> import numpy as np
+        >>> from segclip_deploy import Frame
+        >>> red = np.full((480, 640, 3), (255, 0, 0), np.uint8)
+        >>> Frame(red, "camera 1").source
+        'camera 1'
     """
 
     pixels: NDArray[np.uint8]
@@ -121,6 +128,11 @@ def read_frame(path: str | Path, *, max_megapixels: float | None = None) -> Fram
 
     Raises:
         BadInput: unreadable, truncated, or not 8-bit RGB.
+
+    Examples:
+        >>> from segclip_deploy import read_frame
+        >>> read_frame("tile.jpg").pixels.shape
+        (838, 859, 3)
     """
     path = Path(path)
     return rgb_frame(open_image(path, max_megapixels=max_megapixels), path)

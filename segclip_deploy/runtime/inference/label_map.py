@@ -65,6 +65,17 @@ class LabelMap:
             None where the engine has no such output.
         vocabulary: names and colours of the labels.
         frame: that was labelled: itself, no copy, so an array must not be overwritten before ``overlay``.
+
+    Examples:
+        >>> from segclip_deploy import open_segmenter
+        >>> with open_segmenter("dubai.ort.onnx") as segment:
+        ...     labels = segment("tile.jpg")
+        >>> round(labels.areas()["water"]["share"], 1)
+        0.5
+        >>> labels.save("labels.png")
+        >>> labels.overlay(alpha=0.6).save("overlay.jpg")
+        >>> labels.polygons()["features"][0]["geometry"]["type"]
+        'Polygon'
     """
 
     labels: NDArray[np.uint8]

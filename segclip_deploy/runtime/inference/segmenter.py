@@ -53,6 +53,15 @@ class Segmenter:
     Raises:
         BadArtifact: the engine's input or outputs are not those of the graph contract.
         BadInput: an overlap that is negative, off the grid, or as large as the window.
+
+    Examples:
+        >>> import numpy as np
+        >>> from segclip_deploy import FakeBackend, InputSpec, Segmenter, load_vocabulary
+        >>> segment = Segmenter(FakeBackend(64, 64), InputSpec(64, 64), load_vocabulary("dubai"))
+        >>> labels = segment(np.zeros((90, 100, 3), np.uint8))
+        >>> labels.labels.shape, labels.windows
+        ((90, 100), 4)
+        >>> segment.close()
     """
 
     def __init__(

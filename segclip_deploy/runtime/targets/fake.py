@@ -21,8 +21,6 @@ class FakeBackend(Backend):
     The class of a pixel is its blue in ``classes`` equal bands. Logits are ten for the class of
     each 4 × 4 block's first pixel and zero for the others; the margin is that pixel's blue.
 
-        segmenter = Segmenter(FakeBackend(512, 512), InputSpec(512, 512), load_vocabulary("dubai"))
-
     Args:
         height, width: of the input, pixels, multiples of 4.
         batch: images per inference; the most of them, where ``min_batch`` is given.
@@ -31,6 +29,14 @@ class FakeBackend(Backend):
         logits: outputs logits in the place of labels.
         margin: outputs a margin too.
         latency_ms: what each inference lasts at least.
+
+    Examples:
+        >>> import numpy as np
+        >>> from segclip_deploy import FakeBackend
+        >>> with FakeBackend(64, 64) as backend:
+        ...     labels = backend.infer({"image": np.full((1, 64, 64, 3), 255, np.uint8)})["labels"]
+        >>> int(labels[0, 0, 0])
+        4
     """
 
     def __init__(
