@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from segclip_deploy.errors import BadInput
-from segclip_deploy.runtime.inference.frame import open_image
+from segclip_deploy.runtime.formats.image_file import open_image
 
 __all__ = ["read_mask"]
 

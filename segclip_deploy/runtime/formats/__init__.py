@@ -1,1 +1,1 @@
-"""What a source is: by its name, its first bytes, its tags and the files beside it."""
+"""What a source is, by its name, first bytes, tags and the files beside it; and how an image file is decoded."""

@@ -13,8 +13,9 @@ from PIL import Image
 from segclip_deploy.errors import BadInput, command
 from segclip_deploy.runtime.formats.address import display_name, is_address
 from segclip_deploy.runtime.formats.georeference import find_georeference
+from segclip_deploy.runtime.formats.image_file import loaded
 from segclip_deploy.runtime.formats.kinds import Kind, kind_of
-from segclip_deploy.runtime.inference.frame import Frame, loaded, read_frame, rgb_frame
+from segclip_deploy.runtime.inference.frame import Frame, read_frame, rgb_frame
 
 __all__ = ["ImageLike", "as_frame"]
 

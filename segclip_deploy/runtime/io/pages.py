@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from segclip_deploy.errors import BadInput
-from segclip_deploy.runtime.inference.frame import FORMATS, is_16_bit, own_pages
+from segclip_deploy.runtime.formats.image_file import FORMATS, is_16_bit, own_pages
 
 __all__ = ["count_pages", "read_pages"]
 

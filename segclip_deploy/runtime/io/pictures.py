@@ -18,15 +18,14 @@ from numpy.typing import NDArray
 
 from segclip_deploy.errors import BadInput
 from segclip_deploy.runtime.formats.georeference import driver_of, find_georeference
-from segclip_deploy.runtime.inference.frame import (
-    Frame,
+from segclip_deploy.runtime.formats.image_file import (
     StoredImage,
     check_size,
     header_of,
     is_16_bit,
     open_image,
-    prepare,
 )
+from segclip_deploy.runtime.inference.frame import Frame, prepare
 from segclip_deploy.runtime.inference.windows import Window
 from segclip_deploy.runtime.io.raster.bands import to_8_bits
 from segclip_deploy.runtime.io.raster.gdal import opened

@@ -14,7 +14,7 @@ from PIL import Image
 
 from segclip_deploy.artifacts.vocabulary import Vocabulary
 from segclip_deploy.runtime.formats.geotiff import ONE_SCALE
-from segclip_deploy.runtime.inference.frame import header_of
+from segclip_deploy.runtime.formats.image_file import header_of
 
 __all__ = ["Capture", "Position", "read_capture", "scale_warning"]
 
