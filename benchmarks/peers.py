@@ -50,7 +50,7 @@ from segclip_deploy.runtime.inference.segmenter import Segmenter
 from segclip_deploy.runtime.open_engine import open_segmenter
 from segclip_deploy.runtime.targets.onnxruntime import OnnxRuntimeBackend
 from segclip_deploy.runtime.targets.openvino import OpenVinoBackend, precisions
-from segclip_deploy.tradeoff.benchmark import Ask, benchmark_bundles, prepare_sweep
+from segclip_deploy.tradeoff.benchmark import Request, benchmark_bundles, prepare_sweep
 from segclip_deploy.tradeoff.recommend import FlightLimits, recommend
 from segclip_deploy.tradeoff.row import pareto_front
 
@@ -192,7 +192,7 @@ def sweep(data: Path, sizes: list[int]) -> tuple[dict[int, Path], dict[int, Any]
     def report(what: str, done: int, total: int) -> None:
         print(f"\r\033[K{what} {done}/{total}", end="", file=sys.stderr, flush=True)
 
-    ask = Ask(
+    request = Request(
         bundles=bundles,
         dataset=data,
         calib=data,
@@ -205,8 +205,9 @@ def sweep(data: Path, sizes: list[int]) -> tuple[dict[int, Path], dict[int, Any]
         speed=15,
         camera="dji-p1",
     )
-    page, found, _ = benchmark_bundles(ask, *prepare_sweep(ask, report), report)
-    print(f"\r\033[K{page}", file=sys.stderr)
+    done = benchmark_bundles(prepare_sweep(request, report), report)
+    found = done.results
+    print(f"\r\033[K{done.page}", file=sys.stderr)
     front = {row.name for row in pareto_front(found.rows, LIMITS.percentile)}
     engines, best = {}, {}
     for side in sizes:

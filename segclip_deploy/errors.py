@@ -1,14 +1,17 @@
 """Every error the product raises on purpose, and the exit code it ends a command with.
 
     SegclipError            1  anything below; catch this one to catch them all
+    ├── UsageError          2  arguments of a call, or options of a command, that do not go together
     ├── MissingDependency   1  an extra is not installed
     ├── BadInput            1  an image, mask, dataset, vocabulary or text bank that cannot be used
     ├── BadArtifact         1  a checkpoint, bundle or engine that cannot be read
     │   └── StaleArtifact   1  readable, but no longer what its record says it is
     ├── GateFailed          3  a result that misses its accuracy, latency or parity gate
-    └── DeviceLost          4  a camera or GPU that has gone away; a process started later may find it
+    ├── DeviceLost          4  a camera or GPU that has gone away; a process started later may find it
+    └── RunStopped             what ended a run before its end, with the exit code of that
 
-A message is one line: what is wrong, where, and what mends it.
+Beside these 0 is success and 130 Ctrl-C. A message is one line: what is wrong, where, and what
+mends it.
 """
 
 from __future__ import annotations
@@ -25,6 +28,7 @@ __all__ = [
     "MissingDependency",
     "SegclipError",
     "StaleArtifact",
+    "UsageError",
     "command",
 ]
 
@@ -51,6 +55,12 @@ class SegclipError(Exception):
         # Two spaces in a command may be those of a file's name; command() leaves no line breaks.
         remedy = f"; {self.fix}".replace("\n", " ") if self.fix else ""
         return place + " ".join(self.what.split()) + remedy
+
+
+class UsageError(SegclipError):
+    """Arguments that do not go together, or a value that is none."""
+
+    exit_code = 2
 
 
 class MissingDependency(SegclipError):

@@ -64,6 +64,10 @@ class Bundle:
     record: BundleRecord
     sha256: str
 
+    def to_json(self) -> dict[str, Any]:
+        """What ``bundle.json`` says."""
+        return BUNDLE.dump(self.record)
+
     @property
     def input(self) -> InputSpec:
         """The graph's input."""

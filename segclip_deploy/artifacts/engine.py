@@ -113,6 +113,10 @@ class Verification(Record, frozen=True):
         """Whether every check passed."""
         return all(check.passed for check in self.checks)
 
+    def to_json(self) -> dict[str, Any]:
+        """The fields as JSON, and whether every check passed."""
+        return {**super().to_json(), "passed": self.passed}
+
     def require(self, *, where: object) -> None:
         """Pass, or name the first check that did not.
 
@@ -277,6 +281,10 @@ class Engine:
 
     path: Path
     record: EngineRecord
+
+    def to_json(self) -> dict[str, Any]:
+        """What the record says."""
+        return ENGINE.dump(self.record)
 
     @property
     def input(self) -> InputSpec:

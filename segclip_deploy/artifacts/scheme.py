@@ -6,7 +6,9 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Literal, get_args
 
-__all__ = ["PRECISIONS", "Precision", "Rules", "Scheme"]
+from segclip_deploy.errors import UsageError
+
+__all__ = ["PRECISIONS", "Precision", "Rules", "Scheme", "parse_scheme"]
 
 Precision = Literal["int8", "fp16", "fp32"]
 
@@ -54,6 +56,19 @@ class Scheme(Enum):
     def rules(self) -> Rules:
         """What it asks for."""
         return _RULES[self]
+
+
+def parse_scheme(name: Scheme | str) -> Scheme:
+    """A scheme by its name.
+
+    Raises:
+        UsageError: there is none of this name.
+    """
+    try:
+        return Scheme(name)
+    except ValueError:
+        names = ", ".join(scheme.value for scheme in Scheme)
+        raise UsageError(f"no scheme {name!r} (there are {names})", where="--scheme") from None
 
 
 _RULES = {

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -90,6 +90,18 @@ class Vocabulary(Record, frozen=True):
     def palette(self) -> NDArray[np.uint8]:
         """(K, 3) RGB colours, by class index."""
         return np.array([entry.colour for entry in self.classes], dtype=np.uint8)
+
+    def check_names(self, names: Iterable[str], *, where: object) -> None:
+        """Accept names of its classes.
+
+        Raises:
+            BadInput: a name that is none.
+        """
+        unknown = sorted(set(names) - set(self.names))
+        if unknown:
+            raise BadInput(
+                f"no class {', '.join(unknown)} (it has {', '.join(self.names)})", where=where
+            )
 
     def prompts(self, entry: ClassEntry) -> tuple[str, ...]:
         """Every template filled with every description of ``entry``."""

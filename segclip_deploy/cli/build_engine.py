@@ -4,22 +4,15 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
+from segclip_deploy import api
 from segclip_deploy.cli.inspect import measured
-from segclip_deploy.cli.options import PATH, json_option, mask_suffix_option
+from segclip_deploy.cli.options import PATH, json_option, mask_suffix_option, reading_options
 from segclip_deploy.cli.output import print_json
-from segclip_deploy.cli.progress import progress_bar, stage_bar
-from segclip_deploy.cli.rasters import READING, reading_of, reading_options
-
-if TYPE_CHECKING:
-    from segclip_deploy.artifacts.engine import Built
-    from segclip_deploy.planning.build_at_precision import BuildPrecision
-    from segclip_deploy.progress import Report
+from segclip_deploy.cli.progress import phase_bars, stage_bar
 
 __all__ = ["build_engine"]
 
@@ -95,9 +88,7 @@ def _capabilities(_: click.Context, __: click.Parameter, text: str | None) -> tu
     help="On a workstation: write it into BUNDLE first. auto: the planned mix, if it is faster.",
 )
 @click.option("--calib", type=PATH, metavar="DIR", help="With --precision int8, auto: real tiles.")
-@click.option(
-    "--eval", "dataset", type=PATH, help="With --precision auto: a dataset whose split plan judges."
-)
+@click.option("--eval", type=PATH, help="With --precision auto: a dataset whose split plan judges.")
 @mask_suffix_option
 @reading_options
 @click.option(
@@ -108,69 +99,25 @@ def _capabilities(_: click.Context, __: click.Parameter, text: str | None) -> tu
     help="With --precision auto: points.",
 )
 @json_option
-def build_engine(
-    bundle: Path,
-    out: Path,
-    precision: BuildPrecision | None,
-    calib: Path | None,
-    dataset: Path | None,
-    mask_suffix: str,
-    max_miou_drop: float,
-    as_json: bool,
-    **options: Any,
-) -> None:
+def build_engine(as_json: bool, **options: Any) -> None:
     """Make an engine of BUNDLE for the machine that will run it, and prove it on golden tiles.
 
     Its precision is what is written in BUNDLE, unless --precision is given.
     """
-    if precision is None and (calib or dataset):
-        raise click.UsageError("--calib and --eval go with --precision")
-    of_reading = {name: options.pop(name) for name in READING}
-    given = [f"--{name.replace('_', '-')}" for name, value in of_reading.items() if value]
-    if calib is None and given:
-        raise click.UsageError(f"{given[0]} goes with --calib")
-    if mask_suffix and not dataset:
-        raise click.UsageError("--mask-suffix goes with --eval")
-    from segclip_deploy.artifacts.bundle import load_bundle
-    from segclip_deploy.runtime.build_engine import build_engine as build
-    from segclip_deploy.runtime.targets.base import BuildOptions
-
-    reading = reading_of(of_reading)
-    built = BuildOptions(**options)
-    times = None
-    if precision is None:
-        with _phases() as phases:
-            engine = build(load_bundle(bundle), out, options=built, report=phases)
-    else:
-        from segclip_deploy.planning.build_at_precision import build_at_precision
-
-        with stage_bar() as report:
-            engine, times = build_at_precision(
-                load_bundle(bundle),
-                out,
-                precision,
-                calib=calib,
-                dataset=dataset,
-                mask_suffix=mask_suffix,
-                reading=reading,
-                max_miou_drop=max_miou_drop / 100,
-                options=built,
-                report=report,
-            )
+    with (stage_bar if options["precision"] else phase_bars)() as report:
+        engine = api.build_engine(**options, report=report)
     record = engine.record
     if as_json:
-        print_json(record.to_json())
+        print_json(engine.to_json())
         return
-    if times:
-        click.echo(
-            ", ".join(f"{name} {ms:.1f} ms" for name, ms in times.items()) + ": the faster stays"
-        )
-    click.echo(f"{out}: {record.bytes / 1e6:.1f} MB, built in {record.built.build.seconds:.1f} s")
-    for line in _told(record.built):
+    built = f"{record.bytes / 1e6:.1f} MB, built in {record.built.build.seconds:.1f} s"
+    click.echo(f"{engine.path}: {built}")
+    for line in _told(engine):
         click.echo(f"  {line}")
 
 
-def _told(built: Built) -> Iterator[str]:
+def _told(engine: api.Engine) -> Iterator[str]:
+    built = engine.record.built
     if built.build.search:
         yield measured(built.build.search)
     if cache := built.build.timing_cache:
@@ -180,23 +127,3 @@ def _told(built: Built) -> Iterator[str]:
         yield f"{built.verified.engine}: verification passed"
     else:
         yield f"NOT verified: {built.not_verified}. On the machine that flies: segclip-deploy verify"
-
-
-@contextmanager
-def _phases() -> Iterator[Report]:
-    """A bar for each phase of a build that is going on."""
-    bar = progress_bar("steps")
-    tasks: dict[str, Any] = {}
-
-    def report(phase: str, done: int, steps: int) -> None:
-        bar.start()
-        if phase not in tasks:
-            tasks[phase] = bar.add_task(phase, total=steps)
-        bar.update(tasks[phase], completed=done, total=steps)
-        if done == steps:
-            bar.remove_task(tasks.pop(phase))
-
-    try:
-        yield report
-    finally:
-        bar.stop()

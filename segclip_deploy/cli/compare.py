@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from segclip_deploy import api
 from segclip_deploy.cli.options import PATH, json_option
 from segclip_deploy.cli.output import print_json, print_table
 
@@ -22,10 +23,7 @@ def compare(one: Path, other: Path, force: bool, as_json: bool) -> None:
 
     Exit code 3: they were measured in unlike conditions.
     """
-    from segclip_deploy.runtime.profiling.compare import compare as ratios_of
-    from segclip_deploy.runtime.profiling.compare import load_profile
-
-    result = ratios_of(load_profile(one), load_profile(other), force=force)
+    result = api.compare(one, other, force=force)
     if as_json:
         print_json(result.to_json())
         return

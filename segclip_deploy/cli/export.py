@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from typing import Any
 
 import click
 
+from segclip_deploy import api
 from segclip_deploy.cli.inspect import print_folding
 from segclip_deploy.cli.options import PATH, json_option, model_option
 from segclip_deploy.cli.options import batches as parse_batches
 from segclip_deploy.cli.options import size as parse_size
-from segclip_deploy.cli.output import print_json, print_table, say_it_runs
-from segclip_deploy.cli.progress import console
+from segclip_deploy.cli.output import print_json, print_table
+from segclip_deploy.cli.progress import stage_bar
 
 __all__ = ["export"]
 
@@ -38,43 +39,17 @@ __all__ = ["export"]
 )
 @click.option("--tiles", type=PATH, help="Images to prove parity on; else the checkpoint's own.")
 @json_option
-def export(
-    checkpoint: Path,
-    out: Path,
-    size: tuple[int, int],
-    model: str | None,
-    batch: tuple[int | None, int],
-    margin: bool,
-    logits: bool,
-    tiles: Path | None,
-    as_json: bool,
-) -> None:
+def export(as_json: bool, **options: Any) -> None:
     """Export CHECKPOINT to a bundle: ONNX with the text inside, proven equal to PyTorch."""
-    from segclip_deploy._optional import require
-    from segclip_deploy.artifacts.bundle import InputSpec
-    from segclip_deploy.artifacts.bundle_record import BUNDLE
-
-    require("torch", why="export")
-    from segclip_deploy.export.export import export_bundle
-
-    say_it_runs(model)
-    with console().status("exporting"):
-        bundle = export_bundle(
-            checkpoint,
-            out,
-            spec=InputSpec(height=size[0], width=size[1], batch=batch[1], min_batch=batch[0]),
-            model=model,
-            margin=margin,
-            logits=logits,
-            tiles=tiles,
-        )
+    with stage_bar() as report:
+        bundle = api.export(**options, report=report)
     if as_json:
-        print_json(BUNDLE.dump(bundle.record))
+        print_json(bundle.to_json())
         return
     if bundle.record.folding:
         print_folding(bundle.record.folding)
     print_table(
-        f"{out}: equal to {bundle.record.parity[0].reference} on real tiles",
+        f"{bundle.path}: equal to {bundle.record.parity[0].reference} on real tiles",
         ["engine", "tiles", "max logit error", "mean", "labels equal"],
         [
             [

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import click
 
+from segclip_deploy import api
 from segclip_deploy.cli.options import (
     PATH,
     checkpoint_option,
@@ -14,12 +16,12 @@ from segclip_deploy.cli.options import (
     text_option,
     vocabulary_option,
 )
-from segclip_deploy.cli.output import print_json, say_it_runs
-from segclip_deploy.cli.progress import console
+from segclip_deploy.cli.output import print_json
+from segclip_deploy.cli.progress import console, stage_bar
 
 __all__ = ["import_"]
 
-_TO_IMPORT = ("spec_path", "vocabulary", "text", "out")  # what --list does without
+_TO_IMPORT = ("spec", "vocabulary", "text", "out")  # what --list does without
 
 
 class _ImportCommand(click.Command):
@@ -33,9 +35,18 @@ class _ImportCommand(click.Command):
         return super().parse_args(ctx, args)
 
 
+def _renames(
+    _context: object, _option: object, rules: tuple[str, ...]
+) -> tuple[tuple[str, str], ...]:
+    found = [rule.partition("=") for rule in rules]
+    if not all(equals for _, equals, _ in found):
+        raise click.BadParameter("it takes OLD=NEW")
+    return tuple((old, new) for old, _, new in found)
+
+
 @click.command("import", cls=_ImportCommand)
 @click.argument("weights", type=PATH)
-@click.option("--spec", "spec_path", type=PATH, required=True, help="Model spec (YAML or JSON).")
+@click.option("--spec", type=PATH, required=True, help="Model spec (YAML or JSON).")
 @vocabulary_option
 @text_option
 @checkpoint_option
@@ -46,7 +57,11 @@ class _ImportCommand(click.Command):
     help="Where in WEIGHTS the tensors lie, as in model.state_dict; . for the file itself.",
 )
 @click.option(
-    "--rename", multiple=True, metavar="OLD=NEW", help="Rename a key prefix; may be repeated."
+    "--rename",
+    multiple=True,
+    metavar="OLD=NEW",
+    callback=_renames,
+    help="Rename a key prefix; may be repeated.",
 )
 @click.option(
     "--tiles", type=PATH, help="Real images for the checkpoint to carry (first two are kept)."
@@ -56,88 +71,35 @@ class _ImportCommand(click.Command):
     "--list", "list_keys", is_flag=True, help="Print every key in WEIGHTS, and do nothing else."
 )
 @json_option
-def import_(
-    weights: Path,
-    spec_path: Path,
-    vocabulary: str,
-    text: str,
-    out: Path,
-    model: str | None,
-    key: str | None,
-    rename: tuple[str, ...],
-    tiles: Path | None,
-    allow_left_over: bool,
-    list_keys: bool,
-    as_json: bool,
-) -> None:
+def import_(weights: Path, list_keys: bool, as_json: bool, **options: Any) -> None:
     """Turn a PyTorch WEIGHTS file (.pth) into a checkpoint, every key accounted for."""
-    renames = [
-        (old, new) for old, equals, new in (rule.partition("=") for rule in rename) if equals
-    ]
-    if len(renames) < len(rename):
-        raise click.UsageError("--rename takes OLD=NEW")
-    from segclip_deploy._optional import require
-
-    require("torch", why="reading PyTorch weights")
     if list_keys:
-        _list(weights, as_json=as_json)
+        _print_keys(api.list_keys(weights), as_json=as_json)
         return
-    from segclip_deploy.artifacts.model_spec import load_spec
-    from segclip_deploy.artifacts.vocabulary import load_vocabulary
-    from segclip_deploy.model.convert import import_weights
-    from segclip_deploy.model.network import load_factory
-    from segclip_deploy.model.text import load_text_bank
-
-    say_it_runs(model)
-    words = load_vocabulary(vocabulary)
-    report = import_weights(
-        weights,
-        load_spec(spec_path),
-        words,
-        load_text_bank(text, words),
-        out,
-        factory=load_factory(model),
-        key=key,
-        renames=renames,
-        tiles=tiles,
-        allow_left_over=allow_left_over,
-    )
+    with stage_bar() as report:
+        taken = api.import_(weights, **options, report=report)
     if as_json:
-        print_json(
-            {
-                "taken": report.taken,
-                "place": report.place,
-                "beside": dict(report.beside),
-                "counters": report.counters,
-                "dropped": list(report.left_over),
-            }
-        )
+        print_json(taken.to_json())
     else:
-        place = "the file itself" if report.place == "." else report.place
-        click.echo(f"{out}: took {place}: {report.taken} tensors")
+        place = "the file itself" if taken.place == "." else taken.place
+        click.echo(f"{options['out']}: took {place}: {taken.taken} tensors")
     said = console()
-    if report.counters:
-        said.print(f"{report.counters} num_batches_tracked are not in it, nor needed: set to 0")
-    for name, count in report.beside.items():
+    if taken.counters:
+        said.print(f"{taken.counters} num_batches_tracked are not in it, nor needed: set to 0")
+    for name, count in taken.beside.items():
         said.print(f"beside them, not taken: {name} ({count} tensors)", markup=False)
-    for name in report.left_over:
+    for name in taken.left_over:
         said.print(f"left over, dropped: {name}", markup=False)
 
 
-def _list(weights: Path, *, as_json: bool) -> None:
+def _print_keys(found: api.KeyList, *, as_json: bool) -> None:
     """Print what a file holds: place, key, shape and type, in its order."""
-    from segclip_deploy.model.torch_file import TOP, read_torch_file, shape_and_dtype
-
-    entries = read_torch_file(weights)
-    rows = [(e.place or TOP, e.key, *shape_and_dtype(e.value)) for e in entries]
     if as_json:
-        keys = [
-            {"place": place, "key": key, "shape": shape and list(shape), "dtype": dtype}
-            for place, key, shape, dtype in rows
-        ]
-        print_json({"keys": keys})
+        print_json(found.to_json())
         return
-    for place, key, shape, dtype in rows:
+    for entry in found.keys:
+        shape = entry.shape
         sides = "no tensor" if shape is None else "×".join(map(str, shape)) or "scalar"
         # A line each, as wide as it is: names are there to be copied.
-        click.echo(f"{place}  {key}  {sides}  {dtype}".replace("\n", "\\n"))
+        line = f"{entry.place}  {entry.key}  {sides}  {entry.dtype}"
+        click.echo(line.replace("\n", "\\n"))

@@ -4,18 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
+from segclip_deploy import api
 from segclip_deploy.cli.options import PATH, json_option
 from segclip_deploy.cli.output import print_json, print_table
-
-if TYPE_CHECKING:
-    from segclip_deploy.artifacts.bundle_record import BlockCost, BlockMacs, BundleRecord
-    from segclip_deploy.artifacts.engine import EngineRecord, Search
-    from segclip_deploy.artifacts.model_spec import ModelSpec
-    from segclip_deploy.artifacts.vocabulary import Vocabulary
 
 __all__ = ["inspect", "measured", "print_folding"]
 
@@ -25,33 +20,45 @@ __all__ = ["inspect", "measured", "print_folding"]
 @json_option
 def inspect(path: Path, as_json: bool) -> None:
     """Say what PATH is: a checkpoint, a bundle or an engine, with its classes and parents."""
-    if path.suffix == ".safetensors":
-        _inspect_checkpoint(path, as_json)
-    elif path.is_dir():
-        from segclip_deploy.artifacts.bundle import load_bundle
-        from segclip_deploy.artifacts.bundle_record import BUNDLE
-
-        record = load_bundle(path).record
-        if as_json:
-            print_json({"kind": "bundle", **BUNDLE.dump(record)})
-            return
-        _print_facts(path, "bundle", _bundle_facts(record))
-        _print_bundle(record)
-    else:
-        from segclip_deploy.artifacts.engine import ENGINE, load_engine
-
-        engine = load_engine(path).record
-        kind = f"engine for {engine.target}"
-        if as_json:
-            print_json({"kind": kind, **ENGINE.dump(engine)})
-            return
-        _print_facts(path, kind, [*_bundle_facts(engine.bundle), *_engine_facts(engine)])
-        _print_bundle(engine.bundle)
-        if engine.built.network:
-            _print_layers(engine)
+    found = api.inspect(path)
+    kind = _kind(found)
+    if as_json:
+        print_json({"kind": kind, **found.to_json()})
+        return
+    click.echo(f"{path}: {kind}")
+    for name, value in _facts(found):
+        click.echo(f"  {name:12} {value}")
+    _print_vocabulary(found.vocabulary)
+    record = _bundle_record(found)
+    if record and record.blocks:
+        _print_blocks(record.blocks)
+    if record and record.folding:
+        print_folding(record.folding)
+    if isinstance(found, api.Engine) and found.record.built.network:
+        _print_layers(found.record)
 
 
-def print_folding(blocks: Sequence[BlockMacs]) -> None:
+def _kind(found: api.CheckpointFacts | api.Bundle | api.Engine) -> str:
+    if isinstance(found, api.Engine):
+        return f"engine for {found.record.target}"
+    return "bundle" if isinstance(found, api.Bundle) else "checkpoint"
+
+
+def _bundle_record(found: api.CheckpointFacts | api.Bundle | api.Engine) -> api.BundleRecord | None:
+    if isinstance(found, api.Engine):
+        return found.record.bundle
+    return found.record if isinstance(found, api.Bundle) else None
+
+
+def _facts(found: api.CheckpointFacts | api.Bundle | api.Engine) -> list[tuple[str, str]]:
+    if isinstance(found, api.Engine):
+        return [*_bundle_facts(found.record.bundle), *_engine_facts(found.record)]
+    return (
+        _bundle_facts(found.record) if isinstance(found, api.Bundle) else _checkpoint_facts(found)
+    )
+
+
+def print_folding(blocks: Sequence[api.BlockMacs]) -> None:
     """The table of what folding saves, block by block."""
     print_table(
         "MACs of attention to text, per image",
@@ -60,51 +67,18 @@ def print_folding(blocks: Sequence[BlockMacs]) -> None:
     )
 
 
-def _inspect_checkpoint(path: Path, as_json: bool) -> None:
-    from segclip_deploy._optional import require
-
-    require("torch", why="reading a checkpoint")
-    from segclip_deploy.model.checkpoint import load_checkpoint
-
-    checkpoint = load_checkpoint(path)
-    training, parameters = checkpoint.training, sum(w.numel() for w in checkpoint.weights.values())
-    if as_json:
-        record = {
-            "model": checkpoint.spec.to_json(),
-            "vocabulary": checkpoint.vocabulary.to_json(),
-            "text_encoder": checkpoint.bank.encoder,
-            "parameters": parameters,
-            "examples": len(checkpoint.examples),
-            "training": training.to_json() if training else None,
-            "imported": checkpoint.imported,
-        }
-        print_json({"kind": "checkpoint", **record})
-        return
-    facts = _model_facts(checkpoint.spec, checkpoint.bank.encoder)
-    facts.append(("parameters", f"{parameters:,}"))
+def _checkpoint_facts(found: api.CheckpointFacts) -> list[tuple[str, str]]:
+    facts = _model_facts(found.spec, found.text_encoder)
+    facts.append(("parameters", f"{found.parameters:,}"))
+    training = found.training
     if training and training.plan.miou is not None:
         facts.append(("plan mIoU", f"{training.plan.miou:.4f}, step {training.step}"))
-    if checkpoint.imported:
-        facts.append(("imported", checkpoint.imported))
-    _print_facts(path, "checkpoint", facts)
-    _print_vocabulary(checkpoint.vocabulary)
+    if found.imported:
+        facts.append(("imported", found.imported))
+    return facts
 
 
-def _print_facts(path: Path, kind: str, facts: Sequence[tuple[str, str]]) -> None:
-    click.echo(f"{path}: {kind}")
-    for name, value in facts:
-        click.echo(f"  {name:12} {value}")
-
-
-def _print_bundle(record: BundleRecord) -> None:
-    _print_vocabulary(record.vocabulary)
-    if record.blocks:
-        _print_blocks(record.blocks)
-    if record.folding:
-        print_folding(record.folding)
-
-
-def _print_vocabulary(vocabulary: Vocabulary) -> None:
+def _print_vocabulary(vocabulary: api.Vocabulary) -> None:
     print_table(
         f"{vocabulary.title}: {len(vocabulary.classes)} classes",
         ["class", "mask value", "colour", "prompts", "real texts"],
@@ -121,7 +95,7 @@ def _print_vocabulary(vocabulary: Vocabulary) -> None:
     )
 
 
-def _print_blocks(blocks: Sequence[BlockCost]) -> None:
+def _print_blocks(blocks: Sequence[api.BlockCost]) -> None:
     parameters, macs = sum(b.parameters for b in blocks), sum(b.macs for b in blocks)
     rows = [(b.block, b.parameters, b.macs, b.precision) for b in blocks]
     print_table(
@@ -134,12 +108,12 @@ def _print_blocks(blocks: Sequence[BlockCost]) -> None:
     )
 
 
-def _model_facts(model: ModelSpec, text_encoder: str) -> list[tuple[str, str]]:
+def _model_facts(model: api.ModelSpec, text_encoder: str) -> list[tuple[str, str]]:
     network = f"{model.encoder}, width {model.width}, {model.heads} heads"
     return [("model", network), ("text", text_encoder)]
 
 
-def _bundle_facts(record: BundleRecord) -> list[tuple[str, str]]:
+def _bundle_facts(record: api.BundleRecord) -> list[tuple[str, str]]:
     facts = [
         *_model_facts(record.model, record.text_encoder),
         ("input", f"uint8 {record.input.sides}"),
@@ -152,7 +126,7 @@ def _bundle_facts(record: BundleRecord) -> list[tuple[str, str]]:
     return facts + [(f"from {name}", digest[:16]) for name, digest in parents if digest]
 
 
-def _engine_facts(record: EngineRecord) -> Iterator[tuple[str, str]]:
+def _engine_facts(record: api.EngineRecord) -> Iterator[tuple[str, str]]:
     built = record.built
     device = built.device.to_json().items()
     named = {name: v for name, v in device if v and name not in ("flags", "kind")}
@@ -177,7 +151,7 @@ def _engine_facts(record: EngineRecord) -> Iterator[tuple[str, str]]:
     yield "from bundle", f"{record.bundle_sha256[:16]} ({record.bundle_path})"
 
 
-def _print_layers(record: EngineRecord) -> None:
+def _print_layers(record: api.EngineRecord) -> None:
     asked, chosen = record.built.network or {}, record.built.blocks
     plan = record.bundle.plan or dict.fromkeys(asked, record.bundle.precision)
     print_table(
@@ -203,7 +177,7 @@ def _told(value: Any) -> str:
     return ", ".join(value) if isinstance(value, (list, tuple)) else str(value)
 
 
-def measured(search: Search) -> str:
+def measured(search: api.Search) -> str:
     """What a search for settings found, and under which conditions."""
     times = ", ".join(f"{name} {ms:.1f} ms" for name, ms in search.median_ms.items())
     return f"{times} (medians of {search.rounds}; {search.cores} cores, load {search.load})"

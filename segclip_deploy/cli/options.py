@@ -1,28 +1,30 @@
-"""Options and values that several commands share."""
+"""Options and values that several commands share; each has the name of the API's parameter."""
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import click
 
-from segclip_deploy.artifacts.scheme import Scheme
+from segclip_deploy import api
 
 __all__ = [
     "PATH",
     "batches",
     "checkpoint_option",
-    "class_iou",
     "duration",
+    "floors_option",
     "json_option",
     "judging_option",
-    "known_target",
     "mask_suffix_option",
     "model_option",
     "overlap_option",
+    "picture_options",
+    "reading_options",
     "scheme_option",
     "size",
     "storage",
@@ -31,6 +33,8 @@ __all__ = [
     "tiles_option",
     "vocabulary_option",
 ]
+
+F = TypeVar("F", bound=Callable[..., Any])
 
 PATH = click.Path(path_type=Path)
 model_option = click.option(
@@ -52,7 +56,7 @@ tiles_option = click.option(
     help="Images, folders, lists (.txt) or a dataset; may be repeated.",
 )
 judging_option = click.option(
-    "--eval", "dataset", type=PATH, help="Dataset that will judge; none of its tiles may be used."
+    "--eval", type=PATH, help="Dataset that will judge; none of its tiles may be used."
 )
 mask_suffix_option = click.option(
     "--mask-suffix",
@@ -71,27 +75,101 @@ checkpoint_option = click.option(
 )
 
 
-def known_target(_context: object, _option: object, names: tuple[str, ...]) -> tuple[str, ...]:
-    """Accept names of targets."""
-    from segclip_deploy.runtime.registry import TARGETS
-
-    for name in names:
-        if name not in TARGETS:
-            raise click.BadParameter(f"{name!r} is not one of {', '.join(TARGETS)}")
-    return names
-
-
 def scheme_option(*, required: bool) -> Callable[[Any], Any]:
     """Whom a precision is written for."""
     return click.option(
         "--scheme",
-        type=click.Choice([scheme.value for scheme in Scheme]),
-        callback=lambda _context, _option, name: name and Scheme(name),
+        type=click.Choice([scheme.value for scheme in api.Scheme]),
         required=required,
         help="Whom it is for: "
-        + "; ".join(f"{scheme.value} ({scheme.rules.engines})" for scheme in Scheme)
+        + "; ".join(f"{scheme.value} ({scheme.rules.engines})" for scheme in api.Scheme)
         + ".",
     )
+
+
+def _bands(_context: object, _option: object, text: str | None) -> tuple[int, ...] | None:
+    if text is None:
+        return None
+    numbers = text.split(",")
+    if len(numbers) != 3 or not all(n.isdecimal() and int(n) for n in numbers):
+        raise click.BadParameter(f"{text!r} is no three bands like 1,2,3 (from 1)")
+    return tuple(map(int, numbers))
+
+
+def _scale(_context: object, _option: object, text: str | None) -> tuple[float, float] | None:
+    if text is None:
+        return None
+    try:
+        low, high = map(float, text.split(","))
+    except ValueError:
+        low = high = math.nan
+    if not (math.isfinite(low) and math.isfinite(high) and low < high):
+        raise click.BadParameter(f"{text!r} is no scale like 0,3000 (LOW,HIGH)")
+    return low, high
+
+
+_READING = (
+    click.option(
+        "--bands", callback=_bands, help="Which bands are red, green and blue, e.g. 4,3,2."
+    ),
+    click.option(
+        "--scale",
+        callback=_scale,
+        metavar="LOW,HIGH",
+        help="Of more than 8 bits: the values that become 0 and 255.",
+    ),
+    click.option(
+        "--keep-scale",
+        is_flag=True,
+        help="Of rasters: do not resample to the model's ground sample distance.",
+    ),
+    click.option(
+        "--ignore-alpha",
+        is_flag=True,
+        help="An alpha band takes no pixel away, e.g. where it is near infrared.",
+    ),
+    click.option(
+        "--allow-remote",
+        is_flag=True,
+        help="Of VRTs: they may refer to the network and to other folders.",
+    ),
+)
+
+
+def reading_options(command: F) -> F:
+    """How images and rasters are read."""
+    for option in reversed(_READING):
+        command = option(command)
+    return command
+
+
+def picture_options(command: F) -> F:
+    """How images are read, and rasters at their own scale."""
+    bands, scale, _, alpha, _ = _READING
+    return bands(scale(alpha(command)))
+
+
+def floors_option(command: F) -> F:
+    """IoU that classes must keep."""
+    return click.option(
+        "--min-class-iou",
+        multiple=True,
+        metavar="CLASS=IOU",
+        callback=_floors,
+        help="A floor; may be repeated.",
+    )(command)
+
+
+def _floors(_context: object, _option: object, rules: tuple[str, ...]) -> dict[str, float]:
+    """Parse ``building=0.5``."""
+    found = {}
+    for rule in rules:
+        name, _equals, least = rule.partition("=")
+        try:
+            found[name] = float(least)
+        except ValueError:
+            raise click.BadParameter(f"{rule!r} is not CLASS=IOU") from None
+    return found
 
 
 def size(text: str) -> tuple[int, int]:
@@ -102,13 +180,13 @@ def size(text: str) -> tuple[int, int]:
     return int(match[1]), int(match[2] or match[1])
 
 
-def batches(text: str) -> tuple[int | None, int]:
-    """Parse ``4``, or the range ``1..8``, to (least or None, most)."""
+def batches(text: str) -> int | tuple[int, int]:
+    """Parse ``4``, or the range ``1..8`` to (least, most)."""
     match = re.fullmatch(r"(?:(\d+)\.\.)?(\d+)", text)
     least, most = (int(n) if n else None for n in match.groups()) if match else (None, 0)
     if not most or (least is not None and not 1 <= least < most):
         raise click.BadParameter(f"{text!r} is no batch like 4 and no range like 1..8")
-    return least, most
+    return most if least is None else (least, most)
 
 
 def duration(text: str) -> float:
@@ -117,15 +195,6 @@ def duration(text: str) -> float:
     if not match or not float(match[1]):
         raise click.BadParameter(f"{text!r} is no time like 90s, 20m or 2h")
     return float(match[1]) * {"s": 1, "m": 60, "h": 3600}[match[2]]
-
-
-def class_iou(rule: str) -> tuple[str, float]:
-    """Parse ``building=0.5``, as of ``--min-class-iou``, to name and IoU."""
-    name, _equals, least = rule.partition("=")
-    try:
-        return name, float(least)
-    except ValueError as error:
-        raise click.UsageError(f"--min-class-iou {rule} is not CLASS=IOU") from error
 
 
 def storage(text: str) -> int:

@@ -20,7 +20,6 @@ __all__ = [
     "Verbs",
     "print_json",
     "print_table",
-    "say_it_runs",
     "stop_at_signals",
 ]
 
@@ -114,12 +113,6 @@ def stop_at_signals() -> Iterator[Event]:
         yield stop
     finally:
         restore()
-
-
-def say_it_runs(model: str | None) -> None:
-    """Say on stderr that the code ``--model`` names is about to be run."""
-    if model is not None:
-        click.echo(f"--model {model}: this code is run, with all rights of yours", err=True)
 
 
 def print_json(data: Mapping[str, Any]) -> None:

@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from statistics import median
-from typing import TYPE_CHECKING
+from typing import Any
 
 import click
 
+from segclip_deploy import api
 from segclip_deploy.cli.options import PATH, duration, json_option, overlap_option, threads_option
 from segclip_deploy.cli.output import print_json, print_table
 from segclip_deploy.cli.progress import stage_bar
-
-if TYPE_CHECKING:
-    from segclip_deploy.runtime.profiling.record import ProfileRecord
 
 __all__ = ["profile"]
 
@@ -23,7 +20,6 @@ __all__ = ["profile"]
 @click.argument("engine", type=PATH)
 @click.option(
     "--tiles",
-    "images",
     type=PATH,
     multiple=True,
     help="Images or folders; may be repeated.  [default: the engine's golden tiles]",
@@ -32,55 +28,26 @@ __all__ = ["profile"]
 @click.option(
     "--samples", type=click.IntRange(10), default=200, show_default=True, help="At least."
 )
-@click.option("--soak", metavar="10m", help="Go on for so long, to see it get hot.")
+@click.option("--soak", type=duration, metavar="10m", help="Go on for so long, to see it get hot.")
 @click.option("--deadline-ms", type=click.FloatRange(0, min_open=True), help="Count the misses.")
 @click.option("--cold", is_flag=True, help="Also time the first label map of new processes.")
 @overlap_option
 @threads_option
 @json_option
-def profile(
-    engine: Path,
-    images: tuple[Path, ...],
-    out: Path | None,
-    samples: int,
-    soak: str | None,
-    deadline_ms: float | None,
-    cold: bool,
-    overlap: int | None,
-    threads: int,
-    as_json: bool,
-) -> None:
+def profile(as_json: bool, **options: Any) -> None:
     """Time ENGINE, an engine or a bundle, stage by stage and layer by layer, on this machine."""
-    from segclip_deploy.runtime.profiling.picture import draw_profile
-    from segclip_deploy.runtime.profiling.profile import profile_engine
-    from segclip_deploy.runtime.profiling.record import PROFILE
-
-    soak_s = duration(soak) if soak else 0.0
     with stage_bar() as report:
-        found = profile_engine(
-            engine,
-            images,
-            samples=samples,
-            soak_s=soak_s,
-            overlap=overlap,
-            threads=threads,
-            deadline_ms=deadline_ms,
-            cold=cold,
-            report=report,
-        )
-    if out is not None:
-        out.mkdir(parents=True, exist_ok=True)
-        PROFILE.write(out / "profile.json", found)
-        draw_profile(found, out / "profile.png")
+        found = api.profile(**options, report=report)
     if as_json:
-        print_json(PROFILE.dump(found))
+        print_json(found.to_json())
         return
     _print(found)
+    out = options["out"]
     if out is not None:
         click.echo(f"{out / 'profile.json'}, {out / 'profile.png'}")
 
 
-def _print(found: ProfileRecord) -> None:
+def _print(found: api.ProfileRecord) -> None:
     conditions = found.conditions
     rows = [
         [name, *(f"{ms:.2f}" for ms in (s.p50, s.p90, s.p95, s.p99, s.max, s.jitter))]
@@ -126,13 +93,11 @@ def _print_cold(how: str, starts: Sequence[float]) -> None:
         )
 
 
-def _print_layers(found: ProfileRecord) -> None:
+def _print_layers(found: api.ProfileRecord) -> None:
     if not found.layers:
         click.echo("the engine does not tell its layers")
         return
-    from segclip_deploy.runtime.profiling.layers import sum_blocks
-
-    blocks = sum_blocks(found.layers)
+    blocks = found.block_ms
     total = sum(blocks.values())
     rows = [[name, f"{ms:.2f}", f"{ms / total:.1%}"] for name, ms in blocks.items()]
     print_table("by block, one inference", ["block", "ms", "share"], rows)

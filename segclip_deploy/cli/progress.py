@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 from threading import Event, Thread
@@ -10,9 +10,11 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from rich.console import Console
-    from rich.progress import Progress, Task
+    from rich.progress import Progress, Task, TaskID
 
-__all__ = ["console", "progress_bar", "stage_bar"]
+    from segclip_deploy import api
+
+__all__ = ["console", "phase_bars", "progress_bar", "stage_bar"]
 
 _EVERY_S = 30.0
 """Between two lines of a log."""
@@ -25,12 +27,8 @@ def console() -> Console:
     return Console(stderr=True, highlight=False)
 
 
-def progress_bar(unit: str) -> Progress:
-    """Count, elapsed and remaining time of tasks, from ``start`` to ``stop``.
-
-    Args:
-        unit: of the counts, plural; may be empty.
-    """
+def progress_bar() -> Progress:
+    """Count, elapsed and remaining time of tasks, from ``start`` to ``stop``."""
     from rich.progress import (
         BarColumn,
         MofNCompleteColumn,
@@ -54,7 +52,7 @@ def progress_bar(unit: str) -> Progress:
         while not ended.wait(_EVERY_S):
             for task in log.tasks:
                 if task.visible and not task.finished:
-                    screen.print(_line(task, unit), markup=False, soft_wrap=True)
+                    screen.print(_line(task), markup=False, soft_wrap=True)
 
     screen = console()
     if not screen.is_terminal:
@@ -65,7 +63,6 @@ def progress_bar(unit: str) -> Progress:
         TextColumn("{task.description}", markup=False),
         BarColumn(),
         MofNCompleteColumn(),
-        TextColumn(unit),
         TimeElapsedColumn(),
         TextColumn("elapsed,"),
         TimeRemainingColumn(),
@@ -75,24 +72,48 @@ def progress_bar(unit: str) -> Progress:
 
 
 @contextmanager
-def stage_bar() -> Iterator[Callable[[str, int, int], None]]:
-    """Progress of stages with a name; what has no total is printed as a line."""
-    with progress_bar("") as bar:
-        task = bar.add_task("", total=None)
+def stage_bar() -> Iterator[api.Report]:
+    """Progress of stages one after another; what is no stage is printed as a line."""
+    with progress_bar() as bar:
+        task = bar.add_task("", total=None, visible=False)
+        before = (0, 0)
 
         def report(what: str, done: int, total: int) -> None:
-            if total:
-                bar.update(task, description=what, completed=done, total=total)
-            else:
-                bar.console.print(what, markup=False)
+            nonlocal before
+            if not (done or total):
+                bar.console.print(what, markup=False, soft_wrap=True)
+                return
+            if total != before[1] or done < before[0]:
+                bar.reset(task)  # another stage: its rate is its own
+            before = (done, total)
+            bar.update(task, description=what, completed=done, total=total or None, visible=True)
 
         yield report
 
 
-def _line(task: Task, unit: str) -> str:
-    """For example ``evaluating: 120/900 images, 0:01:30 elapsed, 1.33/s, 0:09:45 left``."""
+@contextmanager
+def phase_bars() -> Iterator[api.Report]:
+    """A bar for each phase of a build that is going on; they lie within each other."""
+    with progress_bar() as bar:
+        tasks: dict[str, TaskID] = {}
+
+        def report(phase: str, done: int, steps: int) -> None:
+            if not (done or steps):
+                bar.console.print(phase, markup=False, soft_wrap=True)
+                return
+            if phase not in tasks:
+                tasks[phase] = bar.add_task(phase, total=steps)
+            bar.update(tasks[phase], completed=done, total=steps)
+            if done == steps:
+                bar.remove_task(tasks.pop(phase))
+
+        yield report
+
+
+def _line(task: Task) -> str:
+    """For example ``evaluating images: 120/900, 0:01:30 elapsed, 1.33/s, 0:09:45 left``."""
     count = f"{task.completed:g}" + (f"/{task.total:g}" if task.total is not None else "")
-    parts = [f"{count} {unit}".rstrip(), f"{_time(task.elapsed or 0)} elapsed"]
+    parts = [count, f"{_time(task.elapsed or 0)} elapsed"]
     if task.elapsed and task.completed:
         rate = task.completed / task.elapsed
         parts.append(f"{rate:.3g}/s")

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import click
 
+from segclip_deploy import api
 from segclip_deploy.cli.options import PATH, json_option
 from segclip_deploy.cli.output import print_json
 
@@ -25,58 +27,30 @@ __all__ = ["set_texts"]
     help="For an ENGINE built with --refittable: a bundle with the new texts.",
 )
 @json_option
-def set_texts(
-    artefact: Path,
-    text: str | None,
-    vocabulary: str | None,
-    out: Path | None,
-    bundle: Path | None,
-    as_json: bool,
-) -> None:
+def set_texts(artefact: Path, as_json: bool, **options: Any) -> None:
     """Fold other class texts into BUNDLE, without torch, or refit ENGINE with those of a bundle.
 
     How accurate they are is for you to measure.
     """
-    if bundle and not (text or vocabulary or out):
-        _refit(artefact, bundle, as_json)
-    elif text and out and not bundle:
-        _fold(artefact, text, vocabulary, out, as_json)
-    else:
-        raise click.UsageError("a BUNDLE takes --text and -o, an ENGINE takes --bundle")
-
-
-def _refit(path: Path, bundle: Path, as_json: bool) -> None:
-    from segclip_deploy.artifacts.bundle import load_bundle
-    from segclip_deploy.artifacts.engine import load_engine
-    from segclip_deploy.runtime.build_engine import refit_engine
-
-    engine = refit_engine(load_engine(path), load_bundle(bundle))
+    found = api.set_texts(artefact, **options)
     if as_json:
-        print_json(engine.record.to_json())
-    else:
-        click.echo(f"{path}: refitted with the texts of {bundle}, verification passed")
-
-
-def _fold(bundle: Path, text: str, vocabulary: str | None, out: Path, as_json: bool) -> None:
-    from segclip_deploy.artifacts.bundle import load_bundle
-    from segclip_deploy.artifacts.bundle_record import BUNDLE
-    from segclip_deploy.artifacts.vocabulary import load_vocabulary
-    from segclip_deploy.export.set_texts import set_texts
-    from segclip_deploy.model.text import load_text_bank
-
-    old = load_bundle(bundle)
-    classes = load_vocabulary(vocabulary) if vocabulary else old.vocabulary
-    new = set_texts(old, load_text_bank(text, classes), out, vocabulary=classes)
-    done = new.record.texts
+        print_json(found.to_json())
+    if isinstance(found, api.Engine):
+        if not as_json:
+            click.echo(
+                f"{artefact}: refitted with the texts of {options['bundle']}, verification passed"
+            )
+        return
+    done = found.record.texts
     assert done is not None  # by what was done just now
-    if as_json:
-        print_json(BUNDLE.dump(new.record))
-    else:
+    if not as_json:
         click.echo(
-            f"{out}: new texts folded in, verification passed; "
+            f"{found.path}: new texts folded in, verification passed; "
             f"{done.golden_labels_changed:.2%} of the golden tiles' labels changed"
         )
-    click.echo(f"accuracy is {done.accuracy}: segclip-deploy evaluate {out} DATASET", err=True)
-    encoder, trained = new.record.text_encoder, done.trained.text_encoder
+    click.echo(
+        f"accuracy is {done.accuracy}: segclip-deploy evaluate {found.path} DATASET", err=True
+    )
+    encoder, trained = found.record.text_encoder, done.trained.text_encoder
     if encoder != trained:
         click.echo(f"the texts are from {encoder}, the model was trained on {trained}", err=True)

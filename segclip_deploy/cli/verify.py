@@ -1,4 +1,4 @@
-"""``verify``: engine verification."""
+"""``verify``: an engine against its golden tiles."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from segclip_deploy import api
 from segclip_deploy.cli.options import PATH, json_option
 from segclip_deploy.cli.output import print_json, print_table
 
@@ -16,21 +17,10 @@ __all__ = ["verify"]
 @click.argument("engine", type=PATH)
 @json_option
 def verify(engine: Path, as_json: bool) -> None:
-    """Verify ENGINE (an engine or a bundle) against the golden tiles; exit 3 if it fails."""
-    from segclip_deploy.artifacts.golden import load_golden
-    from segclip_deploy.errors import GateFailed, StaleArtifact
-    from segclip_deploy.runtime.open_engine import open_engine
-    from segclip_deploy.runtime.verify import verify as run_checks
-
-    try:
-        opened = open_engine(engine)
-    except StaleArtifact as error:  # edited since it was made: here, that is the check failing
-        raise GateFailed(error.what, where=error.where, fix=error.fix) from error
-    with opened.backend as backend:
-        golden = load_golden(opened.golden_path)
-        verification = run_checks(backend, golden, opened.vocabulary.names)
+    """Hold ENGINE (an engine or a bundle) against its golden tiles; exit code 3 if it fails."""
+    verification = api.verify(engine)
     if as_json:
-        print_json({**verification.to_json(), "passed": verification.passed})
+        print_json(verification.to_json())
     else:
         print_table(
             f"{engine}: {verification.engine}",

@@ -69,6 +69,17 @@ class Dataset:
             raise BadInput(f"no split {split!r} (it has {', '.join(self.splits)})", where=self.root)
         return self.splits[split]
 
+    def choose_split(self, asked: str | None, usual: str) -> str:
+        """The split that was asked for; or else the usual one, or the only one there is.
+
+        Raises:
+            BadInput: no such split, or none was asked for and there are several others.
+        """
+        if asked is None and usual not in self.splits and len(self.splits) == 1:
+            return next(iter(self.splits))
+        self.names(asked or usual)
+        return asked or usual
+
     def read(self, name: str) -> Sample:
         """Read one image and its mask.
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -26,7 +26,9 @@ from segclip_deploy.runtime.inference.frame import Frame, prepare
 
 __all__ = [
     "Checkpoint",
+    "CheckpointFacts",
     "build_model",
+    "describe_checkpoint",
     "example_tiles",
     "load_checkpoint",
     "load_weights",
@@ -104,6 +106,55 @@ class Checkpoint:
                 f"the model takes text of width {self.spec.text_width}, "
                 f"its text bank has {self.bank.classes.shape[1]}"
             )
+
+
+@dataclass(frozen=True)
+class CheckpointFacts:
+    """What a checkpoint is, without its weights.
+
+    Attributes:
+        path: the file.
+        spec, vocabulary, training, imported: as of ``Checkpoint``.
+        text_encoder: that made its text bank.
+        parameters: how many numbers its weights are.
+        examples: tiles that it carries.
+    """
+
+    path: Path
+    spec: ModelSpec
+    vocabulary: Vocabulary
+    text_encoder: str
+    parameters: int
+    examples: int
+    training: Training | None
+    imported: str | None
+
+    def to_json(self) -> dict[str, Any]:
+        """As JSON."""
+        return {
+            "model": self.spec.to_json(),
+            "vocabulary": self.vocabulary.to_json(),
+            "text_encoder": self.text_encoder,
+            "parameters": self.parameters,
+            "examples": self.examples,
+            "training": self.training.to_json() if self.training else None,
+            "imported": self.imported,
+        }
+
+
+def describe_checkpoint(path: Path) -> CheckpointFacts:
+    """What a checkpoint is; errors as of ``load_checkpoint``."""
+    checkpoint = load_checkpoint(path)
+    return CheckpointFacts(
+        path,
+        checkpoint.spec,
+        checkpoint.vocabulary,
+        checkpoint.bank.encoder,
+        sum(weight.numel() for weight in checkpoint.weights.values()),
+        len(checkpoint.examples),
+        checkpoint.training,
+        checkpoint.imported,
+    )
 
 
 def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor
 
@@ -46,6 +47,16 @@ class KeyReport:
     counters: int = 0
     place: str = TOP
     beside: Mapping[str, int] = field(default_factory=dict)
+
+    def to_json(self) -> dict[str, Any]:
+        """As JSON, of an import that succeeded: nothing is missing then."""
+        return {
+            "taken": self.taken,
+            "place": self.place,
+            "beside": dict(self.beside),
+            "counters": self.counters,
+            "dropped": list(self.left_over),
+        }
 
 
 def import_weights(

@@ -7,7 +7,7 @@ import shlex
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +21,11 @@ __all__ = [
     "TOP",
     "Entry",
     "FoundWeights",
+    "KeyInfo",
+    "KeyList",
     "find_weights",
+    "list_keys",
     "read_torch_file",
-    "shape_and_dtype",
     "strip_command",
     "tensors_of",
 ]
@@ -197,8 +199,48 @@ def strip_command(path: Path) -> str:
     return shlex.join(["python", "-c", _STRIP, str(path), str(out)])
 
 
-def shape_and_dtype(value: object) -> tuple[tuple[int, ...] | None, str]:
-    """Shape and type of a tensor; None and the class of what is none."""
+@dataclass(frozen=True)
+class KeyInfo:
+    """A value of a file.
+
+    Attributes:
+        place: the mapping it lies in, ``TOP`` for the file itself.
+        key: its name there.
+        shape: of a tensor; None of anything else.
+        dtype: of a tensor, or the class of anything else.
+    """
+
+    place: str
+    key: str
+    shape: tuple[int, ...] | None
+    dtype: str
+
+
+@dataclass(frozen=True)
+class KeyList:
+    """What a file holds, in its order."""
+
+    keys: tuple[KeyInfo, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """As JSON."""
+        return {"keys": [{**asdict(k), "shape": k.shape and list(k.shape)} for k in self.keys]}
+
+
+def list_keys(path: Path) -> KeyList:
+    """Every value of a ``.pth``, in its order.
+
+    Raises:
+        BadArtifact: unreadable, or it holds objects of other classes.
+        BadInput: it holds no mapping.
+    """
+    entries = read_torch_file(path)
+    return KeyList(
+        tuple(KeyInfo(e.place or TOP, e.key, *_shape_and_dtype(e.value)) for e in entries)
+    )
+
+
+def _shape_and_dtype(value: object) -> tuple[tuple[int, ...] | None, str]:
     if isinstance(value, Tensor):
         return tuple(value.shape), str(value.dtype).removeprefix("torch.")
     return None, type(value).__name__

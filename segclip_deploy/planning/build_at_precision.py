@@ -17,7 +17,7 @@ from segclip_deploy.errors import BadInput
 from segclip_deploy.evaluation.dataset import open_dataset
 from segclip_deploy.export.onnx_model import load_model
 from segclip_deploy.planning.planner import plan_precision
-from segclip_deploy.progress import Report, silent
+from segclip_deploy.progress import Report, saying, silent
 from segclip_deploy.quantization.from_tiles import calibrate_on
 from segclip_deploy.quantization.placement import uniform_plan
 from segclip_deploy.quantization.quantize import quantize
@@ -45,7 +45,7 @@ def build_at_precision(
     max_miou_drop: float,
     options: BuildOptions | None = None,
     report: Report = silent,
-) -> tuple[Engine, dict[str, float] | None]:
+) -> Engine:
     """Write a precision into a bundle and build an engine of it.
 
     Tables, plans and bundles are kept in ``<out>.work``, to look at and to go on from.
@@ -56,16 +56,13 @@ def build_at_precision(
         precision: ``auto`` builds two engines, one without INT8 and one of the planned mix, times
             both here, and keeps the faster.
         calib: what to calibrate on; for INT8.
-        dataset: to evaluate a plan on, on its split ``plan``; for ``auto``. None of its tiles may be
+        dataset: to evaluate a plan on, on its split ``plan`` or its only one; for ``auto``. None of its tiles may be
             calibrated on.
         mask_suffix: of the dataset's masks.
         reading: how the images of both are read; by default as they are stored.
         max_miou_drop: shares of 1, for ``auto``.
         options: that the target acts on.
-        report: of progress.
-
-    Returns:
-        The engine, and for ``auto`` the milliseconds of both.
+        report: of progress, and for ``auto`` of the milliseconds of both.
 
     Raises:
         BadInput: something that the precision needs is missing.
@@ -76,7 +73,7 @@ def build_at_precision(
     work = out.with_name(out.name + ".work")
     if precision == "fp16":
         made = _uniform(bundle, "fp16", target.scheme, work, None)
-        return build_engine(made, out, options=options), None
+        return build_engine(made, out, options=options)
     if calib is None:
         raise BadInput("INT8 needs real tiles", where=f"--precision {precision}", fix="--calib DIR")
     if precision == "auto" and dataset is None:
@@ -85,19 +82,20 @@ def build_at_precision(
             where="--precision auto",
             fix="--eval DATASET",
         )
-    table, _ = calibrate_on(
+    table = calibrate_on(
         bundle, [calib], work / "table.json", exclude=dataset, reading=reading, report=report
     )
     if dataset is None or precision == "int8":
         made = _uniform(bundle, "int8", target.scheme, work, table)
-        return build_engine(made, out, options=options), None
+        return build_engine(made, out, options=options)
+    judging = open_dataset(dataset, bundle.vocabulary, mask_suffix=mask_suffix, reading=reading)
     planned = plan_precision(
         bundle,
         table,
-        open_dataset(dataset, bundle.vocabulary, mask_suffix=mask_suffix, reading=reading),
+        judging,
         work / "plan.yaml",
         scheme=target.scheme,
-        split="plan",
+        split=judging.choose_split(None, "plan"),
         limits=AccuracyLimits(max_miou_drop=max_miou_drop),
         report=report,
     )
@@ -111,9 +109,10 @@ def build_at_precision(
         for name, source in sources.items()
     }
     times = _times(list(engines.values()))
-    faster = min(zip(times, engines, strict=True))[1]
-    move_engine(engines[faster], out)
-    return load_engine(out), dict(zip(engines, times, strict=True))
+    told = ", ".join(f"{name} {ms:.1f} ms" for name, ms in zip(engines, times, strict=True))
+    saying(report)(f"{told}: the faster stays")
+    move_engine(engines[min(zip(times, engines, strict=True))[1]], out)
+    return load_engine(out)
 
 
 def _uniform(

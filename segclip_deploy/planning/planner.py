@@ -6,13 +6,14 @@ import hashlib
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from segclip_deploy.artifacts import records
 from segclip_deploy.artifacts.bundle import Bundle
-from segclip_deploy.artifacts.plan import AccuracyLimits, PrecisionPlan, save_plan
+from segclip_deploy.artifacts.plan import PLAN, AccuracyLimits, PrecisionPlan, save_plan
 from segclip_deploy.artifacts.scheme import Scheme
 from segclip_deploy.calibration.table import CalibrationTable
 from segclip_deploy.calibration.tiles import cut_tiles
@@ -24,7 +25,7 @@ from segclip_deploy.planning.measurements import Measurements
 from segclip_deploy.planning.plan_evaluator import PlanEvaluator
 from segclip_deploy.planning.search import search
 from segclip_deploy.planning.sensitivity import BlockEffect, sensitivity
-from segclip_deploy.progress import Report, silent
+from segclip_deploy.progress import Report, saying, silent, stage
 from segclip_deploy.quantization.placement import place, uniform_plan
 from segclip_deploy.runtime.registry import timing_target
 from segclip_deploy.runtime.targets.device import find_cpu
@@ -42,6 +43,15 @@ class Planned:
 
     plan: PrecisionPlan
     effects: tuple[BlockEffect, ...]
+
+    @property
+    def worth(self) -> str:
+        """One line: is INT8 worth it?"""
+        return worth(self.plan)
+
+    def to_json(self) -> dict[str, Any]:
+        """The plan's file as JSON, and the effects."""
+        return {**PLAN.dump(self.plan), "effects": [effect.to_json() for effect in self.effects]}
 
 
 def plan_precision(
@@ -76,9 +86,11 @@ def plan_precision(
         report: called with (what, done, total).
 
     Raises:
-        BadInput: a tile of the table is in the split, or a latency limit where none is measured.
+        BadInput: a tile of the table is in the split, a latency limit where none is measured, or
+            a limit of a class that is none.
         GateFailed: no mix keeps the limits.
     """
+    bundle.vocabulary.check_names(limits.min_class_iou, where="--min-class-iou")
     target = timing_target(scheme)
     if max_latency_ms is not None and target is None:
         raise BadInput(
@@ -99,10 +111,8 @@ def plan_precision(
         # A plan must not change with the noise of timing it again.
         measure = partial(time_blocks, target, bundle, full, table, tiles[0])
         times = known.get(BlockTimes, measure, target.name, find_cpu().to_json())
-    effects = sensitivity(
-        evaluator, full.int8_blocks, times, lambda done, total: report("sensitivity", done, total)
-    )
-    plan = search(evaluator, full, effects, limits, lambda text: report(text, 0, 0))
+    effects = sensitivity(evaluator, full.int8_blocks, times, stage(report, "sensitivity"))
+    plan = search(evaluator, full, effects, limits, saying(report))
     assert plan.evidence is not None
     if target is not None:
         latency = time_plan(target, bundle, plan, table, tiles[0])

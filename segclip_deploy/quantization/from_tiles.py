@@ -15,7 +15,7 @@ from segclip_deploy.calibration.sheet import contact_sheet
 from segclip_deploy.calibration.table import CalibrationTable
 from segclip_deploy.calibration.tiles import TilePool, find_tiles
 from segclip_deploy.export.onnx_model import check_fp32, load_model
-from segclip_deploy.progress import Report, silent
+from segclip_deploy.progress import Report, silent, stage
 from segclip_deploy.quantization.placement import find_probes
 from segclip_deploy.quantization.smooth import smooth
 from segclip_deploy.runtime.io.raster.source import Reading
@@ -52,7 +52,7 @@ def calibrate_on(
     sheet: Path | None = None,
     reading: Reading | None = None,
     report: Report = silent,
-) -> tuple[CalibrationTable, TileSet]:
+) -> CalibrationTable:
     """Find tiles, choose those that cover them all, and measure ranges on these.
 
     Args:
@@ -79,11 +79,10 @@ def calibrate_on(
             outputs = backend.infer({"image": np.repeat(tile[None], batch, axis=0)})
             return outputs["labels"][0].copy()
 
-        tiles = select_tiles(pool, select, labels=label, report=_stage(report, "labelling"))
+        tiles = select_tiles(pool, select, labels=label, report=stage(report, "labelling"))
     if sheet:
         contact_sheet(tiles, sheet, vocabulary=bundle.vocabulary)
-    table = calibrate(bundle, tiles, out, method=method, report=_stage(report, "calibrating"))
-    return table, tiles
+    return calibrate(bundle, tiles, out, method=method, report=stage(report, "calibrating"))
 
 
 def smooth_on(
@@ -109,7 +108,7 @@ def smooth_on(
     check_fp32(bundle)  # before all images are read
     pool = _pool(bundle, sources, exclude, reading, report)
     tiles = select_tiles(pool, select)
-    return smooth(bundle, tiles, out, alpha=alpha, report=_stage(report, "looking"))
+    return smooth(bundle, tiles, out, alpha=alpha, report=stage(report, "looking"))
 
 
 def _pool(
@@ -126,9 +125,5 @@ def _pool(
         exclude=exclude,
         reading=reading,
         model_metres=bundle.vocabulary.ground_sample_distance_m,
-        report=_stage(report, "reading"),
+        report=stage(report, "reading"),
     )
-
-
-def _stage(report: Report, what: str) -> Callable[[int, int], None]:
-    return lambda done, total: report(what, done, total)

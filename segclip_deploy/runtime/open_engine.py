@@ -17,7 +17,7 @@ from segclip_deploy.runtime.registry import BUNDLES, find_target
 from segclip_deploy.runtime.targets.device import find_cpu
 from segclip_deploy.runtime.verify import verify
 
-__all__ = ["Opened", "engine_sha256", "open_engine", "open_segmenter"]
+__all__ = ["Opened", "engine_sha256", "is_threaded", "open_engine", "open_segmenter"]
 
 
 @dataclass(frozen=True)
@@ -113,3 +113,17 @@ def open_segmenter(
 def engine_sha256(path: Path) -> str:
     """Of an engine's or bundle's record, which names the model's hash, and the settings it runs with."""
     return bundle_sha256(path) if path.is_dir() else sha256_file(record_path(path))
+
+
+def is_threaded(path: Path) -> bool:
+    """Whether an engine or bundle runs on threads of the CPU; it is not opened, which may not work here.
+
+    Raises:
+        BadArtifact: neither.
+    """
+    if path.is_dir():
+        load_bundle(path)
+        return True
+    engine = load_engine(path)
+    target = find_target(engine.record.target, where=path, fix=engine.rebuild_command())
+    return target.takes_threads

@@ -35,8 +35,6 @@ __all__ = ["SENSITIVITY_FILE", "ArtifactCache", "digest_of"]
 
 SENSITIVITY_FILE = "sensitivity.png"
 
-_SPLIT = "plan"  # the one that plans are evaluated on; never the one that reports results
-
 
 def digest_of(*parts: Any) -> str:
     """A name for what is made of ``parts`` (JSON), by this version of the product."""
@@ -51,10 +49,11 @@ class ArtifactCache:
     Attributes:
         root: where they lie.
         calib: what is calibrated on; None: nothing can be.
-        dataset: plans are evaluated on its split ``plan``; none of its images is calibrated on.
+        dataset: for evaluation; none of its images is calibrated on.
         report: of progress.
         mask_suffix: of the dataset's masks.
         reading: how images are read, of both.
+        plan_split: the part of the dataset that judges plans.
     """
 
     root: Path
@@ -63,6 +62,7 @@ class ArtifactCache:
     report: Report
     mask_suffix: str = ""
     reading: Reading = field(default_factory=Reading)
+    plan_split: str = "plan"
 
     def open_dataset(self, vocabulary: Vocabulary) -> Dataset:
         """The dataset, its masks read with a vocabulary.
@@ -145,7 +145,9 @@ class ArtifactCache:
             return None
         scheme = TARGETS[point.target].scheme
         folder = (
-            self.root / "plans" / digest_of(table_path.stem, scheme.value, find_cpu().to_json())
+            self.root
+            / "plans"
+            / digest_of(table_path.stem, scheme.value, find_cpu().to_json(), self.plan_split)
         )
         path = folder / f"{point.budget:g}.yaml"
         if not path.is_file():
@@ -157,7 +159,7 @@ class ArtifactCache:
                 self.open_dataset(bundle.vocabulary),
                 path,
                 scheme=scheme,
-                split=_SPLIT,
+                split=self.plan_split,
                 limits=AccuracyLimits(max_miou_drop=point.budget / 100),
                 state=folder / "state.json",  # all budgets start from the same measurements
                 report=self.report,

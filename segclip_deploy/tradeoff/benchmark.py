@@ -3,39 +3,41 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from segclip_deploy.artifacts.bundle import load_bundle
-from segclip_deploy.errors import BadInput
+from segclip_deploy.errors import BadInput, UsageError
 from segclip_deploy.evaluation.dataset import Dataset, open_dataset
 from segclip_deploy.export.costs import find_operators
 from segclip_deploy.export.onnx_model import check_fp32
-from segclip_deploy.progress import Report
+from segclip_deploy.progress import Report, saying
 from segclip_deploy.runtime.io.raster.source import Reading
 from segclip_deploy.runtime.profiling.conditions import device_conditions, load_average
+from segclip_deploy.runtime.registry import TARGETS
 from segclip_deploy.tradeoff.artifact_cache import SENSITIVITY_FILE, ArtifactCache
 from segclip_deploy.tradeoff.measure_points import FRAMES, WARM_UP_ROUNDS
 from segclip_deploy.tradeoff.mission import Mission, margins, sensor
-from segclip_deploy.tradeoff.recommend import FlightLimits, Recommendation, recommend
+from segclip_deploy.tradeoff.recommend import FlightLimits, recommend
 from segclip_deploy.tradeoff.report import write_report
 from segclip_deploy.tradeoff.results import ResultsRecord, SweepConditions, write_results
-from segclip_deploy.tradeoff.roofline import find_boards, lower_bound
-from segclip_deploy.tradeoff.sweep import Sweep, run_sweep
+from segclip_deploy.tradeoff.roofline import LowerBound, find_boards, lower_bound
+from segclip_deploy.tradeoff.sweep import Steps, count_steps, run_sweep
 from segclip_deploy.tradeoff.sweep_grid import PrecisionChoice, SweepGrid, points, targets_here
 
-__all__ = ["Ask", "benchmark_bundles", "prepare_sweep"]
+__all__ = ["Benchmark", "Prepared", "Request", "benchmark_bundles", "prepare_sweep"]
 
 
 @dataclass(frozen=True)
-class Ask:
-    """What ``benchmark`` was asked for; the fields are its options."""
+class Request:
+    """What ``benchmark`` was asked for; the fields are its options (docs/benchmark.md)."""
 
     bundles: Sequence[Path]
     dataset: Path
     out: Path
-    split: str = "val"
+    split: str | None = None
     mask_suffix: str = ""
     reading: Reading = field(default_factory=Reading)
     calib: Path | None = None
@@ -55,115 +57,170 @@ class Ask:
     side_overlap: float = 0.7
 
 
-def prepare_sweep(ask: Ask, report: Report) -> tuple[SweepGrid, ArtifactCache]:
+@dataclass(frozen=True)
+class Prepared:
+    """A request that was found sound.
+
+    Attributes:
+        request: what was asked for.
+        grid: what varies.
+        cache: makes the artefacts.
+        split: the part of the dataset that reports accuracy.
+    """
+
+    request: Request
+    grid: SweepGrid
+    cache: ArtifactCache
+    split: str
+
+    def steps(self) -> Steps:
+        """How many engines are there, how many are to be made, and how many samples to be taken."""
+        return count_steps(self.grid, self.cache, self.request.samples)
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    """A sweep's results and its page.
+
+    Attributes:
+        page: ``report.html``.
+        results: what ``results.json`` says.
+    """
+
+    page: Path
+    results: ResultsRecord
+
+    def to_json(self) -> dict[str, Any]:
+        """The page, and the recommendation; all else is in ``results.json``."""
+        recommended, why = self.results.recommended, self.results.why
+        return {"report": str(self.page), "recommended": recommended, "why": why}
+
+
+def prepare_sweep(request: Request, report: Report) -> Prepared:
     """Check everything that can be checked before hours are spent.
 
     Raises:
-        BadInput: a bundle, dataset, split, class, board or sensor that is none.
+        BadInput: a bundle, dataset, split, class, target, board or sensor that is none.
     """
-    names = [path.name for path in ask.bundles]
+    names = [path.name for path in request.bundles]
     if len(set(names)) < len(names):
         raise BadInput("two bundles have one name", where=", ".join(names), fix="rename one")
-    bundles = [load_bundle(path) for path in ask.bundles]
+    bundles = [load_bundle(path) for path in request.bundles]
     for bundle in bundles:
         check_fp32(bundle)
-        unknown = set(ask.limits.class_iou) - set(bundle.vocabulary.names)
-        if unknown:
-            raise BadInput(
-                f"no class {', '.join(sorted(unknown))} (it has {', '.join(bundle.vocabulary.names)})",
-                where="--min-class-iou",
-            )
-        open_dataset(ask.dataset, bundle.vocabulary).names(ask.split)
-    _mission(ask)
-    if ask.boards:
-        find_boards(ask.boards)
-    if ask.calib is None and set(ask.precisions) & {"int8", "planned"}:
+        bundle.vocabulary.check_names(request.limits.class_iou, where="--min-class-iou")
+    data = open_dataset(request.dataset, bundles[0].vocabulary)
+    split = data.choose_split(request.split, "val")
+    plans = data.choose_split(None, "plan") if "planned" in request.precisions else "plan"
+    if plans == split:
+        saying(report)(
+            f"{request.dataset}: no split plan, so {split} chooses planned mixes and scores them; "
+            "their accuracy will look better than it is"
+        )
+    _mission(request)
+    if request.boards:
+        find_boards(request.boards)
+    if request.calib is None and set(request.precisions) & {"int8", "planned"}:
         raise BadInput(
             "INT8 needs real tiles",
             where="--precision",
             fix="--calib DIR, or --precision fp32 --precision fp16",
         )
+    unknown = sorted(set(request.targets) - set(TARGETS))
+    if unknown:
+        raise UsageError(f"{unknown[0]!r} is not one of {', '.join(TARGETS)}", where="--target")
     grid = SweepGrid(
-        bundles=tuple(ask.bundles),
-        targets=tuple(ask.targets) or tuple(targets_here()),
-        precisions=tuple(ask.precisions),
-        budgets=tuple(ask.budgets),
-        methods=tuple(ask.methods),
-        overlaps=tuple(ask.overlaps) or (None,),
-        threads=tuple(ask.threads) or (0,),
+        bundles=tuple(request.bundles),
+        targets=tuple(request.targets) or tuple(targets_here()),
+        precisions=tuple(request.precisions),
+        budgets=tuple(request.budgets),
+        methods=tuple(request.methods),
+        overlaps=tuple(request.overlaps) or (None,),
+        threads=tuple(request.threads) or (0,),
     )
-    return grid, ArtifactCache(
-        ask.out / "work", ask.calib, ask.dataset, report, ask.mask_suffix, ask.reading
+    cache = ArtifactCache(
+        request.out / "work",
+        request.calib,
+        request.dataset,
+        report,
+        request.mask_suffix,
+        request.reading,
+        plans,
     )
+    return Prepared(request, grid, cache, split)
 
 
-def benchmark_bundles(
-    ask: Ask, grid: SweepGrid, cache: ArtifactCache, report: Report
-) -> tuple[Path, Sweep, Recommendation]:
+def benchmark_bundles(prepared: Prepared, report: Report) -> Benchmark:
     """Sweep, recommend and write the report.
 
     Raises:
         BadInput: the folder of the report holds something else.
         SegclipError: whatever else the sweep raises.
     """
-    if ask.out.exists() and any(ask.out.iterdir()) and not cache.root.is_dir():
+    request, cache = prepared.request, prepared.cache
+    if request.out.exists() and any(request.out.iterdir()) and not cache.root.is_dir():
         raise BadInput(
-            "exists and was not written by this command", where=ask.out, fix="choose another -o"
+            "exists and was not written by this command", where=request.out, fix="choose another -o"
         )
     cache.root.mkdir(parents=True, exist_ok=True)
-    sweep = run_sweep(grid, cache, split=ask.split, samples=ask.samples, report=report)
-    advice = recommend(sweep.rows, ask.limits)
-    bundles = [load_bundle(path) for path in ask.bundles]
-    dataset = cache.open_dataset(bundles[0].vocabulary)
-    bounds = []
-    for path in ask.bundles if ask.boards else ():
-        operators = find_operators(load_bundle(path).model_path)
-        for name in find_boards(ask.boards or ""):
-            bounds += [lower_bound(path.name, operators, name, p) for p in ("fp16", "int8")]
+    sweep = run_sweep(
+        prepared.grid, cache, split=prepared.split, samples=request.samples, report=report
+    )
+    advice = recommend(sweep.rows, request.limits)
+    dataset = cache.open_dataset(load_bundle(request.bundles[0]).vocabulary)
     plans = sorted((cache.root / "plans").glob(f"*/{SENSITIVITY_FILE}"))
-    mission = _mission(ask)
-    fastest_first = sorted(sweep.rows, key=lambda row: row.percentile(ask.limits.percentile))
+    mission, rank = _mission(request), request.limits.percentile
+    fastest_first = sorted(sweep.rows, key=lambda row: row.percentile(rank))
     results = ResultsRecord(
-        conditions=_conditions(ask, grid, dataset),
+        conditions=_conditions(prepared, dataset),
         recommended=advice.row.name if advice.row else None,
         why=advice.why,
         rows=sweep.rows,
         failures=sweep.failures,
         engines={name: str(path) for name, path in sweep.engines.items()},
-        bounds=tuple(bounds),
-        mission=margins(mission, fastest_first, ask.limits.percentile) if mission else (),
+        bounds=tuple(_bounds(request)),
+        mission=margins(mission, fastest_first, rank) if mission else (),
     )
-    write_results(ask.out, results)
+    write_results(request.out, results)
     page = write_report(
-        ask.out,
-        results,
-        rank=ask.limits.percentile,
-        dataset=dataset,
-        mission=mission,
-        sensitivities=plans,
+        request.out, results, rank=rank, dataset=dataset, mission=mission, sensitivities=plans
     )
-    return page, sweep, advice
+    return Benchmark(page, results)
 
 
-def _mission(ask: Ask) -> Mission | None:
-    if ask.altitude is None or ask.speed is None or ask.camera is None:
+def _bounds(request: Request) -> Iterator[LowerBound]:
+    for path in request.bundles if request.boards else ():
+        operators = find_operators(load_bundle(path).model_path)
+        for name in find_boards(request.boards or ""):
+            for precision in ("fp16", "int8"):
+                yield lower_bound(path.name, operators, name, precision)
+
+
+def _mission(request: Request) -> Mission | None:
+    altitude, speed, camera = request.altitude, request.speed, request.camera
+    if altitude is None or speed is None or camera is None:
+        if (altitude, speed, camera) != (None, None, None):
+            raise UsageError("a mission needs --altitude, --speed and --sensor")
         return None
-    return Mission(sensor(ask.camera), ask.altitude, ask.speed, ask.front_overlap, ask.side_overlap)
+    overlaps = request.front_overlap, request.side_overlap
+    return Mission(sensor(camera), altitude, speed, *overlaps)
 
 
-def _conditions(ask: Ask, grid: SweepGrid, dataset: Dataset) -> SweepConditions:
-    names = dataset.names(ask.split)
+def _conditions(prepared: Prepared, dataset: Dataset) -> SweepConditions:
+    names = dataset.names(prepared.split)
     pixels = [dataset.read(name).frame.pixels for name in names[:FRAMES]]
+    planned = "planned" in prepared.request.precisions
     return SweepConditions(
         made=time.strftime("%Y-%m-%d %H:%M"),
         device=device_conditions(),
         load=load_average(),
-        dataset=str(ask.dataset),
-        split=ask.split,
+        dataset=str(prepared.request.dataset),
+        split=prepared.split,
+        plan_split=prepared.cache.plan_split if planned else None,
         images=len(names),
         frames=len(pixels),
         frame_sizes=tuple(sorted({(one.shape[0], one.shape[1]) for one in pixels})),
-        samples=ask.samples,
+        samples=prepared.request.samples,
         warm_up=WARM_UP_ROUNDS,
-        points=len(points(grid)),
+        points=len(points(prepared.grid)),
     )

@@ -109,6 +109,7 @@ def _told(conditions: SweepConditions) -> dict[str, object]:
         "load": conditions.load,
         "dataset": conditions.dataset,
         "split": conditions.split,
+        "plan_split": conditions.plan_split,
         "images": conditions.images,
         "frames": conditions.frames,
         "frame_size": ", ".join(f"{h} × {w}" for h, w in conditions.frame_sizes),

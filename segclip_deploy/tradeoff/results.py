@@ -28,6 +28,8 @@ class SweepConditions(Record, frozen=True):
         load: processes that wanted the processor in the last minute; None where it is unknown.
         dataset: folder of the images for evaluation.
         split: the part of the dataset that is evaluated.
+        plan_split: the part that planned mixes were chosen on; None where nothing was planned. If it
+            is ``split``, the accuracy of planned mixes looks better than it is.
         images: how many there are in the split.
         frames: how many of them latency was measured on.
         frame_sizes: (height, width) of these, each once, pixels.
@@ -41,6 +43,7 @@ class SweepConditions(Record, frozen=True):
     load: float | None
     dataset: str
     split: str
+    plan_split: str | None
     images: int
     frames: int
     frame_sizes: tuple[tuple[int, int], ...]
@@ -75,7 +78,8 @@ class ResultsRecord(Record, frozen=True):
 
 def _of_schema_2(data: dict[str, Any]) -> dict[str, Any]:
     rows = [{**row, "stages": rename_restore(row["stages"])} for row in data["rows"]]
-    return {**data, "rows": rows}
+    conditions = {**data["conditions"], "plan_split": "plan"}  # it was never another
+    return {**data, "rows": rows, "conditions": conditions}
 
 
 RESULTS = Format("results of a benchmark", ResultsRecord, schema=3, migrations={2: _of_schema_2})

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import median
 
@@ -12,7 +12,7 @@ import numpy as np
 from segclip_deploy.artifacts.engine import Engine
 from segclip_deploy.errors import BadInput, GateFailed
 from segclip_deploy.evaluation.accuracy import Accuracy, miou_drop
-from segclip_deploy.progress import Report
+from segclip_deploy.progress import Report, stage
 from segclip_deploy.runtime.inference.windows import default_overlap
 from segclip_deploy.tradeoff.artifact_cache import ArtifactCache, digest_of
 from segclip_deploy.tradeoff.measure_points import (
@@ -25,7 +25,7 @@ from segclip_deploy.tradeoff.row import FailedPoint, Row
 from segclip_deploy.tradeoff.state import Latency
 from segclip_deploy.tradeoff.sweep_grid import Point, SweepGrid, points
 
-__all__ = ["Sweep", "run_sweep", "steps"]
+__all__ = ["Steps", "Sweep", "count_steps", "run_sweep"]
 
 
 @dataclass(frozen=True)
@@ -43,18 +43,35 @@ class Sweep:
     engines: Mapping[str, Path]
 
 
-def steps(grid: SweepGrid, cache: ArtifactCache, samples: int) -> dict[str, int]:
-    """What a sweep has to do: how many engines are there, how many are to be made, samples."""
+@dataclass(frozen=True)
+class Steps:
+    """What a sweep has to do.
+
+    Attributes:
+        points: of the grid.
+        engines: files they need.
+        engines_made: that are there already.
+        engines_to_make: that are not.
+        samples_of_latency: that will be taken.
+    """
+
+    points: int
+    engines: int
+    engines_made: int
+    engines_to_make: int
+    samples_of_latency: int
+
+    def to_json(self) -> dict[str, int]:
+        """As JSON."""
+        return asdict(self)
+
+
+def count_steps(grid: SweepGrid, cache: ArtifactCache, samples: int) -> Steps:
+    """What a sweep of a grid has to do."""
     wanted = points(grid)
     paths = {cache.engine_path(point) for point in wanted}
     made = sum(path.is_file() for path in paths)
-    return {
-        "points": len(wanted),
-        "engines": len(paths),
-        "engines_made": made,
-        "engines_to_make": len(paths) - made,
-        "samples_of_latency": samples * len(wanted),
-    }
+    return Steps(len(wanted), len(paths), made, len(paths) - made, samples * len(wanted))
 
 
 def run_sweep(
@@ -136,10 +153,8 @@ def _costs(
         folder = cache.root / kind
         return {folder / f"{keys[p]}.json": (p, engine) for p, engine in engines.items()}
 
-    timed = measure_latency(
-        files("latency"), frames, samples, lambda *done: report("timing, in turns", *done)
-    )
-    spent = measure_energy(files("energy"), frames, lambda *done: report("metering", *done))
+    timed = measure_latency(files("latency"), frames, samples, stage(report, "timing, in turns"))
+    spent = measure_energy(files("energy"), frames, stage(report, "metering"))
     return (
         dict(zip(engines, timed.values(), strict=True)),
         dict(zip(engines, spent.values(), strict=True)),

@@ -10,16 +10,34 @@ from torch import nn
 
 from segclip_deploy.artifacts.checkpoint_record import TrainSettings
 from segclip_deploy.artifacts.model_spec import ModelSpec
+from segclip_deploy.artifacts.vocabulary import Vocabulary
 from segclip_deploy.errors import BadInput
 from segclip_deploy.evaluation.dataset import Dataset
-from segclip_deploy.model.encoders import load_imagenet
+from segclip_deploy.model.encoders import encoder_normalisation, load_imagenet
 from segclip_deploy.model.network import try_network
 from segclip_deploy.model.prompts import ContextPrompts, FixedText
 from segclip_deploy.model.segclip import SegCLIP
 from segclip_deploy.model.text import TextBank, load_open_clip
 from segclip_deploy.training.loop import Progress, Trainer
 
-__all__ = ["train"]
+__all__ = ["new_spec", "train"]
+
+
+def new_spec(vocabulary: Vocabulary, bank: TextBank, *, encoder: str, width: int) -> ModelSpec:
+    """The spec of a model for a vocabulary and a text bank; ``encoder`` as ``timm:NAME``, ``width`` C.
+
+    Raises:
+        BadInput: there is no such encoder.
+    """
+    mean, std = encoder_normalisation(encoder)
+    return ModelSpec(
+        classes=len(vocabulary.classes),
+        text_width=bank.classes.shape[1],
+        encoder=encoder,
+        width=width,
+        mean=mean,
+        std=std,
+    )
 
 
 def train(

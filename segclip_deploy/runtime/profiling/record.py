@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from segclip_deploy.artifacts.records import Format, Record
 from segclip_deploy.runtime.profiling.conditions import DeviceConditions, Memory
-from segclip_deploy.runtime.profiling.layers import LayerTime
+from segclip_deploy.runtime.profiling.layers import LayerTime, sum_blocks
 from segclip_deploy.runtime.profiling.measure import Samples, Statistics, WarmUp, rename_restore
 from segclip_deploy.runtime.profiling.power import PowerLog
 
@@ -113,6 +113,11 @@ class ProfileRecord(Record, frozen=True):
     layers: tuple[LayerTime, ...]
     samples: Samples
     power: PowerLog
+
+    @property
+    def block_ms(self) -> dict[str, float]:
+        """Milliseconds of one inference by block, the slowest first; empty where ``layers`` is."""
+        return sum_blocks(self.layers)
 
 
 def _of_schema_2(data: dict[str, Any]) -> dict[str, Any]:

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from segclip_deploy._optional import require
-from segclip_deploy.errors import BadInput, command
+from segclip_deploy.errors import BadInput, UsageError, command
 from segclip_deploy.runtime.formats.georeference import driver_of, side_files
 from segclip_deploy.runtime.formats.geotiff import TIFF_ERRORS, read_tags
 from segclip_deploy.runtime.io.raster.bands import choose_bands, choose_scale
@@ -38,6 +39,9 @@ class Reading:
         keep_scale: never resample to the model's ground sample distance.
         ignore_alpha: transparent pixels are real ones.
         allow_remote: a VRT may refer to the network and to other folders.
+
+    Raises:
+        UsageError: bands or a scale that are none.
     """
 
     bands: tuple[int, int, int] | None = None
@@ -45,6 +49,23 @@ class Reading:
     keep_scale: bool = False
     ignore_alpha: bool = False
     allow_remote: bool = False
+
+    def __post_init__(self) -> None:
+        if self.bands is not None and (len(self.bands) != 3 or min(self.bands) < 1):
+            raise UsageError(f"{self.bands} are no three bands, from 1", where="--bands")
+        if self.scale is not None and not (
+            all(map(math.isfinite, self.scale)) and self.scale[0] < self.scale[1]
+        ):
+            raise UsageError(f"{self.scale} is no scale (LOW, HIGH)", where="--scale")
+
+    @property
+    def given(self) -> tuple[str, ...]:
+        """The options that say something, as on a command line."""
+        return tuple(
+            f"--{field.name.replace('_', '-')}"
+            for field in fields(self)
+            if getattr(self, field.name)
+        )
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,150 @@
+"""The verbs of the command line as functions, with the same names and the same parameters.
+
+    from segclip_deploy import api
+
+    api.export("dubai.safetensors", out="fp32")
+    api.build_engine("fp32", out="dubai.ov.onnx")
+    print(api.evaluate("dubai.ov.onnx", "dubai").miou)
+
+An option ``--max-miou-drop`` is the parameter ``max_miou_drop``, in the same unit. What Python keeps
+for itself ends with an underscore: ``import_``, ``from_``. Every verb returns a frozen result with
+``to_json()``, which is what ``--json`` prints, raises a ``SegclipError`` of one line, and prints
+nothing: ``report`` is told how far it is.
+
+Everything is imported at first use, so that importing this is light.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from segclip_deploy.api.building import build_engine, verify
+    from segclip_deploy.api.exporting import export, set_texts
+    from segclip_deploy.api.flying import map, run
+    from segclip_deploy.api.looking import doctor, inspect
+    from segclip_deploy.api.measuring import benchmark, compare, evaluate, profile
+    from segclip_deploy.api.preparing import import_, list_keys, train
+    from segclip_deploy.api.quantizing import calibrate, plan, quantize, smooth
+    from segclip_deploy.artifacts.bundle import Bundle
+    from segclip_deploy.artifacts.bundle_record import BlockCost, BlockMacs, BundleRecord
+    from segclip_deploy.artifacts.checkpoint_record import Training
+    from segclip_deploy.artifacts.engine import Engine, EngineRecord, Search, Verification
+    from segclip_deploy.artifacts.model_spec import ModelSpec
+    from segclip_deploy.artifacts.scheme import PRECISIONS, Precision, Scheme
+    from segclip_deploy.artifacts.vocabulary import Vocabulary
+    from segclip_deploy.calibration.methods import METHOD_NAMES, Method
+    from segclip_deploy.calibration.table import CalibrationTable
+    from segclip_deploy.cluster.folder import MapResult
+    from segclip_deploy.evaluation.evaluate import Evaluation
+    from segclip_deploy.model.checkpoint import CheckpointFacts
+    from segclip_deploy.model.convert import KeyReport
+    from segclip_deploy.model.torch_file import KeyList
+    from segclip_deploy.planning.planner import Planned
+    from segclip_deploy.progress import Report
+    from segclip_deploy.runtime.doctor import Machine
+    from segclip_deploy.runtime.profiling.compare import Comparison
+    from segclip_deploy.runtime.profiling.record import ProfileRecord
+    from segclip_deploy.runtime.streaming.result import RunResult, RunStopped
+    from segclip_deploy.tradeoff.benchmark import Benchmark
+    from segclip_deploy.tradeoff.row import Row
+    from segclip_deploy.tradeoff.sweep import Steps
+
+_HOMES = {
+    "api.building": ("build_engine", "verify"),
+    "api.exporting": ("export", "set_texts"),
+    "api.flying": ("map", "run"),
+    "api.looking": ("doctor", "inspect"),
+    "api.measuring": ("benchmark", "compare", "evaluate", "profile"),
+    "api.preparing": ("import_", "list_keys", "train"),
+    "api.quantizing": ("calibrate", "plan", "quantize", "smooth"),
+    "artifacts.bundle": ("Bundle",),
+    "artifacts.bundle_record": ("BlockCost", "BlockMacs", "BundleRecord"),
+    "artifacts.checkpoint_record": ("Training",),
+    "artifacts.engine": ("Engine", "EngineRecord", "Search", "Verification"),
+    "artifacts.model_spec": ("ModelSpec",),
+    "artifacts.scheme": ("PRECISIONS", "Precision", "Scheme"),
+    "artifacts.vocabulary": ("Vocabulary",),
+    "calibration.methods": ("METHOD_NAMES", "Method"),
+    "calibration.table": ("CalibrationTable",),
+    "cluster.folder": ("MapResult",),
+    "evaluation.evaluate": ("Evaluation",),
+    "model.checkpoint": ("CheckpointFacts",),
+    "model.convert": ("KeyReport",),
+    "model.torch_file": ("KeyList",),
+    "planning.planner": ("Planned",),
+    "progress": ("Report",),
+    "runtime.doctor": ("Machine",),
+    "runtime.profiling.compare": ("Comparison",),
+    "runtime.profiling.record": ("ProfileRecord",),
+    "runtime.streaming.result": ("RunResult", "RunStopped"),
+    "tradeoff.benchmark": ("Benchmark",),
+    "tradeoff.row": ("Row",),
+    "tradeoff.sweep": ("Steps",),
+}
+_HOME = {name: home for home, names in _HOMES.items() for name in names}
+
+__all__ = [
+    "METHOD_NAMES",
+    "PRECISIONS",
+    "Benchmark",
+    "BlockCost",
+    "BlockMacs",
+    "Bundle",
+    "BundleRecord",
+    "CalibrationTable",
+    "CheckpointFacts",
+    "Comparison",
+    "Engine",
+    "EngineRecord",
+    "Evaluation",
+    "KeyList",
+    "KeyReport",
+    "Machine",
+    "MapResult",
+    "Method",
+    "ModelSpec",
+    "Planned",
+    "Precision",
+    "ProfileRecord",
+    "Report",
+    "Row",
+    "RunResult",
+    "RunStopped",
+    "Scheme",
+    "Search",
+    "Steps",
+    "Training",
+    "Verification",
+    "Vocabulary",
+    "benchmark",
+    "build_engine",
+    "calibrate",
+    "compare",
+    "doctor",
+    "evaluate",
+    "export",
+    "import_",
+    "inspect",
+    "list_keys",
+    "map",
+    "plan",
+    "profile",
+    "quantize",
+    "run",
+    "set_texts",
+    "smooth",
+    "train",
+    "verify",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"segclip_deploy.{_HOME[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,120 @@
+"""Export: ``export`` and ``set-texts``, which end in a bundle."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from segclip_deploy._optional import require
+from segclip_deploy.api._paths import AnyPath, optional_path
+from segclip_deploy.api.preparing import code_runs
+from segclip_deploy.errors import UsageError
+from segclip_deploy.progress import Report, saying, silent
+
+if TYPE_CHECKING:
+    from segclip_deploy.artifacts.bundle import Bundle
+    from segclip_deploy.artifacts.engine import Engine
+
+__all__ = ["export", "set_texts"]
+
+
+def export(
+    checkpoint: AnyPath,
+    *,
+    out: AnyPath,
+    size: tuple[int, int] = (512, 512),
+    model: str | None = None,
+    batch: int | tuple[int, int] = 1,
+    margin: bool = False,
+    logits: bool = False,
+    tiles: AnyPath | None = None,
+    report: Report = silent,
+) -> Bundle:
+    """Export a checkpoint to ONNX with the text inside, and prove it equal to PyTorch.
+
+        bundle = api.export("dubai.safetensors", out="fp32", size=(512, 512))
+        bundle.record.parity[0].label_agreement
+
+    Args:
+        checkpoint: from ``train`` or ``import_``.
+        out: the bundle directory to write.
+        size: (height, width) of the input, pixels.
+        model: your own network, ``package.module:function``. Its code is run.
+        batch: images an inference; (least, most) takes any number between.
+        margin: also output how clear each decision is, 0 to 255 at stride 4.
+        logits: also output logits, so that windows are blended and not cropped.
+        tiles: images to prove parity on; by default those that the checkpoint carries.
+        report: told what goes on.
+
+    Raises:
+        BadArtifact: the checkpoint cannot be read.
+        BadInput: a size or batch that the model does not take.
+        GateFailed: the exported model computes something else; nothing is written.
+        MissingDependency: no torch or onnx.
+    """
+    require("torch", why="export")
+    from segclip_deploy.artifacts.bundle import InputSpec
+    from segclip_deploy.export.export import export_bundle
+
+    say = saying(report)
+    if model is not None:
+        say(code_runs(model))
+    say("exporting")
+    least, most = batch if isinstance(batch, tuple) else (None, batch)
+    return export_bundle(
+        Path(checkpoint),
+        Path(out),
+        spec=InputSpec(height=size[0], width=size[1], batch=most, min_batch=least),
+        model=model,
+        margin=margin,
+        logits=logits,
+        tiles=optional_path(tiles),
+    )
+
+
+def set_texts(
+    artefact: AnyPath,
+    *,
+    text: str | None = None,
+    vocabulary: str | None = None,
+    out: AnyPath | None = None,
+    bundle: AnyPath | None = None,
+) -> Bundle | Engine:
+    """Fold other class texts into a bundle, without torch; or refit an engine with a bundle's.
+
+    How accurate a model is on new classes is for you to measure.
+
+        api.set_texts("fp32", text="roads.npz", out="fp32-roads")
+        api.set_texts("dubai.engine", bundle="fp16-roads")
+
+    Args:
+        artefact: a bundle; or an engine that was built with ``--refittable``.
+        text: for a bundle: a text bank (.npz, .safetensors), or ``open_clip:MODEL@WEIGHTS``.
+        vocabulary: for a bundle: the new classes; by default their names stay.
+        out: for a bundle: the bundle directory to write.
+        bundle: for an engine: the bundle with the new texts.
+
+    Returns:
+        the new bundle, or the refitted engine.
+
+    Raises:
+        UsageError: arguments that do not go together.
+        BadInput: other numbers of classes or texts, or an engine that cannot be refitted.
+        GateFailed: the result failed its verification; what was there stays.
+    """
+    from segclip_deploy.artifacts.bundle import load_bundle
+
+    if bundle is not None and not (text or vocabulary or out):
+        from segclip_deploy.artifacts.engine import load_engine
+        from segclip_deploy.runtime.build_engine import refit_engine
+
+        return refit_engine(load_engine(Path(artefact)), load_bundle(bundle))
+    if text is None or out is None or bundle is not None:
+        raise UsageError("a BUNDLE takes --text and -o, an ENGINE takes --bundle")
+    from segclip_deploy.artifacts.vocabulary import load_vocabulary
+    from segclip_deploy.export.set_texts import set_texts as set_in
+    from segclip_deploy.model.text import load_text_bank
+
+    old = load_bundle(artefact)
+    classes = load_vocabulary(vocabulary) if vocabulary else old.vocabulary
+    return set_in(old, load_text_bank(text, classes), Path(out), vocabulary=classes)

@@ -1,0 +1,274 @@
+"""Fly: ``run`` and ``map``, which label what a camera or a survey brings."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from contextlib import AbstractContextManager, ExitStack
+from pathlib import Path
+from threading import Event
+from typing import TYPE_CHECKING
+
+from segclip_deploy.api._paths import AnyPath, AnyPaths, paths_of, texts_of
+from segclip_deploy.errors import BadInput, SegclipError, UsageError
+from segclip_deploy.progress import Report, saying, silent
+
+if TYPE_CHECKING:
+    from segclip_deploy.artifacts.vocabulary import Vocabulary
+    from segclip_deploy.cluster.folder import MapResult
+    from segclip_deploy.cluster.pool import Pool
+    from segclip_deploy.runtime.io.sinks.lines import LineFile
+    from segclip_deploy.runtime.io.sinks.video_sink import VideoSink
+    from segclip_deploy.runtime.streaming.result import RunResult
+    from segclip_deploy.runtime.streaming.run import Outcome, Run
+
+__all__ = ["map", "run"]
+
+
+def run(
+    engine: AnyPath,
+    sources: AnyPaths,
+    *,
+    out: AnyPath,
+    overlap: int | None = None,
+    threads: int = 0,
+    preflight: bool = False,
+    deadline_ms: float | None = None,
+    margin_below: int | None = None,
+    no_overlay: bool = False,
+    video: AnyPath | None = None,
+    keep: int | None = None,
+    jsonl: AnyPath | None = None,
+    max_megapixels: float | None = None,
+    polygons: bool = False,
+    seam_score: bool = False,
+    bands: tuple[int, int, int] | None = None,
+    scale: tuple[float, float] | None = None,
+    keep_scale: bool = False,
+    ignore_alpha: bool = False,
+    allow_remote: bool = False,
+    stop: Event | None = None,
+    report: Report = silent,
+) -> RunResult:
+    """Segment images, videos, rasters, folders of them, or one camera.
+
+    Writes what ``docs/streams.md`` and ``docs/rasters.md`` describe. Bad images are listed, and
+    the others done.
+
+        result = api.run("dubai.ov.onnx", ["photos", "survey.tif"], out="labels")
+        assert result.complete, result.failed
+
+    Args:
+        engine: an engine or a bundle.
+        sources: files, folders with their sub-folders, and http:// URLs of such files; or one
+            camera: ``"/dev/video0"``, ``"rtsp://..."``.
+        out: the folder to write; results lie in it as the sources lie in their common folder.
+        overlap: pixels that windows share; by default a quarter.
+        threads: of an engine on the CPU; 0: the engine's choice.
+        preflight: verify the engine first.
+        deadline_ms: leave out of a frame what would be late, milliseconds.
+        margin_below: no label where the margin, 1 to 255, is smaller.
+        no_overlay: write no NAME.overlay.png.
+        video: write the overlays as H.264, NAME.mp4.
+        keep: bytes to keep in the folder; the oldest images go.
+        jsonl: a copy of areas.jsonl; ``"-"`` is stdout.
+        max_megapixels: refuse larger images; by default 89.5.
+        polygons: of rasters: write NAME.geojson, too.
+        seam_score: of rasters: label twice, and say how well windows join.
+        bands: which bands of images and rasters are red, green and blue, from 1.
+        scale: of more than 8 bits: the values that become 0 and 255.
+        keep_scale: rasters are not resampled to the model's ground sample distance.
+        ignore_alpha: an alpha band takes no pixel away.
+        allow_remote: VRTs may refer to the network and to other folders.
+        stop: set it from another thread or a signal to end early: the frame in work is finished.
+        report: told how far it is.
+
+    Raises:
+        UsageError: arguments that do not go together.
+        BadArtifact: the engine cannot run here.
+        BadInput: sources or an output that cannot be used.
+        GateFailed: the engine failed its verification.
+        RunStopped: something ended the run before its end; it has the result so far.
+    """
+    from tempfile import TemporaryDirectory
+
+    from segclip_deploy.runtime.io.raster.source import Reading
+    from segclip_deploy.runtime.io.sinks.base import FanOut
+    from segclip_deploy.runtime.io.sinks.folder import FolderSink
+    from segclip_deploy.runtime.io.sources.opening import find_sources
+    from segclip_deploy.runtime.open_engine import engine_sha256, open_segmenter
+    from segclip_deploy.runtime.streaming.rasters import RasterOptions, run_rasters, split_rasters
+    from segclip_deploy.runtime.streaming.result import RunResult, RunStopped
+    from segclip_deploy.runtime.streaming.run import Run
+
+    engine, out, stop, say = Path(engine), Path(out), stop or Event(), saying(report)
+    reading = Reading(bands, scale, keep_scale, ignore_alpha, allow_remote)
+    options = RasterOptions(reading, polygons, seam_score)
+    with ExitStack() as stack:
+        fetched = Path(stack.enter_context(TemporaryDirectory(prefix="segclip-deploy.")))
+        found = find_sources(texts_of(sources), out, folder=fetched, report=say)
+        if video is not None and Path(video).resolve() in [f.path.resolve() for f in found.files]:
+            raise BadInput("the overlays would overwrite a source", where=video)
+        frames, rasters = split_rasters(found.files, options)
+        source = found.open(frames, say, reading=reading, max_megapixels=max_megapixels)
+        videos = _videos(video)
+        segmenter = stack.enter_context(
+            open_segmenter(engine, overlap=overlap, threads=threads, preflight=preflight)
+        )
+        say(f"{engine} runs in {segmenter.backend.name}" + ", verification passed" * preflight)
+        folder = FolderSink(out, overlays=not no_overlay, lines=_lines(jsonl, stack), keep=keep)
+        sink = FanOut(folder, *videos)
+        flight = Run(
+            segmenter,
+            source,
+            sink,
+            deadline_ms=deadline_ms,
+            margin_below=margin_below or 0,
+            stop=stop,
+        )
+        stack.enter_context(sink)
+        failed, ended = _fly(flight, source.total, segmenter.vocabulary, report)
+        left = [] if ended or stop.is_set() else rasters
+        done, bad = run_rasters(
+            segmenter,
+            engine_sha256(engine) if left else "",
+            left,
+            out,
+            sink,
+            options,
+            stop=stop,
+            report=report,
+        )
+    result = RunResult(
+        engine=segmenter.backend.name,
+        out=out,
+        summary=flight.summary,
+        dropped=flight.dropped,
+        reconnects=source.reconnects,
+        removed=folder.storage.removed,
+        interrupted=stop.is_set(),
+        rasters=tuple(done),
+        failed=(*failed, *bad),
+    )
+    if ended is not None:
+        raise RunStopped(ended, result) from ended
+    return result
+
+
+def _videos(path: AnyPath | None) -> list[VideoSink]:
+    from segclip_deploy.runtime.io.sinks.video_sink import VideoSink
+
+    return [] if path is None else [VideoSink(Path(path))]
+
+
+def _lines(jsonl: AnyPath | None, stack: ExitStack) -> LineFile | None:
+    from segclip_deploy.runtime.io.sinks.lines import LineFile
+
+    if jsonl is None:
+        return None
+    if jsonl == "-":
+        stdout = sys.stdout.buffer
+        return LineFile(getattr(stdout, "raw", stdout), "--jsonl -")
+    return LineFile(stack.enter_context(Path(jsonl).open("wb", buffering=0)), str(jsonl))
+
+
+def _fly(
+    flight: Run, total: int | None, vocabulary: Vocabulary, report: Report
+) -> tuple[list[Outcome], SegclipError | OSError | None]:
+    """Run to the end: the bad frames, and what ended it early, if anything."""
+    from segclip_deploy.runtime.io.telemetry.exif import scale_warning
+
+    failed: list[Outcome] = []
+    warning, say = None, saying(report)
+    try:
+        for count, outcome in enumerate(flight, start=1):
+            if outcome.error is not None:
+                failed.append(outcome)
+                say(f"error: {outcome.error}")
+            elif outcome.shot is not None and warning is None:
+                warning = scale_warning(outcome.shot.capture, vocabulary)
+                if warning is not None:
+                    say(f"warning: {outcome.source}: {warning}")
+            report("segmenting frames", count, total or 0)
+    except (SegclipError, OSError) as error:
+        return failed, error
+    return failed, None
+
+
+def map(
+    sources: AnyPaths,
+    *,
+    engine: AnyPath,
+    out: AnyPath,
+    workers: int | None = None,
+    scheduler: str | None = None,
+    require: Mapping[str, float] | None = None,
+    threads: int | None = None,
+    overlap: int | None = None,
+    bands: tuple[int, int, int] | None = None,
+    scale: tuple[float, float] | None = None,
+    keep_scale: bool = False,
+    ignore_alpha: bool = False,
+    allow_remote: bool = False,
+    report: Report = silent,
+) -> MapResult:
+    """Segment rasters that have a place on the workers of a Dask cluster.
+
+    Writes what ``run`` writes of them, the same bytes. The same call goes on where an interrupted
+    one stopped. What failed is listed, with tracebacks in map-failures.json, and the rest is done.
+
+        result = api.map("survey", engine="dubai.ov.onnx", out="labels", workers=4)
+        assert not result.failed
+
+    Args:
+        sources: rasters, and folders of them with their sub-folders.
+        engine: an engine or a bundle, where all workers see it.
+        out: the folder to write.
+        workers: processes to start on this machine; by default 1.
+        scheduler: of Dask, in their place: ``"tcp://host:port"``.
+        require: resources that a worker must have, as ``{"gpu": 1}``; each block takes so much.
+        threads: of each worker's engine; by default the cores over ``workers``.
+        overlap: pixels that windows share; by default a quarter.
+        bands, scale, keep_scale, ignore_alpha, allow_remote: as of ``run``.
+        report: told how far it is.
+
+    Raises:
+        UsageError: arguments that do not go together.
+        BadArtifact: the engine cannot run on a worker.
+        BadInput: sources or an output that cannot be used.
+        MissingDependency: no Dask or rasterio.
+        ConnectionError: the scheduler is gone; what is finished is kept.
+    """
+    from segclip_deploy.cluster.folder import map_folder
+    from segclip_deploy.cluster.work import JobSpec
+    from segclip_deploy.runtime.formats.georeference import find_georeference
+    from segclip_deploy.runtime.io.idle_options import refuse_idle_options
+    from segclip_deploy.runtime.io.raster.source import Reading
+    from segclip_deploy.runtime.io.sinks.folder import FolderSink
+    from segclip_deploy.runtime.io.sources.listing import find_files
+    from segclip_deploy.runtime.open_engine import engine_sha256, is_threaded
+    from segclip_deploy.runtime.targets.device import usable_cores
+
+    if scheduler and workers:
+        raise UsageError("--workers are started here, those of --scheduler are there already")
+    if require and not scheduler:
+        raise UsageError("--require is for --scheduler: workers of this machine are all alike")
+    engine, out = Path(engine), Path(out)
+    threaded = is_threaded(engine)
+    if threads is None:
+        threads = max(1, usable_cores() // (workers or 1)) if threaded and not scheduler else 0
+    reading = Reading(bands, scale, keep_scale, ignore_alpha, allow_remote)
+    spec = JobSpec(engine.absolute(), engine_sha256(engine), reading, overlap, threads)
+    files = find_files(paths_of(sources), out, videos=False)
+    refuse_idle_options((file.path for file in files if find_georeference(file.path)), reading)
+    sink = FolderSink(out)
+    with _pool(scheduler, workers or 1, require or {}) as pool, sink:
+        return map_folder(pool, spec, files, sink, report=report)
+
+
+def _pool(
+    scheduler: str | None, workers: int, resources: Mapping[str, float]
+) -> AbstractContextManager[Pool]:
+    from segclip_deploy.cluster.pool import local_pool, scheduler_pool
+
+    return scheduler_pool(scheduler, resources) if scheduler else local_pool(workers)

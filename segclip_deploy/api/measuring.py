@@ -1,0 +1,284 @@
+"""Measure: ``evaluate``, ``profile``, ``compare`` and ``benchmark``."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from segclip_deploy._optional import require
+from segclip_deploy.api._paths import AnyPath, AnyPaths, optional_path, paths_of
+from segclip_deploy.progress import Report, saying, silent
+
+if TYPE_CHECKING:
+    from segclip_deploy.calibration.methods import Method
+    from segclip_deploy.evaluation.evaluate import Evaluation
+    from segclip_deploy.runtime.inference.segmenter import Segmenter
+    from segclip_deploy.runtime.profiling.compare import Comparison
+    from segclip_deploy.runtime.profiling.record import ProfileRecord
+    from segclip_deploy.tradeoff.benchmark import Benchmark
+    from segclip_deploy.tradeoff.sweep import Steps
+    from segclip_deploy.tradeoff.sweep_grid import PrecisionChoice
+
+__all__ = ["benchmark", "compare", "evaluate", "profile"]
+
+
+def evaluate(
+    engine: AnyPath,
+    dataset: AnyPath,
+    *,
+    split: str | None = None,
+    mask_suffix: str = "",
+    bands: tuple[int, int, int] | None = None,
+    scale: tuple[float, float] | None = None,
+    ignore_alpha: bool = False,
+    overlap: int | None = None,
+    threads: int = 0,
+    report: Report = silent,
+) -> Evaluation:
+    """Score an engine on a dataset, by the same path that flies.
+
+        api.evaluate("dubai.ov.onnx", "dubai").miou
+
+    Args:
+        engine: an engine, a bundle, or a checkpoint, which runs in PyTorch at 512 × 512.
+        dataset: a folder with images/, masks/ and, if it has splits, split.json.
+        split: by default ``val``, or the only one.
+        mask_suffix: what a mask's name has more than its image's: ``"_mask"``.
+        bands: which bands of the images are red, green and blue, from 1.
+        scale: of more than 8 bits: the values that become 0 and 255.
+        ignore_alpha: an alpha band takes no pixel away.
+        overlap: pixels that windows share; by default a quarter.
+        threads: of the CPU; 0: the engine's choice.
+        report: told how far it is.
+
+    Returns:
+        IoU and boundary IoU by class, 0 to 1, and their means.
+
+    Raises:
+        BadArtifact: the engine cannot run here.
+        BadInput: a dataset or split that cannot be used.
+    """
+    from segclip_deploy.evaluation.dataset import open_dataset
+    from segclip_deploy.evaluation.evaluate import evaluate as score_on
+    from segclip_deploy.runtime.io.raster.source import Reading
+
+    with _opened(Path(engine), overlap, threads) as segmenter:
+        saying(report)(f"{engine} runs in {segmenter.backend.name}")
+        data = open_dataset(
+            dataset,
+            segmenter.vocabulary,
+            mask_suffix=mask_suffix,
+            reading=Reading(bands, scale, ignore_alpha=ignore_alpha),
+        )
+        return score_on(segmenter, data, data.choose_split(split, "val"), report=report)
+
+
+@contextmanager
+def _opened(path: Path, overlap: int | None, threads: int) -> Iterator[Segmenter]:
+    if path.suffix != ".safetensors":
+        from segclip_deploy.runtime.open_engine import open_segmenter
+
+        with open_segmenter(path, overlap=overlap, threads=threads) as segmenter:
+            yield segmenter
+        return
+    require("torch", why="running a checkpoint")
+    from segclip_deploy.artifacts.bundle import InputSpec
+    from segclip_deploy.export.torch_backend import open_checkpoint
+    from segclip_deploy.model.threads import torch_threads
+
+    size = InputSpec(height=512, width=512)
+    with torch_threads(threads), open_checkpoint(path, size, overlap=overlap) as segmenter:
+        yield segmenter
+
+
+def profile(
+    engine: AnyPath,
+    *,
+    tiles: AnyPaths = (),
+    out: AnyPath | None = None,
+    samples: int = 200,
+    soak: float | None = None,
+    deadline_ms: float | None = None,
+    cold: bool = False,
+    overlap: int | None = None,
+    threads: int = 0,
+    report: Report = silent,
+) -> ProfileRecord:
+    """Time an engine stage by stage and layer by layer, on this machine.
+
+        api.profile("dubai.ov.onnx").ready.p99
+
+    Args:
+        engine: an engine or a bundle.
+        tiles: images and folders; by default the engine's golden tiles.
+        out: a folder for profile.json and profile.png.
+        samples: frames, at least.
+        soak: go on for so many seconds, to see it get hot.
+        deadline_ms: count the misses, from the file to the label map.
+        cold: also time the first label map of new processes.
+        overlap: pixels that windows share; by default a quarter.
+        threads: of an engine on the CPU; 0: its choice.
+        report: told how far it is.
+
+    Raises:
+        BadArtifact: the engine cannot run here.
+        BadInput: images that cannot be used.
+    """
+    from segclip_deploy.runtime.profiling.picture import draw_profile
+    from segclip_deploy.runtime.profiling.profile import profile_engine
+    from segclip_deploy.runtime.profiling.record import PROFILE
+
+    found = profile_engine(
+        Path(engine),
+        paths_of(tiles),
+        samples=samples,
+        soak_s=soak or 0.0,
+        overlap=overlap,
+        threads=threads,
+        deadline_ms=deadline_ms,
+        cold=cold,
+        report=report,
+    )
+    if out is not None:
+        folder = Path(out)
+        folder.mkdir(parents=True, exist_ok=True)
+        PROFILE.write(folder / "profile.json", found)
+        draw_profile(found, folder / "profile.png")
+    return found
+
+
+def compare(one: AnyPath, other: AnyPath, *, force: bool = False) -> Comparison:
+    """Say how many times faster the other profile is than the one.
+
+        api.compare("fp32/profile.json", "int8/profile.json").ratios["infer"].p50
+
+    Args:
+        one, other: files ``profile.json``.
+        force: compare what was measured in unlike conditions.
+
+    Raises:
+        BadArtifact: a file is no profile.
+        GateFailed: they were measured in unlike conditions.
+    """
+    from segclip_deploy.runtime.profiling.compare import compare as ratios_of
+    from segclip_deploy.runtime.profiling.compare import load_profile
+
+    return ratios_of(load_profile(Path(one)), load_profile(Path(other)), force=force)
+
+
+def benchmark(
+    bundles: AnyPaths,
+    *,
+    eval: AnyPath,
+    out: AnyPath,
+    split: str | None = None,
+    mask_suffix: str = "",
+    bands: tuple[int, int, int] | None = None,
+    scale: tuple[float, float] | None = None,
+    keep_scale: bool = False,
+    ignore_alpha: bool = False,
+    allow_remote: bool = False,
+    calib: AnyPath | None = None,
+    target: Sequence[str] = (),
+    precision: Sequence[PrecisionChoice] = ("int8", "fp16", "fp32", "planned"),
+    budget: Sequence[float] = (0.3,),
+    method: Sequence[Method] = ("percentile",),
+    overlap: Sequence[int] = (),
+    threads: Sequence[int] = (),
+    samples: int = 200,
+    max_latency_ms: float | None = None,
+    percentile: float = 99.0,
+    max_miou_drop: float | None = None,
+    min_class_iou: Mapping[str, float] | None = None,
+    max_joules: float | None = None,
+    bound: str | None = None,
+    altitude: float | None = None,
+    speed: float | None = None,
+    sensor: str | None = None,
+    front_overlap: float = 0.7,
+    side_overlap: float = 0.7,
+    dry_run: bool = False,
+    report: Report = silent,
+) -> Benchmark | Steps:
+    """Measure accuracy against latency over bundles, and say which engine to fly.
+
+    Every combination of the sequences is built, verified, scored and timed. The same call goes on
+    where a killed one stopped.
+
+        result = api.benchmark("fp32", eval="dubai", calib="tiles", out="report", max_latency_ms=40)
+        result.results.recommended
+
+    Args:
+        bundles: in FP32; one or several.
+        eval: the dataset that judges.
+        out: the folder of the report.
+        split: that reports accuracy; by default ``val``, or the only one.
+        mask_suffix: what a mask's name has more than its image's: ``"_mask"``.
+        bands, scale, keep_scale, ignore_alpha, allow_remote: as of ``calibrate``.
+        calib: tiles to calibrate on, for ``"int8"`` and ``"planned"``.
+        target: as ``doctor`` lists them; by default all that run here.
+        precision: of the engines.
+        budget: percentage points of mIoU that a planned mix may lose.
+        method: of calibration.
+        overlap: pixels that windows share; by default a quarter.
+        threads: of engines on the CPU; by default what each was built for.
+        samples: of latency, a row.
+        max_latency_ms: a frame, at ``percentile``.
+        percentile: of latency, 1 to 100.
+        max_miou_drop: percentage points of mIoU against FP32.
+        min_class_iou: IoU, 0 to 1, that a class must keep, by name.
+        max_joules: a frame.
+        bound: boards to compute lower bounds for: ``"orin-nano,thor"``.
+        altitude: of a mission: metres above ground.
+        speed: of a mission: metres a second.
+        sensor: of a mission: ``"dji-p1"``, or ``"4000x2250,6.17mm,3.61mm"``.
+        front_overlap, side_overlap: of a mission: shares of a photo.
+        dry_run: say what would be done, and do nothing.
+        report: told how far it is.
+
+    Returns:
+        page and results; with ``dry_run`` the steps there would be.
+
+    Raises:
+        UsageError: arguments that do not go together.
+        BadInput: a bundle, dataset, split, class or board that is none.
+    """
+    from segclip_deploy.runtime.io.raster.source import Reading
+    from segclip_deploy.tradeoff.benchmark import Request, benchmark_bundles, prepare_sweep
+    from segclip_deploy.tradeoff.recommend import FlightLimits
+
+    prepared = prepare_sweep(
+        Request(
+            bundles=paths_of(bundles),
+            dataset=Path(eval),
+            out=Path(out),
+            split=split,
+            mask_suffix=mask_suffix,
+            reading=Reading(bands, scale, keep_scale, ignore_alpha, allow_remote),
+            calib=optional_path(calib),
+            targets=target,
+            precisions=precision,
+            budgets=budget,
+            methods=method,
+            overlaps=overlap,
+            threads=threads,
+            samples=samples,
+            limits=FlightLimits(
+                latency_ms=max_latency_ms,
+                percentile=percentile,
+                miou_drop=None if max_miou_drop is None else max_miou_drop / 100,
+                class_iou=dict(min_class_iou or {}),
+                joules=max_joules,
+            ),
+            boards=bound,
+            altitude=altitude,
+            speed=speed,
+            camera=sensor,
+            front_overlap=front_overlap,
+            side_overlap=side_overlap,
+        ),
+        report,
+    )
+    return prepared.steps() if dry_run else benchmark_bundles(prepared, report)
