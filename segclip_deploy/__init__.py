@@ -1,9 +1,11 @@
 """segclip-deploy: take a trained SegCLIP to the GPU of a UAV.
 
-What flies is re-exported here and imported at first use, so that the import itself is light:
+``api`` has the verbs of the command line. Those whose names are free, and the nouns that they deal with, are
+here, too; all are imported at first use, so that the import itself is light:
 
-    from segclip_deploy import open_segmenter
+    from segclip_deploy import api, open_segmenter
 
+    api.build_engine("dubai", out="dubai.ov.onnx")
     with open_segmenter("dubai.ov.onnx") as segment:
         segment("tile.jpg").overlay().save("overlay.png")
 
@@ -18,11 +20,28 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from segclip_deploy import api
+    from segclip_deploy.api import (
+        benchmark,
+        build_engine,
+        calibrate,
+        compare,
+        doctor,
+        evaluate,
+        inspect,
+        plan,
+        profile,
+        quantize,
+        run,
+        set_texts,
+        smooth,
+        train,
+        verify,
+    )
     from segclip_deploy.artifacts.bundle import Bundle, InputSpec, load_bundle
     from segclip_deploy.artifacts.engine import Engine, load_engine
     from segclip_deploy.artifacts.vocabulary import Vocabulary, load_vocabulary
     from segclip_deploy.errors import SegclipError
-    from segclip_deploy.runtime.build_engine import build_engine
     from segclip_deploy.runtime.inference.frame import Frame, read_frame
     from segclip_deploy.runtime.inference.label_map import LabelMap, StageTimes
     from segclip_deploy.runtime.inference.segmenter import Segmenter
@@ -31,6 +50,7 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 
+# Of the verbs `export` is a package, and `import_`, `map` and `list_keys` are clearer with api before them.
 __all__ = [
     "Bundle",
     "Engine",
@@ -42,20 +62,35 @@ __all__ = [
     "Segmenter",
     "StageTimes",
     "Vocabulary",
+    "api",
+    "benchmark",
     "build_engine",
+    "calibrate",
+    "compare",
+    "doctor",
+    "evaluate",
+    "inspect",
     "load_bundle",
     "load_engine",
     "load_vocabulary",
     "open_segmenter",
+    "plan",
+    "profile",
+    "quantize",
     "read_frame",
+    "run",
+    "set_texts",
+    "smooth",
+    "train",
+    "verify",
 ]
 
 _HOMES = (
+    "api",
     "artifacts.bundle",
     "artifacts.engine",
     "artifacts.vocabulary",
     "errors",
-    "runtime.build_engine",
     "runtime.inference.frame",
     "runtime.inference.label_map",
     "runtime.inference.segmenter",
@@ -65,6 +100,8 @@ _HOMES = (
 
 
 def __getattr__(name: str) -> Any:
+    if name == "api":
+        return import_module(f"{__name__}.api")
     if name in __all__:
         for home in _HOMES:
             module = import_module(f"{__name__}.{home}")

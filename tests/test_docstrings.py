@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import doctest
+import inspect
 import shutil
 from importlib import import_module
 from pathlib import Path
@@ -10,7 +11,7 @@ from pathlib import Path
 import pytest
 
 import segclip_deploy
-from segclip_deploy import build_engine, load_bundle
+from segclip_deploy import api
 from tests.conftest import EXAMPLE, ROOT
 
 PACKAGE = Path(segclip_deploy.__file__).parent
@@ -21,8 +22,25 @@ MODULES = sorted(
     if ">>>" in path.read_text(encoding="utf-8")
 )
 
-PLAIN = {"SegclipError", "StageTimes", "Bundle", "Engine", "build_engine"}
-"""Explain themselves, are made by what has an example, or take long (the folder below is made by it)."""
+PLAIN = {"SegclipError", "StageTimes", "Bundle", "Engine"}
+"""Explain themselves, or are made by what has an example."""
+
+VERBS = {name for name in api.__all__ if inspect.isfunction(getattr(api, name))}
+
+SLOW = {
+    *(
+        "benchmark",
+        "build_engine",
+        "calibrate",
+        "compare",
+        "evaluate",
+        "export",
+        "import_",
+        "list_keys",
+    ),
+    *("map", "plan", "profile", "quantize", "set_texts", "smooth", "train"),
+}
+"""Verbs that need more than the folder below, or take long: tests/api/test_api.py runs them. Their examples are shown."""
 
 
 @pytest.fixture(scope="session")
@@ -30,7 +48,7 @@ def examples(example_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> 
     folder = tmp_path_factory.mktemp("examples")
     shutil.copytree(example_bundle, folder / "dubai")
     shutil.copy(EXAMPLE / "images" / "tile6_part8.jpg", folder / "tile.jpg")
-    build_engine(load_bundle(example_bundle), folder / "dubai.ort.onnx")
+    api.build_engine(example_bundle, out=folder / "dubai.ort.onnx")
     return folder
 
 
@@ -44,6 +62,9 @@ def test_the_examples_of_a_module_run(
     assert not failed
 
 
-@pytest.mark.parametrize("name", sorted({*segclip_deploy.__all__} - PLAIN))
+@pytest.mark.parametrize(
+    "name", sorted({*segclip_deploy.__all__} - PLAIN - {*api.__all__, "api"} | {*VERBS})
+)
 def test_what_the_package_offers_has_an_example(name: str) -> None:
-    assert ">>> " in (getattr(segclip_deploy, name).__doc__ or "")
+    documented = getattr(segclip_deploy if name in segclip_deploy.__all__ else api, name).__doc__
+    assert (f"api.{name}(" if name in SLOW else ">>> ") in documented

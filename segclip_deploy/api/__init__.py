@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from segclip_deploy.artifacts.vocabulary import Vocabulary
     from segclip_deploy.calibration.methods import METHOD_NAMES, Method
     from segclip_deploy.calibration.table import CalibrationTable
-    from segclip_deploy.cluster.folder import MapResult
+    from segclip_deploy.cluster.map_folder import MapResult
     from segclip_deploy.evaluation.evaluate import Evaluation
     from segclip_deploy.model.checkpoint import CheckpointFacts
     from segclip_deploy.model.convert import KeyReport
@@ -68,7 +68,7 @@ _HOMES = {
     "artifacts.vocabulary": ("Vocabulary",),
     "calibration.methods": ("METHOD_NAMES", "Method"),
     "calibration.table": ("CalibrationTable",),
-    "cluster.folder": ("MapResult",),
+    "cluster.map_folder": ("MapResult",),
     "evaluation.evaluate": ("Evaluation",),
     "model.checkpoint": ("CheckpointFacts",),
     "model.convert": ("KeyReport",),

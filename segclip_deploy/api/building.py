@@ -129,8 +129,6 @@ def build_engine(
 def verify(engine: AnyPath) -> Verification:
     """Hold an engine or a bundle against its golden tiles.
 
-        api.verify("dubai.ov.onnx").require(where="dubai.ov.onnx")
-
     Args:
         engine: an engine; or a bundle, which runs in ONNX Runtime.
 
@@ -140,6 +138,11 @@ def verify(engine: AnyPath) -> Verification:
     Raises:
         BadArtifact: neither an engine nor a bundle, or it cannot run here.
         GateFailed: a file was changed since it was made.
+
+    Examples:
+        >>> from segclip_deploy import api
+        >>> api.verify("dubai.ort.onnx").passed
+        True
     """
     from segclip_deploy.artifacts.golden import load_golden
     from segclip_deploy.errors import GateFailed, StaleArtifact

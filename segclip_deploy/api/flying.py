@@ -15,7 +15,7 @@ from segclip_deploy.progress import Report, saying, silent
 
 if TYPE_CHECKING:
     from segclip_deploy.artifacts.vocabulary import Vocabulary
-    from segclip_deploy.cluster.folder import MapResult
+    from segclip_deploy.cluster.map_folder import MapResult
     from segclip_deploy.cluster.pool import Pool
     from segclip_deploy.runtime.io.sinks.lines import LineFile
     from segclip_deploy.runtime.io.sinks.video_sink import VideoSink
@@ -55,9 +55,6 @@ def run(
     Writes what ``docs/streams.md`` and ``docs/rasters.md`` describe. Bad images are listed, and
     the others done.
 
-        result = api.run("dubai.ov.onnx", ["photos", "survey.tif"], out="labels")
-        assert result.complete, result.failed
-
     Args:
         engine: an engine or a bundle.
         sources: files, folders with their sub-folders, and http:// URLs of such files; or one
@@ -89,6 +86,12 @@ def run(
         BadInput: sources or an output that cannot be used.
         GateFailed: the engine failed its verification.
         RunStopped: something ended the run before its end; it has the result so far.
+
+    Examples:
+        >>> from segclip_deploy import api
+        >>> result = api.run("dubai.ort.onnx", "tile.jpg", out="labels")
+        >>> result.complete, result.summary.done
+        (True, 1)
     """
     from tempfile import TemporaryDirectory
 
@@ -239,7 +242,7 @@ def map(
         MissingDependency: no Dask or rasterio.
         ConnectionError: the scheduler is gone; what is finished is kept.
     """
-    from segclip_deploy.cluster.folder import map_folder
+    from segclip_deploy.cluster.map_folder import map_folder
     from segclip_deploy.cluster.work import JobSpec
     from segclip_deploy.runtime.formats.georeference import find_georeference
     from segclip_deploy.runtime.io.idle_options import refuse_idle_options

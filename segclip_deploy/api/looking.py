@@ -19,14 +19,17 @@ __all__ = ["doctor", "inspect"]
 def inspect(path: AnyPath) -> CheckpointFacts | Bundle | Engine:
     """Read what an artefact is and comes from.
 
-        api.inspect("dubai.ov.onnx").record.bundle.vocabulary.names
-
     Args:
         path: a checkpoint, a bundle or an engine.
 
     Raises:
         BadArtifact: none of these, or damaged.
         StaleArtifact: a file was changed since it was made.
+
+    Examples:
+        >>> from segclip_deploy import api
+        >>> api.inspect("dubai").vocabulary.names
+        ('building', 'land', 'road', 'vegetation', 'water')
     """
     path = Path(path)
     if path.suffix == ".safetensors":
@@ -48,7 +51,10 @@ def inspect(path: AnyPath) -> CheckpointFacts | Bundle | Engine:
 def doctor() -> Machine:
     """Look at this machine: what is here, which engines can be built and run, what to install.
 
-    api.doctor().targets["tensorrt"].obstacles
+    Examples:
+        >>> from segclip_deploy import api
+        >>> api.doctor().targets["onnxruntime"].run
+        True
     """
     from segclip_deploy.runtime.doctor import examine
 

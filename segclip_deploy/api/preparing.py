@@ -225,7 +225,7 @@ def import_(
 def list_keys(weights: AnyPath) -> KeyList:
     """List what a PyTorch file holds: ``segclip-deploy import WEIGHTS --list``.
 
-        [key.key for key in api.list_keys("segclip.pth").keys]
+        names = [entry.key for entry in api.list_keys("segclip.pth").keys]
 
     Raises:
         BadArtifact: the file cannot be read, or is a pickle of objects.

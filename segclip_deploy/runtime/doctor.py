@@ -26,7 +26,7 @@ from segclip_deploy.runtime.targets.device import (
     find_jetson,
 )
 
-__all__ = ["Board", "Machine", "Obstacle", "System", "TargetReport", "examine"]
+__all__ = ["JetsonState", "Machine", "Obstacle", "System", "TargetReport", "examine"]
 
 T = TypeVar("T")
 
@@ -54,7 +54,7 @@ class System:
 
 
 @dataclass(frozen=True)
-class Board:
+class JetsonState:
     """A Jetson.
 
     Attributes:
@@ -111,7 +111,7 @@ class Machine:
     version: str
     system: System
     gpu: Gpu | None
-    board: Board | None
+    board: JetsonState | None
     packages: Mapping[str, str | None]
     onnxruntime_providers: tuple[str, ...]
     targets: Mapping[str, TargetReport]
@@ -168,8 +168,8 @@ def examine(folder: Path) -> Machine:
     )
 
 
-def _board(jetson: Jetson) -> Board:
-    return Board(
+def _board(jetson: Jetson) -> JetsonState:
+    return JetsonState(
         jetson,
         power_mode=command_output("nvpmodel", "-q"),
         jetson_clocks=command_output("jetson_clocks", "--show"),  # tells root alone
