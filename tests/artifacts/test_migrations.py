@@ -118,7 +118,7 @@ def test_an_old_quantized_bundle_says_what_it_said() -> None:
 
 
 def test_an_old_bundle_with_new_texts_says_which_it_was_trained_with() -> None:
-    record = BUNDLE.read(OLD / "revocab.bundle.json", fix="f")
+    record = BUNDLE.read(OLD / "texts.bundle.json", fix="f")
     assert record.texts is not None
     assert record.texts.trained.text_encoder == "random 0"
     assert record.text_encoder == "random 1"
