@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from segclip_deploy.api._paths import AnyPath, optional_path
+from segclip_deploy.api._arguments import AnyPath, check_choice, check_range, optional_path
 from segclip_deploy.errors import UsageError
 from segclip_deploy.progress import Report, silent
 
@@ -83,6 +83,14 @@ def build_engine(
         GateFailed: the engine does not say what the bundle says; nothing is written.
         MissingDependency: the target is not installed, or needs a GPU to build.
     """
+    check_range("--workspace", workspace, 1)
+    check_range("--optimization-level", optimization_level, 0, 5)
+    check_range("--timing-iterations", timing_iterations, 1)
+    levels = ("ampere-plus", "same-compute-capability")
+    check_choice("--hardware-compatibility", hardware_compatibility, levels)
+    check_range("--dla", dla, 0)
+    check_range("--tries", tries, 1)
+    check_choice("--precision", precision, ("fp16", "int8", "auto"))
     from segclip_deploy.artifacts.bundle import load_bundle
     from segclip_deploy.runtime.build_engine import build_engine as build
     from segclip_deploy.runtime.io.raster.source import Reading

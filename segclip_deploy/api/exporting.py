@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from segclip_deploy._optional import require
-from segclip_deploy.api._paths import AnyPath, optional_path
+from segclip_deploy.api._arguments import AnyPath, optional_path
 from segclip_deploy.api.preparing import code_runs
 from segclip_deploy.errors import UsageError
 from segclip_deploy.progress import Report, saying, silent

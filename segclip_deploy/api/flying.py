@@ -9,7 +9,14 @@ from pathlib import Path
 from threading import Event
 from typing import TYPE_CHECKING
 
-from segclip_deploy.api._paths import AnyPath, AnyPaths, paths_of, texts_of
+from segclip_deploy.api._arguments import (
+    AnyPath,
+    AnyPaths,
+    check_above,
+    check_range,
+    paths_of,
+    texts_of,
+)
 from segclip_deploy.errors import BadInput, SegclipError, UsageError
 from segclip_deploy.progress import Report, saying, silent
 
@@ -93,6 +100,10 @@ def run(
         >>> result.complete, result.summary.done
         (True, 1)
     """
+    check_range("--threads", threads, 0)
+    check_above("--deadline-ms", deadline_ms, 0)
+    check_range("--margin-below", margin_below, 1, 255)
+    check_above("--max-megapixels", max_megapixels, 0)
     from tempfile import TemporaryDirectory
 
     from segclip_deploy.runtime.io.raster.source import Reading
@@ -242,6 +253,8 @@ def map(
         MissingDependency: no Dask or rasterio.
         ConnectionError: the scheduler is gone; what is finished is kept.
     """
+    check_range("--workers", workers, 1)
+    check_range("--threads", threads, 0)
     from segclip_deploy.cluster.map_folder import map_folder
     from segclip_deploy.cluster.work import JobSpec
     from segclip_deploy.runtime.formats.georeference import find_georeference

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from segclip_deploy.api._paths import AnyPath
+from segclip_deploy.api._arguments import AnyPath
 
 if TYPE_CHECKING:
     from segclip_deploy.artifacts.bundle import Bundle

@@ -8,7 +8,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from segclip_deploy._optional import require
-from segclip_deploy.api._paths import AnyPath, AnyPaths, optional_path, paths_of
+from segclip_deploy.api._arguments import (
+    AnyPath,
+    AnyPaths,
+    check_above,
+    check_choice,
+    check_range,
+    optional_path,
+    paths_of,
+)
+from segclip_deploy.artifacts.scheme import PRECISIONS
+from segclip_deploy.calibration.methods import METHOD_NAMES
 from segclip_deploy.progress import Report, saying, silent
 
 if TYPE_CHECKING:
@@ -60,6 +70,7 @@ def evaluate(
         BadArtifact: the engine cannot run here.
         BadInput: a dataset or split that cannot be used.
     """
+    check_range("--threads", threads, 0)
     from segclip_deploy.evaluation.dataset import open_dataset
     from segclip_deploy.evaluation.evaluate import evaluate as score_on
     from segclip_deploy.runtime.io.raster.source import Reading
@@ -126,6 +137,9 @@ def profile(
         BadArtifact: the engine cannot run here.
         BadInput: images that cannot be used.
     """
+    check_range("--samples", samples, 10)
+    check_above("--deadline-ms", deadline_ms, 0)
+    check_range("--threads", threads, 0)
     from segclip_deploy.runtime.profiling.picture import draw_profile
     from segclip_deploy.runtime.profiling.profile import profile_engine
     from segclip_deploy.runtime.profiling.record import PROFILE
@@ -245,6 +259,11 @@ def benchmark(
         UsageError: arguments that do not go together.
         BadInput: a bundle, dataset, split, class or board that is none.
     """
+    check_choice("--precision", precision, (*PRECISIONS, "planned"))
+    check_choice("--method", method, METHOD_NAMES)
+    check_range("--threads", threads, 1)
+    check_range("--samples", samples, 10)
+    check_range("--percentile", percentile, 1, 100)
     from segclip_deploy.runtime.io.raster.source import Reading
     from segclip_deploy.tradeoff.benchmark import Request, benchmark_bundles, prepare_sweep
     from segclip_deploy.tradeoff.recommend import FlightLimits

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from segclip_deploy._optional import require
-from segclip_deploy.api._paths import AnyPath, optional_path
+from segclip_deploy.api._arguments import AnyPath, check_range, optional_path
 from segclip_deploy.errors import UsageError
 from segclip_deploy.progress import Report, saying, silent
 
@@ -90,6 +90,10 @@ def train(
         MissingDependency: no torch.
         StaleArtifact: a run of other settings was stopped there.
     """
+    check_range("--steps", steps, 1)
+    check_range("--context-tokens", context_tokens, 0)
+    check_range("--batch", batch, 2)
+    check_range("--threads", threads, 1)
     if (time_budget is None) == (steps is None):
         raise UsageError("give either --time-budget or --steps")
     if (from_ is not None, plan is not None) != (qat, qat):

@@ -6,7 +6,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from segclip_deploy.api._paths import AnyPath, AnyPaths, optional_path, paths_of
+from segclip_deploy.api._arguments import AnyPath, AnyPaths, check_choice, optional_path, paths_of
+from segclip_deploy.artifacts.scheme import parse_scheme
+from segclip_deploy.calibration.methods import METHOD_NAMES
 from segclip_deploy.errors import UsageError
 from segclip_deploy.progress import Report, saying, silent
 
@@ -111,6 +113,7 @@ def calibrate(
         BadArtifact: the bundle is not FP32.
         BadInput: the tiles cannot be used, or are among those that judge.
     """
+    check_choice("--method", method, METHOD_NAMES)
     from segclip_deploy.artifacts.bundle import load_bundle
     from segclip_deploy.quantization.from_tiles import calibrate_on
     from segclip_deploy.runtime.io.raster.source import Reading
@@ -172,16 +175,16 @@ def plan(
         BadInput: no such split or class, or a tile of the table is among those that judge.
         GateFailed: no mix keeps the limits.
     """
+    rules = parse_scheme(scheme)
     from segclip_deploy.artifacts.bundle import load_bundle
     from segclip_deploy.artifacts.plan import AccuracyLimits
-    from segclip_deploy.artifacts.scheme import parse_scheme
     from segclip_deploy.calibration.table import load_table
     from segclip_deploy.evaluation.dataset import open_dataset
     from segclip_deploy.planning.planner import plan_precision
     from segclip_deploy.planning.sensitivity import heat_map as draw
     from segclip_deploy.runtime.io.raster.source import Reading
 
-    rules, loaded = parse_scheme(scheme), load_bundle(bundle)
+    loaded = load_bundle(bundle)
     reading = Reading(bands, scale, ignore_alpha=ignore_alpha)
     judging = open_dataset(eval, loaded.vocabulary, mask_suffix=mask_suffix, reading=reading)
     chosen = judging.choose_split(split, "plan")
@@ -240,12 +243,13 @@ def quantize(
     """
     from segclip_deploy.artifacts.bundle import load_bundle
     from segclip_deploy.artifacts.plan import load_plan
-    from segclip_deploy.artifacts.scheme import parse_scheme
     from segclip_deploy.calibration.table import load_table
     from segclip_deploy.export.onnx_model import load_model
     from segclip_deploy.quantization.placement import place_plan, uniform_plan
     from segclip_deploy.quantization.quantize import quantize as write
 
+    check_choice("--precision", precision, ("fp16", "int8"))
+    rules = None if scheme is None else parse_scheme(scheme)
     if plan is not None and (precision or scheme):
         raise UsageError("a plan names scheme and precision itself")
     loaded = load_bundle(bundle)
@@ -254,8 +258,8 @@ def quantize(
     if plan is not None:
         chosen = load_plan(Path(plan))
         place_plan(chosen, loaded, graph, where=Path(plan))  # a fault is told with the file's name
-    elif scheme and precision:
-        chosen = uniform_plan(loaded, graph, parse_scheme(scheme), precision)
+    elif rules and precision:
+        chosen = uniform_plan(loaded, graph, rules, precision)
     else:
         raise UsageError("give either --plan, or --scheme with --precision")
     saying(report)("quantizing")

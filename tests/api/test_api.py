@@ -19,6 +19,7 @@ import segclip_deploy
 from segclip_deploy import api
 from segclip_deploy.artifacts.vocabulary import load_vocabulary
 from segclip_deploy.cli import main
+from segclip_deploy.errors import UsageError
 from segclip_deploy.model.checkpoint import load_checkpoint
 from segclip_deploy.model.text import save_text_bank
 from tests.conftest import EXAMPLE
@@ -43,6 +44,32 @@ def test_a_verb_and_its_command_have_the_same_parameters_and_defaults(verb: str)
             assert (value or None) == (signature[name].default or None), name
         elif name in options:
             assert signature[name].default is inspect.Parameter.empty, name
+
+
+BOUNDED = [
+    (verb, parameter)
+    for verb, command in VERBS.items()
+    for parameter in command.params
+    if isinstance(parameter.type, click.IntRange | click.FloatRange | click.Choice)
+]
+
+
+@pytest.mark.parametrize(
+    ("verb", "parameter"), BOUNDED, ids=[f"{verb}-{parameter.name}" for verb, parameter in BOUNDED]
+)
+def test_a_value_that_the_command_refuses_is_refused_in_python(
+    verb: str, parameter: click.Parameter
+) -> None:
+    kind = parameter.type
+    bad: list[object] = ["no such word"]
+    if isinstance(kind, click.IntRange | click.FloatRange):
+        bounds = ((kind.min, -1, kind.min_open), (kind.max, 1, kind.max_open))
+        bad = [b if shut else b + step for b, step, shut in bounds if b is not None]
+    needed = {p.name: "x" for p in VERBS[verb].params if p.required}
+    for value in bad:
+        given = {**needed, parameter.name: (value,) if parameter.multiple else value}
+        with pytest.raises(UsageError, match=rf"^{parameter.opts[0]}: |^no scheme"):
+            getattr(api, verb)(**given)
 
 
 def _required(command: click.Command) -> Iterator[str]:

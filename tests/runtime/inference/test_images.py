@@ -10,13 +10,13 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
-from segclip_deploy.runtime.engine import open_segmenter
 
 from segclip_deploy.artifacts.bundle import InputSpec
 from segclip_deploy.artifacts.vocabulary import load_vocabulary
 from segclip_deploy.errors import BadInput
 from segclip_deploy.runtime.inference.frame import Frame, read_frame
 from segclip_deploy.runtime.inference.segmenter import Segmenter
+from segclip_deploy.runtime.open_engine import open_segmenter
 from tests.conftest import EXAMPLE
 from tests.runtime.formats.test_geotiff import METRE, PROJECTED, write_geotiff
 from tests.support.fakes import FakeBackend, random_frame

@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 from PIL import Image
 from rasterio import features
-from segclip_deploy.runtime.engine import open_segmenter
 
 from segclip_deploy.artifacts.bundle import InputSpec
 from segclip_deploy.artifacts.vocabulary import IGNORE_INDEX, load_vocabulary
@@ -18,6 +17,7 @@ from segclip_deploy.errors import BadInput, MissingDependency
 from segclip_deploy.runtime.inference.frame import Frame
 from segclip_deploy.runtime.inference.label_map import LabelMap
 from segclip_deploy.runtime.inference.segmenter import Segmenter
+from segclip_deploy.runtime.open_engine import open_segmenter
 from segclip_deploy.runtime.streaming.run import segment_centre
 from tests.conftest import EXAMPLE
 from tests.support.fakes import FakeBackend, random_frame

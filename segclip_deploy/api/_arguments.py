@@ -1,0 +1,82 @@
+"""Arguments as people write them: paths, and values that are none."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Sequence
+from pathlib import Path
+from typing import TypeAlias
+
+from segclip_deploy.errors import UsageError
+
+__all__ = [
+    "AnyPath",
+    "AnyPaths",
+    "check_above",
+    "check_choice",
+    "check_range",
+    "optional_path",
+    "paths_of",
+    "texts_of",
+]
+
+AnyPath: TypeAlias = "str | Path"
+AnyPaths: TypeAlias = "str | Path | Iterable[str | Path]"
+
+
+def optional_path(path: AnyPath | None) -> Path | None:
+    """A path, or none."""
+    return None if path is None else Path(path)
+
+
+def paths_of(paths: AnyPaths) -> tuple[Path, ...]:
+    """One path, or several."""
+    return (Path(paths),) if isinstance(paths, str | Path) else tuple(map(Path, paths))
+
+
+def texts_of(sources: AnyPaths) -> list[str]:
+    """One source or several, which may be URLs."""
+    return [str(sources)] if isinstance(sources, str | Path) else [str(s) for s in sources]
+
+
+def check_range(
+    option: str,
+    value: float | Sequence[float] | None,
+    least: float,
+    most: float | None = None,
+) -> None:
+    """Accept a number, or several, from ``least`` to ``most``; and None.
+
+    Raises:
+        UsageError: another one.
+    """
+    for one in _each(value):
+        if one < least or (most is not None and one > most):
+            allowed = f"{least:g} or more" if most is None else f"from {least:g} to {most:g}"
+            raise UsageError(f"{one} is not {allowed}", where=option)
+
+
+def check_above(option: str, value: float | None, bound: float) -> None:
+    """Accept a number above ``bound``; and None.
+
+    Raises:
+        UsageError: another one.
+    """
+    if value is not None and value <= bound:
+        raise UsageError(f"{value} is not above {bound:g}", where=option)
+
+
+def check_choice(option: str, value: str | Sequence[str] | None, choices: Collection[str]) -> None:
+    """Accept a word, or several, of ``choices``; and None.
+
+    Raises:
+        UsageError: another one.
+    """
+    for one in [value] if isinstance(value, str) else value or ():
+        if one not in choices:
+            raise UsageError(f"{one!r} is not one of {', '.join(choices)}", where=option)
+
+
+def _each(value: float | Sequence[float] | None) -> Sequence[float]:
+    if value is None:
+        return ()
+    return value if isinstance(value, Sequence) else (value,)
