@@ -46,6 +46,8 @@ def segclip(
             resource.setrlimit(resource.RLIMIT_FSIZE, (file_size, file_size))
 
     environment = {**os.environ, "PYTHONUTF8": "1", "OMP_NUM_THREADS": "1"}
+    if file_size:  # CPython keeps a module's bytecode that was cut off, and the next import fails
+        environment["PYTHONDONTWRITEBYTECODE"] = "1"
     if cache:
         environment["XDG_CACHE_HOME"] = str(cache)
     return subprocess.run(
