@@ -56,10 +56,8 @@ def export(
     from segclip_deploy.artifacts.bundle import InputSpec
     from segclip_deploy.export.export import export_bundle
 
-    say = saying(report)
     if model is not None:
-        say(code_runs(model))
-    say("exporting")
+        saying(report)(code_runs(model))
     least, most = batch if isinstance(batch, tuple) else (None, batch)
     return export_bundle(
         Path(checkpoint),

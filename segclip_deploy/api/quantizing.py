@@ -219,7 +219,6 @@ def quantize(
     precision: Precision | None = None,
     plan: AnyPath | None = None,
     table: AnyPath | None = None,
-    report: Report = silent,
 ) -> Bundle:
     """Write precision into a bundle: INT8 as Q/DQ, FP16 as casts; proven before it counts.
 
@@ -233,7 +232,6 @@ def quantize(
         precision: ``"fp16"`` or ``"int8"``, for every block that can have it.
         plan: or a plan (.yaml), which names its scheme.
         table: from ``calibrate``; INT8 needs one.
-        report: told what goes on.
 
     Raises:
         UsageError: arguments that do not go together.
@@ -262,5 +260,4 @@ def quantize(
         chosen = uniform_plan(loaded, graph, rules, precision)
     else:
         raise UsageError("give either --plan, or --scheme with --precision")
-    saying(report)("quantizing")
     return write(loaded, Path(out), plan=chosen, table=ranges)

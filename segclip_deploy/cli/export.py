@@ -12,7 +12,7 @@ from segclip_deploy.cli.options import PATH, json_option, model_option
 from segclip_deploy.cli.options import batches as parse_batches
 from segclip_deploy.cli.options import size as parse_size
 from segclip_deploy.cli.output import print_json, print_table
-from segclip_deploy.cli.progress import stage_bar
+from segclip_deploy.cli.progress import spinner
 
 __all__ = ["export"]
 
@@ -41,7 +41,7 @@ __all__ = ["export"]
 @json_option
 def export(as_json: bool, **options: Any) -> None:
     """Export CHECKPOINT to a bundle: ONNX with the text inside, proven equal to PyTorch."""
-    with stage_bar() as report:
+    with spinner("exporting") as report:
         bundle = api.export(**options, report=report)
     if as_json:
         print_json(bundle.to_json())

@@ -134,4 +134,4 @@ def print_table(
     for row in rows:
         table.add_row(*row)
     click.echo(title, err=err)
-    Console(highlight=False, markup=False, stderr=err).print(table)
+    Console(highlight=False, markup=False, emoji=False, stderr=err).print(table)

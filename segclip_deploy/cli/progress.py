@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from segclip_deploy import api
 
-__all__ = ["console", "phase_bars", "progress_bar", "stage_bar"]
+__all__ = ["console", "phase_bars", "spinner", "stage_bar"]
 
 _EVERY_S = 30.0
 """Between two lines of a log."""
@@ -24,10 +24,10 @@ def console() -> Console:
     """A console on stderr."""
     from rich.console import Console
 
-    return Console(stderr=True, highlight=False)
+    return Console(stderr=True, highlight=False, emoji=False)  # a:loop: may be in a path
 
 
-def progress_bar() -> Progress:
+def _progress_bar() -> Progress:
     """Count, elapsed and remaining time of tasks, from ``start`` to ``stop``."""
     from rich.progress import (
         BarColumn,
@@ -74,7 +74,7 @@ def progress_bar() -> Progress:
 @contextmanager
 def stage_bar() -> Iterator[api.Report]:
     """Progress of stages one after another; what is no stage is printed as a line."""
-    with progress_bar() as bar:
+    with _progress_bar() as bar:
         task = bar.add_task("", total=None, visible=False)
         before = (0, 0)
 
@@ -92,9 +92,17 @@ def stage_bar() -> Iterator[api.Report]:
 
 
 @contextmanager
+def spinner(what: str) -> Iterator[api.Report]:
+    """Something moves on a terminal, for work that cannot tell how far it is; lines are printed."""
+    screen = console()
+    with screen.status(what):
+        yield lambda line, _done, _total: screen.print(line, markup=False, soft_wrap=True)
+
+
+@contextmanager
 def phase_bars() -> Iterator[api.Report]:
     """A bar for each phase of a build that is going on; they lie within each other."""
-    with progress_bar() as bar:
+    with _progress_bar() as bar:
         tasks: dict[str, TaskID] = {}
 
         def report(phase: str, done: int, steps: int) -> None:

@@ -9,7 +9,7 @@ import click
 from segclip_deploy import api
 from segclip_deploy.cli.options import PATH, json_option, scheme_option
 from segclip_deploy.cli.output import print_json
-from segclip_deploy.cli.progress import console, stage_bar
+from segclip_deploy.cli.progress import console, spinner
 
 __all__ = ["quantize"]
 
@@ -26,8 +26,8 @@ __all__ = ["quantize"]
 @json_option
 def quantize(as_json: bool, **options: Any) -> None:
     """Write precision into BUNDLE: INT8 as Q/DQ, FP16 as casts; proven before it counts."""
-    with stage_bar() as report:
-        result = api.quantize(**options, report=report)
+    with spinner("quantizing"):
+        result = api.quantize(**options)
     if as_json:
         print_json(result.to_json())
         return
