@@ -165,7 +165,7 @@ def ask_doctor(check: Check) -> dict[str, Any]:
     """What ``doctor`` says of this machine."""
     from segclip_deploy.runtime.doctor import examine
 
-    return {"doctor": examine(check.kit)}
+    return {"doctor": examine(check.kit).to_json()}
 
 
 def run_tests(check: Check) -> dict[str, Any]:

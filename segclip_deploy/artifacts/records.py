@@ -106,12 +106,12 @@ class Format(Generic[R]):
 
     def dump(self, record: R) -> dict[str, Any]:
         """The record as JSON, its schema first."""
-        data = {"schema": self.schema, **record.to_json()}
+        data = {"schema": self.schema, **Record.to_json(record)}
         return {**data, "digest": _digest(data)} if self.sealed else data
 
     def digest(self, record: R) -> str:
         """SHA-256 of what is written, without itself."""
-        return _digest({"schema": self.schema, **record.to_json()})
+        return _digest({"schema": self.schema, **Record.to_json(record)})
 
     def parse(self, data: Mapping[str, Any], *, where: object, fix: str) -> R:
         """The record in parsed JSON or YAML; arguments and errors as of ``read``."""

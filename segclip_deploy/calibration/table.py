@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from segclip_deploy.artifacts.bundle import Bundle
 from segclip_deploy.artifacts.records import Format, Record
@@ -124,6 +125,10 @@ class CalibrationTable(Record, frozen=True):
     bands: BandStatistics
     coverage: CoverageRecord
     means: Mapping[str, tuple[float, ...]] = {}
+
+    def to_json(self) -> dict[str, Any]:
+        """What its file says."""
+        return TABLE.dump(self)
 
     @property
     def digest(self) -> str:

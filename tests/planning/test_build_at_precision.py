@@ -45,7 +45,7 @@ def test_from_an_fp32_bundle_to_the_faster_engine_in_one_go(
     command += ["--calib", str(dataset), "--eval", str(dataset), "--max-miou-drop", "100"]
     result = CliRunner().invoke(main, command)
     assert result.exit_code == 0, result.output
-    assert "the faster stays" in result.stdout
+    assert "the faster stays" in result.stderr
     engine = load_engine(out)
     assert engine.record.built.verified.passed
     work = out.with_name(out.name + ".work")

@@ -114,6 +114,10 @@ class ProfileRecord(Record, frozen=True):
     samples: Samples
     power: PowerLog
 
+    def to_json(self) -> dict[str, Any]:
+        """What ``profile.json`` says."""
+        return PROFILE.dump(self)
+
     @property
     def block_ms(self) -> dict[str, float]:
         """Milliseconds of one inference by block, the slowest first; empty where ``layers`` is."""
