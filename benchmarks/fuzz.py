@@ -195,7 +195,7 @@ def targets(folder: Path) -> dict[str, Target]:
         load_table,
         save_table,
     )
-    from segclip_deploy.evaluation.dataset import read_splits
+    from segclip_deploy.evaluation.layouts import read_index
     from segclip_deploy.evaluation.mask import read_mask
     from segclip_deploy.model.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
     from segclip_deploy.model.text import TextBank, load_text_bank, save_text_bank, unit_rows
@@ -298,7 +298,8 @@ def targets(folder: Path) -> dict[str, Target]:
         load_engine(engine)
 
     def read_split(path: Path) -> None:
-        read_splits(path.parent)
+        (path.parent / "images").mkdir(exist_ok=True)
+        read_index(path.parent)
 
     table = CalibrationTable(
         bundle="b",

@@ -20,7 +20,7 @@ from segclip_deploy.calibration.tile_descriptors import (
     describe,
 )
 from segclip_deploy.errors import BadInput, command
-from segclip_deploy.evaluation.dataset import find_image, read_splits
+from segclip_deploy.evaluation.layouts import is_dataset, read_index
 from segclip_deploy.runtime.formats.geotiff import ONE_SCALE, ground_sample_distance
 from segclip_deploy.runtime.inference.frame import list_images
 from segclip_deploy.runtime.io.idle_options import refuse_idle_options
@@ -106,7 +106,7 @@ def find_tiles(
 
     Args:
         sources: images, folders of images, text files with one image a line (relative to the
-            file), or datasets with a split.json, of which the split ``train`` is taken.
+            file), or datasets with splits, of which ``train`` is taken.
         spec: the model's input.
         exclude: a dataset whose splits, except ``train``, are for evaluation: a tile with
             the same pixels as one of theirs, whatever the file, is refused.
@@ -197,15 +197,16 @@ def stream_tiles(
 
 def _images(source: Path) -> list[Path]:
     """The images a source stands for."""
-    if (source / "split.json").is_file() and (source / "images").is_dir():
-        names = read_splits(source).get("train", ())
+    if is_dataset(source):
+        index = read_index(source)
+        names = index.splits.get("train", ())
         if not names:
             raise BadInput(
                 "this dataset has no split 'train' to calibrate on",
                 where=source,
                 fix=f"give {command(source / 'images')}, or a text file that lists images",
             )
-        return [find_image(source / "images", name) for name in names]
+        return [index.image(name, source) for name in names]
     if source.suffix.lower() != ".txt":
         return list_images(source)
     try:
@@ -224,9 +225,10 @@ def _images(source: Path) -> list[Path]:
 
 def _evaluated(root: Path) -> list[tuple[str, Path]]:
     """(split, image) of everything in a dataset that is not for training."""
+    index = read_index(root)
     return [
-        (split, find_image(root / "images", name))
-        for split, names in read_splits(root).items()
+        (split, index.image(name, root))
+        for split, names in index.splits.items()
         if split != "train"
         for name in names
     ]

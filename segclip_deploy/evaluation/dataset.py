@@ -1,29 +1,27 @@
-"""Datasets on disk: a folder with images/, masks/ and split.json."""
+"""Datasets on disk: images, masks and splits, of any layout of ``layouts``."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from segclip_deploy.artifacts.files import read_json
 from segclip_deploy.artifacts.vocabulary import IGNORE_INDEX, Vocabulary
-from segclip_deploy.errors import BadArtifact, BadInput, command
+from segclip_deploy.errors import BadInput, command
+from segclip_deploy.evaluation.layouts import OWN, Index, read_index
 from segclip_deploy.evaluation.mask import read_mask
-from segclip_deploy.runtime.inference.frame import Frame, is_image_name, list_images
+from segclip_deploy.runtime.inference.frame import Frame
 from segclip_deploy.runtime.io.idle_options import refuse_idle_options
 from segclip_deploy.runtime.io.pictures import Windows, open_windows, read_picture
 from segclip_deploy.runtime.io.raster.source import Reading
 
-__all__ = ["Dataset", "Sample", "find_image", "open_dataset", "read_splits"]
+__all__ = ["MAX_MEGAPIXELS", "Dataset", "Sample", "open_dataset"]
 
-_LAYOUT = (
-    "it needs images/ and masks/ with the same names in both; link or rename the folders of "
-    "another layout"
-)
+MAX_MEGAPIXELS = 400.0
+"""Of an image of a dataset: iSAID's largest has 169. It takes 7 bytes a pixel while it is read."""
 
 
 @dataclass(frozen=True)
@@ -43,21 +41,26 @@ class Sample:
 
 @dataclass(frozen=True)
 class Dataset:
-    """A folder of images and masks, read with a vocabulary.
+    """Images and masks, read with a vocabulary.
 
     Attributes:
         root: the folder.
         vocabulary: how masks are read.
-        splits: names of the images in each split; without a ``split.json`` one split, ``all``.
+        index: where everything lies; listed once, when the dataset was opened.
         mask_suffix: what a mask's name has more than its image's: ``"_mask"`` for a.jpg and a_mask.png.
         reading: how images are read; at their own scale, which is that of the masks.
     """
 
     root: Path
     vocabulary: Vocabulary
-    splits: dict[str, tuple[str, ...]]
+    index: Index
     mask_suffix: str = ""
     reading: Reading = field(default_factory=Reading)
+
+    @property
+    def splits(self) -> Mapping[str, tuple[str, ...]]:
+        """Names of the images in each split; ``all`` where there is none."""
+        return self.index.splits
 
     def names(self, split: str) -> tuple[str, ...]:
         """Image names of a split.
@@ -80,15 +83,41 @@ class Dataset:
         self.names(asked or usual)
         return asked or usual
 
+    def image(self, name: str) -> Path:
+        """The file of an image.
+
+        Raises:
+            BadInput: there is none, or more than one.
+        """
+        return self.index.image(name, self.root)
+
+    def mask(self, name: str) -> Path:
+        """The file of an image's mask.
+
+        Raises:
+            BadInput: there is none, or more than one; says which ``--mask-suffix`` fits all.
+        """
+        entry = self.index.entries.get(name)
+        found = entry.masks if entry else ()
+        if len(found) != 1:
+            stem = self.image(name).stem + self.mask_suffix
+            suffix = self.index.common_suffix(self.root)
+            raise BadInput(
+                f"{len(found)} images named {stem}, one was expected",
+                where=found[0].parent if found else self.index.mask_folder(self.root, name),
+                fix=command(f"--mask-suffix={suffix}") if suffix and not found else None,
+            )
+        return found[0]
+
     def read(self, name: str) -> Sample:
         """Read one image and its mask.
 
         Raises:
             BadInput: a file is missing or unusable, sizes differ, or the mask has unknown values.
         """
-        image = find_image(self.root / "images", name)
-        mask = self._mask(name)
-        frame, values = read_picture(image, self.reading), read_mask(mask)
+        image, mask = self.image(name), self.mask(name)
+        frame = read_picture(image, self.reading, max_megapixels=MAX_MEGAPIXELS)
+        values = read_mask(mask, max_megapixels=MAX_MEGAPIXELS)
         if values.shape[:2] != frame.pixels.shape[:2]:
             raise BadInput(
                 f"mask is {values.shape[1]}×{values.shape[0]}, its image "
@@ -99,15 +128,6 @@ class Dataset:
         if frame.valid is not None:
             ground_truth[~frame.valid] = IGNORE_INDEX
         return Sample(name, frame, ground_truth)
-
-    def _mask(self, name: str) -> Path:
-        folder = self.root / "masks"
-        try:
-            return find_image(folder, name + self.mask_suffix)
-        except BadInput as error:
-            suffix = _common_suffix(folder, [n for names in self.splits.values() for n in names])
-            remedy = command(f"--mask-suffix={suffix}") if suffix else None
-            raise BadInput(error.what, where=error.where, fix=remedy) from error
 
     def open_windows(self, path: Path, height: int, width: int) -> Windows:
         """An image of it in windows, at its own scale; as ``pictures.open_windows``."""
@@ -123,69 +143,27 @@ def open_dataset(
     root: str | Path,
     vocabulary: Vocabulary,
     *,
+    layout: str | None = None,
     mask_suffix: str = "",
     reading: Reading | None = None,
 ) -> Dataset:
-    """Open a dataset folder.
+    """Open a dataset.
 
     Args:
         root: the folder.
         vocabulary: how masks are read.
+        layout: of ``LAYOUTS``; by default what is there decides.
         mask_suffix: what a mask's name has more than its image's, before the file's suffix.
         reading: how images are read; by default as they are stored.
 
     Raises:
-        BadInput: no images/ or masks/ folder, a split names an image twice or not at all, or
-            ``reading`` changes no image.
+        BadInput: of no layout, or of several; a split.json that cannot be used; or ``reading``
+            changes no image.
     """
     root, reading = Path(root), reading or Reading()
-    for folder in ("images", "masks"):
-        if not (root / folder).is_dir():
-            raise BadInput(f"not a dataset: no {folder}/ in it", where=root, fix=_LAYOUT)
-    splits = read_splits(root)
-    refuse_idle_options(list_images(root / "images"), reading)
-    return Dataset(root, vocabulary, splits, mask_suffix, reading)
-
-
-def read_splits(root: Path) -> dict[str, tuple[str, ...]]:
-    """Names of the images in each split; without a ``split.json`` all are in one, ``all``.
-
-    Raises:
-        BadInput: no images/ folder, or a split.json that is damaged, empty or names an image twice.
-    """
-    if not (root / "split.json").exists():
-        return {"all": tuple(p.stem for p in list_images(root / "images"))}
-    try:
-        record = read_json(root / "split.json")
-    except BadArtifact as error:
-        raise BadInput(error.what, where=error.where) from error
-    # Every list is a split; anything else in the file is a remark.
-    splits = {k: tuple(str(n) for n in v) for k, v in record.items() if isinstance(v, list)}
-    if not any(splits.values()):
-        raise BadInput("names no image in any split", where=root / "split.json")
-    names = [name for members in splits.values() for name in members]
-    repeated = sorted({name for name in names if names.count(name) > 1})
-    if repeated:
-        raise BadInput(f"split.json names {', '.join(repeated)} more than once", where=root)
-    return splits
-
-
-def find_image(folder: Path, name: str) -> Path:
-    """The one image of a folder with this stem.
-
-    Raises:
-        BadInput: there is none, or more than one.
-    """
-    found = [p for p in folder.iterdir() if p.stem == name and is_image_name(p)]
-    if len(found) != 1:
-        raise BadInput(f"{len(found)} images named {name}, one was expected", where=folder)
-    return found[0]
-
-
-def _common_suffix(folder: Path, names: Sequence[str]) -> str | None:
-    """What the masks of all images have after the image's name, if that is one thing, and the same."""
-    stems = {path.stem for path in folder.iterdir() if is_image_name(path)}
-    first = min(names)
-    suffixes = {stem.removeprefix(first) for stem in stems if stem.startswith(first)} - {""}
-    fitting = [s for s in suffixes if stems.issuperset(name + s for name in names)]
-    return fitting[0] if len(fitting) == 1 else None
+    index = read_index(root, layout=layout, mask_suffix=mask_suffix)
+    if index.layout == OWN and not (root / "masks").is_dir():
+        raise BadInput("not a dataset: no masks/ in it", where=root)
+    images = (image for entry in index.entries.values() for image in entry.images)
+    refuse_idle_options(images, reading)
+    return Dataset(root, vocabulary, index, mask_suffix, reading)

@@ -19,11 +19,15 @@ _VALUES = ("1", "L", "P", "I", "I;16", "I;16B", "I;16L", "I;16N", "F")
 """Pillow's modes of one channel."""
 
 
-def read_mask(path: Path) -> NDArray[np.uint8]:
+def read_mask(path: Path, *, max_megapixels: float | None = None) -> NDArray[np.uint8]:
     """Read a mask: the integers it stores, whatever its bit depth, or its colours.
 
     A palette image yields its indices, and not its colours. An alpha channel that is opaque
     everywhere says nothing, and is left out.
+
+    Args:
+        path: the file.
+        max_megapixels: how large it may be; by default Pillow's bound, 89.5.
 
     Returns:
         (H, W) values as they are stored, or (H, W, 3) RGB colours.
@@ -32,7 +36,7 @@ def read_mask(path: Path) -> NDArray[np.uint8]:
         BadInput: unreadable, truncated, partly transparent, of values over 255 or that are no
             integers, or of another kind of image.
     """
-    stored = open_image(path)
+    stored = open_image(path, max_megapixels=max_megapixels)
     image = stored.image
     if "A" in image.getbands():
         image = _without_alpha(image, path)

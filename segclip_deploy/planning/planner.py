@@ -18,7 +18,7 @@ from segclip_deploy.artifacts.scheme import Scheme
 from segclip_deploy.calibration.table import CalibrationTable
 from segclip_deploy.calibration.tiles import cut_tiles
 from segclip_deploy.errors import BadInput, GateFailed, command
-from segclip_deploy.evaluation.dataset import Dataset, find_image
+from segclip_deploy.evaluation.dataset import Dataset
 from segclip_deploy.export.onnx_model import load_fp32
 from segclip_deploy.planning.latency import BlockTimes, time_blocks, time_plan
 from segclip_deploy.planning.measurements import Measurements
@@ -149,7 +149,7 @@ def _evaluation_tiles(
     seen = {tile.sha256 for tile in table.tiles}
     found = []
     for name in dataset.names(split):
-        path = find_image(dataset.root / "images", name)
+        path = dataset.image(name)
         for tile, pixels in cut_tiles(path, bundle.input, dataset.open_windows):
             if tile.sha256 in seen:
                 raise BadInput(

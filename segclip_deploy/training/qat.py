@@ -18,7 +18,7 @@ from segclip_deploy.artifacts.files import sha256_file
 from segclip_deploy.artifacts.plan import PrecisionPlan, load_plan
 from segclip_deploy.calibration.tiles import cut_tiles
 from segclip_deploy.errors import BadArtifact, BadInput
-from segclip_deploy.evaluation.dataset import Dataset, find_image
+from segclip_deploy.evaluation.dataset import Dataset
 from segclip_deploy.export.graph import normalise
 from segclip_deploy.model.checkpoint import Checkpoint, build_model, load_checkpoint
 from segclip_deploy.model.prompts import FixedText
@@ -188,7 +188,7 @@ def _check_blocks(plan: PrecisionPlan, model: SegCLIP, where: Path) -> None:
 def _tiles(dataset: Dataset, size: int) -> Iterator[Tensor]:
     """Some tiles from all over the training split, as the network takes them."""
     spec = InputSpec(size, size)
-    paths = [find_image(dataset.root / "images", name) for name in dataset.names("train")]
+    paths = [dataset.image(name) for name in dataset.names("train")]
     found = [pixels for path in paths for _, pixels in cut_tiles(path, spec, dataset.open_windows)]
     for index in np.linspace(0, len(found) - 1, min(_TILES, len(found))).astype(int):
         yield torch.from_numpy(found[index][None])

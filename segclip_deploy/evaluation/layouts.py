@@ -1,0 +1,360 @@
+"""Where the images and masks of a dataset lie: ours, and the trees of the published ones as they are downloaded.
+
+A download is never changed. Each layout is one function that lists images with their masks; they
+are walked once, when a dataset is opened.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from segclip_deploy.artifacts.files import read_json
+from segclip_deploy.errors import BadArtifact, BadInput
+from segclip_deploy.runtime.inference.frame import is_image_name
+
+__all__ = ["LAYOUTS", "OWN", "Entry", "Index", "Layout", "find_layout", "is_dataset", "read_index"]
+
+OWN = "segclip-deploy"
+"""The layout that has a split.json."""
+
+PLAN_SHARE = 0.1
+"""Of the training scenes, in a layout without a split ``plan``."""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """An image of a dataset.
+
+    Attributes:
+        name: in the dataset: its path below the root, or as split.json says, without suffix.
+        split: the publisher's; empty where there is none.
+        images, masks: the files that may be it, and its mask; one of each is expected. The images of a
+            test split have no masks.
+        scene: what it was cut from, or the flight it belongs to: a scene is in one split only.
+    """
+
+    name: str
+    split: str
+    images: tuple[Path, ...]
+    masks: tuple[Path, ...]
+    scene: str
+
+
+@dataclass(frozen=True)
+class Index:
+    """What a dataset holds.
+
+    Attributes:
+        layout: its name.
+        entries: by name, sorted.
+        splits: names of the images in each split.
+        held_out: whether ``plan`` was taken out of the publisher's ``train`` here.
+    """
+
+    layout: str
+    entries: Mapping[str, Entry]
+    splits: Mapping[str, tuple[str, ...]]
+    held_out: bool = False
+
+    def image(self, name: str, root: Path) -> Path:
+        """The file of an image.
+
+        Raises:
+            BadInput: there is none, or more than one.
+        """
+        found = self.entries[name].images if name in self.entries else ()
+        if len(found) != 1:
+            folder = found[0].parent if found else root / "images" if self.layout == OWN else root
+            raise BadInput(f"{len(found)} images named {name}, one was expected", where=folder)
+        return found[0]
+
+    def mask_folder(self, root: Path, name: str) -> Path:
+        """Where a mask was looked for, for errors."""
+        return root / "masks" if self.layout == OWN else self.image(name, root).parent
+
+    def common_suffix(self, root: Path) -> str | None:
+        """What the masks of all images have after the image's name, if that is one thing and the same."""
+        names = [name for members in self.splits.values() for name in members]
+        if self.layout != OWN or not names:
+            return None
+        stems = {path.stem for path in _files(root / "masks")}
+        first = min(names)
+        suffixes = {stem.removeprefix(first) for stem in stems if stem.startswith(first)} - {""}
+        fitting = [s for s in suffixes if stems.issuperset(name + s for name in names)]
+        return fitting[0] if len(fitting) == 1 else None
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How the files of a dataset lie.
+
+    Attributes:
+        name: on the command line.
+        tree: the folders that tell it, for people.
+        source: who defines it.
+        matches: whether a folder is such a dataset.
+        entries: its images; the second argument is what a mask's name has more than its image's.
+    """
+
+    name: str
+    tree: str
+    source: str
+    matches: Callable[[Path], bool]
+    entries: Callable[[Path, str], Iterator[Entry]]
+
+
+def find_layout(root: Path, name: str | None = None) -> Layout:
+    """The layout of a folder, by what is there; or the one that is named.
+
+    Raises:
+        BadInput: none fits, several do, or the one that is named does not.
+    """
+    if name is not None:
+        if name not in LAYOUTS:
+            raise BadInput(f"{name!r} is not one of {', '.join(LAYOUTS)}", where="--layout")
+        if not LAYOUTS[name].matches(root):
+            raise BadInput(f"not of layout {name}: no {LAYOUTS[name].tree}", where=root)
+        return LAYOUTS[name]
+    found = [layout for layout in LAYOUTS.values() if layout.matches(root)]
+    if not found:
+        trees = "; ".join(f"{layout.tree} ({layout.name})" for layout in LAYOUTS.values())
+        what = "not a dataset" if root.is_dir() else "no such folder"
+        raise BadInput(f"{what}: a dataset has {trees}", where=root)
+    if len(found) > 1:
+        raise BadInput(
+            f"may be {' or '.join(layout.name for layout in found)}",
+            where=root,
+            fix=f"say which: --layout {found[0].name}",
+        )
+    return found[0]
+
+
+def is_dataset(root: Path) -> bool:
+    """Whether a folder has splits: a split.json, or the tree of a published dataset."""
+    own = (root / "split.json").is_file() and (root / "images").is_dir()
+    return own or any(layout.matches(root) for layout in LAYOUTS.values() if layout.name != OWN)
+
+
+def read_index(root: Path, *, layout: str | None = None, mask_suffix: str = "") -> Index:
+    """List a dataset once.
+
+    Args:
+        root: the folder.
+        layout: of ``LAYOUTS``; by default what is there decides.
+        mask_suffix: what a mask's name has more than its image's, in our layout and mmseg's.
+
+    Raises:
+        BadInput: no such layout, or a split.json that is damaged, empty, or names an image twice.
+    """
+    kind = find_layout(root, layout)
+    found = sorted(kind.entries(root, mask_suffix), key=lambda entry: entry.name)
+    entries = {entry.name: entry for entry in found}
+    if kind.name == OWN:
+        return Index(kind.name, entries, _own_splits(root, entries))
+    splits: dict[str, list[str]] = {}
+    for entry in found:
+        splits.setdefault(entry.split, []).append(entry.name)
+    return _hold_out(Index(kind.name, entries, {k: tuple(names) for k, names in splits.items()}))
+
+
+def _own_splits(root: Path, entries: Mapping[str, Entry]) -> dict[str, tuple[str, ...]]:
+    """Those of split.json; without one all images are in one split, ``all``."""
+    path = root / "split.json"
+    if not path.exists():
+        return {"all": tuple(entries)}
+    try:
+        record = read_json(path)
+    except BadArtifact as error:
+        raise BadInput(error.what, where=error.where) from error
+    # Every list is a split; anything else in the file is a remark.
+    splits = {k: tuple(str(n) for n in v) for k, v in record.items() if isinstance(v, list)}
+    if not any(splits.values()):
+        raise BadInput("names no image in any split", where=path)
+    seen: set[str] = set()
+    repeated: set[str] = set()
+    for name in (name for members in splits.values() for name in members):
+        (repeated if name in seen else seen).add(name)
+    if repeated:
+        raise BadInput(f"split.json names {', '.join(sorted(repeated))} more than once", where=root)
+    return splits
+
+
+def _hold_out(index: Index) -> Index:
+    """Take whole scenes out of ``train`` for ``plan``: a tenth, by their names' hashes, one at least.
+
+    What is chosen must not depend on other scenes that are there, nor on the order of a disk.
+    """
+    train = index.splits.get("train", ())
+    scenes = sorted({index.entries[name].scene for name in train}, key=_rank)
+    if "plan" in index.splits or len(scenes) < 2:
+        return index
+    most = 2**32 * PLAN_SHARE
+    held = {scene for scene in scenes if _rank(scene) < most} or {scenes[0]}
+    parts = {
+        "train": tuple(n for n in train if index.entries[n].scene not in held),
+        "plan": tuple(n for n in train if index.entries[n].scene in held),
+    }
+    splits = {**parts, **{k: v for k, v in index.splits.items() if k != "train"}}
+    return Index(index.layout, index.entries, splits, held_out=True)
+
+
+def _rank(scene: str) -> int:
+    """A number below 2³² that a name alone decides."""
+    return int.from_bytes(hashlib.sha256(scene.encode()).digest()[:4], "big")
+
+
+# ---- the layouts
+
+
+def _files(folder: Path) -> list[Path]:
+    """The images of a folder, in one look; none where there is no such folder."""
+    try:
+        with os.scandir(folder) as found:
+            names = [entry.name for entry in found]
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    return [folder / name for name in sorted(names) if is_image_name(Path(name))]
+
+
+def _by_stem(files: Iterable[Path]) -> dict[str, tuple[Path, ...]]:
+    found: dict[str, tuple[Path, ...]] = {}
+    for file in files:
+        found[file.stem] = (*found.get(file.stem, ()), file)  # two at most, of a sound dataset
+    return found
+
+
+def _folders(root: Path, pattern: str) -> list[tuple[Path, str]]:
+    """Sub-folders whose name fits a pattern whole, with its first group in lower case."""
+    if not root.is_dir():
+        return []
+    fits = ((path, re.fullmatch(pattern, path.name, re.IGNORECASE)) for path in root.iterdir())
+    return sorted((path, match[1].lower()) for path, match in fits if match and path.is_dir())
+
+
+_SPLIT = r"(train|val|test)"
+
+
+def _is_own(root: Path) -> bool:
+    return (root / "images").is_dir()
+
+
+def _own(root: Path, mask_suffix: str) -> Iterator[Entry]:
+    masks = _by_stem(_files(root / "masks"))
+    for stem, images in _by_stem(_files(root / "images")).items():
+        yield Entry(stem, "", images, masks.get(stem + mask_suffix, ()), stem)
+
+
+def _is_loveda(root: Path) -> bool:
+    return any(
+        (area / "images_png").is_dir()
+        for split, _ in _folders(root, _SPLIT)
+        for area, _ in _folders(split, r"(urban|rural)")
+    )
+
+
+def _loveda(root: Path, _: str) -> Iterator[Entry]:
+    for folder, split in _folders(root, _SPLIT):
+        for area, _name in _folders(folder, r"(urban|rural)"):
+            masks = _by_stem(_files(area / "masks_png"))
+            for stem, images in _by_stem(_files(area / "images_png")).items():
+                name = f"{folder.name}/{area.name}/{stem}"
+                yield Entry(name, split, images, masks.get(stem, ()), name)
+
+
+def _is_uavid(root: Path) -> bool:
+    return any(
+        (sequence / "Images").is_dir()
+        for split, _ in _folders(root, rf"uavid_{_SPLIT}")
+        for sequence, _ in _folders(split, r"(seq\d+)")
+    )
+
+
+def _uavid(root: Path, _: str) -> Iterator[Entry]:
+    for folder, split in _folders(root, rf"uavid_{_SPLIT}"):
+        for sequence, _name in _folders(folder, r"(seq\d+)"):
+            masks = _by_stem(_files(sequence / "Labels"))
+            scene = f"{folder.name}/{sequence.name}"  # neighbours in time show the same ground
+            for stem, images in _by_stem(_files(sequence / "Images")).items():
+                yield Entry(f"{scene}/{stem}", split, images, masks.get(stem, ()), scene)
+
+
+_COLOURS = "_instance_color_RGB"
+_IDS = "_instance_id_RGB"
+
+
+def _is_isaid(root: Path) -> bool:
+    return any(
+        (folder / "images").is_dir()
+        and ((folder / "Semantic_masks").is_dir() or any(folder.glob(f"images/*{_COLOURS}.png")))
+        for folder, _ in _folders(root, _SPLIT)
+    )
+
+
+def _isaid(root: Path, _: str) -> Iterator[Entry]:
+    for folder, split in _folders(root, _SPLIT):
+        # The archives of images and masks have folders of their own inside, by how they are unpacked.
+        files = [file for place, _, _ in os.walk(folder) for file in _files(Path(place))]
+        masks = _by_stem(file for file in files if file.stem.endswith(_COLOURS))
+        pictures = _by_stem(file for file in files if not file.stem.endswith((_COLOURS, _IDS)))
+        for stem, images in pictures.items():
+            name = f"{folder.name}/{stem}"
+            yield Entry(name, split, images, masks.get(stem + _COLOURS, ()), name)
+
+
+def _is_mmseg(root: Path) -> bool:
+    return (root / "img_dir").is_dir() and (root / "ann_dir").is_dir()
+
+
+_PATCH = re.compile(r"(.+)_\d+_\d+_\d+_\d+")
+"""Of mmsegmentation's converters: P0003_0_896_512_1408 was cut from P0003."""
+
+
+def _mmseg(root: Path, mask_suffix: str) -> Iterator[Entry]:
+    for folder, split in _folders(root / "img_dir", r"(\w+)"):
+        masks = _by_stem(_files(root / "ann_dir" / folder.name))
+        for stem, images in _by_stem(_files(folder)).items():
+            found = masks.get(stem + mask_suffix) or masks.get(stem + _COLOURS, ())
+            patch = _PATCH.fullmatch(stem)
+            scene = f"{split}/{patch[1] if patch else stem}"
+            yield Entry(f"{folder.name}/{stem}", split, images, found, scene)
+
+
+LAYOUTS: Mapping[str, Layout] = {
+    layout.name: layout
+    for layout in (
+        Layout(OWN, "images/ and masks/, and split.json", "docs/datasets.md", _is_own, _own),
+        Layout(
+            "loveda",
+            "Train|Val|Test/Urban|Rural/images_png and masks_png",
+            "https://github.com/Junjue-Wang/LoveDA",
+            _is_loveda,
+            _loveda,
+        ),
+        Layout(
+            "uavid",
+            "uavid_train|uavid_val|uavid_test/seqN/Images and Labels",
+            "https://uavid.nl",
+            _is_uavid,
+            _uavid,
+        ),
+        Layout(
+            "isaid",
+            "train|val|test/images and Semantic_masks",
+            "https://captain-whu.github.io/iSAID",
+            _is_isaid,
+            _isaid,
+        ),
+        Layout(
+            "mmseg",
+            "img_dir/SPLIT and ann_dir/SPLIT",
+            "https://github.com/open-mmlab/mmsegmentation",
+            _is_mmseg,
+            _mmseg,
+        ),
+    )
+}
