@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from segclip_deploy.api.building import build_engine, verify
     from segclip_deploy.api.exporting import export, set_texts
     from segclip_deploy.api.flying import map, run
-    from segclip_deploy.api.looking import doctor, inspect
+    from segclip_deploy.api.looking import dataset, doctor, inspect
     from segclip_deploy.api.measuring import benchmark, compare, evaluate, profile
     from segclip_deploy.api.preparing import import_, list_keys, train
     from segclip_deploy.api.quantizing import calibrate, plan, quantize, smooth
@@ -38,6 +38,8 @@ if TYPE_CHECKING:
     from segclip_deploy.calibration.table import CalibrationTable
     from segclip_deploy.cluster.map_folder import MapResult
     from segclip_deploy.evaluation.evaluate import Evaluation
+    from segclip_deploy.evaluation.layout_names import LAYOUT_NAMES
+    from segclip_deploy.evaluation.survey import DatasetReport
     from segclip_deploy.model.checkpoint import CheckpointFacts
     from segclip_deploy.model.convert import KeyReport
     from segclip_deploy.model.torch_file import KeyList
@@ -55,7 +57,7 @@ _HOMES = {
     "api.building": ("build_engine", "verify"),
     "api.exporting": ("export", "set_texts"),
     "api.flying": ("map", "run"),
-    "api.looking": ("doctor", "inspect"),
+    "api.looking": ("dataset", "doctor", "inspect"),
     "api.measuring": ("benchmark", "compare", "evaluate", "profile"),
     "api.preparing": ("import_", "list_keys", "train"),
     "api.quantizing": ("calibrate", "plan", "quantize", "smooth"),
@@ -70,6 +72,8 @@ _HOMES = {
     "calibration.table": ("CalibrationTable",),
     "cluster.map_folder": ("MapResult",),
     "evaluation.evaluate": ("Evaluation",),
+    "evaluation.layout_names": ("LAYOUT_NAMES",),
+    "evaluation.survey": ("DatasetReport",),
     "model.checkpoint": ("CheckpointFacts",),
     "model.convert": ("KeyReport",),
     "model.torch_file": ("KeyList",),
@@ -86,6 +90,7 @@ _HOMES = {
 _HOME = {name: home for home, names in _HOMES.items() for name in names}
 
 __all__ = [
+    "LAYOUT_NAMES",
     "METHOD_NAMES",
     "PRECISIONS",
     "Benchmark",
@@ -96,6 +101,7 @@ __all__ = [
     "CalibrationTable",
     "CheckpointFacts",
     "Comparison",
+    "DatasetReport",
     "Engine",
     "EngineRecord",
     "Evaluation",
@@ -122,6 +128,7 @@ __all__ = [
     "build_engine",
     "calibrate",
     "compare",
+    "dataset",
     "doctor",
     "evaluate",
     "export",

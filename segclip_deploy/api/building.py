@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from segclip_deploy.api._arguments import AnyPath, check_choice, check_range, optional_path
 from segclip_deploy.errors import UsageError
+from segclip_deploy.evaluation.layout_names import LAYOUT_NAMES
 from segclip_deploy.progress import Report, silent
 
 if TYPE_CHECKING:
@@ -35,6 +36,7 @@ def build_engine(
     precision: BuildPrecision | None = None,
     calib: AnyPath | None = None,
     eval: AnyPath | None = None,
+    layout: str | None = None,
     mask_suffix: str = "",
     bands: tuple[int, int, int] | None = None,
     scale: tuple[float, float] | None = None,
@@ -71,7 +73,7 @@ def build_engine(
             ``"auto"`` builds two engines and keeps the faster.
         calib: real tiles, for ``"int8"`` and ``"auto"``.
         eval: a dataset whose split ``plan``, or only split, judges; for ``"auto"``.
-        mask_suffix: of that dataset.
+        layout, mask_suffix: of that dataset.
         bands, scale, keep_scale, ignore_alpha, allow_remote: of ``calib``, as of ``calibrate``.
         max_miou_drop: percentage points of mIoU that ``"auto"`` may lose.
         report: told of the phases.
@@ -83,6 +85,7 @@ def build_engine(
         GateFailed: the engine does not say what the bundle says; nothing is written.
         MissingDependency: the target is not installed, or needs a GPU to build.
     """
+    check_choice("--layout", layout, LAYOUT_NAMES)
     check_range("--workspace", workspace, 1)
     check_range("--optimization-level", optimization_level, 0, 5)
     check_range("--timing-iterations", timing_iterations, 1)
@@ -101,8 +104,8 @@ def build_engine(
         raise UsageError("--calib and --eval go with --precision")
     if calib is None and reading.given:
         raise UsageError(f"{reading.given[0]} goes with --calib")
-    if mask_suffix and eval is None:
-        raise UsageError("--mask-suffix goes with --eval")
+    if (layout or mask_suffix) and eval is None:
+        raise UsageError("--layout and --mask-suffix go with --eval")
     options = BuildOptions(
         device=device,
         compute_capability=tuple(compute_capability),
@@ -126,6 +129,7 @@ def build_engine(
         precision,
         calib=optional_path(calib),
         dataset=optional_path(eval),
+        layout=layout,
         mask_suffix=mask_suffix,
         reading=reading,
         max_miou_drop=max_miou_drop / 100,

@@ -19,6 +19,7 @@ from segclip_deploy.api._arguments import (
 )
 from segclip_deploy.artifacts.scheme import PRECISIONS
 from segclip_deploy.calibration.methods import METHOD_NAMES
+from segclip_deploy.evaluation.layout_names import LAYOUT_NAMES
 from segclip_deploy.progress import Report, saying, silent
 
 if TYPE_CHECKING:
@@ -39,6 +40,7 @@ def evaluate(
     dataset: AnyPath,
     *,
     split: str | None = None,
+    layout: str | None = None,
     mask_suffix: str = "",
     bands: tuple[int, int, int] | None = None,
     scale: tuple[float, float] | None = None,
@@ -55,6 +57,7 @@ def evaluate(
         engine: an engine, a bundle, or a checkpoint, which runs in PyTorch at 512 × 512.
         dataset: a folder with images/, masks/ and, if it has splits, split.json.
         split: by default ``val``, or the only one.
+        layout: segclip-deploy, loveda, uavid, isaid or mmseg; by default what is there decides.
         mask_suffix: what a mask's name has more than its image's: ``"_mask"``.
         bands: which bands of the images are red, green and blue, from 1.
         scale: of more than 8 bits: the values that become 0 and 255.
@@ -70,6 +73,7 @@ def evaluate(
         BadArtifact: the engine cannot run here.
         BadInput: a dataset or split that cannot be used.
     """
+    check_choice("--layout", layout, LAYOUT_NAMES)
     check_range("--threads", threads, 0)
     from segclip_deploy.evaluation.dataset import open_dataset
     from segclip_deploy.evaluation.evaluate import evaluate as score_on
@@ -80,6 +84,7 @@ def evaluate(
         data = open_dataset(
             dataset,
             segmenter.vocabulary,
+            layout=layout,
             mask_suffix=mask_suffix,
             reading=Reading(bands, scale, ignore_alpha=ignore_alpha),
         )
@@ -188,6 +193,7 @@ def benchmark(
     eval: AnyPath,
     out: AnyPath,
     split: str | None = None,
+    layout: str | None = None,
     mask_suffix: str = "",
     bands: tuple[int, int, int] | None = None,
     scale: tuple[float, float] | None = None,
@@ -229,6 +235,7 @@ def benchmark(
         eval: the dataset that judges.
         out: the folder of the report.
         split: that reports accuracy; by default ``val``, or the only one.
+        layout: segclip-deploy, loveda, uavid, isaid or mmseg; by default what is there decides.
         mask_suffix: what a mask's name has more than its image's: ``"_mask"``.
         bands, scale, keep_scale, ignore_alpha, allow_remote: as of ``calibrate``.
         calib: tiles to calibrate on, for ``"int8"`` and ``"planned"``.
@@ -259,6 +266,7 @@ def benchmark(
         UsageError: arguments that do not go together.
         BadInput: a bundle, dataset, split, class or board that is none.
     """
+    check_choice("--layout", layout, LAYOUT_NAMES)
     check_choice("--precision", precision, (*PRECISIONS, "planned"))
     check_choice("--method", method, METHOD_NAMES)
     check_range("--threads", threads, 1)
@@ -274,6 +282,7 @@ def benchmark(
             dataset=Path(eval),
             out=Path(out),
             split=split,
+            layout=layout,
             mask_suffix=mask_suffix,
             reading=Reading(bands, scale, keep_scale, ignore_alpha, allow_remote),
             calib=optional_path(calib),

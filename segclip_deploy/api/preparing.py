@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from segclip_deploy._optional import require
-from segclip_deploy.api._arguments import AnyPath, check_range, optional_path
+from segclip_deploy.api._arguments import AnyPath, check_choice, check_range, optional_path
 from segclip_deploy.errors import UsageError
+from segclip_deploy.evaluation.layout_names import LAYOUT_NAMES
 from segclip_deploy.progress import Report, saying, silent
 
 if TYPE_CHECKING:
@@ -28,6 +29,7 @@ def train(
     vocabulary: str,
     text: str,
     out: AnyPath,
+    layout: str | None = None,
     mask_suffix: str = "",
     bands: tuple[int, int, int] | None = None,
     scale: tuple[float, float] | None = None,
@@ -60,6 +62,7 @@ def train(
         vocabulary: name of a shipped one, or a YAML file.
         text: a text bank (.npz, .safetensors), or ``open_clip:MODEL@WEIGHTS``.
         out: the checkpoint to write (.safetensors).
+        layout: segclip-deploy, loveda, uavid, isaid or mmseg; by default what is there decides.
         mask_suffix: what a mask's name has more than its image's: ``"_mask"``.
         bands: which bands of the images are red, green and blue, from 1.
         scale: of more than 8 bits: the values that become 0 and 255.
@@ -90,6 +93,7 @@ def train(
         MissingDependency: no torch.
         StaleArtifact: a run of other settings was stopped there.
     """
+    check_choice("--layout", layout, LAYOUT_NAMES)
     check_range("--steps", steps, 1)
     check_range("--context-tokens", context_tokens, 0)
     check_range("--batch", batch, 2)
@@ -124,7 +128,7 @@ def train(
     words, out, say = load_vocabulary(vocabulary), Path(out), saying(report)
     bank = load_text_bank(text, words)
     reading = Reading(bands, scale, ignore_alpha=ignore_alpha)
-    data = open_dataset(dataset, words, mask_suffix=mask_suffix, reading=reading)
+    data = open_dataset(dataset, words, layout=layout, mask_suffix=mask_suffix, reading=reading)
     rates = {**(FINE_TUNING if qat else {})}
     if learning_rate is not None:
         rates["learning_rate"] = learning_rate

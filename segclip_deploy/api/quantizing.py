@@ -10,6 +10,7 @@ from segclip_deploy.api._arguments import AnyPath, AnyPaths, check_choice, optio
 from segclip_deploy.artifacts.scheme import parse_scheme
 from segclip_deploy.calibration.methods import METHOD_NAMES
 from segclip_deploy.errors import UsageError
+from segclip_deploy.evaluation.layout_names import LAYOUT_NAMES
 from segclip_deploy.progress import Report, saying, silent
 
 if TYPE_CHECKING:
@@ -139,6 +140,7 @@ def plan(
     out: AnyPath,
     scheme: Scheme | str,
     split: str | None = None,
+    layout: str | None = None,
     mask_suffix: str = "",
     bands: tuple[int, int, int] | None = None,
     scale: tuple[float, float] | None = None,
@@ -163,6 +165,7 @@ def plan(
         out: the plan to write (.yaml).
         scheme: whom it is for: ``"tensorrt"`` or ``"cpu"``.
         split: of the dataset; by default ``plan``, or the only one. Keep val for results.
+        layout: segclip-deploy, loveda, uavid, isaid or mmseg; by default what is there decides.
         mask_suffix: what a mask's name has more than its image's: ``"_mask"``.
         bands, scale, ignore_alpha: as of ``calibrate``.
         max_miou_drop: percentage points of mIoU that may be lost.
@@ -175,6 +178,7 @@ def plan(
         BadInput: no such split or class, or a tile of the table is among those that judge.
         GateFailed: no mix keeps the limits.
     """
+    check_choice("--layout", layout, LAYOUT_NAMES)
     rules = parse_scheme(scheme)
     from segclip_deploy.artifacts.bundle import load_bundle
     from segclip_deploy.artifacts.plan import AccuracyLimits
@@ -186,7 +190,9 @@ def plan(
 
     loaded = load_bundle(bundle)
     reading = Reading(bands, scale, ignore_alpha=ignore_alpha)
-    judging = open_dataset(eval, loaded.vocabulary, mask_suffix=mask_suffix, reading=reading)
+    judging = open_dataset(
+        eval, loaded.vocabulary, layout=layout, mask_suffix=mask_suffix, reading=reading
+    )
     chosen = judging.choose_split(split, "plan")
     if chosen != (split or "plan"):
         saying(report)(

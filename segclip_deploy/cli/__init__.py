@@ -9,6 +9,7 @@ from segclip_deploy.cli.benchmark import benchmark
 from segclip_deploy.cli.build_engine import build_engine
 from segclip_deploy.cli.calibrate import calibrate
 from segclip_deploy.cli.compare import compare
+from segclip_deploy.cli.dataset import dataset
 from segclip_deploy.cli.doctor import doctor
 from segclip_deploy.cli.evaluate import evaluate
 from segclip_deploy.cli.export import export
@@ -45,6 +46,6 @@ for _part, _commands in {
     "Build": (build_engine, verify),
     "Fly": (run, map_),
     "Measure": (evaluate, profile, compare, benchmark),
-    "Look": (inspect, doctor),
+    "Look": (dataset, inspect, doctor),
 }.items():
     main.add_part(_part, _commands)

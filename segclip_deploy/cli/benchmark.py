@@ -9,9 +9,9 @@ import click
 from segclip_deploy import api
 from segclip_deploy.cli.options import (
     PATH,
+    dataset_options,
     floors_option,
     json_option,
-    mask_suffix_option,
     reading_options,
 )
 from segclip_deploy.cli.output import print_json, print_table
@@ -24,7 +24,7 @@ __all__ = ["benchmark"]
 @click.argument("bundles", type=PATH, nargs=-1, required=True)
 @click.option("--eval", type=PATH, required=True, help="Dataset that judges.")
 @click.option("--split", help="That reports accuracy.  [default: val, or the only one]")
-@mask_suffix_option
+@dataset_options
 @reading_options
 @click.option("--calib", type=PATH, help="Tiles to calibrate on, for int8 and planned.")
 @click.option("-o", "--out", type=PATH, required=True, help="Folder of the report.")

@@ -10,7 +10,7 @@ import click
 
 from segclip_deploy import api
 from segclip_deploy.cli.inspect import measured
-from segclip_deploy.cli.options import PATH, json_option, mask_suffix_option, reading_options
+from segclip_deploy.cli.options import PATH, dataset_options, json_option, reading_options
 from segclip_deploy.cli.output import print_json
 from segclip_deploy.cli.progress import phase_bars, stage_bar
 
@@ -89,7 +89,7 @@ def _capabilities(_: click.Context, __: click.Parameter, text: str | None) -> tu
 )
 @click.option("--calib", type=PATH, metavar="DIR", help="With --precision int8, auto: real tiles.")
 @click.option("--eval", type=PATH, help="With --precision auto: a dataset whose split plan judges.")
-@mask_suffix_option
+@dataset_options
 @reading_options
 @click.option(
     "--max-miou-drop",

@@ -9,8 +9,8 @@ import click
 from segclip_deploy import api
 from segclip_deploy.cli.options import (
     PATH,
+    dataset_options,
     json_option,
-    mask_suffix_option,
     overlap_option,
     picture_options,
     threads_option,
@@ -25,7 +25,7 @@ __all__ = ["evaluate"]
 @click.argument("engine", type=PATH)
 @click.argument("dataset", type=PATH)
 @click.option("--split", help="[default: val, or the only one]")
-@mask_suffix_option
+@dataset_options
 @picture_options
 @overlap_option
 @threads_option

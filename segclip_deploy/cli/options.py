@@ -16,11 +16,11 @@ __all__ = [
     "PATH",
     "batches",
     "checkpoint_option",
+    "dataset_options",
     "duration",
     "floors_option",
     "json_option",
     "judging_option",
-    "mask_suffix_option",
     "model_option",
     "overlap_option",
     "picture_options",
@@ -58,7 +58,12 @@ tiles_option = click.option(
 judging_option = click.option(
     "--eval", type=PATH, help="Dataset that will judge; none of its tiles may be used."
 )
-mask_suffix_option = click.option(
+_LAYOUT = click.option(
+    "--layout",
+    type=click.Choice(api.LAYOUT_NAMES),
+    help="Of the dataset.  [default: what is there decides]",
+)
+_MASK_SUFFIX = click.option(
     "--mask-suffix",
     default="",
     metavar="SUFFIX",
@@ -73,6 +78,11 @@ text_option = click.option(
 checkpoint_option = click.option(
     "-o", "--out", type=PATH, required=True, help="Checkpoint to write (.safetensors)."
 )
+
+
+def dataset_options(command: F) -> F:
+    """How a dataset lies."""
+    return _LAYOUT(_MASK_SUFFIX(command))
 
 
 def scheme_option(*, required: bool) -> Callable[[Any], Any]:

@@ -9,9 +9,9 @@ import click
 from segclip_deploy import api
 from segclip_deploy.cli.options import (
     PATH,
+    dataset_options,
     floors_option,
     json_option,
-    mask_suffix_option,
     picture_options,
     scheme_option,
 )
@@ -26,7 +26,7 @@ __all__ = ["plan"]
 @click.option("--table", type=PATH, required=True, help="Calibration table.")
 @click.option("--eval", type=PATH, required=True, help="Dataset that judges.")
 @click.option("--split", help="Of it; keep val for results.  [default: plan, or the only one]")
-@mask_suffix_option
+@dataset_options
 @picture_options
 @click.option("-o", "--out", type=PATH, required=True, help="Plan to write (.yaml).")
 @scheme_option(required=True)

@@ -10,9 +10,9 @@ from segclip_deploy import api
 from segclip_deploy.cli.options import (
     PATH,
     checkpoint_option,
+    dataset_options,
     duration,
     json_option,
-    mask_suffix_option,
     picture_options,
     text_option,
     vocabulary_option,
@@ -28,7 +28,7 @@ __all__ = ["train"]
 @vocabulary_option
 @text_option
 @checkpoint_option
-@mask_suffix_option
+@dataset_options
 @picture_options
 @click.option(
     "--time-budget", type=duration, help="Stop after this long; the schedule follows the clock."

@@ -15,11 +15,12 @@ from pathlib import Path
 
 from segclip_deploy.artifacts.files import read_json
 from segclip_deploy.errors import BadArtifact, BadInput
+from segclip_deploy.evaluation.layout_names import LayoutName
 from segclip_deploy.runtime.inference.frame import is_image_name
 
 __all__ = ["LAYOUTS", "OWN", "Entry", "Index", "Layout", "find_layout", "is_dataset", "read_index"]
 
-OWN = "segclip-deploy"
+OWN: LayoutName = "segclip-deploy"
 """The layout that has a split.json."""
 
 PLAN_SHARE = 0.1
@@ -97,13 +98,15 @@ class Layout:
         name: on the command line.
         tree: the folders that tell it, for people.
         source: who defines it.
+        vocabulary: the shipped one that its masks are read with; None: the user's.
         matches: whether a folder is such a dataset.
         entries: its images; the second argument is what a mask's name has more than its image's.
     """
 
-    name: str
+    name: LayoutName
     tree: str
     source: str
+    vocabulary: str | None
     matches: Callable[[Path], bool]
     entries: Callable[[Path, str], Iterator[Entry]]
 
@@ -114,17 +117,18 @@ def find_layout(root: Path, name: str | None = None) -> Layout:
     Raises:
         BadInput: none fits, several do, or the one that is named does not.
     """
-    if name is not None:
-        if name not in LAYOUTS:
-            raise BadInput(f"{name!r} is not one of {', '.join(LAYOUTS)}", where="--layout")
-        if not LAYOUTS[name].matches(root):
-            raise BadInput(f"not of layout {name}: no {LAYOUTS[name].tree}", where=root)
-        return LAYOUTS[name]
-    found = [layout for layout in LAYOUTS.values() if layout.matches(root)]
+    found = [
+        layout
+        for layout in LAYOUTS.values()
+        if layout.matches(root) and name in (None, layout.name)
+    ]
+    if name is not None and not found:
+        trees = [layout.tree for layout in LAYOUTS.values() if layout.name == name]
+        raise BadInput(f"not of layout {name}: it has no {', '.join(trees)}", where=root)
     if not found:
-        trees = "; ".join(f"{layout.tree} ({layout.name})" for layout in LAYOUTS.values())
+        known = "; ".join(f"{layout.tree} ({layout.name})" for layout in LAYOUTS.values())
         what = "not a dataset" if root.is_dir() else "no such folder"
-        raise BadInput(f"{what}: a dataset has {trees}", where=root)
+        raise BadInput(f"{what}: a dataset has {known}", where=root)
     if len(found) > 1:
         raise BadInput(
             f"may be {' or '.join(layout.name for layout in found)}",
@@ -324,14 +328,15 @@ def _mmseg(root: Path, mask_suffix: str) -> Iterator[Entry]:
             yield Entry(f"{folder.name}/{stem}", split, images, found, scene)
 
 
-LAYOUTS: Mapping[str, Layout] = {
+LAYOUTS: Mapping[LayoutName, Layout] = {
     layout.name: layout
     for layout in (
-        Layout(OWN, "images/ and masks/, and split.json", "docs/datasets.md", _is_own, _own),
+        Layout(OWN, "images/ and masks/, and split.json", "docs/datasets.md", None, _is_own, _own),
         Layout(
             "loveda",
             "Train|Val|Test/Urban|Rural/images_png and masks_png",
             "https://github.com/Junjue-Wang/LoveDA",
+            "loveda",
             _is_loveda,
             _loveda,
         ),
@@ -339,6 +344,7 @@ LAYOUTS: Mapping[str, Layout] = {
             "uavid",
             "uavid_train|uavid_val|uavid_test/seqN/Images and Labels",
             "https://uavid.nl",
+            "uavid",
             _is_uavid,
             _uavid,
         ),
@@ -346,6 +352,7 @@ LAYOUTS: Mapping[str, Layout] = {
             "isaid",
             "train|val|test/images and Semantic_masks",
             "https://captain-whu.github.io/iSAID",
+            "isaid",
             _is_isaid,
             _isaid,
         ),
@@ -353,6 +360,7 @@ LAYOUTS: Mapping[str, Layout] = {
             "mmseg",
             "img_dir/SPLIT and ann_dir/SPLIT",
             "https://github.com/open-mmlab/mmsegmentation",
+            None,
             _is_mmseg,
             _mmseg,
         ),

@@ -40,6 +40,7 @@ def build_at_precision(
     *,
     calib: Path | None,
     dataset: Path | None,
+    layout: str | None = None,
     mask_suffix: str = "",
     reading: Reading | None = None,
     max_miou_drop: float,
@@ -58,6 +59,7 @@ def build_at_precision(
         calib: what to calibrate on; for INT8.
         dataset: to evaluate a plan on, on its split ``plan`` or its only one; for ``auto``. None of its tiles may be
             calibrated on.
+        layout: of the dataset; by default what is there decides.
         mask_suffix: of the dataset's masks.
         reading: how the images of both are read; by default as they are stored.
         max_miou_drop: shares of 1, for ``auto``.
@@ -88,7 +90,9 @@ def build_at_precision(
     if dataset is None or precision == "int8":
         made = _uniform(bundle, "int8", target.scheme, work, table)
         return build_engine(made, out, options=options)
-    judging = open_dataset(dataset, bundle.vocabulary, mask_suffix=mask_suffix, reading=reading)
+    judging = open_dataset(
+        dataset, bundle.vocabulary, layout=layout, mask_suffix=mask_suffix, reading=reading
+    )
     planned = plan_precision(
         bundle,
         table,

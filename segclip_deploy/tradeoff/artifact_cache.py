@@ -51,6 +51,7 @@ class ArtifactCache:
         calib: what is calibrated on; None: nothing can be.
         dataset: for evaluation; none of its images is calibrated on.
         report: of progress.
+        layout: of the dataset; None: what is there decides.
         mask_suffix: of the dataset's masks.
         reading: how images are read, of both.
         plan_split: the part of the dataset that judges plans.
@@ -60,6 +61,7 @@ class ArtifactCache:
     calib: Path | None
     dataset: Path
     report: Report
+    layout: str | None = None
     mask_suffix: str = ""
     reading: Reading = field(default_factory=Reading)
     plan_split: str = "plan"
@@ -71,7 +73,11 @@ class ArtifactCache:
             BadInput: it is none.
         """
         return open_dataset(
-            self.dataset, vocabulary, mask_suffix=self.mask_suffix, reading=self.reading
+            self.dataset,
+            vocabulary,
+            layout=self.layout,
+            mask_suffix=self.mask_suffix,
+            reading=self.reading,
         )
 
     def recipe(self, point: Point) -> str:

@@ -38,6 +38,7 @@ class Request:
     dataset: Path
     out: Path
     split: str | None = None
+    layout: str | None = None
     mask_suffix: str = ""
     reading: Reading = field(default_factory=Reading)
     calib: Path | None = None
@@ -109,7 +110,7 @@ def prepare_sweep(request: Request, report: Report) -> Prepared:
     for bundle in bundles:
         check_fp32(bundle)
         bundle.vocabulary.check_names(request.limits.class_iou, where="--min-class-iou")
-    data = open_dataset(request.dataset, bundles[0].vocabulary)
+    data = open_dataset(request.dataset, bundles[0].vocabulary, layout=request.layout)
     split = data.choose_split(request.split, "val")
     plans = data.choose_split(None, "plan") if "planned" in request.precisions else "plan"
     if plans == split:
@@ -143,6 +144,7 @@ def prepare_sweep(request: Request, report: Report) -> Prepared:
         request.calib,
         request.dataset,
         report,
+        request.layout,
         request.mask_suffix,
         request.reading,
         plans,
