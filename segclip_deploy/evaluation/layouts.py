@@ -16,7 +16,7 @@ from pathlib import Path
 from segclip_deploy.artifacts.files import read_json
 from segclip_deploy.errors import BadArtifact, BadInput
 from segclip_deploy.evaluation.layout_names import LayoutName
-from segclip_deploy.runtime.inference.frame import is_image_name
+from segclip_deploy.runtime.formats.kinds import IMAGE_SUFFIXES
 
 __all__ = ["LAYOUTS", "OWN", "Entry", "Index", "Layout", "find_layout", "is_dataset", "read_index"]
 
@@ -222,7 +222,9 @@ def _files(folder: Path) -> list[Path]:
             names = [entry.name for entry in found]
     except (FileNotFoundError, NotADirectoryError):
         return []
-    return [folder / name for name in sorted(names) if is_image_name(Path(name))]
+    suffixes = IMAGE_SUFFIXES  # names are looked at as text: there are many
+    images = (n for n in names if n.lower().endswith(suffixes) and not n.startswith("."))
+    return [folder / name for name in sorted(images)]
 
 
 def _by_stem(files: Iterable[Path]) -> dict[str, tuple[Path, ...]]:

@@ -17,13 +17,23 @@ __all__ = ["count_folders", "find_files"]
 
 _PREVIEWS = (".lrf", ".lrv", ".thm")  # that DJI and GoPro put beside each film
 _PAGED = ".gif"
+_MASKS_OF = {
+    "masks": "images",
+    "masks_png": "images_png",
+    "labels": "images",
+    "ann_dir": "img_dir",
+    "semantic_masks": "images",
+    "instance_masks": "images",
+}
+"""Folders of a dataset's masks, and the folder of its images, which lies beside them."""
 
 
 def find_files(sources: Iterable[Path], out: Path, *, videos: bool = True) -> list[SourceFile]:
     """All files that are named, and all images and videos of the folders that are named.
 
     A folder is searched with its sub-folders. Left out are hidden ones and hidden files, links to
-    folders, ``out``, and folders of results of an earlier run, which hold an ``areas.jsonl``.
+    folders, ``out``, folders of results of an earlier run, which hold an ``areas.jsonl``, and the
+    masks of a dataset, which lie beside its images.
 
     Args:
         sources: images, videos, and folders of them.
@@ -95,7 +105,11 @@ def _is_taken(file: Path, videos: bool) -> bool:
 
 def _is_searched(folder: Path, out: Path) -> bool:
     hidden = folder.name.startswith(".")
-    return not (hidden or folder.resolve() == out or (folder / AREAS_FILE).exists())
+    images = _MASKS_OF.get(folder.name.lower())
+    masks = images is not None and any(
+        (folder.parent / name).is_dir() for name in (images, images.capitalize())
+    )
+    return not (hidden or masks or folder.resolve() == out or (folder / AREAS_FILE).exists())
 
 
 def _refuse(error: OSError) -> None:
