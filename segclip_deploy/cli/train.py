@@ -62,6 +62,18 @@ __all__ = ["train"]
     type=click.IntRange(1),
     help="CPU threads; all by default. Part of what repeats a run.",
 )
+@click.option(
+    "--workers",
+    type=click.IntRange(0),
+    help="Processes that read images.  [default: 0 if all fit into the cache, else up to 4]",
+)
+@click.option(
+    "--cache-gb",
+    type=click.FloatRange(0),
+    default=1.0,
+    show_default=True,
+    help="Decoded images kept in memory, over all processes.",
+)
 @click.option("--qat", is_flag=True, help="Fine-tune --from so that it bears the INT8 of --plan.")
 @click.option("--from", "from_", type=PATH, help="FP32 checkpoint to fine-tune; with --qat.")
 @click.option("--plan", type=PATH, help="Which blocks are INT8 (.yaml); with --qat.")

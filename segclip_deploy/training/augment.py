@@ -7,44 +7,48 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
+from torch.utils.data import Dataset
 
 from segclip_deploy.artifacts.vocabulary import IGNORE_INDEX
-from segclip_deploy.evaluation.dataset import Sample
+from segclip_deploy.errors import SegclipError
+from segclip_deploy.training.image_cache import ImageCache
 
-__all__ = ["CropSampler"]
+__all__ = ["Crop", "Crops"]
+
+Crop = tuple[NDArray[np.uint8], NDArray[np.uint8]]
+"""An image (crop, crop, 3) and its ground truth (crop, crop)."""
 
 _POINT_GRID = 8
 """Crop centres are drawn from every 8th pixel: fine enough, and 64 times less to search."""
 
 
 @dataclass(frozen=True)
-class CropSampler:
-    """Draws batches of augmented crops; a batch depends on the seed and the step alone.
+class Crops(Dataset["Crop | SegclipError"]):
+    """Augmented crops; each depends on the seed, the step and its index in the step alone.
+
+    So it is the same one in whatever process it is drawn, and after a run was killed.
 
     Attributes:
-        samples: the training images, in memory.
+        images: the training images.
         crop: side of a crop, pixels.
-        batch: crops per step.
         seed: of all randomness here.
         scale: range of the random scale factor, log-uniform.
     """
 
-    samples: tuple[Sample, ...]
+    images: ImageCache
     crop: int
-    batch: int
     seed: int
     scale: tuple[float, float] = (0.5, 2.0)
 
-    def draw(self, step: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-        """Images (B, crop, crop, 3) and their ground truth (B, crop, crop) of a step."""
-        pairs = [
-            self._crop(np.random.default_rng((self.seed, step, item))) for item in range(self.batch)
-        ]
-        images, masks = zip(*pairs, strict=True)
-        return np.stack(images), np.stack(masks)
+    def __getitem__(self, place: tuple[int, int]) -> Crop | SegclipError:
+        """Image (crop, crop, 3) and ground truth (crop, crop) of (step, index); or why there is none."""
+        try:
+            return self._draw(np.random.default_rng((self.seed, *place)))
+        except SegclipError as error:
+            return error
 
-    def _crop(self, rng: np.random.Generator) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-        sample = self.samples[_weighted(rng, [s.ground_truth.size for s in self.samples])]
+    def _draw(self, rng: np.random.Generator) -> Crop:
+        sample = self.images.read(_weighted(rng, self.images.areas))
         centre = _centre(rng, sample.ground_truth)
         scale = np.exp(rng.uniform(*np.log(self.scale)))
         angle = rng.uniform(0, 2 * np.pi)
@@ -55,7 +59,7 @@ class CropSampler:
         half = self.crop / 2
         matrix = (a, b, centre[1] - (a + b) * half, d, e, centre[0] - (d + e) * half)
         size = (self.crop, self.crop)
-        image = Image.fromarray(sample.frame.pixels).transform(
+        image = Image.fromarray(sample.pixels).transform(
             size, Image.Transform.AFFINE, matrix, Image.Resampling.BILINEAR
         )
         ground_truth = Image.fromarray(sample.ground_truth).transform(
@@ -64,7 +68,7 @@ class CropSampler:
         return _relight(rng, np.asarray(image)), np.asarray(ground_truth)
 
 
-def _weighted(rng: np.random.Generator, weights: list[int]) -> int:
+def _weighted(rng: np.random.Generator, weights: tuple[int, ...]) -> int:
     shares = np.asarray(weights, dtype=np.float64)
     return int(rng.choice(len(weights), p=shares / shares.sum()))
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import cast
@@ -25,7 +25,10 @@ from segclip_deploy.export.torch_backend import torch_segmenter
 from segclip_deploy.model.checkpoint import Checkpoint, example_tiles, save_checkpoint
 from segclip_deploy.model.segclip import SegCLIP
 from segclip_deploy.model.text import TextBank
-from segclip_deploy.training.augment import CropSampler
+from segclip_deploy.progress import Report, silent, stage
+from segclip_deploy.training.augment import Crops
+from segclip_deploy.training.crop_loader import Batch, Loading, open_batches
+from segclip_deploy.training.image_cache import ImageCache
 from segclip_deploy.training.losses import segmentation_loss
 
 __all__ = ["Progress", "Trained", "Trainer", "one_cycle"]
@@ -72,6 +75,8 @@ class Trainer:
         out: the checkpoint to write.
         parents: what the run comes from; None for training from the start.
         int8: blocks whose weights are trained with the rounding.
+        loading: how the training images are read; None: as usual.
+        reading: told how many were, at the beginning.
 
     Raises:
         BadArtifact: ``OUT.resume`` is damaged.
@@ -89,6 +94,8 @@ class Trainer:
         out: Path,
         parents: TuningParents | None = None,
         int8: tuple[str, ...] = (),
+        loading: Loading | None = None,
+        reading: Report = silent,
     ) -> None:
         self.parents, self.int8 = parents, int8
         self.settings, self.dataset, self.bank, self.out = settings, dataset, bank, out
@@ -111,9 +118,6 @@ class Trainer:
             lr=rate,
             weight_decay=settings.weight_decay,
         )
-        self.sampler = CropSampler(
-            tuple(dataset.samples("train")), settings.crop, settings.batch, settings.seed
-        )
         self.step, self.elapsed, self.best = 0, 0.0, -math.inf
         self.identity = {
             "settings": settings.to_json(),
@@ -129,13 +133,25 @@ class Trainer:
             self._resume()
         elif out.exists():
             raise BadInput("exists already", where=out, fix="choose another -o, or remove it")
+        self.loading = loading or Loading()
+        told = stage(reading, "reading images")
+        images = ImageCache(dataset, "train", self.loading.cache_bytes, told)
+        self.crops = Crops(images, settings.crop, settings.seed)
 
     def run(self, report: Callable[[Progress], None]) -> None:
         """Train to the end; ``report`` is called after each step. Removes the resume point at the end."""
+        batch = self.settings.batch
+        with open_batches(
+            self.crops, self.step, batch=batch, batches=1, loading=self.loading
+        ) as batches:
+            self._run(batches, report)
+        self.resume_path.unlink(missing_ok=True)
+
+    def _run(self, batches: Iterator[Batch], report: Callable[[Progress], None]) -> None:
         settings = self.settings
         while self.fraction < 1:
             started = time.monotonic()
-            loss = self._train_step()
+            loss = self._train_step(next(batches))
             self.step += 1
             self.elapsed += time.monotonic() - started
             miou = None
@@ -144,7 +160,6 @@ class Trainer:
             if self.step % settings.save_every == 0:
                 self._save()
             report(Progress(self.step, self.fraction, loss, miou, self.best))
-        self.resume_path.unlink(missing_ok=True)
 
     @property
     def fraction(self) -> float:
@@ -154,8 +169,8 @@ class Trainer:
         assert self.settings.time_budget_s is not None
         return min(1.0, self.elapsed / self.settings.time_budget_s)
 
-    def _train_step(self) -> float:
-        images, ground_truth = self.sampler.draw(self.step)
+    def _train_step(self, batch: Batch) -> float:
+        images, ground_truth = batch
         factor = one_cycle(self.fraction)
         for group in self.optimizer.param_groups:
             group["lr"] = group["peak"] * factor

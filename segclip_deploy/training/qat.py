@@ -24,6 +24,8 @@ from segclip_deploy.model.checkpoint import Checkpoint, build_model, load_checkp
 from segclip_deploy.model.prompts import FixedText
 from segclip_deploy.model.segclip import SegCLIP, SegOutput
 from segclip_deploy.model.text import TextBank
+from segclip_deploy.progress import Report, silent
+from segclip_deploy.training.crop_loader import Loading
 from segclip_deploy.training.fake_quant import FakeQuant, observe, operators_of
 from segclip_deploy.training.loop import Progress, Trained, Trainer
 from segclip_deploy.training.losses import AUXILIARY_WEIGHT
@@ -51,6 +53,8 @@ def fine_tune(
     settings: TrainSettings,
     out: Path,
     *,
+    loading: Loading | None = None,
+    reading: Report = silent,
     report: Callable[[Progress], None] = lambda _: None,
 ) -> None:
     """Quantization-aware training: an ordinary checkpoint whose weights bear being rounded.
@@ -66,6 +70,8 @@ def fine_tune(
         bank: text embeddings of the dataset's vocabulary: the checkpoint's.
         settings: of the run; repeat them to resume a run that was killed.
         out: the checkpoint to write; its record names ``source`` and the plan.
+        loading: how the training images are read; None: as usual.
+        reading: told how many were, at the beginning.
         report: called after each step.
 
     Raises:
@@ -95,7 +101,8 @@ def fine_tune(
     model = build_model(checkpoint)
     _check_blocks(plan, model, plan_path)
     parents = TuningParents(checkpoint=sha256_file(source), plan=sha256_file(plan_path))
-    FineTuner(model, checkpoint, plan, dataset, settings, out, parents).run(report)
+    tuner = FineTuner(model, checkpoint, plan, dataset, settings, out, parents, loading, reading)
+    tuner.run(report)
 
 
 def distillation_loss(student: SegOutput, teacher: SegOutput) -> Tensor:
@@ -129,12 +136,25 @@ class FineTuner(Trainer):
         settings: TrainSettings,
         out: Path,
         parents: TuningParents,
+        loading: Loading | None = None,
+        reading: Report = silent,
     ) -> None:
         self.teacher = copy.deepcopy(model).requires_grad_(False)
         self.plan = plan
         bank = checkpoint.bank
         int8 = tuple(name for name, precision in plan.blocks.items() if precision == "int8")
-        super().__init__(model, FixedText(bank), bank, dataset, settings, out, parents, int8)
+        super().__init__(
+            model,
+            FixedText(bank),
+            bank,
+            dataset,
+            settings,
+            out,
+            parents,
+            int8,
+            loading,
+            reading,
+        )
         spec = model.spec
         tiles = _tiles(dataset, settings.window)
         images = (normalise(tile, spec.mean, spec.std) for tile in tiles)
@@ -189,6 +209,14 @@ def _tiles(dataset: Dataset, size: int) -> Iterator[Tensor]:
     """Some tiles from all over the training split, as the network takes them."""
     spec = InputSpec(size, size)
     paths = [dataset.image(name) for name in dataset.names("train")]
-    found = [pixels for path in paths for _, pixels in cut_tiles(path, spec, dataset.open_windows)]
-    for index in np.linspace(0, len(found) - 1, min(_TILES, len(found))).astype(int):
-        yield torch.from_numpy(found[index][None])
+    counts = [sum(1 for _ in cut_tiles(path, spec, dataset.open_windows)) for path in paths]
+    # Cut twice: all tiles of a large set would not fit into memory.
+    wanted = np.linspace(0, sum(counts) - 1, min(_TILES, sum(counts))).astype(int)
+    before = 0
+    for path, count in zip(paths, counts, strict=True):
+        here = set(wanted - before)
+        if here.intersection(range(count)):
+            for index, (_, pixels) in enumerate(cut_tiles(path, spec, dataset.open_windows)):
+                if index in here:
+                    yield torch.from_numpy(pixels[None])
+        before += count

@@ -18,6 +18,8 @@ from segclip_deploy.model.network import try_network
 from segclip_deploy.model.prompts import ContextPrompts, FixedText
 from segclip_deploy.model.segclip import SegCLIP
 from segclip_deploy.model.text import TextBank, load_open_clip
+from segclip_deploy.progress import Report, silent
+from segclip_deploy.training.crop_loader import Loading
 from segclip_deploy.training.loop import Progress, Trainer
 
 __all__ = ["new_spec", "train"]
@@ -49,6 +51,8 @@ def train(
     *,
     imagenet: bool = True,
     context_tokens: int = 0,
+    loading: Loading | None = None,
+    reading: Report = silent,
     report: Callable[[Progress], None] = lambda _: None,
 ) -> None:
     """Train a SegCLIP and keep, in ``out``, the averaged weights that were best on ``plan``.
@@ -61,6 +65,8 @@ def train(
         imagenet: start the encoder from ImageNet weights.
         context_tokens: learnable vectors in front of the class words; needs a bank made by
             ``open_clip:MODEL@WEIGHTS``, whose text tower they are trained through.
+        loading: how the training images are read; None: as usual.
+        reading: told how many were, at the beginning.
         report: called after each step.
 
     Raises:
@@ -77,7 +83,8 @@ def train(
     if imagenet:
         load_imagenet(model.encoder, spec.encoder)
     text = _context(dataset, bank, context_tokens) if context_tokens else FixedText(bank)
-    Trainer(model, text, bank, dataset, settings, out).run(report)
+    trainer = Trainer(model, text, bank, dataset, settings, out, loading=loading, reading=reading)
+    trainer.run(report)
 
 
 def _context(dataset: Dataset, bank: TextBank, count: int) -> nn.Module:

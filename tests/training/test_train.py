@@ -8,6 +8,7 @@ import subprocess
 import sys
 import textwrap
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -22,7 +23,8 @@ from segclip_deploy.evaluation.dataset import open_dataset
 from segclip_deploy.model.checkpoint import build_model, load_checkpoint
 from segclip_deploy.model.text import TextBank, unit_rows
 from segclip_deploy.runtime.io.raster.source import Reading
-from segclip_deploy.training.augment import CropSampler
+from segclip_deploy.training.augment import Crops
+from segclip_deploy.training.image_cache import ImageCache
 from segclip_deploy.training.loop import Progress, one_cycle
 from segclip_deploy.training.train import train
 from tests.conftest import ROOT
@@ -65,6 +67,7 @@ RUNNER = """
     sys.path.insert(0, {root!r})
     from tests.training.test_train import SETTINGS, SPEC, bank
     from segclip_deploy.evaluation.dataset import open_dataset
+    from segclip_deploy.training.crop_loader import Loading
     from segclip_deploy.training.train import train
     from segclip_deploy.artifacts.vocabulary import load_vocabulary
 
@@ -74,13 +77,17 @@ RUNNER = """
         if p.step == {stop}:
             import time; time.sleep(60)
     train(open_dataset({data!r}, load_vocabulary("dubai")), bank(), SPEC, SETTINGS,
-          Path({out!r}), imagenet=False, report=report)
+          Path({out!r}), imagenet=False, loading=Loading({workers}, {cache}), report=report)
 """
 
 
-def run(data: Path, out: Path, *, kill_at: int = 0) -> dict[int, str]:
+def run(
+    data: Path, out: Path, *, kill_at: int = 0, workers: int = 0, cache: int = 10**9
+) -> dict[int, str]:
     """Train in a process of its own, killed after a step if asked; the losses by step."""
-    code = RUNNER.format(root=str(ROOT), data=str(data), out=str(out), stop=kill_at)
+    code = RUNNER.format(
+        root=str(ROOT), data=str(data), out=str(out), stop=kill_at, workers=workers, cache=cache
+    )
     process = subprocess.Popen(
         [sys.executable, "-c", textwrap.dedent(code)], stdout=subprocess.PIPE, text=True
     )
@@ -98,7 +105,7 @@ def run(data: Path, out: Path, *, kill_at: int = 0) -> dict[int, str]:
 def test_a_killed_run_goes_on_exactly_where_it_was(data: Path, tmp_path: Path) -> None:
     whole = run(data, tmp_path / "whole.safetensors")
     assert list(whole) == list(range(1, 13))
-    killed = run(data, tmp_path / "killed.safetensors", kill_at=7)
+    killed = run(data, tmp_path / "killed.safetensors", kill_at=7, workers=2, cache=50_000)
     resumed = run(data, tmp_path / "killed.safetensors")
     assert list(resumed) == list(range(7, 13))  # the resume point was step 6
     assert {**killed, **resumed} == whole
@@ -191,13 +198,17 @@ def test_a_finished_checkpoint_is_not_overwritten(
 def test_a_crop_depends_on_seed_and_step_alone_and_moves_image_and_mask_together(
     data: Path, vocabulary: Vocabulary
 ) -> None:
-    samples = tuple(open_dataset(data, vocabulary).samples("train"))
-    sampler = CropSampler(samples, crop=64, batch=4, seed=3)
-    images, ground_truth = sampler.draw(5)
-    again_images, again_ground_truth = sampler.draw(5)
+    crops = Crops(ImageCache(open_dataset(data, vocabulary), "train", 10**8), crop=64, seed=3)
+
+    def draw(step: int) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
+        images, ground_truth = zip(*(crops[step, item] for item in range(4)), strict=True)
+        return np.stack(images), np.stack(ground_truth)
+
+    images, ground_truth = draw(5)
+    again_images, again_ground_truth = draw(5)
     np.testing.assert_array_equal(images, again_images)
     np.testing.assert_array_equal(ground_truth, again_ground_truth)
-    assert not np.array_equal(images, sampler.draw(6)[0])
+    assert not np.array_equal(images, draw(6)[0])
     # Relighting shifts colours, but within a crop every class keeps apart from the others.
     for image, mask in zip(images, ground_truth, strict=True):
         present = [k for k in np.unique(mask) if k != IGNORE_INDEX and (mask == k).sum() > 50]
