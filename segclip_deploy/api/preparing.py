@@ -43,6 +43,9 @@ def train(
     crop: int = 256,
     batch: int = 8,
     bf16: bool = False,
+    fp16: bool = False,
+    accumulate: int = 1,
+    device: str = "auto",
     learning_rate: float | None = None,
     seed: int = 0,
     threads: int | None = None,
@@ -76,8 +79,12 @@ def train(
         width: working width C, channels; by default 64.
         context_tokens: learnable context (CoOp), tokens; by default 0.
         crop: side of training crops, pixels.
-        batch: crops a step.
+        batch: crops that are in the network at once.
         bf16: bfloat16 autocast, for new models.
+        fp16: float16 autocast with scaled gradients, for new models; on a GPU only.
+        accumulate: batches a step: the step is that of ``accumulate`` × ``batch`` crops.
+        device: ``"cpu"``, ``"cuda"``, or ``"auto"``: the GPU where PyTorch finds one. Part of what
+            repeats a run.
         learning_rate: at its peak; by default 0.002, with ``qat`` 0.0001.
         seed: of everything that is drawn.
         threads: of the CPU; by default all. Part of what repeats a run.
@@ -95,13 +102,15 @@ def train(
     Raises:
         UsageError: arguments that do not go together.
         BadInput: a dataset, vocabulary or text bank that cannot be used.
-        MissingDependency: no torch.
+        MissingDependency: no torch, or no GPU for ``device="cuda"``.
         StaleArtifact: a run of other settings was stopped there.
     """
     check_choice("--layout", layout, LAYOUT_NAMES)
     check_range("--steps", steps, 1)
     check_range("--context-tokens", context_tokens, 0)
     check_range("--batch", batch, 2)
+    check_range("--accumulate", accumulate, 1)
+    check_choice("--device", device, ("auto", "cpu", "cuda"))
     check_range("--threads", threads, 1)
     check_range("--workers", workers, 0)
     check_range("--cache-gb", cache_gb, 0)
@@ -115,10 +124,13 @@ def train(
         "--width": width,
         "--context-tokens": context_tokens,
         "--bf16": bf16 or None,
+        "--fp16": fp16 or None,
     }
     given = [option for option, value in of_new.items() if value is not None]
     if qat and given:
         raise UsageError(f"{given[0]} belongs to new models; --from brings its own")
+    if bf16 and fp16:
+        raise UsageError("--bf16 and --fp16 exclude each other")
     require("torch", why="training")
     from segclip_deploy.artifacts.checkpoint_record import TrainSettings
     from segclip_deploy.artifacts.vocabulary import load_vocabulary
@@ -127,12 +139,16 @@ def train(
     from segclip_deploy.model.text import load_text_bank
     from segclip_deploy.model.threads import torch_threads
     from segclip_deploy.runtime.io.raster.source import Reading
+    from segclip_deploy.training.compute import choose_device
     from segclip_deploy.training.crop_loader import Loading
     from segclip_deploy.training.loop import Progress
     from segclip_deploy.training.qat import FINE_TUNING, fine_tune
     from segclip_deploy.training.train import new_spec
     from segclip_deploy.training.train import train as train_new
 
+    chosen = choose_device(device)
+    if fp16 and chosen == "cpu":
+        raise UsageError("--fp16 is for a GPU, and this trains on the CPU; there take --bf16")
     words, out, say = load_vocabulary(vocabulary), Path(out), saying(report)
     bank = load_text_bank(text, words)
     reading = Reading(bands, scale, ignore_alpha=ignore_alpha)
@@ -147,6 +163,9 @@ def train(
         batch=batch,
         bf16=bf16,
         seed=seed,
+        device=chosen,
+        fp16=fp16,
+        accumulate=accumulate,
         **rates,
     )
     loading = Loading(workers, int(cache_gb * 1e9))

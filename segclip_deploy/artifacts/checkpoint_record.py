@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
 from segclip_deploy.artifacts.model_spec import ModelSpec
 from segclip_deploy.artifacts.records import Format, Record
@@ -20,7 +20,7 @@ class TrainSettings(Record, frozen=True):
         steps: length of the run; None where ``time_budget_s`` sets it.
         time_budget_s: seconds of training, over all resumptions; the schedule follows the clock.
         crop: side of the training crops, pixels.
-        batch: crops per step.
+        batch: crops that are in the network at once.
         learning_rate: peak, of new layers; the encoder gets ``encoder_rate`` times that.
         weight_decay: of AdamW.
         ema: decay of the averaged weights, which are the ones validated and kept.
@@ -30,9 +30,15 @@ class TrainSettings(Record, frozen=True):
             has it (AVX-512 BF16, AMX), slower elsewhere.
         window: side of the windows in validation, pixels.
         seed: of initialisation and augmentation.
+        device: that computed. Another one rounds otherwise, so it is part of what repeats a run.
+        fp16: run the network under float16 autocast, with gradients scaled so that small ones
+            are not lost; on a GPU only.
+        accumulate: batches per step; the step is that of one batch of all their crops, but for
+            BatchNorm, which sees one at a time.
 
     Raises:
-        BadInput: neither steps nor a time budget, or both; sides that are no multiples of 32.
+        BadInput: neither steps nor a time budget, or both; sides that are no multiples of 32; both half
+            precisions, or float16 on a CPU.
     """
 
     steps: int | None = None
@@ -48,12 +54,19 @@ class TrainSettings(Record, frozen=True):
     bf16: bool = False
     window: int = 512
     seed: int = 0
+    device: Literal["cpu", "cuda"] = "cpu"
+    fp16: bool = False
+    accumulate: int = 1
 
     def __post_init__(self) -> None:
         if (self.steps is None) == (self.time_budget_s is None):
             raise BadInput("a run is given either steps or a time budget")
         if self.crop % 32 or self.window % 32:
             raise BadInput(f"crop {self.crop} and window {self.window} must be multiples of 32")
+        if self.fp16 and self.bf16:
+            raise BadInput("a run is in float16 or in bfloat16, not in both")
+        if self.fp16 and self.device == "cpu":
+            raise BadInput("float16 is for a GPU", fix="on a CPU take bfloat16")
 
 
 class Scores(Record, frozen=True):
@@ -137,5 +150,18 @@ def _of_schema_1(data: dict[str, Any]) -> dict[str, Any]:
     return data
 
 
-CHECKPOINT = Format("a checkpoint", CheckpointRecord, schema=2, migrations={1: _of_schema_1})
+def _of_schema_2(data: dict[str, Any]) -> dict[str, Any]:
+    """Say of a training what there was no choice of: on a CPU, a batch a step."""
+    if training := data.get("training"):
+        settings = {**training["settings"], "device": "cpu", "fp16": False, "accumulate": 1}
+        data["training"] = {**training, "settings": settings}
+    return data
+
+
+CHECKPOINT = Format(
+    "a checkpoint",
+    CheckpointRecord,
+    schema=3,
+    migrations={1: _of_schema_1, 2: _of_schema_2},
+)
 """How a checkpoint's metadata is written and read."""

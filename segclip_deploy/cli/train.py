@@ -50,9 +50,28 @@ __all__ = ["train"]
 )
 @click.option("--crop", default=256, show_default=True, help="Side of training crops, pixels.")
 @click.option(
-    "--batch", type=click.IntRange(2), default=8, show_default=True, help="Crops per step."
+    "--batch",
+    type=click.IntRange(2),
+    default=8,
+    show_default=True,
+    help="Crops that are in the network at once.",
 )
-@click.option("--bf16", is_flag=True, help="bfloat16 autocast: faster where the processor has it.")
+@click.option(
+    "--accumulate",
+    type=click.IntRange(1),
+    default=1,
+    show_default=True,
+    help="Batches per step: a larger batch in the memory of a small one.",
+)
+@click.option(
+    "--device",
+    type=click.Choice(("auto", "cpu", "cuda")),
+    default="auto",
+    show_default=True,
+    help="auto: the GPU where PyTorch finds one. Part of what repeats a run.",
+)
+@click.option("--bf16", is_flag=True, help="bfloat16 autocast: faster where the device has it.")
+@click.option("--fp16", is_flag=True, help="float16 autocast, gradients scaled; on a GPU only.")
 @click.option(
     "--learning-rate", type=float, help="Peak; 0.002 by default, with --qat 0.0001.", default=None
 )

@@ -24,7 +24,7 @@ __all__ = ["TorchBackend", "open_checkpoint", "torch_segmenter"]
 
 
 class TorchBackend(Backend):
-    """Runs a ``DeployGraph`` eagerly, in evaluation mode.
+    """Runs a ``DeployGraph`` eagerly, in evaluation mode, where its tensors are.
 
     Args:
         graph: the module; put into evaluation mode.
@@ -38,6 +38,7 @@ class TorchBackend(Backend):
     ) -> None:
         self.name = f"PyTorch {torch.__version__} {kind}"
         self._graph = graph.eval()
+        self._device = next((tensor.device for tensor in graph.buffers()), torch.device("cpu"))
         size = (spec.height, spec.width)
         small = (spec.height // LOGIT_STRIDE, spec.width // LOGIT_STRIDE)
 
@@ -55,8 +56,8 @@ class TorchBackend(Backend):
     def infer(self, arrays: Mapping[str, NDArray[Any]]) -> Mapping[str, NDArray[Any]]:
         """Run once."""
         with torch.inference_mode():
-            results = self._graph(torch.from_numpy(arrays["image"]))
-        return {n: r.numpy() for n, r in zip(self._graph.output_names, results, strict=True)}
+            results = self._graph(torch.from_numpy(arrays["image"]).to(self._device))
+        return {n: r.cpu().numpy() for n, r in zip(self._graph.output_names, results, strict=True)}
 
     def close(self) -> None:
         """Nothing to release."""
@@ -71,13 +72,13 @@ def torch_segmenter(
     logits: bool,
     overlap: int | None = None,
 ) -> Segmenter:
-    """The unexported model in the runtime's own Segmenter.
+    """The unexported model in the runtime's own Segmenter, on the device where it is.
 
     Args:
         logits: blend windows by their logits; else each gives its centre, as in a bundle
             that was exported without ``--logits``.
     """
-    network = ConstantText(model, bank)
+    network = ConstantText(model, bank).to(next(model.parameters()).device)
     graph = DeployGraph(network, model.spec.mean, model.spec.std, logits=logits)
     backend = TorchBackend(graph, spec, model.spec.classes)
     return Segmenter(backend, spec, vocabulary, overlap=overlap)

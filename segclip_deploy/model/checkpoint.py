@@ -176,7 +176,9 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
     stored, written = {}, set()
     for name, tensor in tensors.items():
         in_fp16 = tensor.is_floating_point() and tensor.ndim >= 2
-        stored[name] = tensor.detach().to(torch.float16 if in_fp16 else tensor.dtype).contiguous()
+        stored[name] = (
+            tensor.detach().cpu().to(torch.float16 if in_fp16 else tensor.dtype).contiguous()
+        )
         if (memory := stored[name].untyped_storage().data_ptr()) in written:
             stored[name] = stored[name].clone()  # tied weights: a name each, as PyTorch keeps them
         written.add(memory)

@@ -59,12 +59,15 @@ class ContextPrompts(nn.Module):
         clip.eval().requires_grad_(False)
 
         def read(vectors: Tensor) -> Tensor:
-            x = clip.token_embedding(tokens)
+            clip.to(vectors.device)  # which a module that is no part of this one does not follow
+            x = clip.token_embedding(tokens.to(vectors.device))
             inserted = vectors.expand(len(x), -1, -1)
             x = torch.cat((x[:, :1], inserted, x[:, 1 + context :]), dim=1)
             x = clip.transformer(x + clip.positional_embedding, attn_mask=clip.attn_mask)
             # The end token has the highest id; CLIP reads the sentence there.
-            last = clip.ln_final(x)[torch.arange(len(x)), tokens.argmax(-1)]
+            last = clip.ln_final(x)[
+                torch.arange(len(x), device=x.device), tokens.argmax(-1).to(x.device)
+            ]
             return unit(last @ clip.text_projection)
 
         # In a closure the tower is no part of this module: neither averaged, nor copied, nor saved.

@@ -133,7 +133,7 @@ class _Observer(_Placed):
         self.seen: dict[str, Histogram] = {}
 
     def _round(self, name: str, values: Tensor) -> Tensor:
-        self.seen.setdefault(name, Histogram()).add(values.numpy())
+        self.seen.setdefault(name, Histogram()).add(values.cpu().numpy())
         return values
 
     def _round_weight(self, values: Tensor) -> Tensor:
@@ -183,8 +183,10 @@ class FakeQuant(_Placed):
 
     def _round_weight(self, values: Tensor) -> Tensor:
         top = self.scheme.rules.weight_limit
-        scale = storable((values.detach().flatten(1).abs().amax(1) / top).numpy(), self.scheme)
-        scales = torch.from_numpy(scale)
+        scale = storable(
+            (values.detach().flatten(1).abs().amax(1) / top).cpu().numpy(), self.scheme
+        )
+        scales = torch.from_numpy(scale).to(values.device)
         zeros = torch.zeros_like(scales, dtype=torch.int32)
         return torch.fake_quantize_per_channel_affine(values, scales, zeros, 0, -top, top)
 

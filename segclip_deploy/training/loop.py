@@ -10,13 +10,16 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import cast
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from segclip_deploy.artifacts.bundle import InputSpec
 from segclip_deploy.artifacts.checkpoint_record import Training, TrainSettings, TuningParents
 from segclip_deploy.artifacts.files import replace_file
+from segclip_deploy.artifacts.vocabulary import IGNORE_INDEX
 from segclip_deploy.errors import BadArtifact, BadInput, StaleArtifact, command
 from segclip_deploy.evaluation.accuracy import score
 from segclip_deploy.evaluation.dataset import Dataset
@@ -27,6 +30,7 @@ from segclip_deploy.model.segclip import SegCLIP
 from segclip_deploy.model.text import TextBank
 from segclip_deploy.progress import Report, silent, stage
 from segclip_deploy.training.augment import Crops
+from segclip_deploy.training.compute import autocast_of, repeatable
 from segclip_deploy.training.crop_loader import Batch, Loading, open_batches
 from segclip_deploy.training.image_cache import ImageCache
 from segclip_deploy.training.losses import segmentation_loss
@@ -100,9 +104,10 @@ class Trainer:
         self.parents, self.int8 = parents, int8
         self.settings, self.dataset, self.bank, self.out = settings, dataset, bank, out
         self.resume_path = out.with_name(out.name + ".resume")
+        self.device = settings.device
         self.trained = Trained(model, text)
-        self.trained.to(memory_format=torch.channels_last)
-        self.texts = torch.from_numpy(bank.texts)
+        self.trained.to(self.device).to(memory_format=torch.channels_last)
+        self.texts = torch.from_numpy(bank.texts).to(self.device)
         self.average = AveragedModel(
             self.trained, multi_avg_fn=get_ema_multi_avg_fn(settings.ema), use_buffers=True
         )
@@ -118,6 +123,7 @@ class Trainer:
             lr=rate,
             weight_decay=settings.weight_decay,
         )
+        self.scaler = torch.amp.GradScaler(self.device, enabled=settings.fp16)
         self.step, self.elapsed, self.best = 0, 0.0, -math.inf
         self.identity = {
             "settings": settings.to_json(),
@@ -140,10 +146,17 @@ class Trainer:
 
     def run(self, report: Callable[[Progress], None]) -> None:
         """Train to the end; ``report`` is called after each step. Removes the resume point at the end."""
-        batch = self.settings.batch
-        with open_batches(
-            self.crops, self.step, batch=batch, batches=1, loading=self.loading
-        ) as batches:
+        settings = self.settings
+        with (
+            repeatable(self.device),
+            open_batches(
+                self.crops,
+                self.step,
+                batch=settings.batch,
+                batches=settings.accumulate,
+                loading=self.loading,
+            ) as batches,
+        ):
             self._run(batches, report)
         self.resume_path.unlink(missing_ok=True)
 
@@ -151,7 +164,7 @@ class Trainer:
         settings = self.settings
         while self.fraction < 1:
             started = time.monotonic()
-            loss = self._train_step(next(batches))
+            loss = self._train_step([next(batches) for _ in range(settings.accumulate)])
             self.step += 1
             self.elapsed += time.monotonic() - started
             miou = None
@@ -169,29 +182,40 @@ class Trainer:
         assert self.settings.time_budget_s is not None
         return min(1.0, self.elapsed / self.settings.time_budget_s)
 
-    def _train_step(self, batch: Batch) -> float:
-        images, ground_truth = batch
+    def _train_step(self, batches: list[Batch]) -> float:
         factor = one_cycle(self.fraction)
         for group in self.optimizer.param_groups:
             group["lr"] = group["peak"] * factor
         spec = self.trained.model.spec
-        image = normalise(torch.from_numpy(images), spec.mean, spec.std)
-        loss = self._loss(image, torch.from_numpy(ground_truth).long())
-        if not torch.isfinite(loss):
-            raise BadInput(
-                f"the loss is not finite at step {self.step}", fix="lower --learning-rate"
-            )
+        parts = [self._counted(ground_truth) for _, ground_truth in batches]
         self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
+        total = 0.0
+        for (images, ground_truth), part in zip(batches, parts, strict=True):
+            image = normalise(torch.from_numpy(images).to(self.device), spec.mean, spec.std)
+            labels = torch.from_numpy(ground_truth).to(self.device).long()
+            # A mean over what counts in this batch becomes one over what counts in all of them.
+            loss = self._loss(image, labels) * (part / max(sum(parts), 1))
+            if not torch.isfinite(loss):
+                raise BadInput(
+                    f"the loss is not finite at step {self.step}", fix="lower --learning-rate"
+                )
+            self.scaler.scale(loss).backward()
+            total += loss.item()
+        self.scaler.unscale_(self.optimizer)
         nn.utils.clip_grad_norm_(self.trained.parameters(), 1.0)
-        self.optimizer.step()
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
         self.average.update_parameters(self.trained)
-        return loss.item()
+        return total
+
+    def _counted(self, ground_truth: NDArray[np.uint8]) -> int:
+        """How many pixels of a batch its loss is the mean over."""
+        return int((ground_truth != IGNORE_INDEX).sum())
 
     def _loss(self, image: Tensor, ground_truth: Tensor) -> Tensor:
         """Of normalised images (B, 3, H, W) and their ground truth (B, H, W)."""
         self.trained.train()
-        with torch.autocast("cpu", torch.bfloat16, enabled=self.settings.bf16):
+        with autocast_of(self.settings):
             output = self.trained.model.decode(image, self.trained.text(), self.texts)
         return segmentation_loss(output, ground_truth)
 
@@ -200,7 +224,9 @@ class Trainer:
         averaged = cast("Trained", self.average.module)
         averaged.eval()
         with torch.inference_mode():
-            bank = TextBank(averaged.text().numpy().copy(), self.bank.texts, self.bank.encoder)
+            bank = TextBank(
+                averaged.text().cpu().numpy().copy(), self.bank.texts, self.bank.encoder
+            )
         started = time.monotonic()
         model = averaged.model
         size = InputSpec(height=self.settings.window, width=self.settings.window)
@@ -244,6 +270,7 @@ class Trainer:
             "trained": self.trained.state_dict(),
             "average": self.average.state_dict(),
             "optimizer": self.optimizer.state_dict(),
+            "scaler": self.scaler.state_dict(),
         }
         with replace_file(self.resume_path) as temporary:
             torch.save(state, temporary)
@@ -267,6 +294,7 @@ class Trainer:
         self.trained.load_state_dict(state["trained"])
         self.average.load_state_dict(state["average"])
         self.optimizer.load_state_dict(state["optimizer"])
+        self.scaler.load_state_dict(state["scaler"])
         self.step, self.elapsed, self.best = state["step"], state["elapsed"], state["best"]
 
 

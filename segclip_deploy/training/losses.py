@@ -35,6 +35,8 @@ def _cross_entropy(scores: Tensor, ground_truth: Tensor) -> Tensor:
     full = F.interpolate(
         scores.float(), ground_truth.shape[-2:], mode="bilinear", align_corners=False
     )
-    total = F.cross_entropy(full, ground_truth, ignore_index=IGNORE_INDEX, reduction="sum")
+    # Summed by itself: the sum inside adds up in another order each time on a GPU.
+    each = F.cross_entropy(full, ground_truth, ignore_index=IGNORE_INDEX, reduction="none")
+    total = each.sum()
     counted = (ground_truth != IGNORE_INDEX).sum()
     return total / counted.clamp(min=1)  # a batch may be ignored entirely

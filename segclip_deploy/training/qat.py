@@ -10,6 +10,7 @@ from typing import Any, cast
 import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import Tensor
 
 from segclip_deploy.artifacts.bundle import InputSpec
@@ -25,6 +26,7 @@ from segclip_deploy.model.prompts import FixedText
 from segclip_deploy.model.segclip import SegCLIP, SegOutput
 from segclip_deploy.model.text import TextBank
 from segclip_deploy.progress import Report, silent
+from segclip_deploy.training.compute import repeatable
 from segclip_deploy.training.crop_loader import Loading
 from segclip_deploy.training.fake_quant import FakeQuant, observe, operators_of
 from segclip_deploy.training.loop import Progress, Trained, Trainer
@@ -157,8 +159,13 @@ class FineTuner(Trainer):
         )
         spec = model.spec
         tiles = _tiles(dataset, settings.window)
-        images = (normalise(tile, spec.mean, spec.std) for tile in tiles)
-        self.ranges = observe(self.teacher, plan, self._teach, images)
+        images = (normalise(tile.to(self.device), spec.mean, spec.std) for tile in tiles)
+        self.teacher.to(self.device)
+        with repeatable(self.device):
+            self.ranges = observe(self.teacher, plan, self._teach, images)
+
+    def _counted(self, ground_truth: NDArray[np.uint8]) -> int:
+        return ground_truth.size  # the teacher has an opinion of every pixel
 
     def _loss(self, image: Tensor, ground_truth: Tensor) -> Tensor:
         del ground_truth

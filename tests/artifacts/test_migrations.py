@@ -62,6 +62,8 @@ def test_an_old_checkpoint_says_what_it_said() -> None:
     assert shipped is not None
     assert (shipped.step, round(shipped.plan.miou or 0, 4)) == (1000, 0.7349)
     assert (shipped.parents, shipped.int8) == (None, ())
+    for settings in (training.settings, shipped.settings):  # there was no choice
+        assert (settings.device, settings.fp16, settings.accumulate) == ("cpu", False, 1)
 
 
 def test_an_old_import_is_told_from_a_training() -> None:
@@ -74,6 +76,7 @@ def test_an_old_import_is_told_from_a_training() -> None:
     data = {"schema": 1, **common, "training": {"imported": "a.pth"}}
     record = CHECKPOINT.parse(data, where="c", fix="f")
     assert (record.training, record.imported) == (None, "a.pth")
+    assert CHECKPOINT.parse({**record.to_json(), "schema": 2}, where="c", fix="f") == record
     record = CHECKPOINT.parse({**data, "training": {}}, where="c", fix="f")
     assert (record.training, record.imported) == (None, None)
 
