@@ -106,6 +106,7 @@ def test_small_sets_need_no_process_and_large_ones_get_some() -> None:
     assert Loading(7).workers_for(whole=True) == 7
 
 
+@pytest.mark.faults
 @pytest.mark.parametrize("workers", [0, 1])
 def test_an_image_that_is_damaged_during_training_ends_it_with_one_line(
     workers: int, tmp_path: Path
@@ -119,6 +120,7 @@ def test_an_image_that_is_damaged_during_training_ends_it_with_one_line(
             deque(islice(some, 9))  # some were drawn ahead
 
 
+@pytest.mark.faults
 def test_a_process_that_is_killed_ends_training_with_one_line() -> None:
     crops = Crops(ImageCache(generated(3), "train", 0), crop=64, seed=0)
 
