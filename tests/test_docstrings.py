@@ -33,6 +33,7 @@ SLOW = {
         "build_engine",
         "calibrate",
         "compare",
+        "dataset",
         "evaluate",
         "export",
         "import_",

@@ -18,7 +18,16 @@ from segclip_deploy.errors import BadArtifact, BadInput
 from segclip_deploy.evaluation.layout_names import LayoutName
 from segclip_deploy.runtime.formats.kinds import IMAGE_SUFFIXES
 
-__all__ = ["LAYOUTS", "OWN", "Entry", "Index", "Layout", "find_layout", "is_dataset", "read_index"]
+__all__ = [
+    "LAYOUTS",
+    "OWN",
+    "ImageEntry",
+    "Index",
+    "Layout",
+    "find_layout",
+    "is_dataset",
+    "read_index",
+]
 
 OWN: LayoutName = "segclip-deploy"
 """The layout that has a split.json."""
@@ -28,7 +37,7 @@ PLAN_SHARE = 0.1
 
 
 @dataclass(frozen=True)
-class Entry:
+class ImageEntry:
     """An image of a dataset.
 
     Attributes:
@@ -58,7 +67,7 @@ class Index:
     """
 
     layout: str
-    entries: Mapping[str, Entry]
+    entries: Mapping[str, ImageEntry]
     splits: Mapping[str, tuple[str, ...]]
     held_out: bool = False
 
@@ -108,7 +117,7 @@ class Layout:
     source: str
     vocabulary: str | None
     matches: Callable[[Path], bool]
-    entries: Callable[[Path, str], Iterator[Entry]]
+    entries: Callable[[Path, str], Iterator[ImageEntry]]
 
 
 def find_layout(root: Path, name: str | None = None) -> Layout:
@@ -166,7 +175,7 @@ def read_index(root: Path, *, layout: str | None = None, mask_suffix: str = "") 
     return _hold_out(Index(kind.name, entries, {k: tuple(names) for k, names in splits.items()}))
 
 
-def _own_splits(root: Path, entries: Mapping[str, Entry]) -> dict[str, tuple[str, ...]]:
+def _own_splits(root: Path, entries: Mapping[str, ImageEntry]) -> dict[str, tuple[str, ...]]:
     """Those of split.json; without one all images are in one split, ``all``."""
     path = root / "split.json"
     if not path.exists():
@@ -249,10 +258,10 @@ def _is_own(root: Path) -> bool:
     return (root / "images").is_dir()
 
 
-def _own(root: Path, mask_suffix: str) -> Iterator[Entry]:
+def _own(root: Path, mask_suffix: str) -> Iterator[ImageEntry]:
     masks = _by_stem(_files(root / "masks"))
     for stem, images in _by_stem(_files(root / "images")).items():
-        yield Entry(stem, "", images, masks.get(stem + mask_suffix, ()), stem)
+        yield ImageEntry(stem, "", images, masks.get(stem + mask_suffix, ()), stem)
 
 
 def _is_loveda(root: Path) -> bool:
@@ -263,13 +272,13 @@ def _is_loveda(root: Path) -> bool:
     )
 
 
-def _loveda(root: Path, _: str) -> Iterator[Entry]:
+def _loveda(root: Path, _: str) -> Iterator[ImageEntry]:
     for folder, split in _folders(root, _SPLIT):
         for area, _name in _folders(folder, r"(urban|rural)"):
             masks = _by_stem(_files(area / "masks_png"))
             for stem, images in _by_stem(_files(area / "images_png")).items():
                 name = f"{folder.name}/{area.name}/{stem}"
-                yield Entry(name, split, images, masks.get(stem, ()), name)
+                yield ImageEntry(name, split, images, masks.get(stem, ()), name)
 
 
 def _is_uavid(root: Path) -> bool:
@@ -280,13 +289,13 @@ def _is_uavid(root: Path) -> bool:
     )
 
 
-def _uavid(root: Path, _: str) -> Iterator[Entry]:
+def _uavid(root: Path, _: str) -> Iterator[ImageEntry]:
     for folder, split in _folders(root, rf"uavid_{_SPLIT}"):
         for sequence, _name in _folders(folder, r"(seq\d+)"):
             masks = _by_stem(_files(sequence / "Labels"))
             scene = f"{folder.name}/{sequence.name}"  # neighbours in time show the same ground
             for stem, images in _by_stem(_files(sequence / "Images")).items():
-                yield Entry(f"{scene}/{stem}", split, images, masks.get(stem, ()), scene)
+                yield ImageEntry(f"{scene}/{stem}", split, images, masks.get(stem, ()), scene)
 
 
 _COLOURS = "_instance_color_RGB"
@@ -301,7 +310,7 @@ def _is_isaid(root: Path) -> bool:
     )
 
 
-def _isaid(root: Path, _: str) -> Iterator[Entry]:
+def _isaid(root: Path, _: str) -> Iterator[ImageEntry]:
     for folder, split in _folders(root, _SPLIT):
         # The archives of images and masks have folders of their own inside, by how they are unpacked.
         files = [file for place, _, _ in os.walk(folder) for file in _files(Path(place))]
@@ -309,7 +318,7 @@ def _isaid(root: Path, _: str) -> Iterator[Entry]:
         pictures = _by_stem(file for file in files if not file.stem.endswith((_COLOURS, _IDS)))
         for stem, images in pictures.items():
             name = f"{folder.name}/{stem}"
-            yield Entry(name, split, images, masks.get(stem + _COLOURS, ()), name)
+            yield ImageEntry(name, split, images, masks.get(stem + _COLOURS, ()), name)
 
 
 def _is_mmseg(root: Path) -> bool:
@@ -320,14 +329,14 @@ _PATCH = re.compile(r"(.+)_\d+_\d+_\d+_\d+")
 """Of mmsegmentation's converters: P0003_0_896_512_1408 was cut from P0003."""
 
 
-def _mmseg(root: Path, mask_suffix: str) -> Iterator[Entry]:
+def _mmseg(root: Path, mask_suffix: str) -> Iterator[ImageEntry]:
     for folder, split in _folders(root / "img_dir", r"(\w+)"):
         masks = _by_stem(_files(root / "ann_dir" / folder.name))
         for stem, images in _by_stem(_files(folder)).items():
             found = masks.get(stem + mask_suffix) or masks.get(stem + _COLOURS, ())
             patch = _PATCH.fullmatch(stem)
             scene = f"{split}/{patch[1] if patch else stem}"
-            yield Entry(f"{folder.name}/{stem}", split, images, found, scene)
+            yield ImageEntry(f"{folder.name}/{stem}", split, images, found, scene)
 
 
 LAYOUTS: Mapping[LayoutName, Layout] = {

@@ -86,7 +86,7 @@ def test_a_bad_file_among_good_ones_is_listed_and_the_others_done(
         (["export", "{tmp}/none.safetensors", "-o", "{tmp}/b"], 1, "no such checkpoint"),
         (["export", "{tmp}/pickle.pth", "-o", "{tmp}/b"], 1, "segclip-deploy import"),
         (["export", "{tmp}/pickle.pth", "-o", "{tmp}/b", "--size", "big"], 2, "512x768"),
-        (["evaluate", "{tiny}", "{tmp}"], 1, "it needs images/ and masks/"),
+        (["evaluate", "{tiny}", "{tmp}"], 1, "not a dataset: a dataset has images/ and masks/"),
         (["train", "{tmp}", "--vocabulary", "dubai", "--text", "x.npz", "-o", "o"], 2, "--steps"),
         (
             ["train", "{tmp}", "--vocabulary", "mars", "--text", "x", "-o", "o", "--steps", "1"],

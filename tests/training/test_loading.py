@@ -19,6 +19,7 @@ import torch
 from segclip_deploy.artifacts.vocabulary import IGNORE_INDEX, Vocabulary, load_vocabulary
 from segclip_deploy.errors import BadInput, SegclipError
 from segclip_deploy.evaluation.dataset import Dataset, Sample, open_dataset
+from segclip_deploy.evaluation.layouts import OWN, Index
 from segclip_deploy.runtime.inference.frame import Frame
 from segclip_deploy.training.augment import Crops
 from segclip_deploy.training.crop_loader import Loading, open_batches
@@ -50,7 +51,7 @@ class Generated(Dataset):
 
 def generated(count: int, root: Path = Path()) -> Generated:
     names = tuple(str(index) for index in range(count))
-    return Generated(root, load_vocabulary("dubai"), {"train": names})
+    return Generated(root, load_vocabulary("dubai"), Index(OWN, {}, {"train": names}))
 
 
 def drawn(

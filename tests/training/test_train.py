@@ -228,7 +228,7 @@ def test_the_schedule_rises_falls_and_ends_near_zero() -> None:
 def test_datasets_that_cannot_be_used_say_why(
     data: Path, tmp_path: Path, vocabulary: Vocabulary
 ) -> None:
-    with pytest.raises(BadInput, match="no images/"):
+    with pytest.raises(BadInput, match="not a dataset: a dataset has images/"):
         open_dataset(tmp_path, vocabulary)
     with pytest.raises(BadInput, match="no split 'test'"):
         open_dataset(data, vocabulary).names("test")
