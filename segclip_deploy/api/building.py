@@ -72,7 +72,7 @@ def build_engine(
         precision: on a workstation: ``"fp16"`` or ``"int8"``, written into the bundle before;
             ``"auto"`` builds two engines and keeps the faster.
         calib: real tiles, for ``"int8"`` and ``"auto"``.
-        eval: a dataset whose split ``plan``, or only split, judges; for ``"auto"``.
+        eval: a dataset whose split ``plan``, or only split, evaluates plans; for ``"auto"``.
         layout, mask_suffix: of that dataset.
         bands, scale, keep_scale, ignore_alpha, allow_remote: of ``calib``, as of ``calibrate``.
         max_miou_drop: percentage points of mIoU that ``"auto"`` may lose.

@@ -55,7 +55,7 @@ def evaluate(
 
     Args:
         engine: an engine, a bundle, or a checkpoint, which runs in PyTorch at 512 × 512.
-        dataset: a folder with images/, masks/ and, if it has splits, split.json.
+        dataset: of any layout (docs/datasets.md).
         split: by default ``val``, or the only one.
         layout: segclip-deploy, loveda, uavid, isaid or mmseg; by default what is there decides.
         mask_suffix: what a mask's name has more than its image's: ``"_mask"``.
@@ -232,7 +232,7 @@ def benchmark(
 
     Args:
         bundles: in FP32; one or several.
-        eval: the dataset that judges.
+        eval: the dataset to evaluate on.
         out: the folder of the report.
         split: that reports accuracy; by default ``val``, or the only one.
         layout: segclip-deploy, loveda, uavid, isaid or mmseg; by default what is there decides.

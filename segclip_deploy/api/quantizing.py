@@ -11,7 +11,7 @@ from segclip_deploy.artifacts.scheme import parse_scheme
 from segclip_deploy.calibration.methods import METHOD_NAMES
 from segclip_deploy.errors import UsageError
 from segclip_deploy.evaluation.layout_names import LAYOUT_NAMES
-from segclip_deploy.progress import Report, saying, silent
+from segclip_deploy.progress import Report, silent
 
 if TYPE_CHECKING:
     from segclip_deploy.artifacts.bundle import Bundle
@@ -101,7 +101,7 @@ def calibrate(
         out: the table to write (.json).
         method: how a range is read off a histogram: percentile, entropy, mse or minmax.
         select: how many tiles are chosen.
-        eval: a dataset that will judge; none of its tiles may be used.
+        eval: a dataset for evaluation; none of its tiles may be used.
         sheet: a contact sheet of the chosen tiles to write (.png).
         bands: which bands of the images are red, green and blue, from 1.
         scale: of more than 8 bits: the values that become 0 and 255.
@@ -112,7 +112,7 @@ def calibrate(
 
     Raises:
         BadArtifact: the bundle is not FP32.
-        BadInput: the tiles cannot be used, or are among those that judge.
+        BadInput: the tiles cannot be used, or are among those for evaluation.
     """
     check_choice("--method", method, METHOD_NAMES)
     from segclip_deploy.artifacts.bundle import load_bundle
@@ -161,7 +161,7 @@ def plan(
     Args:
         bundle: in FP32.
         table: from ``calibrate``.
-        eval: the dataset that judges.
+        eval: the dataset to evaluate on.
         out: the plan to write (.yaml).
         scheme: whom it is for: ``"tensorrt"`` or ``"cpu"``.
         split: of the dataset; by default ``plan``, or the only one. Keep val for results.
@@ -175,7 +175,7 @@ def plan(
         report: told how far it is.
 
     Raises:
-        BadInput: no such split or class, or a tile of the table is among those that judge.
+        BadInput: no such split or class, or a tile of the table is among those for evaluation.
         GateFailed: no mix keeps the limits.
     """
     check_choice("--layout", layout, LAYOUT_NAMES)
@@ -184,24 +184,20 @@ def plan(
     from segclip_deploy.artifacts.plan import AccuracyLimits
     from segclip_deploy.calibration.table import load_table
     from segclip_deploy.evaluation.dataset import open_dataset
-    from segclip_deploy.planning.planner import plan_precision
+    from segclip_deploy.planning.planner import choose_plan_split, plan_precision
     from segclip_deploy.planning.sensitivity import heat_map as draw
     from segclip_deploy.runtime.io.raster.source import Reading
 
     loaded = load_bundle(bundle)
     reading = Reading(bands, scale, ignore_alpha=ignore_alpha)
-    judging = open_dataset(
+    data = open_dataset(
         eval, loaded.vocabulary, layout=layout, mask_suffix=mask_suffix, reading=reading
     )
-    chosen = judging.choose_split(split, "plan")
-    if chosen != (split or "plan"):
-        saying(report)(
-            f"{eval}: no split plan, so {chosen} judges; results on it will look better than they are"
-        )
+    chosen = choose_plan_split(data, split, report)
     made = plan_precision(
         loaded,
         load_table(Path(table), loaded),
-        judging,
+        data,
         Path(out),
         scheme=rules,
         split=chosen,

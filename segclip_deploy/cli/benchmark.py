@@ -22,7 +22,7 @@ __all__ = ["benchmark"]
 
 @click.command()
 @click.argument("bundles", type=PATH, nargs=-1, required=True)
-@click.option("--eval", type=PATH, required=True, help="Dataset that judges.")
+@click.option("--eval", type=PATH, required=True, help="Dataset to evaluate on.")
 @click.option("--split", help="That reports accuracy.  [default: val, or the only one]")
 @dataset_options
 @reading_options

@@ -88,7 +88,7 @@ def _capabilities(_: click.Context, __: click.Parameter, text: str | None) -> tu
     help="On a workstation: write it into BUNDLE first. auto: the planned mix, if it is faster.",
 )
 @click.option("--calib", type=PATH, metavar="DIR", help="With --precision int8, auto: real tiles.")
-@click.option("--eval", type=PATH, help="With --precision auto: a dataset whose split plan judges.")
+@click.option("--eval", type=PATH, help="With --precision auto: a dataset to evaluate plans on.")
 @dataset_options
 @reading_options
 @click.option(

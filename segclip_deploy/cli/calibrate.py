@@ -9,8 +9,8 @@ import click
 from segclip_deploy import api
 from segclip_deploy.cli.options import (
     PATH,
+    evaluation_option,
     json_option,
-    judging_option,
     reading_options,
     tiles_option,
 )
@@ -28,7 +28,7 @@ __all__ = ["calibrate"]
     "--method", type=click.Choice(api.METHOD_NAMES), default="percentile", show_default=True
 )
 @click.option("--select", default=256, show_default=True, help="How many tiles to choose.")
-@judging_option
+@evaluation_option
 @click.option("--sheet", type=PATH, help="Contact sheet of the chosen tiles to write (.png).")
 @reading_options
 @json_option

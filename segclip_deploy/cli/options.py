@@ -18,9 +18,9 @@ __all__ = [
     "checkpoint_option",
     "dataset_options",
     "duration",
+    "evaluation_option",
     "floors_option",
     "json_option",
-    "judging_option",
     "model_option",
     "overlap_option",
     "picture_options",
@@ -55,8 +55,8 @@ tiles_option = click.option(
     required=True,
     help="Images, folders, lists (.txt) or a dataset; may be repeated.",
 )
-judging_option = click.option(
-    "--eval", type=PATH, help="Dataset that will judge; none of its tiles may be used."
+evaluation_option = click.option(
+    "--eval", type=PATH, help="Dataset for evaluation; none of its tiles may be used."
 )
 _LAYOUT = click.option(
     "--layout",

@@ -24,7 +24,7 @@ __all__ = ["plan"]
 @click.command()
 @click.argument("bundle", type=PATH)
 @click.option("--table", type=PATH, required=True, help="Calibration table.")
-@click.option("--eval", type=PATH, required=True, help="Dataset that judges.")
+@click.option("--eval", type=PATH, required=True, help="Dataset to evaluate on.")
 @click.option("--split", help="Of it; keep val for results.  [default: plan, or the only one]")
 @dataset_options
 @picture_options

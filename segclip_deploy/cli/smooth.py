@@ -9,8 +9,8 @@ import click
 from segclip_deploy import api
 from segclip_deploy.cli.options import (
     PATH,
+    evaluation_option,
     json_option,
-    judging_option,
     reading_options,
     tiles_option,
 )
@@ -32,7 +32,7 @@ __all__ = ["smooth"]
     help="How much of an outlier moves into the weights, between 0 and 1.",
 )
 @click.option("--select", default=64, show_default=True, help="How many tiles to choose.")
-@judging_option
+@evaluation_option
 @reading_options
 @json_option
 def smooth(as_json: bool, **options: Any) -> None:

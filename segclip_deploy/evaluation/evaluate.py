@@ -23,7 +23,7 @@ class Evaluation:
     Attributes:
         engine: the library that ran, its version and device.
         dataset: the folder.
-        split: the part of it that judged.
+        split: the part of it that was evaluated.
         vocabulary: the title of its classes.
         scores: IoU and boundary IoU by class, shares of 1; None of a class that does not occur.
     """

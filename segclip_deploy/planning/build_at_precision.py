@@ -16,7 +16,7 @@ from segclip_deploy.calibration.table import CalibrationTable
 from segclip_deploy.errors import BadInput
 from segclip_deploy.evaluation.dataset import open_dataset
 from segclip_deploy.export.onnx_model import load_model
-from segclip_deploy.planning.planner import plan_precision
+from segclip_deploy.planning.planner import choose_plan_split, plan_precision
 from segclip_deploy.progress import Report, saying, silent
 from segclip_deploy.quantization.from_tiles import calibrate_on
 from segclip_deploy.quantization.placement import uniform_plan
@@ -90,16 +90,16 @@ def build_at_precision(
     if dataset is None or precision == "int8":
         made = _uniform(bundle, "int8", target.scheme, work, table)
         return build_engine(made, out, options=options)
-    judging = open_dataset(
+    data = open_dataset(
         dataset, bundle.vocabulary, layout=layout, mask_suffix=mask_suffix, reading=reading
     )
     planned = plan_precision(
         bundle,
         table,
-        judging,
+        data,
         work / "plan.yaml",
         scheme=target.scheme,
-        split=judging.choose_split(None, "plan"),
+        split=choose_plan_split(data, None, report),
         limits=AccuracyLimits(max_miou_drop=max_miou_drop),
         report=report,
     )

@@ -54,7 +54,7 @@ class ArtifactCache:
         layout: of the dataset; None: what is there decides.
         mask_suffix: of the dataset's masks.
         reading: how images are read, of both.
-        plan_split: the part of the dataset that judges plans.
+        plan_split: the part of the dataset that plans are evaluated on.
     """
 
     root: Path

@@ -12,6 +12,7 @@ from PIL import Image
 from segclip_deploy.artifacts.vocabulary import Vocabulary
 from segclip_deploy.errors import BadInput
 from segclip_deploy.evaluation.dataset import open_dataset
+from segclip_deploy.planning.planner import choose_plan_split
 from tests.conftest import EXAMPLE
 from tests.support.helpers import call
 
@@ -56,6 +57,17 @@ def test_nothing_is_guessed_among_several_and_nothing_taken_for_what_was_named(
         name: ["b"] for name in splits[1:]}), vocabulary)  # fmt: skip
     with pytest.raises(BadInput, match=rf"no split '{asked or 'plan'}' \(it has {splits[0]}"):
         data.choose_split(asked, "plan")
+
+
+def test_a_plan_that_is_evaluated_on_another_split_says_so(
+    tmp_path: Path, vocabulary: Vocabulary
+) -> None:
+    said: list[str] = []
+    data = open_dataset(_dataset(tmp_path / "d", None), vocabulary)
+    assert choose_plan_split(data, None, lambda line, _d, _t: said.append(line)) == "all"
+    assert "no split plan, so plans are evaluated on all" in said[0]
+    assert choose_plan_split(data, "all", lambda line, _d, _t: said.append(line)) == "all"
+    assert len(said) == 1
 
 
 def test_who_chooses_and_scores_on_the_same_images_is_told(
