@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from segclip_deploy.artifacts.checkpoint_record import Scores
 from segclip_deploy.artifacts.plan import Drop
+from segclip_deploy.evaluation.confidence import ConfidenceMeter
 from segclip_deploy.evaluation.dataset import Sample
 from segclip_deploy.evaluation.metrics import BoundaryTally, Confusion, confusion_matrix
 from segclip_deploy.runtime.inference.segmenter import Segmenter
@@ -47,13 +48,22 @@ class Accuracy:
         return self.scores().to_json()
 
 
-def score(segmenter: Segmenter, samples: Iterable[Sample]) -> Accuracy:
-    """Segment every sample and compare it with its ground truth."""
+def score(
+    segmenter: Segmenter, samples: Iterable[Sample], *, confidence: ConfidenceMeter | None = None
+) -> Accuracy:
+    """Segment every sample and compare it with its ground truth.
+
+    Args:
+        segmenter: an engine.
+        samples: images and ground truth.
+        confidence: measures the engine's logits on the way, if it outputs any.
+    """
     names = segmenter.vocabulary.names
     boundary = BoundaryTally.empty(names)
     images, by_image = [], []
     for sample in samples:
-        labels = segmenter.segment(sample.frame).labels
+        on_logits = confidence.reads(sample.ground_truth) if confidence else None
+        labels = segmenter.segment(sample.frame, on_logits=on_logits).labels
         by_image.append(Confusion(confusion_matrix(labels, sample.ground_truth, len(names)), names))
         boundary += BoundaryTally.of(labels, sample.ground_truth, names)
         images.append(sample.name)
