@@ -170,8 +170,16 @@ def open_dataset(
     return Dataset(root, vocabulary, index, mask_suffix, reading)
 
 
-def choose_plan_split(dataset: Dataset, asked: str | None, report: Report) -> str:
-    """The split to evaluate plans on: the one that was asked for, ``plan``, or the only one, which is said.
+def choose_plan_split(
+    dataset: Dataset, asked: str | None, report: Report, *, use: str = "plans are evaluated"
+) -> str:
+    """The split to choose on: the one that was asked for, ``plan``, or the only one, which is said.
+
+    Args:
+        dataset: that has it.
+        asked: its name, or none.
+        report: told where it is another one than ``plan``.
+        use: what it is for, for people.
 
     Raises:
         BadInput: there is no such split.
@@ -179,7 +187,7 @@ def choose_plan_split(dataset: Dataset, asked: str | None, report: Report) -> st
     split = dataset.choose_split(asked, "plan")
     if split != (asked or "plan"):
         saying(report)(
-            f"{dataset.root}: no split plan, so plans are evaluated on {split}; "
+            f"{dataset.root}: no split plan, so {use} on {split}; "
             "results on it will look better than they are"
         )
     return split
