@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from segclip_deploy.calibration.methods import METHOD_NAMES, Method
     from segclip_deploy.calibration.table import CalibrationTable
     from segclip_deploy.cluster.map_folder import MapResult
+    from segclip_deploy.evaluation.confidence import Confidence
     from segclip_deploy.evaluation.evaluate import Evaluation
     from segclip_deploy.evaluation.layout_names import LAYOUT_NAMES
     from segclip_deploy.evaluation.survey import DatasetReport
@@ -71,6 +72,7 @@ _HOMES = {
     "calibration.methods": ("METHOD_NAMES", "Method"),
     "calibration.table": ("CalibrationTable",),
     "cluster.map_folder": ("MapResult",),
+    "evaluation.confidence": ("Confidence",),
     "evaluation.evaluate": ("Evaluation",),
     "evaluation.layout_names": ("LAYOUT_NAMES",),
     "evaluation.survey": ("DatasetReport",),
@@ -101,6 +103,7 @@ __all__ = [
     "CalibrationTable",
     "CheckpointFacts",
     "Comparison",
+    "Confidence",
     "DatasetReport",
     "Engine",
     "EngineRecord",

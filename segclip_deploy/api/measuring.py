@@ -47,6 +47,7 @@ def evaluate(
     ignore_alpha: bool = False,
     overlap: int | None = None,
     threads: int = 0,
+    reliability: AnyPath | None = None,
     report: Report = silent,
 ) -> Evaluation:
     """Score an engine on a dataset, by the same path that flies.
@@ -64,22 +65,30 @@ def evaluate(
         ignore_alpha: an alpha band takes no pixel away.
         overlap: pixels that windows share; by default a quarter.
         threads: of the CPU; 0: the engine's choice.
+        reliability: a reliability diagram to write (.png); the engine must output logits.
         report: told how far it is.
 
     Returns:
-        IoU and boundary IoU by class, 0 to 1, and their means.
+        IoU and boundary IoU by class, 0 to 1, and their means. Where the engine outputs logits, the expected
+        calibration error of its probabilities, too: with its temperature and, if it has one, without.
 
     Raises:
         BadArtifact: the engine cannot run here.
-        BadInput: a dataset or split that cannot be used.
+        BadInput: a dataset or split that cannot be used; or a diagram of an engine without logits.
+        MissingDependency: no matplotlib for a diagram.
     """
     check_choice("--layout", layout, LAYOUT_NAMES)
     check_range("--threads", threads, 0)
     from segclip_deploy.evaluation.dataset import open_dataset
     from segclip_deploy.evaluation.evaluate import evaluate as score_on
+    from segclip_deploy.evaluation.reliability_diagram import check_diagram, draw_reliability
     from segclip_deploy.runtime.io.raster.source import Reading
+    from segclip_deploy.runtime.open_engine import bundle_record_of
 
-    with _opened(Path(engine), overlap, threads) as segmenter:
+    path, diagram = Path(engine), optional_path(reliability)
+    if diagram is not None:
+        check_diagram(diagram)
+    with _opened(path, overlap, threads) as segmenter:
         saying(report)(f"{engine} runs in {segmenter.backend.name}")
         data = open_dataset(
             dataset,
@@ -88,12 +97,27 @@ def evaluate(
             mask_suffix=mask_suffix,
             reading=Reading(bands, scale, ignore_alpha=ignore_alpha),
         )
-        return score_on(segmenter, data, data.choose_split(split, "val"), report=report)
+        found = score_on(
+            segmenter,
+            data,
+            data.choose_split(split, "val"),
+            fit=None if _is_checkpoint(path) else bundle_record_of(path).temperature,
+            with_confidence=diagram is not None,
+            report=report,
+        )
+    if diagram is not None and found.confidence is not None:
+        images = f"{len(found.scores.images)} images of split {found.split}"
+        draw_reliability(found.confidence, diagram, title=f"{path.name}, {found.engine}\n{images}")
+    return found
+
+
+def _is_checkpoint(path: Path) -> bool:
+    return path.suffix == ".safetensors"
 
 
 @contextmanager
 def _opened(path: Path, overlap: int | None, threads: int) -> Iterator[Segmenter]:
-    if path.suffix != ".safetensors":
+    if not _is_checkpoint(path):
         from segclip_deploy.runtime.open_engine import open_segmenter
 
         with open_segmenter(path, overlap=overlap, threads=threads) as segmenter:

@@ -7,13 +7,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from segclip_deploy.artifacts.bundle_record import TemperatureFit
 from segclip_deploy.artifacts.checkpoint_record import Scores
+from segclip_deploy.errors import BadInput
 from segclip_deploy.evaluation.accuracy import score
+from segclip_deploy.evaluation.confidence import Confidence, ConfidenceMeter
 from segclip_deploy.evaluation.dataset import Dataset, Sample
-from segclip_deploy.progress import Report, silent
+from segclip_deploy.progress import Report, saying, silent
 from segclip_deploy.runtime.inference.segmenter import Segmenter
 
 __all__ = ["Evaluation", "evaluate"]
+
+_MENDED = "segclip-deploy export CKPT -o BUNDLE --logits, and build-engine again"
 
 
 @dataclass(frozen=True)
@@ -26,6 +31,7 @@ class Evaluation:
         split: the part of it that was evaluated.
         vocabulary: the title of its classes.
         scores: IoU and boundary IoU by class, shares of 1; None of a class that does not occur.
+        confidence: what its probabilities are worth; None where it outputs no logits.
     """
 
     engine: str
@@ -33,6 +39,7 @@ class Evaluation:
     split: str
     vocabulary: str
     scores: Scores
+    confidence: Confidence | None = None
 
     @property
     def miou(self) -> float | None:
@@ -42,18 +49,43 @@ class Evaluation:
     def to_json(self) -> dict[str, Any]:
         """As JSON; the scores stand beside the others."""
         said = {"engine": self.engine, "dataset": str(self.dataset), "split": self.split}
-        return {**said, **self.scores.to_json()}
+        confidence = self.confidence.to_json() if self.confidence else None
+        return {**said, **self.scores.to_json(), "confidence": confidence}
 
 
 def evaluate(
-    segmenter: Segmenter, dataset: Dataset, split: str, *, report: Report = silent
+    segmenter: Segmenter,
+    dataset: Dataset,
+    split: str,
+    *,
+    fit: TemperatureFit | None = None,
+    with_confidence: bool = False,
+    report: Report = silent,
 ) -> Evaluation:
-    """Score a segmenter on a split.
+    """Score a segmenter on a split; and its confidence, where it outputs logits.
+
+    Args:
+        segmenter: an engine.
+        dataset: images and ground truth.
+        split: of it.
+        fit: of the temperature that the engine's logits were divided by; None: they were not.
+        with_confidence: refuse an engine without logits; else it is said that nothing is measured.
+        report: told how far it is.
 
     Raises:
-        BadInput: no such split, or an image or mask that cannot be used.
+        BadInput: no such split, an image or mask that cannot be used, or no logits.
     """
     names = dataset.names(split)
+    if not segmenter.blends:
+        what = f"{segmenter.backend.name} outputs no logits"
+        if with_confidence:
+            raise BadInput(what, where="--reliability", fix=_MENDED)
+        saying(report)(f"{what}, so its confidence is not measured; {_MENDED}")
+    elif fit and (seen := {*names} & {*fit.images}):
+        saying(report)(
+            f"the temperature was fitted on images of {len(seen)} of these {len(names)} names: "
+            "confidence looks better on them than it is"
+        )
 
     def samples() -> Iterator[Sample]:
         for done, sample in enumerate(dataset.samples(split)):
@@ -61,6 +93,13 @@ def evaluate(
             yield sample
         report("evaluating images", len(names), len(names))
 
-    scores = score(segmenter, samples()).scores()
-    vocabulary = segmenter.vocabulary.title
-    return Evaluation(segmenter.backend.name, dataset.root, split, vocabulary, scores)
+    meter = ConfidenceMeter(fit.value if fit else None) if segmenter.blends else None
+    scores = score(segmenter, samples(), confidence=meter).scores()
+    return Evaluation(
+        segmenter.backend.name,
+        dataset.root,
+        split,
+        segmenter.vocabulary.title,
+        scores,
+        meter.found if meter else None,
+    )

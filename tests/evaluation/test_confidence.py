@@ -1,27 +1,35 @@
-"""Reliability against a case computed by hand and against torchmetrics."""
+"""Reliability against a case computed by hand and against torchmetrics; and what ``evaluate`` tells of it."""
 
 from __future__ import annotations
 
 import json
 import math
+from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 import torch
+from PIL import Image
 from torchmetrics.functional.classification import multiclass_calibration_error
 
+from segclip_deploy import api
 from segclip_deploy.artifacts.bundle import InputSpec
 from segclip_deploy.artifacts.vocabulary import IGNORE_INDEX, Vocabulary
+from segclip_deploy.errors import BadInput, MissingDependency
 from segclip_deploy.evaluation.accuracy import score
 from segclip_deploy.evaluation.confidence import (
     BINS,
+    Confidence,
     ConfidenceMeter,
     Reliability,
     reliability_of,
 )
 from segclip_deploy.evaluation.dataset import Sample
+from segclip_deploy.evaluation.reliability_diagram import draw_reliability
 from segclip_deploy.runtime.inference.segmenter import Segmenter
 from tests.support.fakes import FakeBackend, classes_of, random_frame
+from tests.support.helpers import call, edited
 
 
 def test_the_error_of_six_pixels_is_what_one_computes_by_hand() -> None:
@@ -80,3 +88,43 @@ def test_an_image_of_several_windows_is_measured_where_it_has_a_class(
     assert found.measured.total == found.before.total == 130 * 50
     assert found.measured.hits.sum() == np.diag(accuracy.confusion.counts).sum()
     assert found.before.mean_nll != found.measured.mean_nll
+
+
+def test_a_diagram_shows_before_and_after(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    logits, labels = rng.standard_normal((3, 500)), rng.integers(0, 3, 500).astype(np.uint8)
+    one, two = (reliability_of(s * logits.astype(np.float32), labels) for s in (1, 5))
+    draw_reliability(Confidence(one), tmp_path / "new" / "one.png", title="$x_{")
+    draw_reliability(Confidence(one, 5.0, two), tmp_path / "two.png", title="t")
+    with Image.open(tmp_path / "new" / "one.png") as single, Image.open(tmp_path / "two.png") as two_of:  # fmt: skip
+        assert two_of.width == 2 * single.width
+        assert len(np.unique(np.asarray(two_of.convert("L")))) > 50
+    with pytest.raises(BadInput, match=r"call it .*d\.png"):
+        draw_reliability(Confidence(one), tmp_path / "d.pdf", title="")
+    assert not list(tmp_path.glob("d.*"))
+
+
+@pytest.mark.faults
+def test_evaluate_without_logits_says_so_and_draws_nothing(
+    tiny_bundle: Path, drawn_dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bundle, diagram = tmp_path / "bundle", tmp_path / "d.png"
+    model = onnx.load(tiny_bundle / "model.onnx")
+    del model.graph.output[1:]
+    edited(tiny_bundle, bundle, model, outputs=["labels"])
+    result = call("evaluate", bundle, drawn_dataset, "--json")
+    assert json.loads(result.stdout)["confidence"] is None
+    fix = "segclip-deploy export CKPT -o BUNDLE --logits, and build-engine again"
+    assert f"outputs no logits, so its confidence is not measured; {fix}" in result.stderr
+    result = call("evaluate", bundle, drawn_dataset, "--reliability", diagram)
+    assert result.exit_code == 1
+    assert "error: --reliability: ONNX Runtime" in result.stderr
+    assert fix in result.stderr
+    monkeypatch.setattr("segclip_deploy._optional.load", _missing)
+    with pytest.raises(MissingDependency, match="matplotlib"):
+        api.evaluate(bundle, drawn_dataset, reliability=diagram)
+    assert not diagram.exists()
+
+
+def _missing(module: str) -> None:
+    raise ModuleNotFoundError(f"no module {module}", name=module)

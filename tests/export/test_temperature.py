@@ -19,20 +19,27 @@ from segclip_deploy.artifacts.bundle import InputSpec, load_bundle
 from segclip_deploy.artifacts.golden import load_golden
 from segclip_deploy.artifacts.model_spec import ModelSpec
 from segclip_deploy.artifacts.onnx_file import block_of
+from segclip_deploy.artifacts.records import replace
+from segclip_deploy.artifacts.scheme import Scheme
 from segclip_deploy.artifacts.vocabulary import Vocabulary
+from segclip_deploy.calibration.table import load_table
 from segclip_deploy.errors import BadInput, UsageError
 from segclip_deploy.evaluation.dataset import open_dataset
 from segclip_deploy.export import temperature
 from segclip_deploy.export.fold import fold_temperature
 from segclip_deploy.export.graph import ConstantText, ExportGraph
 from segclip_deploy.export.onnx import write_onnx
+from segclip_deploy.export.onnx_model import load_fp32
 from segclip_deploy.export.temperature import calibrate_confidence, fit_temperature
 from segclip_deploy.export.torch_backend import TorchBackend
 from segclip_deploy.model.checkpoint import load_checkpoint
 from segclip_deploy.model.text import save_text_bank
+from segclip_deploy.quantization.placement import uniform_plan
+from segclip_deploy.quantization.quantize import quantize
 from segclip_deploy.runtime.inference.segmenter import Segmenter
 from segclip_deploy.runtime.inference.windows import margin_of
 from segclip_deploy.runtime.targets.onnxruntime import OnnxRuntimeBackend
+from tests.conftest import EXAMPLE, calibrated
 from tests.support.fakes import FakeBackend, classes_of, drawn_from, random_bank, random_frame
 from tests.support.helpers import call
 from tests.support.nets import Base
@@ -166,6 +173,60 @@ def test_new_texts_keep_the_temperature_and_say_that_it_is_of_others(
     api.set_texts(tiny_bundle, text=str(bank), out=tmp_path / "plain")
     plain = answers(tmp_path / "plain")["logits"]
     assert np.abs(answers(out)["logits"] - plain / fit.value).max() < 1e-5
+
+
+@pytest.fixture(scope="module")
+def int8_engine(scaled_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("int8")
+    table = calibrated(scaled_bundle, [EXAMPLE / "images"], 24)
+    bundle = load_bundle(scaled_bundle)
+    plan = uniform_plan(bundle, load_fp32(bundle).graph, Scheme.CPU, "int8")
+    # Random weights make labels of narrow margins: all of it in INT8 does not pass verification.
+    blocks = {name: "int8" if name.startswith("encoder.stage") else "fp32" for name in plan.blocks}
+    plan = replace(plan, blocks=blocks)
+    quantize(bundle, folder / "int8", plan=plan, table=load_table(table))
+    api.build_engine(folder / "int8", out=folder / "int8.ort.onnx")
+    return folder / "int8.ort.onnx"
+
+
+def test_evaluate_measures_before_and_after(
+    scaled_bundle: Path, tiny_bundle: Path, drawn_dataset: Path, tmp_path: Path
+) -> None:
+    diagram = tmp_path / "d.png"
+    result = call("evaluate", scaled_bundle, drawn_dataset, "--json", "--reliability", diagram)
+    assert result.exit_code == 0, result.stderr
+    assert diagram.read_bytes().startswith(b"\x89PNG")
+    found = json.loads(result.stdout)["confidence"]
+    assert found["ece"] < 0.02 < found["before"]["ece"]
+    assert found["pixels"] == sum(b["pixels"] for b in found["bins"]) == 160 * 220
+    assert "temperature was fitted on images" not in result.stderr  # val is not plan
+    plain = api.evaluate(
+        tiny_bundle, drawn_dataset
+    ).confidence  # another bundle, without temperature
+    assert plain is not None
+    assert (plain.temperature, plain.before) == (None, None)
+    assert plain.measured.ece == pytest.approx(found["before"]["ece"], abs=1e-5)
+    assert plain.measured.mean_nll == pytest.approx(found["before"]["nll"], abs=1e-5)
+    told = call("evaluate", scaled_bundle, drawn_dataset, "--split", "plan")
+    assert "fitted on images of 2 of these 2 names" in told.stderr
+    assert f"before its temperature {found['temperature']:.3f}" in told.stdout
+
+
+def test_an_int8_engine_is_measured_too(
+    int8_engine: Path, scaled_bundle: Path, drawn_dataset: Path
+) -> None:
+    fit = load_bundle(scaled_bundle).record.temperature
+    found = api.evaluate(int8_engine, drawn_dataset).confidence
+    assert fit is not None
+    assert found is not None
+    assert found.before is not None
+    assert found.temperature == fit.value
+    assert found.measured.ece < found.before.ece
+    of_fp32 = api.evaluate(scaled_bundle, drawn_dataset).confidence
+    assert of_fp32 is not None
+    assert 0 < abs(found.measured.mean_nll - of_fp32.measured.mean_nll) < 0.2
+    told = call("inspect", int8_engine).stdout
+    assert f"{fit.value:.3f}, fitted on split plan" in told
 
 
 def fake_data(root: Path, masks: NDArray[np.uint8] | None, split: str) -> Path:
