@@ -37,6 +37,7 @@ from segclip_deploy.model.text import save_text_bank
 from segclip_deploy.quantization.placement import uniform_plan
 from segclip_deploy.quantization.quantize import quantize
 from segclip_deploy.runtime.inference.segmenter import Segmenter
+from segclip_deploy.runtime.inference.stitching import LogitRows
 from segclip_deploy.runtime.inference.windows import margin_of
 from segclip_deploy.runtime.targets.onnxruntime import OnnxRuntimeBackend
 from tests.conftest import EXAMPLE, calibrated
@@ -278,20 +279,27 @@ def _inner(labels: NDArray[np.uint8]) -> NDArray[np.bool_]:
     return edge
 
 
-def test_more_pixels_than_fit_are_thinned_to_the_same_each_time(
-    scaled_bundle: Path, drawn_dataset: Path, monkeypatch: pytest.MonkeyPatch
+def test_more_pixels_than_fit_are_thinned_to_the_same_however_rows_arrive(
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(temperature, "_NUMBERS", 5 * 20_000)
-    bundle = load_bundle(scaled_bundle)
-    data = open_dataset(drawn_dataset, bundle.vocabulary)
-    fits = []
-    for overlap in (24, 24):
-        with backend_of(scaled_bundle) as backend:
-            segmenter = Segmenter(backend, bundle.input, bundle.vocabulary, overlap=overlap)
-            fits.append(calibrate_confidence(segmenter, data))
-    assert fits[0] == fits[1]
-    assert 10_000 < fits[0].pixels <= 20_000
-    assert fits[0].value == pytest.approx(1.0, rel=0.05)  # it is divided already
+    monkeypatch.setattr(temperature, "_NUMBERS", 5 * 2000)
+    rng = np.random.default_rng(0)
+    values = rng.standard_normal((5, 32, 24)).astype(np.float32)
+    ground_truth = rng.choice([*range(5), 255], (128, 96)).astype(np.uint8)
+    whole = [LogitRows(0, values, 0, 32)]
+    parts = [LogitRows(0, values[:, :10], 0, 9), LogitRows(36, values[:, 8:], 1, 24)]
+    found = []
+    for told in (whole, parts):
+        drawn = temperature._Drawn(5)
+        read = drawn.reads(ground_truth)
+        for rows in told:
+            read(rows)
+        found.append(drawn.pixels())
+    for one, other in zip(*found, strict=True):
+        np.testing.assert_array_equal(one, other)
+    labels = found[0][1]
+    assert 1000 < len(labels) <= 2000 < (ground_truth != 255).sum()
+    np.testing.assert_allclose(np.bincount(labels, minlength=5) / len(labels), 0.2, atol=0.05)
 
 
 @pytest.mark.faults
