@@ -112,7 +112,12 @@ def export_bundle(
         temperature = None
         if confidence:
             segmenter = Segmenter(reference, spec, checkpoint.vocabulary)
-            temperature = calibrate_confidence(segmenter, confidence, report=report)
+            temperature = calibrate_confidence(
+                segmenter,
+                confidence,
+                stopped_on=checkpoint.training.plan.images if checkpoint.training else (),
+                report=report,
+            )
             plain.temperature = temperature.value
             fold_temperature(folded, temperature.value)
         answers = answers_of(reference, real)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,7 +12,7 @@ from segclip_deploy.artifacts.bundle_record import ConfidenceScores, Temperature
 from segclip_deploy.errors import BadInput
 from segclip_deploy.evaluation.confidence import Reliability, labelled_logits, reliability_of
 from segclip_deploy.evaluation.dataset import Dataset, choose_plan_split
-from segclip_deploy.progress import Report, silent
+from segclip_deploy.progress import Report, saying, silent
 from segclip_deploy.runtime.inference.segmenter import Segmenter
 from segclip_deploy.runtime.inference.stitching import LogitRows, OnLogits
 
@@ -27,7 +27,11 @@ _STEPS, _EXACT = 100, 1e-7  # of Newton's method; halving alone would take 35
 
 
 def calibrate_confidence(
-    segmenter: Segmenter, dataset: Dataset, *, report: Report = silent
+    segmenter: Segmenter,
+    dataset: Dataset,
+    *,
+    stopped_on: Collection[str] = (),
+    report: Report = silent,
 ) -> TemperatureFit:
     """Fit the temperature of a model on ground truth: of split ``plan``, or the only one, which is said.
 
@@ -37,6 +41,7 @@ def calibrate_confidence(
     Args:
         segmenter: the model, with its logits among the outputs.
         dataset: images with masks.
+        stopped_on: names of the images that early stopping chose the model on: one line says so.
         report: told how far it is.
 
     Raises:
@@ -46,6 +51,11 @@ def calibrate_confidence(
     where = f"--calibrate-confidence {dataset.root}"
     split = choose_plan_split(dataset, None, report, use="the temperature is fitted")
     names = dataset.names(split)
+    if seen := {*names} & {*stopped_on}:
+        saying(report)(
+            f"{dataset.root}: early stopping chose the checkpoint on {len(seen)} of the {len(names)} images of split "
+            f"{split}, so the temperature may come out too low; evaluate says what it is worth on others"
+        )
     drawn = _Drawn(len(segmenter.vocabulary.names))
     for done, sample in enumerate(dataset.samples(split)):
         report("fitting the temperature", done, len(names))

@@ -41,7 +41,14 @@ from segclip_deploy.runtime.inference.stitching import LogitRows
 from segclip_deploy.runtime.inference.windows import margin_of
 from segclip_deploy.runtime.targets.onnxruntime import OnnxRuntimeBackend
 from tests.conftest import EXAMPLE, calibrated
-from tests.support.fakes import FakeBackend, classes_of, drawn_from, random_bank, random_frame
+from tests.support.fakes import (
+    FakeBackend,
+    classes_of,
+    drawn_from,
+    logits_of,
+    random_bank,
+    random_frame,
+)
 from tests.support.helpers import call
 from tests.support.nets import Base
 
@@ -277,6 +284,21 @@ def _inner(labels: NDArray[np.uint8]) -> NDArray[np.bool_]:
     edge = np.zeros(labels.shape, bool)
     edge[1::4, 1::4] = edge[1::4, 2::4] = edge[2::4, 1::4] = edge[2::4, 2::4] = True
     return edge
+
+
+def test_images_that_chose_the_checkpoint_are_told(vocabulary: Vocabulary, tmp_path: Path) -> None:
+    drawn = drawn_from(logits_of(random_frame(64, 64).pixels), 5.0, 0).repeat(4, 0).repeat(4, 1)
+    data = open_dataset(fake_data(tmp_path / "d", drawn, "plan"), vocabulary)
+    segmenter = Segmenter(FakeBackend(64, 64, logits=True), InputSpec(64, 64), vocabulary)
+    said: list[str] = []
+    for images in (("b", "c"), ("a", "b")):
+        fit = calibrate_confidence(
+            segmenter, data, stopped_on=images,
+            report=lambda line, done, total: said.append(line) if not (done or total) else None,
+        )  # fmt: skip
+        assert fit.images == ("a",)
+    (line,) = said
+    assert "early stopping chose the checkpoint on 1 of the 1 images of split plan" in line
 
 
 def test_more_pixels_than_fit_are_thinned_to_the_same_however_rows_arrive(
