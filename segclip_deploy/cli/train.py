@@ -31,6 +31,11 @@ __all__ = ["train"]
 @dataset_options
 @picture_options
 @click.option(
+    "--recipe",
+    help="Options of new models for loveda, uavid or isaid, or a YAML file; what is given here "
+    "goes first.",
+)
+@click.option(
     "--time-budget", type=duration, help="Stop after this long; the schedule follows the clock."
 )
 @click.option(
@@ -48,20 +53,21 @@ __all__ = ["train"]
     type=click.IntRange(0),
     help="Learnable context (CoOp); needs --text open_clip:…  [default: 0]",
 )
-@click.option("--crop", default=256, show_default=True, help="Side of training crops, pixels.")
+@click.option("--crop", type=int, help="Side of training crops, pixels.  [default: 256]")
 @click.option(
     "--batch",
     type=click.IntRange(2),
-    default=8,
-    show_default=True,
-    help="Crops that are in the network at once.",
+    help="Crops that are in the network at once.  [default: 8]",
+)
+@click.option(
+    "--zoom",
+    type=(float, float),
+    help="Least and greatest factor that crops are scaled by.  [default: 0.5 2]",
 )
 @click.option(
     "--accumulate",
     type=click.IntRange(1),
-    default=1,
-    show_default=True,
-    help="Batches per step: a larger batch in the memory of a small one.",
+    help="Batches per step: a larger batch in the memory of a small one.  [default: 1]",
 )
 @click.option(
     "--device",

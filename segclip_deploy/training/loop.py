@@ -142,7 +142,7 @@ class Trainer:
         self.loading = loading or Loading()
         told = stage(reading, "reading images")
         images = ImageCache(dataset, "train", self.loading.cache_bytes, told)
-        self.crops = Crops(images, settings.crop, settings.seed)
+        self.crops = Crops(images, settings.crop, settings.seed, settings.zoom)
 
     def run(self, report: Callable[[Progress], None]) -> None:
         """Train to the end; ``report`` is called after each step. Removes the resume point at the end."""
