@@ -37,8 +37,8 @@ if TYPE_CHECKING:
     from segclip_deploy.calibration.methods import METHOD_NAMES, Method
     from segclip_deploy.calibration.table import CalibrationTable
     from segclip_deploy.cluster.map_folder import MapResult
+    from segclip_deploy.evaluation.choices import LAYOUT_NAMES, PROTOCOL_NAMES
     from segclip_deploy.evaluation.evaluate import Evaluation
-    from segclip_deploy.evaluation.layout_names import LAYOUT_NAMES
     from segclip_deploy.evaluation.survey import DatasetReport
     from segclip_deploy.model.checkpoint import CheckpointFacts
     from segclip_deploy.model.convert import KeyReport
@@ -71,8 +71,8 @@ _HOMES = {
     "calibration.methods": ("METHOD_NAMES", "Method"),
     "calibration.table": ("CalibrationTable",),
     "cluster.map_folder": ("MapResult",),
+    "evaluation.choices": ("LAYOUT_NAMES", "PROTOCOL_NAMES"),
     "evaluation.evaluate": ("Evaluation",),
-    "evaluation.layout_names": ("LAYOUT_NAMES",),
     "evaluation.survey": ("DatasetReport",),
     "model.checkpoint": ("CheckpointFacts",),
     "model.convert": ("KeyReport",),
@@ -93,6 +93,7 @@ __all__ = [
     "LAYOUT_NAMES",
     "METHOD_NAMES",
     "PRECISIONS",
+    "PROTOCOL_NAMES",
     "Benchmark",
     "BlockCost",
     "BlockMacs",

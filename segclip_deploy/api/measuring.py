@@ -19,7 +19,7 @@ from segclip_deploy.api._arguments import (
 )
 from segclip_deploy.artifacts.scheme import PRECISIONS
 from segclip_deploy.calibration.methods import METHOD_NAMES
-from segclip_deploy.evaluation.layout_names import LAYOUT_NAMES
+from segclip_deploy.evaluation.choices import LAYOUT_NAMES, PROTOCOL_NAMES, ProtocolName
 from segclip_deploy.progress import Report, saying, silent
 
 if TYPE_CHECKING:
@@ -40,6 +40,7 @@ def evaluate(
     dataset: AnyPath,
     *,
     split: str | None = None,
+    protocol: ProtocolName = "joined",
     layout: str | None = None,
     mask_suffix: str = "",
     bands: tuple[int, int, int] | None = None,
@@ -57,6 +58,8 @@ def evaluate(
         engine: an engine, a bundle, or a checkpoint, which runs in PyTorch at 512 × 512.
         dataset: of any layout (docs/datasets.md).
         split: by default ``val``, or the only one.
+        protocol: ``"joined"``: each image whole, as it flies; or ``"isaid-patches"``: patches of 896
+            pixels that overlap by 384, as figures on iSAID are published.
         layout: segclip-deploy, loveda, uavid, isaid or mmseg; by default what is there decides.
         mask_suffix: what a mask's name has more than its image's: ``"_mask"``.
         bands: which bands of the images are red, green and blue, from 1.
@@ -74,6 +77,7 @@ def evaluate(
         BadInput: a dataset or split that cannot be used.
     """
     check_choice("--layout", layout, LAYOUT_NAMES)
+    check_choice("--protocol", protocol, PROTOCOL_NAMES)
     check_range("--threads", threads, 0)
     from segclip_deploy.evaluation.dataset import open_dataset
     from segclip_deploy.evaluation.evaluate import evaluate as score_on
@@ -88,7 +92,8 @@ def evaluate(
             mask_suffix=mask_suffix,
             reading=Reading(bands, scale, ignore_alpha=ignore_alpha),
         )
-        return score_on(segmenter, data, data.choose_split(split, "val"), report=report)
+        chosen = data.choose_split(split, "val")
+        return score_on(segmenter, data, chosen, protocol=protocol, report=report)
 
 
 @contextmanager

@@ -10,7 +10,7 @@ from segclip_deploy.api._arguments import AnyPath, AnyPaths, check_choice, optio
 from segclip_deploy.artifacts.scheme import parse_scheme
 from segclip_deploy.calibration.methods import METHOD_NAMES
 from segclip_deploy.errors import UsageError
-from segclip_deploy.evaluation.layout_names import LAYOUT_NAMES
+from segclip_deploy.evaluation.choices import LAYOUT_NAMES
 from segclip_deploy.progress import Report, silent
 
 if TYPE_CHECKING:

@@ -25,6 +25,13 @@ __all__ = ["evaluate"]
 @click.argument("engine", type=PATH)
 @click.argument("dataset", type=PATH)
 @click.option("--split", help="[default: val, or the only one]")
+@click.option(
+    "--protocol",
+    type=click.Choice(api.PROTOCOL_NAMES),
+    default="joined",
+    show_default=True,
+    help="joined: each image whole, as it flies. isaid-patches: as figures on iSAID are published.",
+)
 @dataset_options
 @picture_options
 @overlap_option
@@ -45,6 +52,10 @@ def evaluate(as_json: bool, **options: Any) -> None:
             [name, _score(iou), _score(scores.boundary_iou[name])]
             for name, iou in scores.iou.items()
         ],
+    )
+    protocol = result.protocol
+    click.echo(
+        f"{protocol.name}: {protocol.says}" + (f" ({protocol.source})" if protocol.source else "")
     )
     click.echo(f"mIoU {_score(scores.miou)}, pixel accuracy {_score(scores.pixel_accuracy)}")
 

@@ -13,6 +13,7 @@ from segclip_deploy.artifacts.checkpoint_record import Scores
 from segclip_deploy.artifacts.plan import Drop
 from segclip_deploy.evaluation.dataset import Sample
 from segclip_deploy.evaluation.metrics import BoundaryTally, Confusion, confusion_matrix
+from segclip_deploy.evaluation.protocols import JOINED, Protocol
 from segclip_deploy.runtime.inference.segmenter import Segmenter
 
 __all__ = ["Accuracy", "miou_drop", "score"]
@@ -47,15 +48,19 @@ class Accuracy:
         return self.scores().to_json()
 
 
-def score(segmenter: Segmenter, samples: Iterable[Sample]) -> Accuracy:
-    """Segment every sample and compare it with its ground truth."""
+def score(segmenter: Segmenter, samples: Iterable[Sample], protocol: Protocol = JOINED) -> Accuracy:
+    """Segment every sample and compare it with its ground truth, as a protocol says."""
     names = segmenter.vocabulary.names
     boundary = BoundaryTally.empty(names)
     images, by_image = [], []
     for sample in samples:
-        labels = segmenter.segment(sample.frame).labels
-        by_image.append(Confusion(confusion_matrix(labels, sample.ground_truth, len(names)), names))
-        boundary += BoundaryTally.of(labels, sample.ground_truth, names)
+        confusion = Confusion.empty(names)
+        for part in protocol.parts(sample):
+            labels = segmenter.segment(part.frame).labels
+            counts = confusion_matrix(labels, part.ground_truth, len(names))
+            confusion += Confusion(counts, names)
+            boundary += BoundaryTally.of(labels, part.ground_truth, names)
+        by_image.append(confusion)
         images.append(sample.name)
     pooled = sum(by_image, Confusion.empty(names))
     return Accuracy(pooled, boundary, tuple(images), tuple(by_image))

@@ -9,7 +9,9 @@ from typing import Any
 
 from segclip_deploy.artifacts.checkpoint_record import Scores
 from segclip_deploy.evaluation.accuracy import score
+from segclip_deploy.evaluation.choices import ProtocolName
 from segclip_deploy.evaluation.dataset import Dataset, Sample
+from segclip_deploy.evaluation.protocols import Protocol, choose_protocol
 from segclip_deploy.progress import Report, silent
 from segclip_deploy.runtime.inference.segmenter import Segmenter
 
@@ -25,6 +27,7 @@ class Evaluation:
         dataset: the folder.
         split: the part of it that was evaluated.
         vocabulary: the title of its classes.
+        protocol: how images were labelled and scored.
         scores: IoU and boundary IoU by class, shares of 1; None of a class that does not occur.
     """
 
@@ -32,6 +35,7 @@ class Evaluation:
     dataset: Path
     split: str
     vocabulary: str
+    protocol: Protocol
     scores: Scores
 
     @property
@@ -42,11 +46,16 @@ class Evaluation:
     def to_json(self) -> dict[str, Any]:
         """As JSON; the scores stand beside the others."""
         said = {"engine": self.engine, "dataset": str(self.dataset), "split": self.split}
-        return {**said, **self.scores.to_json()}
+        return {**said, "protocol": self.protocol.to_json(), **self.scores.to_json()}
 
 
 def evaluate(
-    segmenter: Segmenter, dataset: Dataset, split: str, *, report: Report = silent
+    segmenter: Segmenter,
+    dataset: Dataset,
+    split: str,
+    *,
+    protocol: ProtocolName = "joined",
+    report: Report = silent,
 ) -> Evaluation:
     """Score a segmenter on a split.
 
@@ -61,6 +70,7 @@ def evaluate(
             yield sample
         report("evaluating images", len(names), len(names))
 
-    scores = score(segmenter, samples()).scores()
+    chosen = choose_protocol(protocol, dataset.vocabulary.name)
+    scores = score(segmenter, samples(), chosen).scores()
     vocabulary = segmenter.vocabulary.title
-    return Evaluation(segmenter.backend.name, dataset.root, split, vocabulary, scores)
+    return Evaluation(segmenter.backend.name, dataset.root, split, vocabulary, chosen, scores)

@@ -9,7 +9,7 @@ import pytest
 from segclip_deploy import api
 from segclip_deploy.artifacts.checkpoint_record import TrainSettings
 from segclip_deploy.errors import BadInput, UsageError
-from segclip_deploy.evaluation.layout_names import LAYOUT_NAMES
+from segclip_deploy.evaluation.choices import LAYOUT_NAMES
 from segclip_deploy.model.text import save_text_bank
 from segclip_deploy.training.recipe import Recipe, load_recipe, shipped_recipes
 from tests.support.fakes import random_bank
