@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from segclip_deploy._optional import require
-from segclip_deploy.api._arguments import AnyPath, optional_path
+from segclip_deploy.api._arguments import TORCH_DEVICES, AnyPath, check_choice, optional_path
 from segclip_deploy.api.preparing import code_runs
 from segclip_deploy.errors import UsageError
 from segclip_deploy.progress import Report, saying, silent
@@ -28,6 +28,7 @@ def export(
     margin: bool = False,
     logits: bool = False,
     tiles: AnyPath | None = None,
+    device: str = "cpu",
     report: Report = silent,
 ) -> Bundle:
     """Export a checkpoint to ONNX with the text inside, and prove it equal to PyTorch.
@@ -44,17 +45,21 @@ def export(
         margin: also output how clear each decision is, 0 to 255 at stride 4.
         logits: also output logits, so that windows are blended and not cropped.
         tiles: images to prove parity on; by default those that the checkpoint carries.
+        device: that PyTorch computes parity on: ``"cpu"``, ``"cuda"``, or ``"auto"``: the GPU where it
+            finds one. The bundle runs in ONNX Runtime on the CPU.
         report: told what goes on.
 
     Raises:
         BadArtifact: the checkpoint cannot be read.
         BadInput: a size or batch that the model does not take.
         GateFailed: the exported model computes something else; nothing is written.
-        MissingDependency: no torch or onnx.
+        MissingDependency: no torch or onnx, or no GPU for ``device="cuda"``.
     """
+    check_choice("--device", device, TORCH_DEVICES)
     require("torch", why="export")
     from segclip_deploy.artifacts.bundle import InputSpec
     from segclip_deploy.export.export import export_bundle
+    from segclip_deploy.model.compute import choose_device
 
     if model is not None:
         saying(report)(code_runs(model))
@@ -67,6 +72,7 @@ def export(
         margin=margin,
         logits=logits,
         tiles=optional_path(tiles),
+        device=choose_device(device),
     )
 
 

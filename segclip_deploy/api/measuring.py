@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from segclip_deploy._optional import require
 from segclip_deploy.api._arguments import (
+    TORCH_DEVICES,
     AnyPath,
     AnyPaths,
     check_above,
@@ -19,6 +20,7 @@ from segclip_deploy.api._arguments import (
 )
 from segclip_deploy.artifacts.scheme import PRECISIONS
 from segclip_deploy.calibration.methods import METHOD_NAMES
+from segclip_deploy.errors import UsageError
 from segclip_deploy.evaluation.choices import LAYOUT_NAMES, PROTOCOL_NAMES, ProtocolName
 from segclip_deploy.progress import Report, saying, silent
 
@@ -48,6 +50,7 @@ def evaluate(
     ignore_alpha: bool = False,
     overlap: int | None = None,
     threads: int = 0,
+    device: str | None = None,
     report: Report = silent,
 ) -> Evaluation:
     """Score an engine on a dataset, by the same path that flies.
@@ -67,6 +70,8 @@ def evaluate(
         ignore_alpha: an alpha band takes no pixel away.
         overlap: pixels that windows share; by default a quarter.
         threads: of the CPU; 0: the engine's choice.
+        device: of a checkpoint: ``"cpu"``, ``"cuda"``, or ``"auto"``, the default: the GPU where PyTorch
+            finds one. An engine's device is its own.
         report: told how far it is.
 
     Returns:
@@ -75,15 +80,20 @@ def evaluate(
     Raises:
         BadArtifact: the engine cannot run here.
         BadInput: a dataset or split that cannot be used.
+        MissingDependency: a checkpoint without torch, or no GPU for ``device="cuda"``.
+        UsageError: a device for an engine.
     """
     check_choice("--layout", layout, LAYOUT_NAMES)
     check_choice("--protocol", protocol, PROTOCOL_NAMES)
     check_range("--threads", threads, 0)
+    check_choice("--device", device, TORCH_DEVICES)
+    if device is not None and not _is_checkpoint(Path(engine)):
+        raise UsageError("--device is for a checkpoint in PyTorch; an engine has its own")
     from segclip_deploy.evaluation.dataset import open_dataset
     from segclip_deploy.evaluation.evaluate import evaluate as score_on
     from segclip_deploy.runtime.io.raster.source import Reading
 
-    with _opened(Path(engine), overlap, threads) as segmenter:
+    with _opened(Path(engine), overlap, threads, device or "auto") as segmenter:
         saying(report)(f"{engine} runs in {segmenter.backend.name}")
         data = open_dataset(
             dataset,
@@ -97,8 +107,8 @@ def evaluate(
 
 
 @contextmanager
-def _opened(path: Path, overlap: int | None, threads: int) -> Iterator[Segmenter]:
-    if path.suffix != ".safetensors":
+def _opened(path: Path, overlap: int | None, threads: int, device: str) -> Iterator[Segmenter]:
+    if not _is_checkpoint(path):
         from segclip_deploy.runtime.open_engine import open_segmenter
 
         with open_segmenter(path, overlap=overlap, threads=threads) as segmenter:
@@ -107,11 +117,20 @@ def _opened(path: Path, overlap: int | None, threads: int) -> Iterator[Segmenter
     require("torch", why="running a checkpoint")
     from segclip_deploy.artifacts.bundle import InputSpec
     from segclip_deploy.export.torch_backend import open_checkpoint
+    from segclip_deploy.model.compute import choose_device, repeatable
     from segclip_deploy.model.threads import torch_threads
 
-    size = InputSpec(height=512, width=512)
-    with torch_threads(threads), open_checkpoint(path, size, overlap=overlap) as segmenter:
+    size, where = InputSpec(height=512, width=512), choose_device(device)
+    with (
+        torch_threads(threads),
+        repeatable(where),
+        open_checkpoint(path, size, overlap=overlap, device=where) as segmenter,
+    ):
         yield segmenter
+
+
+def _is_checkpoint(path: Path) -> bool:
+    return path.suffix == ".safetensors"
 
 
 def profile(

@@ -7,7 +7,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from segclip_deploy._optional import require
-from segclip_deploy.api._arguments import AnyPath, check_choice, check_range, optional_path
+from segclip_deploy.api._arguments import (
+    TORCH_DEVICES,
+    AnyPath,
+    check_choice,
+    check_range,
+    optional_path,
+)
 from segclip_deploy.errors import UsageError
 from segclip_deploy.evaluation.choices import LAYOUT_NAMES
 from segclip_deploy.progress import Report, saying, silent
@@ -116,7 +122,7 @@ def train(
     check_range("--context-tokens", context_tokens, 0)
     check_range("--batch", batch, 2)
     check_range("--accumulate", accumulate, 1)
-    check_choice("--device", device, ("auto", "cpu", "cuda"))
+    check_choice("--device", device, TORCH_DEVICES)
     check_range("--threads", threads, 1)
     check_range("--workers", workers, 0)
     check_range("--cache-gb", cache_gb, 0)
@@ -149,10 +155,10 @@ def train(
     from segclip_deploy.artifacts.vocabulary import load_vocabulary
     from segclip_deploy.evaluation.dataset import open_dataset
     from segclip_deploy.model.checkpoint import load_checkpoint
+    from segclip_deploy.model.compute import choose_device
     from segclip_deploy.model.text import load_text_bank
     from segclip_deploy.model.threads import torch_threads
     from segclip_deploy.runtime.io.raster.source import Reading
-    from segclip_deploy.training.compute import choose_device
     from segclip_deploy.training.crop_loader import Loading
     from segclip_deploy.training.loop import Progress
     from segclip_deploy.training.qat import FINE_TUNING, fine_tune

@@ -14,6 +14,7 @@ from segclip_deploy.cli.options import (
     overlap_option,
     picture_options,
     threads_option,
+    torch_device_option,
 )
 from segclip_deploy.cli.output import print_json, print_table
 from segclip_deploy.cli.progress import stage_bar
@@ -36,6 +37,9 @@ __all__ = ["evaluate"]
 @picture_options
 @overlap_option
 @threads_option
+@torch_device_option(
+    None, "Of a checkpoint; auto: the GPU where PyTorch finds one.  [default: auto]"
+)
 @json_option
 def evaluate(as_json: bool, **options: Any) -> None:
     """Score ENGINE (an engine, a bundle, or a checkpoint in PyTorch) on DATASET."""

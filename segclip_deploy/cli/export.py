@@ -8,7 +8,7 @@ import click
 
 from segclip_deploy import api
 from segclip_deploy.cli.inspect import print_folding
-from segclip_deploy.cli.options import PATH, json_option, model_option
+from segclip_deploy.cli.options import PATH, json_option, model_option, torch_device_option
 from segclip_deploy.cli.options import batches as parse_batches
 from segclip_deploy.cli.options import size as parse_size
 from segclip_deploy.cli.output import print_json, print_table
@@ -38,6 +38,7 @@ __all__ = ["export"]
     "--logits", is_flag=True, help="Also output logits: windows are blended, not cropped."
 )
 @click.option("--tiles", type=PATH, help="Images to prove parity on; else the checkpoint's own.")
+@torch_device_option("cpu", "That PyTorch computes parity on; auto: the GPU where it finds one.")
 @json_option
 def export(as_json: bool, **options: Any) -> None:
     """Export CHECKPOINT to a bundle: ONNX with the text inside, proven equal to PyTorch."""

@@ -31,6 +31,7 @@ __all__ = [
     "text_option",
     "threads_option",
     "tiles_option",
+    "torch_device_option",
     "vocabulary_option",
 ]
 
@@ -83,6 +84,17 @@ checkpoint_option = click.option(
 def dataset_options(command: F) -> F:
     """How a dataset lies."""
     return _LAYOUT(_MASK_SUFFIX(command))
+
+
+def torch_device_option(default: str | None, help_: str) -> Callable[[F], F]:
+    """``--device`` of PyTorch."""
+    return click.option(
+        "--device",
+        type=click.Choice(("auto", "cpu", "cuda")),
+        default=default,
+        show_default=default is not None,
+        help=help_,
+    )
 
 
 def scheme_option(*, required: bool) -> Callable[[Any], Any]:

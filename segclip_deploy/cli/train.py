@@ -15,6 +15,7 @@ from segclip_deploy.cli.options import (
     json_option,
     picture_options,
     text_option,
+    torch_device_option,
     vocabulary_option,
 )
 from segclip_deploy.cli.output import print_json
@@ -69,13 +70,7 @@ __all__ = ["train"]
     type=click.IntRange(1),
     help="Batches per step: a larger batch in the memory of a small one.  [default: 1]",
 )
-@click.option(
-    "--device",
-    type=click.Choice(("auto", "cpu", "cuda")),
-    default="auto",
-    show_default=True,
-    help="auto: the GPU where PyTorch finds one. Part of what repeats a run.",
-)
+@torch_device_option("auto", "auto: the GPU where PyTorch finds one. Part of what repeats a run.")
 @click.option("--bf16", is_flag=True, help="bfloat16 autocast: faster where the device has it.")
 @click.option("--fp16", is_flag=True, help="float16 autocast, gradients scaled; on a GPU only.")
 @click.option(

@@ -30,6 +30,7 @@ from segclip_deploy.export.parity import answers_of, check_parity, measure_parit
 from segclip_deploy.export.text_weights import save_text_weights, text_constants
 from segclip_deploy.export.torch_backend import TorchBackend
 from segclip_deploy.model.checkpoint import load_checkpoint, load_weights
+from segclip_deploy.model.compute import repeatable
 from segclip_deploy.model.failures import one_line_for
 from segclip_deploy.model.network import load_factory, try_network
 from segclip_deploy.runtime.inference.frame import Frame, list_images, prepare, read_frame
@@ -52,6 +53,7 @@ def export_bundle(
     margin: bool = False,
     logits: bool = False,
     tiles: Path | None = None,
+    device: str = "cpu",
 ) -> Bundle:
     """Fold the text into a checkpoint's model and export it, after proving parity on real tiles.
 
@@ -63,6 +65,7 @@ def export_bundle(
         margin: also output how clear each decision is.
         logits: keep the logits as an output, for blending windows.
         tiles: folder of images to measure parity on; by default the checkpoint's own examples.
+        device: that PyTorch computes parity on, as it calls it.
 
     Raises:
         BadArtifact: the checkpoint cannot be used.
@@ -98,15 +101,16 @@ def export_bundle(
     names = checkpoint.vocabulary.names
     with replace_directory(out, contents=BUNDLE_FILES) as temporary:
         onnx = temporary / MODEL_FILE
-        reference = TorchBackend(plain, spec, len(names))
-        answers = answers_of(reference, real)
         with one_line_for("it cannot be exported to ONNX", where=where):
             write_onnx(
                 folded, spec, onnx, text=text_constants(text, checkpoint.bank) if text else ()
             )
-        with one_line_for("its folded forward fails", where=where):
-            own = TorchBackend(folded, spec, len(names), "folded")
-            parity = [measure_parity(reference.name, answers, own, names)]
+        with repeatable(device):
+            reference = TorchBackend(plain.to(device), spec, len(names))
+            answers = answers_of(reference, real)
+            with one_line_for("its folded forward fails", where=where):
+                own = TorchBackend(folded.to(device), spec, len(names), "folded")
+                parity = [measure_parity(reference.name, answers, own, names)]
         with OnnxRuntimeBackend(onnx, batches=spec.batches) as exported:
             parity.append(measure_parity(reference.name, answers, exported, names))
         for link in parity:
