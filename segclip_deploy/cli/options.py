@@ -21,6 +21,7 @@ __all__ = [
     "evaluation_option",
     "floors_option",
     "json_option",
+    "layout_option",
     "model_option",
     "overlap_option",
     "picture_options",
@@ -59,7 +60,7 @@ tiles_option = click.option(
 evaluation_option = click.option(
     "--eval", type=PATH, help="Dataset for evaluation; none of its tiles may be used."
 )
-_LAYOUT = click.option(
+layout_option = click.option(
     "--layout",
     type=click.Choice(api.LAYOUT_NAMES),
     help="Of the dataset.  [default: what is there decides]",
@@ -83,7 +84,7 @@ checkpoint_option = click.option(
 
 def dataset_options(command: F) -> F:
     """How a dataset lies."""
-    return _LAYOUT(_MASK_SUFFIX(command))
+    return layout_option(_MASK_SUFFIX(command))
 
 
 def torch_device_option(default: str | None, help_: str) -> Callable[[F], F]:
