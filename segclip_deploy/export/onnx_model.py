@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +15,8 @@ from segclip_deploy.errors import BadArtifact
 
 if TYPE_CHECKING:
     import onnx_ir as ir
+
+    from segclip_deploy.export.onnx_types import OnnxModel
 
 __all__ = ["check_fp32", "expose", "load_fp32", "load_model", "observer", "save_model"]
 
@@ -33,7 +35,7 @@ def check_fp32(bundle: Bundle) -> None:
         )
 
 
-def load_fp32(bundle: Bundle) -> ir.Model:
+def load_fp32(bundle: Bundle) -> OnnxModel:
     """The model of a bundle as it was exported, its logits among the outputs.
 
     Raises:
@@ -45,7 +47,7 @@ def load_fp32(bundle: Bundle) -> ir.Model:
     return model
 
 
-def load_model(path: Path) -> ir.Model:
+def load_model(path: Path) -> OnnxModel:
     """A model with the name of every node, and the type and shape of every tensor.
 
     Raises:
@@ -58,7 +60,7 @@ def load_model(path: Path) -> ir.Model:
 
     model = ir.from_proto(onnx.shape_inference.infer_shapes(onnx.load(path), strict_mode=True))
     _check_complete(model.graph, path)
-    return model
+    return cast("OnnxModel", model)
 
 
 def save_model(model: ir.Model, path: Path, *, outputs: Collection[str] | None = None) -> None:
