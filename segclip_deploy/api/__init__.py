@@ -37,9 +37,9 @@ if TYPE_CHECKING:
     from segclip_deploy.calibration.methods import METHOD_NAMES, Method
     from segclip_deploy.calibration.table import CalibrationTable
     from segclip_deploy.cluster.map_folder import MapResult
+    from segclip_deploy.evaluation.choices import LAYOUT_NAMES, PROTOCOL_NAMES
     from segclip_deploy.evaluation.confidence import Confidence
     from segclip_deploy.evaluation.evaluate import Evaluation
-    from segclip_deploy.evaluation.layout_names import LAYOUT_NAMES
     from segclip_deploy.evaluation.survey import DatasetReport
     from segclip_deploy.model.checkpoint import CheckpointFacts
     from segclip_deploy.model.convert import KeyReport
@@ -72,9 +72,9 @@ _HOMES = {
     "calibration.methods": ("METHOD_NAMES", "Method"),
     "calibration.table": ("CalibrationTable",),
     "cluster.map_folder": ("MapResult",),
+    "evaluation.choices": ("LAYOUT_NAMES", "PROTOCOL_NAMES"),
     "evaluation.confidence": ("Confidence",),
     "evaluation.evaluate": ("Evaluation",),
-    "evaluation.layout_names": ("LAYOUT_NAMES",),
     "evaluation.survey": ("DatasetReport",),
     "model.checkpoint": ("CheckpointFacts",),
     "model.convert": ("KeyReport",),
@@ -95,6 +95,7 @@ __all__ = [
     "LAYOUT_NAMES",
     "METHOD_NAMES",
     "PRECISIONS",
+    "PROTOCOL_NAMES",
     "Benchmark",
     "BlockCost",
     "BlockMacs",

@@ -9,6 +9,7 @@ from typing import TypeAlias
 from segclip_deploy.errors import UsageError
 
 __all__ = [
+    "TORCH_DEVICES",
     "AnyPath",
     "AnyPaths",
     "check_above",
@@ -18,6 +19,9 @@ __all__ = [
     "paths_of",
     "texts_of",
 ]
+
+TORCH_DEVICES = ("auto", "cpu", "cuda")
+"""Where PyTorch may compute; auto: on the GPU where it finds one."""
 
 AnyPath: TypeAlias = "str | Path"
 AnyPaths: TypeAlias = "str | Path | Iterable[str | Path]"

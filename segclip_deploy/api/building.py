@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from segclip_deploy.api._arguments import AnyPath, check_choice, check_range, optional_path
 from segclip_deploy.errors import UsageError
-from segclip_deploy.evaluation.layout_names import LAYOUT_NAMES
+from segclip_deploy.evaluation.choices import LAYOUT_NAMES
 from segclip_deploy.progress import Report, silent
 
 if TYPE_CHECKING:

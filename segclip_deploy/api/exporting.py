@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from segclip_deploy._optional import require
-from segclip_deploy.api._arguments import AnyPath, check_choice, optional_path
+from segclip_deploy.api._arguments import TORCH_DEVICES, AnyPath, check_choice, optional_path
 from segclip_deploy.api.preparing import code_runs
 from segclip_deploy.errors import UsageError
-from segclip_deploy.evaluation.layout_names import LAYOUT_NAMES
+from segclip_deploy.evaluation.choices import LAYOUT_NAMES
 from segclip_deploy.progress import Report, saying, silent
 
 if TYPE_CHECKING:
@@ -29,6 +29,7 @@ def export(
     margin: bool = False,
     logits: bool = False,
     tiles: AnyPath | None = None,
+    device: str = "cpu",
     calibrate_confidence: AnyPath | None = None,
     layout: str | None = None,
     mask_suffix: str = "",
@@ -54,6 +55,8 @@ def export(
         margin: also output how clear each decision is, 0 to 255 at stride 4.
         logits: also output logits, so that windows are blended and not cropped.
         tiles: images to prove parity on; by default those that the checkpoint carries.
+        device: that PyTorch computes parity, and a temperature, on: ``"cpu"``, ``"cuda"``, or ``"auto"``: the
+            GPU where it finds one. The bundle runs in ONNX Runtime on the CPU.
         calibrate_confidence: a dataset; on its split ``plan``, or its only one, a temperature is fitted that
             all logits are divided by. No label changes but for ties, margins do.
         layout: of that dataset: segclip-deploy, loveda, uavid, isaid or mmseg; by default what is there decides.
@@ -68,14 +71,16 @@ def export(
         BadArtifact: the checkpoint cannot be read.
         BadInput: a size or batch that the model does not take, or a dataset that no temperature can be fitted on.
         GateFailed: the exported model computes something else; nothing is written.
-        MissingDependency: no torch or onnx.
+        MissingDependency: no torch or onnx, or no GPU for ``device="cuda"``.
     """
     check_choice("--layout", layout, LAYOUT_NAMES)
+    check_choice("--device", device, TORCH_DEVICES)
     require("torch", why="export")
     from segclip_deploy.artifacts.bundle import InputSpec
     from segclip_deploy.evaluation.dataset import open_dataset
     from segclip_deploy.export.export import export_bundle
     from segclip_deploy.model.checkpoint import load_checkpoint
+    from segclip_deploy.model.compute import choose_device
     from segclip_deploy.runtime.io.raster.source import Reading
 
     reading, data = Reading(bands, scale, ignore_alpha=ignore_alpha), None
@@ -102,6 +107,7 @@ def export(
         margin=margin,
         logits=logits,
         tiles=optional_path(tiles),
+        device=choose_device(device),
         confidence=data,
         report=report,
     )

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from segclip_deploy._optional import require
 from segclip_deploy.api._arguments import (
+    TORCH_DEVICES,
     AnyPath,
     AnyPaths,
     check_above,
@@ -19,7 +20,8 @@ from segclip_deploy.api._arguments import (
 )
 from segclip_deploy.artifacts.scheme import PRECISIONS
 from segclip_deploy.calibration.methods import METHOD_NAMES
-from segclip_deploy.evaluation.layout_names import LAYOUT_NAMES
+from segclip_deploy.errors import UsageError
+from segclip_deploy.evaluation.choices import LAYOUT_NAMES, PROTOCOL_NAMES, ProtocolName
 from segclip_deploy.progress import Report, saying, silent
 
 if TYPE_CHECKING:
@@ -40,6 +42,7 @@ def evaluate(
     dataset: AnyPath,
     *,
     split: str | None = None,
+    protocol: ProtocolName = "joined",
     layout: str | None = None,
     mask_suffix: str = "",
     bands: tuple[int, int, int] | None = None,
@@ -47,6 +50,7 @@ def evaluate(
     ignore_alpha: bool = False,
     overlap: int | None = None,
     threads: int = 0,
+    device: str | None = None,
     reliability: AnyPath | None = None,
     report: Report = silent,
 ) -> Evaluation:
@@ -58,6 +62,8 @@ def evaluate(
         engine: an engine, a bundle, or a checkpoint, which runs in PyTorch at 512 × 512.
         dataset: of any layout (docs/datasets.md).
         split: by default ``val``, or the only one.
+        protocol: ``"joined"``: each image whole, as it flies; or ``"isaid-patches"``: patches of 896
+            pixels that overlap by 384, as figures on iSAID are published.
         layout: segclip-deploy, loveda, uavid, isaid or mmseg; by default what is there decides.
         mask_suffix: what a mask's name has more than its image's: ``"_mask"``.
         bands: which bands of the images are red, green and blue, from 1.
@@ -65,6 +71,8 @@ def evaluate(
         ignore_alpha: an alpha band takes no pixel away.
         overlap: pixels that windows share; by default a quarter.
         threads: of the CPU; 0: the engine's choice.
+        device: of a checkpoint: ``"cpu"``, ``"cuda"``, or ``"auto"``, the default: the GPU where PyTorch
+            finds one. An engine's device is its own.
         reliability: a reliability diagram to write (.png); the engine must output logits.
         report: told how far it is.
 
@@ -75,10 +83,15 @@ def evaluate(
     Raises:
         BadArtifact: the engine cannot run here.
         BadInput: a dataset or split that cannot be used; or a diagram of an engine without logits.
-        MissingDependency: no matplotlib for a diagram.
+        MissingDependency: a checkpoint without torch, no GPU for ``device="cuda"``, or no matplotlib for a diagram.
+        UsageError: a device for an engine.
     """
     check_choice("--layout", layout, LAYOUT_NAMES)
+    check_choice("--protocol", protocol, PROTOCOL_NAMES)
     check_range("--threads", threads, 0)
+    check_choice("--device", device, TORCH_DEVICES)
+    if device is not None and not _is_checkpoint(Path(engine)):
+        raise UsageError("--device is for a checkpoint in PyTorch; an engine has its own")
     from segclip_deploy.evaluation.dataset import open_dataset
     from segclip_deploy.evaluation.evaluate import evaluate as score_on
     from segclip_deploy.evaluation.reliability_diagram import check_diagram, draw_reliability
@@ -88,7 +101,7 @@ def evaluate(
     path, diagram = Path(engine), optional_path(reliability)
     if diagram is not None:
         check_diagram(diagram)
-    with _opened(path, overlap, threads) as segmenter:
+    with _opened(path, overlap, threads, device or "auto") as segmenter:
         saying(report)(f"{engine} runs in {segmenter.backend.name}")
         data = open_dataset(
             dataset,
@@ -101,6 +114,7 @@ def evaluate(
             segmenter,
             data,
             data.choose_split(split, "val"),
+            protocol=protocol,
             fit=None if _is_checkpoint(path) else bundle_record_of(path).temperature,
             with_confidence=diagram is not None,
             report=report,
@@ -111,12 +125,8 @@ def evaluate(
     return found
 
 
-def _is_checkpoint(path: Path) -> bool:
-    return path.suffix == ".safetensors"
-
-
 @contextmanager
-def _opened(path: Path, overlap: int | None, threads: int) -> Iterator[Segmenter]:
+def _opened(path: Path, overlap: int | None, threads: int, device: str) -> Iterator[Segmenter]:
     if not _is_checkpoint(path):
         from segclip_deploy.runtime.open_engine import open_segmenter
 
@@ -126,11 +136,20 @@ def _opened(path: Path, overlap: int | None, threads: int) -> Iterator[Segmenter
     require("torch", why="running a checkpoint")
     from segclip_deploy.artifacts.bundle import InputSpec
     from segclip_deploy.export.torch_backend import open_checkpoint
+    from segclip_deploy.model.compute import choose_device, repeatable
     from segclip_deploy.model.threads import torch_threads
 
-    size = InputSpec(height=512, width=512)
-    with torch_threads(threads), open_checkpoint(path, size, overlap=overlap) as segmenter:
+    size, where = InputSpec(height=512, width=512), choose_device(device)
+    with (
+        torch_threads(threads),
+        repeatable(where),
+        open_checkpoint(path, size, overlap=overlap, device=where) as segmenter,
+    ):
         yield segmenter
+
+
+def _is_checkpoint(path: Path) -> bool:
+    return path.suffix == ".safetensors"
 
 
 def profile(

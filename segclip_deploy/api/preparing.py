@@ -7,9 +7,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from segclip_deploy._optional import require
-from segclip_deploy.api._arguments import AnyPath, check_choice, check_range, optional_path
+from segclip_deploy.api._arguments import (
+    TORCH_DEVICES,
+    AnyPath,
+    check_choice,
+    check_range,
+    optional_path,
+)
 from segclip_deploy.errors import UsageError
-from segclip_deploy.evaluation.layout_names import LAYOUT_NAMES
+from segclip_deploy.evaluation.choices import LAYOUT_NAMES
 from segclip_deploy.progress import Report, saying, silent
 
 if TYPE_CHECKING:
@@ -34,17 +40,19 @@ def train(
     bands: tuple[int, int, int] | None = None,
     scale: tuple[float, float] | None = None,
     ignore_alpha: bool = False,
+    recipe: AnyPath | None = None,
     time_budget: float | None = None,
     steps: int | None = None,
     encoder: str | None = None,
     imagenet: bool | None = None,
     width: int | None = None,
     context_tokens: int | None = None,
-    crop: int = 256,
-    batch: int = 8,
+    crop: int | None = None,
+    batch: int | None = None,
+    zoom: tuple[float, float] | None = None,
     bf16: bool = False,
     fp16: bool = False,
-    accumulate: int = 1,
+    accumulate: int | None = None,
     device: str = "auto",
     learning_rate: float | None = None,
     seed: int = 0,
@@ -72,20 +80,24 @@ def train(
         bands: which bands of the images are red, green and blue, from 1.
         scale: of more than 8 bits: the values that become 0 and 255.
         ignore_alpha: an alpha band takes no pixel away.
+        recipe: loveda, uavid, isaid or a YAML file: options of new models, with their source. What is
+            given here goes first.
         time_budget: stop after so many seconds; the learning rate follows the clock.
         steps: or stop after so many steps, which can be repeated.
         encoder: ``timm:NAME`` or ``open_clip:MODEL``; by default EfficientNet-Lite0.
         imagenet: start the encoder from ImageNet weights; by default yes.
         width: working width C, channels; by default 64.
         context_tokens: learnable context (CoOp), tokens; by default 0.
-        crop: side of training crops, pixels.
-        batch: crops that are in the network at once.
+        crop: side of training crops, pixels; by default the recipe's, or 256.
+        batch: crops that are in the network at once; by default the recipe's, or 8.
+        zoom: least and greatest factor that crops are scaled by; by default the recipe's, or (0.5, 2).
         bf16: bfloat16 autocast, for new models.
         fp16: float16 autocast with scaled gradients, for new models; on a GPU only.
-        accumulate: batches a step: the step is that of ``accumulate`` × ``batch`` crops.
+        accumulate: batches a step: the step is that of ``accumulate`` × ``batch`` crops; by default the
+            recipe's, or 1.
         device: ``"cpu"``, ``"cuda"``, or ``"auto"``: the GPU where PyTorch finds one. Part of what
             repeats a run.
-        learning_rate: at its peak; by default 0.002, with ``qat`` 0.0001.
+        learning_rate: at its peak; by default the recipe's, or 0.002, with ``qat`` 0.0001.
         seed: of everything that is drawn.
         threads: of the CPU; by default all. Part of what repeats a run.
         workers: processes that read images. 0: this one does. By default 0 where all images fit into
@@ -110,10 +122,17 @@ def train(
     check_range("--context-tokens", context_tokens, 0)
     check_range("--batch", batch, 2)
     check_range("--accumulate", accumulate, 1)
-    check_choice("--device", device, ("auto", "cpu", "cuda"))
+    check_choice("--device", device, TORCH_DEVICES)
     check_range("--threads", threads, 1)
     check_range("--workers", workers, 0)
     check_range("--cache-gb", cache_gb, 0)
+    from segclip_deploy.training.recipe import Recipe, load_recipe
+
+    taken = Recipe(source="") if recipe is None else load_recipe(recipe)
+    if recipe is not None and qat:
+        raise UsageError("--recipe is for new models; --qat has rates of its own")
+    if steps is None and time_budget is None:
+        steps = taken.steps
     if (time_budget is None) == (steps is None):
         raise UsageError("give either --time-budget or --steps")
     if (from_ is not None, plan is not None) != (qat, qat):
@@ -136,10 +155,10 @@ def train(
     from segclip_deploy.artifacts.vocabulary import load_vocabulary
     from segclip_deploy.evaluation.dataset import open_dataset
     from segclip_deploy.model.checkpoint import load_checkpoint
+    from segclip_deploy.model.compute import choose_device
     from segclip_deploy.model.text import load_text_bank
     from segclip_deploy.model.threads import torch_threads
     from segclip_deploy.runtime.io.raster.source import Reading
-    from segclip_deploy.training.compute import choose_device
     from segclip_deploy.training.crop_loader import Loading
     from segclip_deploy.training.loop import Progress
     from segclip_deploy.training.qat import FINE_TUNING, fine_tune
@@ -153,21 +172,20 @@ def train(
     bank = load_text_bank(text, words)
     reading = Reading(bands, scale, ignore_alpha=ignore_alpha)
     data = open_dataset(dataset, words, layout=layout, mask_suffix=mask_suffix, reading=reading)
-    rates = {**(FINE_TUNING if qat else {})}
-    if learning_rate is not None:
-        rates["learning_rate"] = learning_rate
+    said = taken.under(
+        crop=crop, batch=batch, zoom=zoom, accumulate=accumulate, learning_rate=learning_rate
+    )
     settings = TrainSettings(
         steps=steps,
         time_budget_s=time_budget,
-        crop=crop,
-        batch=batch,
         bf16=bf16,
         seed=seed,
         device=chosen,
         fp16=fp16,
-        accumulate=accumulate,
-        **rates,
+        **{**(FINE_TUNING if qat else {}), **said},
     )
+    if recipe is not None:
+        say(f"{recipe}: {taken.source}")
     loading = Loading(workers, int(cache_gb * 1e9))
 
     def tell(now: Progress) -> None:

@@ -10,7 +10,7 @@ from segclip_deploy.api._arguments import AnyPath, AnyPaths, check_choice, optio
 from segclip_deploy.artifacts.scheme import parse_scheme
 from segclip_deploy.calibration.methods import METHOD_NAMES
 from segclip_deploy.errors import UsageError
-from segclip_deploy.evaluation.layout_names import LAYOUT_NAMES
+from segclip_deploy.evaluation.choices import LAYOUT_NAMES
 from segclip_deploy.progress import Report, silent
 
 if TYPE_CHECKING:
@@ -31,6 +31,7 @@ def smooth(
     alpha: float = 0.5,
     select: int = 64,
     eval: AnyPath | None = None,
+    layout: str | None = None,
     bands: tuple[int, int, int] | None = None,
     scale: tuple[float, float] | None = None,
     keep_scale: bool = False,
@@ -46,7 +47,7 @@ def smooth(
 
     Args:
         bundle: in FP32.
-        tiles, select, eval: as of ``calibrate``.
+        tiles, select, eval, layout: as of ``calibrate``.
         out: the bundle directory to write.
         alpha: how much of an outlier moves into the weights, between 0 and 1.
         bands, scale, keep_scale, ignore_alpha, allow_remote: as of ``calibrate``.
@@ -56,6 +57,7 @@ def smooth(
         BadArtifact: the bundle is not FP32.
         BadInput: tiles that cannot be used, or a network without LayerNorm before a product.
     """
+    check_choice("--layout", layout, LAYOUT_NAMES)
     from segclip_deploy.artifacts.bundle import load_bundle
     from segclip_deploy.quantization.from_tiles import smooth_on
     from segclip_deploy.runtime.io.raster.source import Reading
@@ -67,6 +69,7 @@ def smooth(
         alpha=alpha,
         select=select,
         exclude=optional_path(eval),
+        layout=layout,
         reading=Reading(bands, scale, keep_scale, ignore_alpha, allow_remote),
         report=report,
     )
@@ -80,6 +83,7 @@ def calibrate(
     method: Method = "percentile",
     select: int = 256,
     eval: AnyPath | None = None,
+    layout: str | None = None,
     sheet: AnyPath | None = None,
     bands: tuple[int, int, int] | None = None,
     scale: tuple[float, float] | None = None,
@@ -102,6 +106,8 @@ def calibrate(
         method: how a range is read off a histogram: percentile, entropy, mse or minmax.
         select: how many tiles are chosen.
         eval: a dataset for evaluation; none of its tiles may be used.
+        layout: segclip-deploy, loveda, uavid, isaid or mmseg, of a dataset that fits several; by default
+            what is there decides.
         sheet: a contact sheet of the chosen tiles to write (.png).
         bands: which bands of the images are red, green and blue, from 1.
         scale: of more than 8 bits: the values that become 0 and 255.
@@ -115,6 +121,7 @@ def calibrate(
         BadInput: the tiles cannot be used, or are among those for evaluation.
     """
     check_choice("--method", method, METHOD_NAMES)
+    check_choice("--layout", layout, LAYOUT_NAMES)
     from segclip_deploy.artifacts.bundle import load_bundle
     from segclip_deploy.quantization.from_tiles import calibrate_on
     from segclip_deploy.runtime.io.raster.source import Reading
@@ -126,6 +133,7 @@ def calibrate(
         method=method,
         select=select,
         exclude=optional_path(eval),
+        layout=layout,
         sheet=optional_path(sheet),
         reading=Reading(bands, scale, keep_scale, ignore_alpha, allow_remote),
         report=report,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any, Literal
 
@@ -35,10 +36,11 @@ class TrainSettings(Record, frozen=True):
             are not lost; on a GPU only.
         accumulate: batches per step; the step is that of one batch of all their crops, but for
             BatchNorm, which sees one at a time.
+        zoom: least and greatest factor that training crops are scaled by; drawn log-uniformly.
 
     Raises:
         BadInput: neither steps nor a time budget, or both; sides that are no multiples of 32; both half
-            precisions, or float16 on a CPU.
+            precisions, or float16 on a CPU; a zoom whose least factor is the greater, or not above 0.
     """
 
     steps: int | None = None
@@ -57,6 +59,7 @@ class TrainSettings(Record, frozen=True):
     device: Literal["cpu", "cuda"] = "cpu"
     fp16: bool = False
     accumulate: int = 1
+    zoom: tuple[float, float] = (0.5, 2.0)
 
     def __post_init__(self) -> None:
         if (self.steps is None) == (self.time_budget_s is None):
@@ -67,6 +70,9 @@ class TrainSettings(Record, frozen=True):
             raise BadInput("a run is in float16 or in bfloat16, not in both")
         if self.fp16 and self.device == "cpu":
             raise BadInput("float16 is for a GPU", fix="on a CPU take bfloat16")
+        least, most = self.zoom
+        if not 0 < least <= most < math.inf:
+            raise BadInput(f"zoom {least:g} to {most:g} is no range of factors")
 
 
 class Scores(Record, frozen=True):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segclip_deploy.artifacts.records import Record
+from segclip_deploy.artifacts.shipped import load_yaml, shipped_names
 from segclip_deploy.errors import BadInput
 
 __all__ = [
@@ -28,6 +28,8 @@ IGNORE_INDEX = 255
 
 UNLABELLED = "unlabelled"
 """What areas call the pixels of a label map that are ``IGNORE_INDEX``."""
+
+_SHIPPED = "artifacts/vocabularies"
 
 
 class ClassEntry(Record, frozen=True):
@@ -187,8 +189,7 @@ class Vocabulary(Record, frozen=True):
 
 def shipped_vocabularies() -> tuple[str, ...]:
     """Names of the vocabularies that come with the package."""
-    folder = resources.files(__package__) / "vocabularies"
-    return tuple(sorted(f.name[:-5] for f in folder.iterdir() if f.name.endswith(".yaml")))
+    return shipped_names(_SHIPPED)
 
 
 def load_vocabulary(name_or_path: str | Path) -> Vocabulary:
@@ -202,24 +203,7 @@ def load_vocabulary(name_or_path: str | Path) -> Vocabulary:
         >>> load_vocabulary("dubai").names
         ('building', 'land', 'road', 'vegetation', 'water')
     """
-    import yaml  # here, because `--help` and the runtime never need it
-
-    if str(name_or_path) in shipped_vocabularies():
-        source = resources.files(__package__) / "vocabularies" / f"{name_or_path}.yaml"
-        text = source.read_text(encoding="utf-8")
-    else:
-        try:
-            text = Path(name_or_path).read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            raise BadInput(
-                "no such vocabulary, and no readable file of that name",
-                where=name_or_path,
-                fix=f"use one of {', '.join(shipped_vocabularies())}, or the path of a YAML file",
-            ) from error
-    try:
-        data = yaml.safe_load(text)
-    except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: an impossible date
-        raise BadInput(f"not YAML ({error})", where=name_or_path) from error
+    data = load_yaml(name_or_path, _SHIPPED, noun="vocabulary")
     return Vocabulary.from_mapping(data, where=name_or_path)
 
 

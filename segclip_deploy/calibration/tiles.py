@@ -20,7 +20,7 @@ from segclip_deploy.calibration.tile_descriptors import (
     describe,
 )
 from segclip_deploy.errors import BadInput, command
-from segclip_deploy.evaluation.layouts import is_dataset, read_index
+from segclip_deploy.evaluation.layouts import LAYOUTS, Index, is_dataset, read_index
 from segclip_deploy.runtime.formats.geotiff import ONE_SCALE, ground_sample_distance
 from segclip_deploy.runtime.inference.frame import list_images
 from segclip_deploy.runtime.io.idle_options import refuse_idle_options
@@ -94,6 +94,7 @@ def find_tiles(
     spec: InputSpec,
     *,
     exclude: Path | None = None,
+    layout: str | None = None,
     reading: Reading | None = None,
     model_metres: float | None = None,
     report: Callable[[int, int], None] = lambda _done, _total: None,
@@ -110,6 +111,7 @@ def find_tiles(
         spec: the model's input.
         exclude: a dataset whose splits, except ``train``, are for evaluation: a tile with
             the same pixels as one of theirs, whatever the file, is refused.
+        layout: of the datasets among these that fit several; by default what is there decides.
         reading: how images and rasters are read; by default as they are stored.
         model_metres: ground sample distance of the model's images, to which rasters are resampled
             as in flight; None: nothing is resampled.
@@ -120,13 +122,13 @@ def find_tiles(
             distances differ; ``reading`` changes no image; or there are fewer than
             ``MIN_TILES`` tiles.
     """
-    paths = [path for source in sources for path in _images(source)]
+    paths = [path for source in sources for path in _images(source, layout)]
     reading = reading or Reading()
     refuse_idle_options(paths, reading)
     opener = partial(open_windows, reading=reading, model_metres=model_metres)
     if model_metres is None or reading.keep_scale:
         _check_scales(paths)
-    evaluated = _evaluated(exclude) if exclude else []
+    evaluated = _evaluated(exclude, layout) if exclude else []
     total = len(evaluated) + len(paths)
 
     taken: dict[str, tuple[str, Path]] = {}
@@ -195,10 +197,10 @@ def stream_tiles(
                 yield tile, pixels
 
 
-def _images(source: Path) -> list[Path]:
+def _images(source: Path, layout: str | None) -> list[Path]:
     """The images a source stands for."""
     if is_dataset(source):
-        index = read_index(source)
+        index = _index(source, layout)
         names = index.splits.get("train", ())
         if not names:
             raise BadInput(
@@ -223,15 +225,21 @@ def _images(source: Path) -> list[Path]:
     return paths
 
 
-def _evaluated(root: Path) -> list[tuple[str, Path]]:
+def _evaluated(root: Path, layout: str | None) -> list[tuple[str, Path]]:
     """(split, image) of everything in a dataset that is not for training."""
-    index = read_index(root)
+    index = _index(root, layout)
     return [
         (split, index.image(name, root))
         for split, names in index.splits.items()
         if split != "train"
         for name in names
     ]
+
+
+def _index(root: Path, layout: str | None) -> Index:
+    """What a dataset holds; of several here, the layout may be that of another."""
+    fits = [known.name for known in LAYOUTS.values() if known.matches(root)]
+    return read_index(root, layout=layout if layout in fits else None)
 
 
 def cut_tiles(

@@ -11,6 +11,7 @@ from segclip_deploy.cli.options import (
     PATH,
     evaluation_option,
     json_option,
+    layout_option,
     reading_options,
     tiles_option,
 )
@@ -29,6 +30,7 @@ __all__ = ["calibrate"]
 )
 @click.option("--select", default=256, show_default=True, help="How many tiles to choose.")
 @evaluation_option
+@layout_option
 @click.option("--sheet", type=PATH, help="Contact sheet of the chosen tiles to write (.png).")
 @reading_options
 @json_option

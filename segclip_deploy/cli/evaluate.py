@@ -14,6 +14,7 @@ from segclip_deploy.cli.options import (
     overlap_option,
     picture_options,
     threads_option,
+    torch_device_option,
 )
 from segclip_deploy.cli.output import print_json, print_table
 from segclip_deploy.cli.progress import stage_bar
@@ -25,10 +26,20 @@ __all__ = ["evaluate"]
 @click.argument("engine", type=PATH)
 @click.argument("dataset", type=PATH)
 @click.option("--split", help="[default: val, or the only one]")
+@click.option(
+    "--protocol",
+    type=click.Choice(api.PROTOCOL_NAMES),
+    default="joined",
+    show_default=True,
+    help="joined: each image whole, as it flies. isaid-patches: as figures on iSAID are published.",
+)
 @dataset_options
 @picture_options
 @overlap_option
 @threads_option
+@torch_device_option(
+    None, "Of a checkpoint; auto: the GPU where PyTorch finds one.  [default: auto]"
+)
 @click.option(
     "--reliability",
     type=PATH,
@@ -54,6 +65,10 @@ def evaluate(as_json: bool, **options: Any) -> None:
             [name, _score(iou), _score(scores.boundary_iou[name])]
             for name, iou in scores.iou.items()
         ],
+    )
+    protocol = result.protocol
+    click.echo(
+        f"{protocol.name}: {protocol.says}" + (f" ({protocol.source})" if protocol.source else "")
     )
     click.echo(f"mIoU {_score(scores.miou)}, pixel accuracy {_score(scores.pixel_accuracy)}")
     if result.confidence:

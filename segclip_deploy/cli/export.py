@@ -14,6 +14,7 @@ from segclip_deploy.cli.options import (
     json_option,
     model_option,
     picture_options,
+    torch_device_option,
 )
 from segclip_deploy.cli.options import batches as parse_batches
 from segclip_deploy.cli.options import size as parse_size
@@ -44,6 +45,7 @@ __all__ = ["export"]
     "--logits", is_flag=True, help="Also output logits: windows are blended, not cropped."
 )
 @click.option("--tiles", type=PATH, help="Images to prove parity on; else the checkpoint's own.")
+@torch_device_option("cpu", "That PyTorch computes parity on; auto: the GPU where it finds one.")
 @click.option(
     "--calibrate-confidence",
     type=PATH,

@@ -21,6 +21,7 @@ __all__ = [
     "evaluation_option",
     "floors_option",
     "json_option",
+    "layout_option",
     "model_option",
     "overlap_option",
     "picture_options",
@@ -31,6 +32,7 @@ __all__ = [
     "text_option",
     "threads_option",
     "tiles_option",
+    "torch_device_option",
     "vocabulary_option",
 ]
 
@@ -58,7 +60,7 @@ tiles_option = click.option(
 evaluation_option = click.option(
     "--eval", type=PATH, help="Dataset for evaluation; none of its tiles may be used."
 )
-_LAYOUT = click.option(
+layout_option = click.option(
     "--layout",
     type=click.Choice(api.LAYOUT_NAMES),
     help="Of the dataset.  [default: what is there decides]",
@@ -82,7 +84,18 @@ checkpoint_option = click.option(
 
 def dataset_options(command: F) -> F:
     """How a dataset lies."""
-    return _LAYOUT(_MASK_SUFFIX(command))
+    return layout_option(_MASK_SUFFIX(command))
+
+
+def torch_device_option(default: str | None, help_: str) -> Callable[[F], F]:
+    """``--device`` of PyTorch."""
+    return click.option(
+        "--device",
+        type=click.Choice(("auto", "cpu", "cuda")),
+        default=default,
+        show_default=default is not None,
+        help=help_,
+    )
 
 
 def scheme_option(*, required: bool) -> Callable[[Any], Any]:

@@ -11,6 +11,7 @@ from segclip_deploy.cli.options import (
     PATH,
     evaluation_option,
     json_option,
+    layout_option,
     reading_options,
     tiles_option,
 )
@@ -33,6 +34,7 @@ __all__ = ["smooth"]
 )
 @click.option("--select", default=64, show_default=True, help="How many tiles to choose.")
 @evaluation_option
+@layout_option
 @reading_options
 @json_option
 def smooth(as_json: bool, **options: Any) -> None:

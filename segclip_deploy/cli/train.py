@@ -15,6 +15,7 @@ from segclip_deploy.cli.options import (
     json_option,
     picture_options,
     text_option,
+    torch_device_option,
     vocabulary_option,
 )
 from segclip_deploy.cli.output import print_json
@@ -30,6 +31,11 @@ __all__ = ["train"]
 @checkpoint_option
 @dataset_options
 @picture_options
+@click.option(
+    "--recipe",
+    help="Options of new models for loveda, uavid or isaid, or a YAML file; what is given here "
+    "goes first.",
+)
 @click.option(
     "--time-budget", type=duration, help="Stop after this long; the schedule follows the clock."
 )
@@ -48,28 +54,23 @@ __all__ = ["train"]
     type=click.IntRange(0),
     help="Learnable context (CoOp); needs --text open_clip:…  [default: 0]",
 )
-@click.option("--crop", default=256, show_default=True, help="Side of training crops, pixels.")
+@click.option("--crop", type=int, help="Side of training crops, pixels.  [default: 256]")
 @click.option(
     "--batch",
     type=click.IntRange(2),
-    default=8,
-    show_default=True,
-    help="Crops that are in the network at once.",
+    help="Crops that are in the network at once.  [default: 8]",
+)
+@click.option(
+    "--zoom",
+    type=(float, float),
+    help="Least and greatest factor that crops are scaled by.  [default: 0.5 2]",
 )
 @click.option(
     "--accumulate",
     type=click.IntRange(1),
-    default=1,
-    show_default=True,
-    help="Batches per step: a larger batch in the memory of a small one.",
+    help="Batches per step: a larger batch in the memory of a small one.  [default: 1]",
 )
-@click.option(
-    "--device",
-    type=click.Choice(("auto", "cpu", "cuda")),
-    default="auto",
-    show_default=True,
-    help="auto: the GPU where PyTorch finds one. Part of what repeats a run.",
-)
+@torch_device_option("auto", "auto: the GPU where PyTorch finds one. Part of what repeats a run.")
 @click.option("--bf16", is_flag=True, help="bfloat16 autocast: faster where the device has it.")
 @click.option("--fp16", is_flag=True, help="float16 autocast, gradients scaled; on a GPU only.")
 @click.option(

@@ -14,6 +14,7 @@ from segclip_deploy.artifacts.plan import Drop
 from segclip_deploy.evaluation.confidence import ConfidenceMeter
 from segclip_deploy.evaluation.dataset import Sample
 from segclip_deploy.evaluation.metrics import BoundaryTally, Confusion, confusion_matrix
+from segclip_deploy.evaluation.protocols import JOINED, Protocol
 from segclip_deploy.runtime.inference.segmenter import Segmenter
 
 __all__ = ["Accuracy", "miou_drop", "score"]
@@ -49,23 +50,32 @@ class Accuracy:
 
 
 def score(
-    segmenter: Segmenter, samples: Iterable[Sample], *, confidence: ConfidenceMeter | None = None
+    segmenter: Segmenter,
+    samples: Iterable[Sample],
+    protocol: Protocol = JOINED,
+    *,
+    confidence: ConfidenceMeter | None = None,
 ) -> Accuracy:
-    """Segment every sample and compare it with its ground truth.
+    """Segment every sample and compare it with its ground truth, as a protocol says.
 
     Args:
         segmenter: an engine.
         samples: images and ground truth.
+        protocol: what is labelled and scored by itself.
         confidence: measures the engine's logits on the way, if it outputs any.
     """
     names = segmenter.vocabulary.names
     boundary = BoundaryTally.empty(names)
     images, by_image = [], []
     for sample in samples:
-        on_logits = confidence.reads(sample.ground_truth) if confidence else None
-        labels = segmenter.segment(sample.frame, on_logits=on_logits).labels
-        by_image.append(Confusion(confusion_matrix(labels, sample.ground_truth, len(names)), names))
-        boundary += BoundaryTally.of(labels, sample.ground_truth, names)
+        confusion = Confusion.empty(names)
+        for part in protocol.parts(sample):
+            on_logits = confidence.reads(part.ground_truth) if confidence else None
+            labels = segmenter.segment(part.frame, on_logits=on_logits).labels
+            counts = confusion_matrix(labels, part.ground_truth, len(names))
+            confusion += Confusion(counts, names)
+            boundary += BoundaryTally.of(labels, part.ground_truth, names)
+        by_image.append(confusion)
         images.append(sample.name)
     pooled = sum(by_image, Confusion.empty(names))
     return Accuracy(pooled, boundary, tuple(images), tuple(by_image))

@@ -11,8 +11,10 @@ from segclip_deploy.artifacts.bundle_record import TemperatureFit
 from segclip_deploy.artifacts.checkpoint_record import Scores
 from segclip_deploy.errors import BadInput
 from segclip_deploy.evaluation.accuracy import score
+from segclip_deploy.evaluation.choices import ProtocolName
 from segclip_deploy.evaluation.confidence import Confidence, ConfidenceMeter
 from segclip_deploy.evaluation.dataset import Dataset, Sample
+from segclip_deploy.evaluation.protocols import Protocol, choose_protocol
 from segclip_deploy.progress import Report, saying, silent
 from segclip_deploy.runtime.inference.segmenter import Segmenter
 
@@ -30,6 +32,7 @@ class Evaluation:
         dataset: the folder.
         split: the part of it that was evaluated.
         vocabulary: the title of its classes.
+        protocol: how images were labelled and scored.
         scores: IoU and boundary IoU by class, shares of 1; None of a class that does not occur.
         confidence: what its probabilities are worth; None where it outputs no logits.
     """
@@ -38,6 +41,7 @@ class Evaluation:
     dataset: Path
     split: str
     vocabulary: str
+    protocol: Protocol
     scores: Scores
     confidence: Confidence | None = None
 
@@ -50,7 +54,8 @@ class Evaluation:
         """As JSON; the scores stand beside the others."""
         said = {"engine": self.engine, "dataset": str(self.dataset), "split": self.split}
         confidence = self.confidence.to_json() if self.confidence else None
-        return {**said, **self.scores.to_json(), "confidence": confidence}
+        scores = {"protocol": self.protocol.to_json(), **self.scores.to_json()}
+        return {**said, **scores, "confidence": confidence}
 
 
 def evaluate(
@@ -58,6 +63,7 @@ def evaluate(
     dataset: Dataset,
     split: str,
     *,
+    protocol: ProtocolName = "joined",
     fit: TemperatureFit | None = None,
     with_confidence: bool = False,
     report: Report = silent,
@@ -68,6 +74,7 @@ def evaluate(
         segmenter: an engine.
         dataset: images and ground truth.
         split: of it.
+        protocol: how images are labelled and scored.
         fit: of the temperature that the engine's logits were divided by; None: they were not.
         with_confidence: refuse an engine without logits; else it is said that nothing is measured.
         report: told how far it is.
@@ -93,13 +100,15 @@ def evaluate(
             yield sample
         report("evaluating images", len(names), len(names))
 
+    chosen = choose_protocol(protocol, dataset.vocabulary.name)
     meter = ConfidenceMeter(fit.value if fit else None) if segmenter.blends else None
-    scores = score(segmenter, samples(), confidence=meter).scores()
+    scores = score(segmenter, samples(), chosen, confidence=meter).scores()
     return Evaluation(
         segmenter.backend.name,
         dataset.root,
         split,
         segmenter.vocabulary.title,
+        chosen,
         scores,
         meter.found if meter else None,
     )

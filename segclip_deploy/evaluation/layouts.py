@@ -15,7 +15,7 @@ from pathlib import Path
 
 from segclip_deploy.artifacts.files import read_json
 from segclip_deploy.errors import BadArtifact, BadInput
-from segclip_deploy.evaluation.layout_names import LayoutName
+from segclip_deploy.evaluation.choices import LayoutName
 from segclip_deploy.runtime.formats.kinds import IMAGE_SUFFIXES
 
 __all__ = [

@@ -32,6 +32,7 @@ from segclip_deploy.export.temperature import calibrate_confidence
 from segclip_deploy.export.text_weights import save_text_weights, text_constants
 from segclip_deploy.export.torch_backend import TorchBackend
 from segclip_deploy.model.checkpoint import load_checkpoint, load_weights
+from segclip_deploy.model.compute import repeatable
 from segclip_deploy.model.failures import one_line_for
 from segclip_deploy.model.network import load_factory, try_network
 from segclip_deploy.progress import Report, silent
@@ -56,6 +57,7 @@ def export_bundle(
     margin: bool = False,
     logits: bool = False,
     tiles: Path | None = None,
+    device: str = "cpu",
     confidence: Dataset | None = None,
     report: Report = silent,
 ) -> Bundle:
@@ -69,6 +71,7 @@ def export_bundle(
         margin: also output how clear each decision is.
         logits: keep the logits as an output, for blending windows.
         tiles: folder of images to measure parity on; by default the checkpoint's own examples.
+        device: that PyTorch computes parity, and a temperature, on, as it calls it.
         confidence: on its split ``plan`` one temperature is fitted, and all logits are divided by it; None
             leaves them as they were trained. Parity is then against PyTorch with its logits divided.
         report: told how far the fit is.
@@ -108,26 +111,31 @@ def export_bundle(
     names = checkpoint.vocabulary.names
     with replace_directory(out, contents=BUNDLE_FILES) as temporary:
         onnx = temporary / MODEL_FILE
-        reference = TorchBackend(plain, spec, len(names))
         temperature = None
         if confidence:
-            segmenter = Segmenter(reference, spec, checkpoint.vocabulary)
-            temperature = calibrate_confidence(
-                segmenter,
-                confidence,
-                stopped_on=checkpoint.training.plan.images if checkpoint.training else (),
-                report=report,
-            )
+            with repeatable(device):
+                segmenter = Segmenter(
+                    TorchBackend(plain.to(device), spec, len(names)), spec, checkpoint.vocabulary
+                )
+                temperature = calibrate_confidence(
+                    segmenter,
+                    confidence,
+                    stopped_on=checkpoint.training.plan.images if checkpoint.training else (),
+                    report=report,
+                )
+            plain.to("cpu")  # it may share its network with the graph, which is traced there
             plain.temperature = temperature.value
             fold_temperature(folded, temperature.value)
-        answers = answers_of(reference, real)
         with one_line_for("it cannot be exported to ONNX", where=where):
             write_onnx(
                 folded, spec, onnx, text=text_constants(text, checkpoint.bank) if text else ()
             )
-        with one_line_for("its folded forward fails", where=where):
-            own = TorchBackend(folded, spec, len(names), "folded")
-            parity = [measure_parity(reference.name, answers, own, names)]
+        with repeatable(device):
+            reference = TorchBackend(plain.to(device), spec, len(names))
+            answers = answers_of(reference, real)
+            with one_line_for("its folded forward fails", where=where):
+                own = TorchBackend(folded.to(device), spec, len(names), "folded")
+                parity = [measure_parity(reference.name, answers, own, names)]
         with OnnxRuntimeBackend(onnx, batches=spec.batches) as exported:
             parity.append(measure_parity(reference.name, answers, exported, names))
         for link in parity:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +15,8 @@ from segclip_deploy.errors import BadArtifact
 
 if TYPE_CHECKING:
     import onnx_ir as ir
+
+    from segclip_deploy.export.onnx_types import OnnxModel
 
 __all__ = ["check_fp32", "expose", "load_fp32", "load_model", "observer", "save_model"]
 
@@ -33,7 +35,7 @@ def check_fp32(bundle: Bundle) -> None:
         )
 
 
-def load_fp32(bundle: Bundle) -> ir.Model:
+def load_fp32(bundle: Bundle) -> OnnxModel:
     """The model of a bundle as it was exported, its logits among the outputs.
 
     Raises:
@@ -45,14 +47,20 @@ def load_fp32(bundle: Bundle) -> ir.Model:
     return model
 
 
-def load_model(path: Path) -> ir.Model:
-    """A model with the type and shape of every tensor."""
+def load_model(path: Path) -> OnnxModel:
+    """A model with the name of every node, and the type and shape of every tensor.
+
+    Raises:
+        BadArtifact: a node has no name, or the type or shape of a tensor cannot be inferred.
+    """
     require("onnx", why="quantization")
     require("onnx_ir", why="quantization")
     import onnx
     import onnx_ir as ir
 
-    return ir.from_proto(onnx.shape_inference.infer_shapes(onnx.load(path), strict_mode=True))
+    model = ir.from_proto(onnx.shape_inference.infer_shapes(onnx.load(path), strict_mode=True))
+    _check_complete(model.graph, path)
+    return cast("OnnxModel", model)
 
 
 def save_model(model: ir.Model, path: Path, *, outputs: Collection[str] | None = None) -> None:
@@ -104,3 +112,17 @@ def observer(
     options.log_severity_level = 3
     session = ort.InferenceSession(data, options, providers=["CPUExecutionProvider"])
     return lambda pixels: session.run(list(names), {"image": pixels})
+
+
+def _check_complete(graph: ir.Graph, path: Path) -> None:
+    """Accept a graph in which every node has a name, and every tensor a type and a shape."""
+    fix = "export the bundle anew: segclip-deploy export CKPT -o BUNDLE"
+    for node in graph:
+        if not node.name:
+            raise BadArtifact(f"a node {node.op_type} has no name", where=path, fix=fix)
+    made = (value for node in graph for value in node.outputs)
+    for value in (*graph.inputs, *graph.initializers.values(), *made):
+        left_out = value.name == ""  # an optional output that nothing reads
+        if not left_out and (value.type is None or value.shape is None):
+            what = f"the type or shape of tensor {value.name} cannot be inferred"
+            raise BadArtifact(what, where=path, fix=fix)

@@ -36,9 +36,10 @@ class TorchBackend(Backend):
     def __init__(
         self, graph: DeployGraph, spec: InputSpec, classes: int, kind: str = "eager"
     ) -> None:
-        self.name = f"PyTorch {torch.__version__} {kind}"
         self._graph = graph.eval()
         self._device = next((tensor.device for tensor in graph.buffers()), torch.device("cpu"))
+        where = "" if self._device.type == "cpu" else f" on {self._device.type}"
+        self.name = f"PyTorch {torch.__version__} {kind}{where}"
         size = (spec.height, spec.width)
         small = (spec.height // LOGIT_STRIDE, spec.width // LOGIT_STRIDE)
 
@@ -84,14 +85,22 @@ def torch_segmenter(
     return Segmenter(backend, spec, vocabulary, overlap=overlap)
 
 
-def open_checkpoint(path: Path, spec: InputSpec, *, overlap: int | None = None) -> Segmenter:
+def open_checkpoint(
+    path: Path, spec: InputSpec, *, overlap: int | None = None, device: str = "cpu"
+) -> Segmenter:
     """A checkpoint in PyTorch, to compare engines with: labels only, as exported by default.
+
+    Args:
+        path: the checkpoint.
+        spec: the input size.
+        overlap: pixels that windows share; by default a quarter.
+        device: as PyTorch calls it.
 
     Raises:
         BadArtifact: the checkpoint cannot be used.
     """
     checkpoint = load_checkpoint(path)
-    model = build_model(checkpoint)
+    model = build_model(checkpoint).to(device)
     return torch_segmenter(
         model, checkpoint.bank, checkpoint.vocabulary, spec, logits=False, overlap=overlap
     )

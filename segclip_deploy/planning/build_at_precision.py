@@ -85,7 +85,13 @@ def build_at_precision(
             fix="--eval DATASET",
         )
     table = calibrate_on(
-        bundle, [calib], work / "table.json", exclude=dataset, reading=reading, report=report
+        bundle,
+        [calib],
+        work / "table.json",
+        exclude=dataset,
+        layout=layout,
+        reading=reading,
+        report=report,
     )
     if dataset is None or precision == "int8":
         made = _uniform(bundle, "int8", target.scheme, work, table)

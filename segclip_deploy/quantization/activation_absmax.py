@@ -11,10 +11,9 @@ from numpy.typing import NDArray
 
 from segclip_deploy._optional import require
 from segclip_deploy.export.onnx_model import observer
-from segclip_deploy.export.onnx_values import name_of, shape_of
 
 if TYPE_CHECKING:
-    import onnx_ir as ir
+    from segclip_deploy.export.onnx_types import OnnxModel, OnnxValue
 
 __all__ = ["find_absmax"]
 
@@ -22,7 +21,7 @@ _LOOKED_AT = 2**29  # bytes of tensors that are kept to look at in one run
 
 
 def find_absmax(
-    model: ir.Model, tiles: NDArray[np.uint8], batch: int
+    model: OnnxModel, tiles: NDArray[np.uint8], batch: int
 ) -> dict[str, tuple[float, str]]:
     """Largest magnitude of every float tensor of an FP32 model, and the golden tile with it.
 
@@ -37,7 +36,7 @@ def find_absmax(
     values = [v for n in model.graph for v in n.outputs if v.dtype == ir.DataType.FLOAT]
     found: dict[str, tuple[float, str]] = {}
     for group in _groups(values, batch):
-        names = [name_of(value) for value in group]
+        names = [value.name for value in group]
         run = observer(model, names)
         for index, tile in enumerate(tiles):
             pixels = np.repeat(tile[None], batch, axis=0)
@@ -48,15 +47,15 @@ def find_absmax(
     return found
 
 
-def _groups(values: Iterable[ir.Value], batch: int) -> Iterator[list[ir.Value]]:
+def _groups(values: Iterable[OnnxValue], batch: int) -> Iterator[list[OnnxValue]]:
     """Float tensors in groups that are small enough to be looked at together.
 
     All at once they are larger than what the model needs to run, as none can be freed.
     """
-    group: list[ir.Value] = []
+    group: list[OnnxValue] = []
     size = 0
     for value in values:
-        own = 4 * prod(side if isinstance(side, int) else batch for side in shape_of(value))
+        own = 4 * prod(side if isinstance(side, int) else batch for side in value.shape)
         if group and size + own > _LOOKED_AT:
             yield group
             group, size = [], 0

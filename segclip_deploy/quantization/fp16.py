@@ -9,17 +9,11 @@ import numpy as np
 
 from segclip_deploy._optional import require
 from segclip_deploy.artifacts.onnx_file import block_of
-from segclip_deploy.export.onnx_values import (
-    add_constant,
-    array_of,
-    input_of,
-    is_constant,
-    name_of,
-    shape_of,
-)
 
 if TYPE_CHECKING:
     import onnx_ir as ir
+
+    from segclip_deploy.export.onnx_types import OnnxGraph, OnnxNode, OnnxValue
 
     _Casts = dict[tuple[ir.Value, ir.DataType], ir.Value]
 
@@ -49,7 +43,7 @@ _REASONS = {
 }
 
 
-def fp32_fallback(graph: ir.Graph, low: Callable[[str], bool]) -> dict[str, str]:
+def fp32_fallback(graph: OnnxGraph, low: Callable[[str], bool]) -> dict[str, str]:
     """Nodes that stay FP32 in FP16 blocks by what they compute, and why.
 
     Args:
@@ -58,10 +52,9 @@ def fp32_fallback(graph: ir.Graph, low: Callable[[str], bool]) -> dict[str, str]
     """
     found: dict[str, str] = {}
     for node in graph:
-        name = name_of(node)
         reason = _REASONS.get(node.op_type) or _outside(node)
-        if reason and low(name):
-            found[name] = reason
+        if reason and low(node.name):
+            found[node.name] = reason
         if node.op_type == "Softmax" and (size := _length(node)) > _LONG:
             for summed in _until_operator(node):
                 if low(summed):
@@ -69,14 +62,13 @@ def fp32_fallback(graph: ir.Graph, low: Callable[[str], bool]) -> dict[str, str]
     # A node between two fallback layers of a block would be cast down and up again.
     after, before = _reach(graph, found, forward=True), _reach(graph, found, forward=False)
     for node in graph:
-        name = name_of(node)
-        if name in after & before and low(name):
-            found.setdefault(name, "between two of these")
+        if node.name in after & before and low(node.name):
+            found.setdefault(node.name, "between two of these")
     return found
 
 
 def overflow_fallback(
-    graph: ir.Graph, absmax: Mapping[str, tuple[float, str]], low: Callable[[str], bool]
+    graph: OnnxGraph, absmax: Mapping[str, tuple[float, str]], low: Callable[[str], bool]
 ) -> dict[str, str]:
     """Nodes whose values come too near the largest FP16 number, and which tile showed it.
 
@@ -85,15 +77,14 @@ def overflow_fallback(
     """
     found = {}
     for node in graph:
-        name = name_of(node)
-        for tensor in (name_of(v) for v in (*node.inputs, *node.outputs) if v is not None):
+        for tensor in (v.name for v in (*node.inputs, *node.outputs) if v is not None):
             top, tile = absmax.get(tensor, (0.0, ""))
-            if low(name) and not top * _HEADROOM <= FP16_MAX:
-                found[name] = f"{tensor} reaches {top:.3g} on {tile}"
+            if low(node.name) and not top * _HEADROOM <= FP16_MAX:
+                found[node.name] = f"{tensor} reaches {top:.3g} on {tile}"
     return found
 
 
-def write_fp16(graph: ir.Graph, low: Callable[[str], bool]) -> None:
+def write_fp16(graph: OnnxGraph, low: Callable[[str], bool]) -> None:
     """Turn nodes into FP16 and cast where the precision changes, in place.
 
     Args:
@@ -104,29 +95,28 @@ def write_fp16(graph: ir.Graph, low: Callable[[str], bool]) -> None:
     import onnx_ir as ir
 
     fp16 = {
-        name_of(node)
+        node.name
         for node in graph
         if node.op_type not in _KEPT
         and any(v is not None and v.dtype == ir.DataType.FLOAT for v in node.inputs)
-        and low(name_of(node))
+        and low(node.name)
     }
-    for node in list(graph):
-        if (
-            node.op_type == "DequantizeLinear"
-        ):  # for Conv and MatMul, which are FP16 if any of them is
-            if all(name_of(user) in fp16 for user, _ in node.outputs[0].uses()):
-                fp16.add(name_of(node))
-        elif node.op_type == "QuantizeLinear" and _made_by(input_of(node, 0), fp16):
-            fp16.add(name_of(node))
+    for node in graph:
+        if node.op_type == "DequantizeLinear":
+            # For Conv and MatMul, which are FP16 if any of them is.
+            if all(user.name in fp16 for user in node.outputs[0].consumers()):
+                fp16.add(node.name)
+        elif node.op_type == "QuantizeLinear" and _made_by(node.inputs[0], fp16):
+            fp16.add(node.name)
     casts: _Casts = {}
-    for node in list(graph):
+    for node in graph:  # a cast goes before the node that reads it: no cast comes up here
         wanted = ir.DataType.FLOAT16 if node.name in fp16 else ir.DataType.FLOAT
         for index, value in enumerate(node.inputs):
             if value is None or _fixed(node, index):
                 continue
             if value.const_value is not None:
                 if wanted == ir.DataType.FLOAT16 and value.dtype == ir.DataType.FLOAT:
-                    node.replace_input_with(index, _fp16_constant(graph, value))
+                    node.replace_input_with(index, _fp16_constant(graph, value.name))
             elif value.dtype in (ir.DataType.FLOAT, ir.DataType.FLOAT16) and value.dtype != wanted:
                 node.replace_input_with(index, _cast(graph, value, wanted, casts))
         if node.name in fp16 and node.op_type != "QuantizeLinear":
@@ -134,11 +124,11 @@ def write_fp16(graph: ir.Graph, low: Callable[[str], bool]) -> None:
                 if value.dtype == ir.DataType.FLOAT:
                     value.type = ir.TensorType(wanted)
     _take_names_over(graph)
-    for index, value in enumerate(list(graph.outputs)):
-        if value.dtype == ir.DataType.FLOAT16:
-            name = value.name
-            cast = _cast(graph, value, ir.DataType.FLOAT, casts)
-            value.name, cast.name = f"{name}.fp16", name
+    for index, output in enumerate(list(graph.outputs)):
+        if output.dtype == ir.DataType.FLOAT16:
+            name = output.name
+            cast = _cast(graph, output, ir.DataType.FLOAT, casts)
+            output.name, cast.name = f"{name}.fp16", name
             graph.outputs[index] = cast
 
 
@@ -146,20 +136,20 @@ _COPY = ".fp16"
 _KEPT = ("Cast", "QuantizeLinear", "DequantizeLinear")
 
 
-def _fixed(node: ir.Node, index: int) -> bool:
+def _fixed(node: OnnxNode, index: int) -> bool:
     """Inputs whose type does not follow the node's."""
     return node.op_type == "Resize" and index == 2
 
 
-def _outside(node: ir.Node) -> str:
+def _outside(node: OnnxNode) -> str:
     """Which constant of a node FP16 does not hold; ``""`` if it holds all.
 
     Too small counts only in a scalar, an ε or a bound: among weights it is as good as zero.
     """
     for index, value in enumerate(node.inputs):
-        if value is None or not is_constant(value) or _fixed(node, index):
+        if value is None or value.const_value is None or _fixed(node, index):
             continue
-        array = array_of(value)
+        array = value.const_value.numpy()
         if array.dtype != np.float32 or not array.size:
             continue
         largest = array.flat[np.abs(array).argmax()]
@@ -170,7 +160,7 @@ def _outside(node: ir.Node) -> str:
     return ""
 
 
-def _made_by(value: ir.Value, nodes: set[str]) -> bool:
+def _made_by(value: OnnxValue, nodes: set[str]) -> bool:
     producer = value.producer()
     return producer is not None and producer.name in nodes
 
@@ -180,70 +170,63 @@ def _cast(graph: ir.Graph, value: ir.Value, to: ir.DataType, made: _Casts) -> ir
 
     if (value, to) not in made:
         suffix = "fp16" if to == ir.DataType.FLOAT16 else "fp32"
-        node = ir.node("Cast", [value], {"to": int(to)}, name=f"{value.name}/Cast.{suffix}")
-        node.outputs[0].name = f"{value.name}.{suffix}"
-        node.outputs[0].type, node.outputs[0].shape = ir.TensorType(to), value.shape
+        cast = ir.val(f"{value.name}.{suffix}", to, value.shape)
+        name = f"{value.name}/Cast.{suffix}"
+        node = ir.node("Cast", [value], {"to": int(to)}, outputs=[cast], name=name)
         producer = value.producer()
         if producer is None:
             graph.insert_before(graph[0], node)
         else:
             graph.insert_after(producer, node)
-        made[value, to] = node.outputs[0]
+        made[value, to] = cast
     return made[value, to]
 
 
-def _fp16_constant(graph: ir.Graph, value: ir.Value) -> ir.Value:
+def _fp16_constant(graph: OnnxGraph, name: str) -> ir.Value:
     """The FP16 copy of a constant."""
-    name = name_of(value) + _COPY
-    if name in graph.initializers:
-        return graph.initializers[name]
-    array = array_of(value)
+    import onnx_ir as ir
+
+    if (copy := name + _COPY) in graph.initializers:
+        return graph.initializers[copy]
     with np.errstate(over="ignore"):
-        lower = array.astype(np.float16)
+        lower = graph.initializers[name].const_value.numpy().astype(np.float16)
     if not np.isfinite(lower).all():
-        raise AssertionError(f"constant {value.name} does not fit FP16")
-    return add_constant(graph, name, lower)
+        raise AssertionError(f"constant {name} does not fit FP16")
+    return ir.tape.Tape(graph).initializer(ir.tensor(lower), copy)
 
 
-def _take_names_over(graph: ir.Graph) -> None:
+def _take_names_over(graph: OnnxGraph) -> None:
     """A copy gets the name of its original once nothing reads that: ``text.*`` stays ``text.*``."""
-    for value in list(graph.initializers.values()):
+    for name, value in list(graph.initializers.items()):
         if not value.uses():
-            del graph.initializers[name_of(value)]
-    for value in list(graph.initializers.values()):
-        original = name_of(value).removesuffix(_COPY)
+            del graph.initializers[name]
+    for name, value in list(graph.initializers.items()):
+        original = name.removesuffix(_COPY)
         if original not in graph.initializers:
             value.name = original
 
 
-def _length(softmax: ir.Node) -> int:
-    shape = shape_of(input_of(softmax, 0))
-    size = shape[softmax.attributes.get_int("axis", -1)]
+def _length(softmax: OnnxNode) -> int:
+    size = softmax.inputs[0].shape[softmax.attributes.get_int("axis", -1)]
     return size if isinstance(size, int) else 0
 
 
-def _until_operator(node: ir.Node) -> Iterator[str]:
+def _until_operator(node: OnnxNode) -> Iterator[str]:
     """Nodes after this one, up to and with the operators that sum its values up."""
-    for user, _ in node.outputs[0].uses():
-        yield name_of(user)
+    for user in node.outputs[0].consumers():
+        yield user.name
         if user.op_type not in ("MatMul", "Gemm", "Conv"):
             yield from _until_operator(user)
 
 
-def _reach(graph: ir.Graph, start: Mapping[str, str], *, forward: bool) -> set[str]:
+def _reach(graph: OnnxGraph, start: Mapping[str, str], *, forward: bool) -> set[str]:
     """Nodes that fallback layers of the same block lead to (or that lead to them), without weights."""
     reached: set[str] = set()
     for node in graph if forward else reversed(graph):
-        neighbours = (
-            [v.producer() for v in node.inputs if v is not None]
-            if forward
-            else [user for out in node.outputs for user, _ in out.uses()]
-        )
         if any(
-            n is not None
-            and block_of(name_of(n)) == block_of(name_of(node))
-            and (n.name in start or n.name in reached)
-            for n in neighbours
+            block_of(other.name) == block_of(node.name)
+            and (other.name in start or other.name in reached)
+            for other in (node.predecessors() if forward else node.successors())
         ):
-            reached.add(name_of(node))
+            reached.add(node.name)
     return reached

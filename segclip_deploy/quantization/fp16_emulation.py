@@ -7,15 +7,16 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from segclip_deploy._optional import require
-from segclip_deploy.export.onnx_values import array_of
 
 if TYPE_CHECKING:
     import onnx_ir as ir
 
+    from segclip_deploy.export.onnx_types import OnnxGraph
+
 __all__ = ["round_as_fp16"]
 
 
-def round_as_fp16(graph: ir.Graph) -> int:
+def round_as_fp16(graph: OnnxGraph) -> int:
     """Turn a graph with FP16 into one in FP32 that rounds every FP16 tensor, in place.
 
     ONNX Runtime has no FP16 kernels for an x86-64 CPU: it computes in FP32 and leaves out the casts in
@@ -35,7 +36,7 @@ def round_as_fp16(graph: ir.Graph) -> int:
     fp16, fp32 = ir.TensorType(ir.DataType.FLOAT16), ir.TensorType(ir.DataType.FLOAT)
     for constant in graph.initializers.values():
         if constant.type == fp16:
-            array = array_of(constant).astype(np.float32)
+            array = constant.const_value.numpy().astype(np.float32)
             constant.const_value, constant.type = ir.tensor(array, name=constant.name), fp32
     count = 0
     for node in list(graph):
@@ -63,9 +64,8 @@ def _cast(
     import onnx_ir as ir
 
     name = f"{value.name}.{suffix}"
-    node = ir.node("Cast", [value], {"to": int(kind.dtype)}, name=f"{name}/Cast")
-    (output,) = node.outputs
-    output.name, output.type, output.shape = name, kind, value.shape
+    output = ir.val(name, shape=value.shape, type=kind)
+    node = ir.node("Cast", [value], {"to": int(kind.dtype)}, outputs=[output], name=f"{name}/Cast")
     assert after.graph is not None
     after.graph.insert_after(after, node)
     return node, output

@@ -49,6 +49,7 @@ def calibrate_on(
     method: str = "percentile",
     select: int = _SELECTED,
     exclude: Path | None = None,
+    layout: str | None = None,
     sheet: Path | None = None,
     reading: Reading | None = None,
     report: Report = silent,
@@ -62,6 +63,7 @@ def calibrate_on(
         method: how a range is read off a histogram.
         select: how many tiles.
         exclude: a dataset for evaluation; none of its tiles is used.
+        layout: of the datasets among these that fit several; by default what is there decides.
         sheet: a contact sheet to write.
         reading: how images and rasters are read; by default as they are stored.
         report: of progress.
@@ -71,7 +73,7 @@ def calibrate_on(
         BadArtifact: the bundle is not FP32.
     """
     check_fp32(bundle)  # before all images are read
-    pool = _pool(bundle, sources, exclude, reading, report)
+    pool = _pool(bundle, sources, exclude, layout, reading, report)
     with open_engine(bundle.path).backend as backend:
         batch = backend.inputs[0].batches.start
 
@@ -93,20 +95,21 @@ def smooth_on(
     alpha: float,
     select: int,
     exclude: Path | None = None,
+    layout: str | None = None,
     reading: Reading | None = None,
     report: Report = silent,
 ) -> Bundle:
     """Find tiles, choose those that cover them all, and ``smooth`` by what channels reach on these.
 
     Args:
-        sources, select, exclude, reading, report: as for ``calibrate_on``.
+        sources, select, exclude, layout, reading, report: as for ``calibrate_on``.
         bundle, out, alpha: as for ``smooth``.
 
     Raises:
         SegclipError: whatever finding tiles and smoothing raise.
     """
     check_fp32(bundle)  # before all images are read
-    pool = _pool(bundle, sources, exclude, reading, report)
+    pool = _pool(bundle, sources, exclude, layout, reading, report)
     tiles = select_tiles(pool, select)
     return smooth(bundle, tiles, out, alpha=alpha, report=stage(report, "looking"))
 
@@ -115,6 +118,7 @@ def _pool(
     bundle: Bundle,
     sources: Sequence[Path],
     exclude: Path | None,
+    layout: str | None,
     reading: Reading | None,
     report: Report,
 ) -> TilePool:
@@ -123,6 +127,7 @@ def _pool(
         sources,
         bundle.input,
         exclude=exclude,
+        layout=layout,
         reading=reading,
         model_metres=bundle.vocabulary.ground_sample_distance_m,
         report=stage(report, "reading"),

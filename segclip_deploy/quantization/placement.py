@@ -20,10 +20,9 @@ from segclip_deploy.artifacts.plan import PrecisionPlan
 from segclip_deploy.artifacts.scheme import Precision, Scheme
 from segclip_deploy.calibration.calibrate import Probes
 from segclip_deploy.errors import BadArtifact, BadInput, StaleArtifact, command
-from segclip_deploy.export.onnx_values import array_of, input_of, is_constant, name_of
 
 if TYPE_CHECKING:
-    import onnx_ir as ir
+    from segclip_deploy.export.onnx_types import OnnxGraph, OnnxNode, OnnxValue
 
 __all__ = [
     "Placement",
@@ -58,7 +57,7 @@ class Placement:
         return frozenset(node for node, _, _ in self.weights)
 
 
-def place(graph: ir.Graph, scheme: Scheme, chosen: Callable[[str], bool]) -> Placement:
+def place(graph: OnnxGraph, scheme: Scheme, chosen: Callable[[str], bool]) -> Placement:
     """Decide where Q/DQ goes.
 
     Args:
@@ -71,7 +70,7 @@ def place(graph: ir.Graph, scheme: Scheme, chosen: Callable[[str], bool]) -> Pla
     weights: list[tuple[str, int, int]] = []
     operators: dict[str, int] = {}  # by when they are computed
     for node in graph:
-        name = name_of(node)
+        name = node.name
         if not chosen(name):
             continue
         if (axis := weight_axis(node)) is not None:
@@ -93,7 +92,7 @@ def place(graph: ir.Graph, scheme: Scheme, chosen: Callable[[str], bool]) -> Pla
 
 
 def uniform_plan(
-    bundle: Bundle, graph: ir.Graph, scheme: Scheme, precision: Precision
+    bundle: Bundle, graph: OnnxGraph, scheme: Scheme, precision: Precision
 ) -> PrecisionPlan:
     """One precision for everything that can have it.
 
@@ -112,19 +111,19 @@ def uniform_plan(
             where=f"--precision {precision} --scheme {scheme.value}",
             fix="use --precision int8; where the processor has BF16, OpenVINO takes it at load",
         )
-    last = {block_of(name_of(node)): place for place, node in enumerate(graph)}
-    names = sorted(last, key=lambda name: last[name])  # by when a block is done: coarse to fine
+    latest_first = dict.fromkeys(block_of(node.name) for node in reversed(graph))
     high = scheme.rules.high if precision == "int8" else precision
     able = {block_of(name) for name in place(graph, scheme, lambda _: True).nodes}
     blocks: dict[str, Precision] = {
-        name: precision if precision == "int8" and name in able else high for name in names
+        name: precision if precision == "int8" and name in able else high
+        for name in reversed(latest_first)  # by when a block is done: coarse to fine
     }
     blocks["graph"] = "fp32"
     return PrecisionPlan(scheme, bundle.sha256, blocks)
 
 
 def place_plan(
-    plan: PrecisionPlan, bundle: Bundle, graph: ir.Graph, *, where: Path = Path("PLAN")
+    plan: PrecisionPlan, bundle: Bundle, graph: OnnxGraph, *, where: Path = Path("PLAN")
 ) -> Placement:
     """The placement of a plan that was made for this bundle and names just its blocks.
 
@@ -142,7 +141,7 @@ def place_plan(
                 *("--scheme", plan.scheme.value, "-o", where),
             ),
         )
-    wanted = list(dict.fromkeys(block_of(name_of(node)) for node in graph))
+    wanted = list(dict.fromkeys(block_of(node.name) for node in graph))
     for name in sorted({*wanted} ^ {*plan.blocks}):
         what = "is missing" if name in wanted else "is no block of this model"
         raise BadArtifact(f"{name} {what}", where=where, fix=f"its blocks: {', '.join(wanted)}")
@@ -158,7 +157,7 @@ def place_plan(
     return placement
 
 
-def find_probes(graph: ir.Graph, trained_for_int8: Collection[str] = ()) -> Probes:
+def find_probes(graph: OnnxGraph, trained_for_int8: Collection[str] = ()) -> Probes:
     """Where a graph is measured so that any plan of any scheme can be written into it.
 
     Args:
@@ -166,30 +165,28 @@ def find_probes(graph: ir.Graph, trained_for_int8: Collection[str] = ()) -> Prob
         trained_for_int8: blocks whose weights were trained with the rounding: their biases need no
             correction, and so no means.
     """
-    nodes = {name_of(node): node for node in graph}
+    nodes = {node.name: node for node in graph}
     reads = [read for scheme in Scheme for read in place(graph, scheme, lambda _: True).reads]
     untrained = place(graph, Scheme.TENSORRT, lambda name: block_of(name) not in trained_for_int8)
     return Probes(
-        tensors=tuple(
-            dict.fromkeys(name_of(input_of(nodes[name], index)) for name, index in reads)
-        ),
+        tensors=tuple(dict.fromkeys(nodes[name].inputs[index].name for name, index in reads)),
         operators={
-            name: (name_of(input_of(nodes[name], 0)), 1 if nodes[name].op_type == "Conv" else -1)
+            name: (nodes[name].inputs[0].name, 1 if nodes[name].op_type == "Conv" else -1)
             for name, _, _ in untrained.weights
         },
     )
 
 
-def weight_axis(node: ir.Node) -> int | None:
+def weight_axis(node: OnnxNode) -> int | None:
     """The output-channel axis of a node's trained weight; None where it has none worth INT8."""
     if (
-        node.op_type not in _OPERATORS or block_of(name_of(node)) == "graph"
+        node.op_type not in _OPERATORS or block_of(node.name) == "graph"
     ):  # no weights of the network
         return None
-    constant = input_of(node, 1)
-    if not is_constant(constant) or is_constant(node.inputs[0]):
+    read, constant = node.inputs[0].const_value, node.inputs[1].const_value
+    if constant is None or read is not None:
         return None
-    weight = array_of(constant)
+    weight = constant.numpy()
     if node.op_type == "Conv":
         axis = 0
     elif weight.ndim != 2:
@@ -210,7 +207,7 @@ def is_wide(shape: Sequence[int], axis: int, *, depthwise: bool) -> bool:
     return shape[axis] >= _MIN_CHANNELS and (depthwise or taps >= _MIN_CHANNELS)
 
 
-def _producer(value: ir.Value | None) -> str | None:
+def _producer(value: OnnxValue | None) -> str | None:
     """The node an Add's input comes from; None for constants and inputs."""
-    node = None if value is None or is_constant(value) else value.producer()
-    return None if node is None else name_of(node)
+    node = None if value is None else value.producer()
+    return None if node is None else node.name

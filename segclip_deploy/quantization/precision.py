@@ -9,13 +9,12 @@ from typing import TYPE_CHECKING
 from segclip_deploy.artifacts.plan import PrecisionPlan
 from segclip_deploy.calibration.table import CalibrationTable
 from segclip_deploy.errors import BadInput
-from segclip_deploy.export.onnx_values import name_of
 from segclip_deploy.quantization.fp16 import fp32_fallback, overflow_fallback, write_fp16
 from segclip_deploy.quantization.placement import Placement
 from segclip_deploy.quantization.qdq import write_qdq
 
 if TYPE_CHECKING:
-    import onnx_ir as ir
+    from segclip_deploy.export.onnx_types import OnnxModel
 
 __all__ = ["AppliedPrecision", "write_precision"]
 
@@ -34,7 +33,7 @@ class AppliedPrecision:
 
 
 def write_precision(
-    model: ir.Model,
+    model: OnnxModel,
     plan: PrecisionPlan,
     placement: Placement,
     table: CalibrationTable | None,
@@ -57,8 +56,7 @@ def write_precision(
         **fp32_fallback(graph, plan.fp16),
         **overflow_fallback(graph, absmax, plan.fp16),
     }
-    names = {name_of(node) for node in graph}
-    low = {name for name in names if plan.fp16(name)} - set(high)
+    low = {node.name for node in graph if plan.fp16(node.name)} - set(high)
     if placement.weights:
         if table is None:
             raise BadInput(

@@ -12,12 +12,13 @@ from numpy.typing import NDArray
 from segclip_deploy._optional import require
 from segclip_deploy.artifacts.scheme import Scheme
 from segclip_deploy.calibration.table import Range
-from segclip_deploy.export.onnx_values import add_constant, array_of, input_of, is_constant, name_of
 from segclip_deploy.quantization.bias import mean_shift
 from segclip_deploy.quantization.placement import Placement
 
 if TYPE_CHECKING:
     import onnx_ir as ir
+
+    from segclip_deploy.export.onnx_types import OnnxConstant, OnnxGraph, OnnxNode, OnnxValue
 
 __all__ = ["scale_of", "storable", "write_qdq"]
 
@@ -36,7 +37,7 @@ def scale_of(span: Range, scheme: Scheme) -> tuple[NDArray[np.float32], NDArray[
 
 
 def write_qdq(
-    graph: ir.Graph,
+    graph: OnnxGraph,
     placement: Placement,
     ranges: Mapping[str, Range],
     scheme: Scheme,
@@ -54,70 +55,76 @@ def write_qdq(
         means: of the channels an operator reads, by node; the bias of one without is left alone.
     """
     require("onnx_ir", why="quantization")
-    nodes = {name_of(node): node for node in graph}
+    nodes = {node.name: node for node in graph}
     rounded: dict[str, ir.Value] = {}
     for name, index in placement.reads:
         node = nodes[name]
-        value = input_of(node, index)
-        tensor = name_of(value)
-        if tensor not in rounded:
-            scale, zero = scale_of(ranges[tensor], scheme)
-            rounded[tensor] = _pair(graph, value, scale, zero)
-        node.replace_input_with(index, rounded[tensor])
+        value = node.inputs[index]
+        if value.name not in rounded:
+            scale, zero = scale_of(ranges[value.name], scheme)
+            rounded[value.name] = _pair(graph, value, scale, zero)
+        node.replace_input_with(index, rounded[value.name])
     quantized: dict[str, tuple[ir.Value, NDArray[np.float32]]] = {}
     for name, index, axis in placement.weights:
         node = nodes[name]
-        value = input_of(node, index)
-        tensor = name_of(value)
-        if tensor not in quantized:
-            quantized[tensor] = _weight(graph, node, value, axis, scheme)
-        rounded_weight, error = quantized[tensor]
+        weight = graph.initializers[node.inputs[index].name]
+        if weight.name not in quantized:
+            quantized[weight.name] = _weight(graph, node, weight, axis, scheme)
+        rounded_weight, error = quantized[weight.name]
         if name in means:
             _correct_bias(graph, node, mean_shift(node, error, axis, np.array(means[name])))
         node.replace_input_with(index, rounded_weight)
-        if not value.uses():
-            del graph.initializers[tensor]
+        if not weight.uses():
+            del graph.initializers[weight.name]
 
 
 def _pair(
-    graph: ir.Graph, value: ir.Value, scale: NDArray[np.float32], zero: NDArray[np.integer[Any]]
+    graph: OnnxGraph, value: OnnxValue, scale: NDArray[np.float32], zero: NDArray[np.integer[Any]]
 ) -> ir.Value:
+    """A tensor as it comes back from its rounding."""
     import onnx_ir as ir
 
+    tape = ir.tape.Tape(graph)
     constants = [
-        add_constant(graph, f"{value.name}.scale", scale),
-        add_constant(graph, f"{value.name}.zero", zero),
+        tape.initializer(ir.tensor(scale), f"{value.name}.scale"),
+        tape.initializer(ir.tensor(zero), f"{value.name}.zero"),
     ]
-    quantize = ir.node("QuantizeLinear", [value, *constants], name=f"{value.name}/Q")
+    integer = ir.val(f"{value.name}.quantized", constants[1].dtype, value.shape)
+    real = ir.val(f"{value.name}.dequantized", value.dtype, value.shape)
+    quantize = ir.node(
+        "QuantizeLinear", [value, *constants], outputs=[integer], name=f"{value.name}/Q"
+    )
     dequantize = ir.node(
-        "DequantizeLinear", [quantize.outputs[0], *constants], name=f"{value.name}/DQ"
+        "DequantizeLinear", [integer, *constants], outputs=[real], name=f"{value.name}/DQ"
     )
     producer = value.producer()
     if producer is None:
         graph.insert_before(graph[0], (quantize, dequantize))
     else:
         graph.insert_after(producer, (quantize, dequantize))
-    return _named(quantize, dequantize, value)
+    return real
 
 
 def _weight(
-    graph: ir.Graph, reader: ir.Node, value: ir.Value, axis: int, scheme: Scheme
+    graph: OnnxGraph, reader: OnnxNode, value: OnnxConstant, axis: int, scheme: Scheme
 ) -> tuple[ir.Value, NDArray[np.float32]]:
     """The weight as it comes back from INT8, and how far each element of it is off."""
     import onnx_ir as ir
 
-    weight = array_of(value)
+    weight = value.const_value.numpy()
     levels, scale = _levels(weight, axis, scheme)
+    tape = ir.tape.Tape(graph)
     constants = [
-        add_constant(graph, f"{value.name}.int8", levels),
-        add_constant(graph, f"{value.name}.scale", scale.ravel()),
-        add_constant(graph, f"{value.name}.zero", np.zeros(scale.size, np.int8)),
+        tape.initializer(ir.tensor(levels), f"{value.name}.int8"),
+        tape.initializer(ir.tensor(scale.ravel()), f"{value.name}.scale"),
+        tape.initializer(ir.tensor(np.zeros(scale.size, np.int8)), f"{value.name}.zero"),
     ]
-    node = ir.node("DequantizeLinear", constants, {"axis": axis}, name=f"{value.name}/DQ")
-    node.outputs[0].name = f"{value.name}.dequantized"
-    node.outputs[0].type, node.outputs[0].shape = value.type, value.shape
+    real = ir.val(f"{value.name}.dequantized", value.dtype, value.shape)
+    node = ir.node(
+        "DequantizeLinear", constants, {"axis": axis}, outputs=[real], name=f"{value.name}/DQ"
+    )
     graph.insert_before(reader, node)
-    return node.outputs[0], levels * scale - weight
+    return real, levels * scale - weight
 
 
 def _levels(
@@ -136,43 +143,34 @@ def storable(scale: NDArray[Any], scheme: Scheme) -> NDArray[np.float32]:
     return np.clip(scale, stored.tiny, stored.max).astype(stored.dtype).astype(np.float32)
 
 
-def _named(quantize: ir.Node, dequantize: ir.Node, value: ir.Value) -> ir.Value:
-    import onnx_ir as ir
-
-    integer, real = quantize.outputs[0], dequantize.outputs[0]
-    integer.name, real.name = f"{value.name}.quantized", f"{value.name}.dequantized"
-    integer.shape = real.shape = value.shape
-    integer.type = input_of(quantize, 2).type
-    real.type = value.type = ir.TensorType(ir.DataType.FLOAT)
-    return real
-
-
-def _correct_bias(graph: ir.Graph, node: ir.Node, shift: NDArray[np.float64]) -> None:
+def _correct_bias(graph: OnnxGraph, node: OnnxNode, shift: NDArray[np.float64]) -> None:
     """Take a shift (O,) out of what an operator computes, in place; a Conv or Gemm may get a bias by it.
 
     A MatMul has its bias in the Add that reads it. One without is left as it is: an Add of its own
     would cost more than it mends.
     """
+    import onnx_ir as ir
+
     found = (node, 2) if node.op_type != "MatMul" else _sum_after(node)
     if found is None:
         return
     reader, index = found
     beta = reader.attributes.get_float("beta", 1.0)  # of a Gemm
     old = reader.inputs[index] if len(reader.inputs) > index else None
-    bias = (0 if old is None else array_of(old)) - shift / beta
-    value = add_constant(graph, f"{node.name}.bias", bias.astype(np.float32))
+    bias = (0 if old is None else graph.initializers[old.name].const_value.numpy()) - shift / beta
+    value = ir.tape.Tape(graph).initializer(ir.tensor(bias.astype(np.float32)), f"{node.name}.bias")
     reader.resize_inputs(max(len(reader.inputs), index + 1))
     reader.replace_input_with(index, value)
     if old is not None and not old.uses():
-        del graph.initializers[name_of(old)]
+        del graph.initializers[old.name]
 
 
-def _sum_after(operator: ir.Node) -> tuple[ir.Node, int] | None:
+def _sum_after(operator: OnnxNode) -> tuple[OnnxNode, int] | None:
     """The Add of a constant that alone reads an operator, and which of its inputs that is; else None."""
     output = operator.outputs[0]
     uses = [] if output.is_graph_output() else list(output.uses())
     if len(uses) == 1 and uses[0][0].op_type == "Add":
         reader, index = uses[0]
-        if is_constant(reader.inputs[1 - index]):
+        if reader.inputs[1 - index].const_value is not None:
             return reader, 1 - index
     return None

@@ -31,20 +31,12 @@ from segclip_deploy.artifacts.records import replace
 from segclip_deploy.calibration.selection import TileSet
 from segclip_deploy.errors import BadInput
 from segclip_deploy.export.onnx_model import load_fp32, observer, save_model
-from segclip_deploy.export.onnx_values import (
-    add_constant,
-    array_of,
-    input_of,
-    is_constant,
-    name_of,
-    shape_of,
-)
 from segclip_deploy.export.parity import check_parity, measure_parity
 from segclip_deploy.quantization.placement import weight_axis
 from segclip_deploy.runtime.targets.onnxruntime import OnnxRuntimeBackend
 
 if TYPE_CHECKING:
-    import onnx_ir as ir
+    from segclip_deploy.export.onnx_types import OnnxGraph, OnnxModel, OnnxNode, OnnxValue
 
 __all__ = ["find_norms", "smooth", "smooth_graph"]
 
@@ -108,7 +100,7 @@ def smooth(
     return load_bundle(out)
 
 
-def find_norms(graph: ir.Graph) -> dict[str, list[tuple[ir.Node, int]]]:
+def find_norms(graph: OnnxGraph) -> dict[str, list[tuple[OnnxNode, int]]]:
     """LayerNorms of the encoder that only operators with trained weights read.
 
     Of CFF and refiner the affines are among what ``set-texts`` folds new texts in from, and stay.
@@ -118,16 +110,16 @@ def find_norms(graph: ir.Graph) -> dict[str, list[tuple[ir.Node, int]]]:
     """
     found = {}
     for node in graph:
-        if node.op_type == "LayerNormalization" and name_of(node).startswith("encoder."):
+        if node.op_type == "LayerNormalization" and node.name.startswith("encoder."):
             readers = list(_readers(node.outputs[0]))
             axes = [(reader, _axis(reader)) for reader, index in readers if index == 0]
             operators = [(reader, axis) for reader, axis in axes if axis is not None]
             if readers and len(operators) == len(readers) and _fits(node):
-                found[name_of(node.outputs[0])] = operators
+                found[node.outputs[0].name] = operators
     return found
 
 
-def smooth_graph(graph: ir.Graph, peaks: Mapping[str, NDArray[np.float32]], alpha: float) -> None:
+def smooth_graph(graph: OnnxGraph, peaks: Mapping[str, NDArray[np.float32]], alpha: float) -> None:
     """Divide the channels of LayerNorms by s and multiply the weights that read them by it, in place.
 
     s_j = max|X_j|^α / max|W_j|^(1−α), over all operators that read channel j (equation 4).
@@ -141,7 +133,8 @@ def smooth_graph(graph: ir.Graph, peaks: Mapping[str, NDArray[np.float32]], alph
     makers = {value.name: node for node in graph for value in node.outputs}
     for name, peak in peaks.items():
         weights = [
-            np.abs(array_of(input_of(operator, 1))).max(axis) for operator, axis in norms[name]
+            np.abs(graph.initializers[operator.inputs[1].name].const_value.numpy()).max(axis)
+            for operator, axis in norms[name]
         ]
         largest = np.maximum(np.max(weights, axis=0), _LEAST)
         factor = np.maximum(peak, _LEAST) ** alpha / largest ** (1 - alpha)
@@ -152,7 +145,7 @@ def smooth_graph(graph: ir.Graph, peaks: Mapping[str, NDArray[np.float32]], alph
             _scale(graph, operator, 1, factor[:, None] if axis == 1 else factor)
 
 
-def _readers(value: ir.Value) -> Iterator[tuple[ir.Node, int]]:
+def _readers(value: OnnxValue) -> Iterator[tuple[OnnxNode, int]]:
     """Who reads a tensor, by way of what only moves its rows."""
     for node, index in value.uses():
         if node.op_type in ("Reshape", "Transpose") and _keeps_channels(node):
@@ -164,41 +157,43 @@ def _readers(value: ir.Value) -> Iterator[tuple[ir.Node, int]]:
         yield producer, -1
 
 
-def _keeps_channels(node: ir.Node) -> bool:
-    before, after = shape_of(input_of(node, 0)), shape_of(node.outputs[0])
+def _keeps_channels(node: OnnxNode) -> bool:
+    before, after = node.inputs[0].shape, node.outputs[0].shape
     if node.op_type == "Transpose":
         order = node.attributes.get_ints("perm", ())
         return bool(order) and order[-1] == len(order) - 1
     return isinstance(before[-1], int) and before[-1] == after[-1]
 
 
-def _axis(reader: ir.Node) -> int | None:
+def _axis(reader: OnnxNode) -> int | None:
     """The output-channel axis of an operator that sums over the last axis of what it reads."""
     if reader.op_type not in ("Gemm", "MatMul") or reader.attributes.get_int("transA", 0) != 0:
         return None
     return weight_axis(reader)
 
 
-def _fits(norm: ir.Node) -> bool:
+def _fits(norm: OnnxNode) -> bool:
     """Whether a LayerNorm has an affine of its own for each channel of the last axis."""
-    rank = len(shape_of(input_of(norm, 0)))
-    constant = all(is_constant(value) for value in norm.inputs[1:])
+    rank = len(norm.inputs[0].shape)
+    constant = all(v is not None and v.const_value is not None for v in norm.inputs[1:])
     return constant and norm.attributes.get_int("axis", -1) in (-1, rank - 1)
 
 
-def _scale(graph: ir.Graph, node: ir.Node, index: int, factor: NDArray[np.floating[Any]]) -> None:
+def _scale(graph: OnnxGraph, node: OnnxNode, index: int, factor: NDArray[np.floating[Any]]) -> None:
     """Give a node a constant of its own: several may share one that is all ones."""
-    old = input_of(node, index)
-    array = (array_of(old) * factor).astype(np.float32)
+    import onnx_ir as ir
+
+    old = graph.initializers[node.inputs[index].name]
+    array = (old.const_value.numpy() * factor).astype(np.float32)
     node.replace_input_with(index, None)
     if not old.uses():  # first, as in a bundle that was smoothed before it has the same name
-        del graph.initializers[name_of(old)]
+        del graph.initializers[old.name]
     name = f"{node.outputs[0].name}.smooth{index}"
-    node.replace_input_with(index, add_constant(graph, name, array))
+    node.replace_input_with(index, ir.tape.Tape(graph).initializer(ir.tensor(array), name))
 
 
 def _peaks(
-    model: ir.Model,
+    model: OnnxModel,
     batch: int,
     names: list[str],
     tiles: TileSet,

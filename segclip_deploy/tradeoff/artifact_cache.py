@@ -139,6 +139,7 @@ class ArtifactCache:
                 path,
                 method=point.method,
                 exclude=self.dataset,
+                layout=self.layout,
                 reading=self.reading,
                 report=self.report,
             )

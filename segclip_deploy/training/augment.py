@@ -32,13 +32,13 @@ class Crops(Dataset["Crop | SegclipError"]):
         images: the training images.
         crop: side of a crop, pixels.
         seed: of all randomness here.
-        scale: range of the random scale factor, log-uniform.
+        zoom: least and greatest factor that a crop is scaled by, log-uniform.
     """
 
     images: ImageCache
     crop: int
     seed: int
-    scale: tuple[float, float] = (0.5, 2.0)
+    zoom: tuple[float, float] = (0.5, 2.0)
 
     def __getitem__(self, place: tuple[int, int]) -> Crop | SegclipError:
         """Image (crop, crop, 3) and ground truth (crop, crop) of (step, index); or why there is none."""
@@ -50,7 +50,7 @@ class Crops(Dataset["Crop | SegclipError"]):
     def _draw(self, rng: np.random.Generator) -> Crop:
         sample = self.images.read(_weighted(rng, self.images.areas))
         centre = _centre(rng, sample.ground_truth)
-        scale = np.exp(rng.uniform(*np.log(self.scale)))
+        scale = np.exp(rng.uniform(*np.log(self.zoom)))
         angle = rng.uniform(0, 2 * np.pi)
         mirror = rng.choice((-1.0, 1.0))
         # Output pixel (x, y) reads the source at centre + M · ((x, y) − crop / 2).

@@ -26,11 +26,11 @@ from segclip_deploy.evaluation.dataset import Dataset
 from segclip_deploy.export.graph import normalise
 from segclip_deploy.export.torch_backend import torch_segmenter
 from segclip_deploy.model.checkpoint import Checkpoint, example_tiles, save_checkpoint
+from segclip_deploy.model.compute import autocast_of, repeatable
 from segclip_deploy.model.segclip import SegCLIP
 from segclip_deploy.model.text import TextBank
 from segclip_deploy.progress import Report, silent, stage
 from segclip_deploy.training.augment import Crops
-from segclip_deploy.training.compute import autocast_of, repeatable
 from segclip_deploy.training.crop_loader import Batch, Loading, open_batches
 from segclip_deploy.training.image_cache import ImageCache
 from segclip_deploy.training.losses import segmentation_loss
@@ -142,7 +142,7 @@ class Trainer:
         self.loading = loading or Loading()
         told = stage(reading, "reading images")
         images = ImageCache(dataset, "train", self.loading.cache_bytes, told)
-        self.crops = Crops(images, settings.crop, settings.seed)
+        self.crops = Crops(images, settings.crop, settings.seed, settings.zoom)
 
     def run(self, report: Callable[[Progress], None]) -> None:
         """Train to the end; ``report`` is called after each step. Removes the resume point at the end."""

@@ -22,11 +22,11 @@ from segclip_deploy.errors import BadArtifact, BadInput
 from segclip_deploy.evaluation.dataset import Dataset
 from segclip_deploy.export.graph import normalise
 from segclip_deploy.model.checkpoint import Checkpoint, build_model, load_checkpoint
+from segclip_deploy.model.compute import repeatable
 from segclip_deploy.model.prompts import FixedText
 from segclip_deploy.model.segclip import SegCLIP, SegOutput
 from segclip_deploy.model.text import TextBank
 from segclip_deploy.progress import Report, silent
-from segclip_deploy.training.compute import repeatable
 from segclip_deploy.training.crop_loader import Loading
 from segclip_deploy.training.fake_quant import FakeQuant, observe, operators_of
 from segclip_deploy.training.loop import Progress, Trained, Trainer

@@ -17,12 +17,14 @@ from segclip_deploy.calibration import tiles as module
 from segclip_deploy.calibration.tile_descriptors import DESCRIPTORS, correlation, describe
 from segclip_deploy.calibration.tiles import MIN_TILES, cut_tiles, find_tiles, stream_tiles
 from segclip_deploy.errors import BadInput
+from segclip_deploy.evaluation.layouts import read_index
 from segclip_deploy.runtime.inference.frame import prepare, read_frame
 from segclip_deploy.runtime.io import pictures
 from segclip_deploy.runtime.io.pictures import read_picture
 from tests.conftest import EXAMPLE, SHARED
 from tests.runtime.formats.test_geotiff import METRE, PROJECTED, write_geotiff
 from tests.support.fakes import random_frame
+from tests.support.trees import loveda, pairs, uavid
 
 SPEC = InputSpec(height=32, width=48)
 IN_METRES = {1024: PROJECTED, 3076: METRE}
@@ -306,3 +308,15 @@ def test_real_geotiffs_are_read_or_refused_with_what_was_found() -> None:
     )
     with pytest.raises(BadInput, match=re.escape("5 m per pixel, and")):
         find_tiles([folder], InputSpec(256, 256))
+
+
+def test_a_layout_decides_between_two_and_leaves_other_datasets_alone(tmp_path: Path) -> None:
+    both = loveda(tmp_path / "both", list(pairs("loveda", 60)))
+    (both / "images").mkdir()
+    other = uavid(tmp_path / "other", list(pairs("uavid", 3)))
+    with pytest.raises(BadInput, match="say which: --layout"):
+        find_tiles([both], InputSpec(64, 64))
+    pool = find_tiles([both], InputSpec(64, 64), exclude=other, layout="loveda")
+    index = read_index(both, layout="loveda")
+    training = {index.image(name, both) for name in index.splits["train"]}
+    assert {tile.source for tile in pool.tiles} == training

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import enum
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from types import NoneType, UnionType
-from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 import msgspec
+from hypothesis import Phase, find, settings
 from hypothesis import strategies as st
 
 from segclip_deploy.artifacts.bundle_record import BundleRecord, Parents
@@ -16,6 +17,8 @@ from segclip_deploy.artifacts.input_spec import InputSpec
 from segclip_deploy.artifacts.model_spec import ModelSpec
 from segclip_deploy.artifacts.vocabulary import load_vocabulary
 from segclip_deploy.calibration.table import BandStatistics, CalibrationTable, CoverageRecord
+
+_T = TypeVar("_T")
 
 _PLAIN: dict[Any, st.SearchStrategy[Any]] = {
     NoneType: st.none(),
@@ -50,6 +53,12 @@ def any_of(kind: Any) -> st.SearchStrategy[Any]:
     if origin is Mapping:
         return st.dictionaries(*map(any_of, arguments), max_size=3)
     raise TypeError(f"no values of {kind}")
+
+
+def some(kind: type[_T], that: Callable[[_T], bool] = lambda _: True) -> _T:
+    """A record of this type for which something holds; not the smallest, which takes a minute."""
+    quick = settings(phases=[Phase.generate], derandomize=True, deadline=None, database=None)
+    return find(any_of(kind), that, settings=quick)
 
 
 def issubclass_of(kind: Any, base: type) -> bool:

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import find, given, settings
+from hypothesis import given, settings
 
 from segclip_deploy.artifacts.records import replace
 from segclip_deploy.errors import BadArtifact
@@ -23,7 +23,7 @@ from segclip_deploy.tradeoff.state import (
     load_latency,
     save_accuracy,
 )
-from tests.support.records import any_of
+from tests.support.records import any_of, some
 
 NAMES = ("a", "b")
 
@@ -43,7 +43,7 @@ def test_older_results_and_latencies_call_postprocess_restore(tmp_path: Path) ->
     (tmp_path / "l.json").write_text(old)
     assert load_latency(tmp_path / "l.json") == latency
 
-    results = find(any_of(ResultsRecord), lambda results: bool(results.rows))
+    results = some(ResultsRecord, lambda results: bool(results.rows))
     rows = tuple(replace(row, stages={"infer": 0.5, "postprocess": 0.2}) for row in results.rows)
     conditions = replace(results.conditions, plan_split="plan")  # it could be no other
     results = replace(results, rows=rows, conditions=conditions)

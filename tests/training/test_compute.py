@@ -16,10 +16,10 @@ from segclip_deploy.artifacts.records import replace
 from segclip_deploy.artifacts.vocabulary import IGNORE_INDEX, Vocabulary
 from segclip_deploy.errors import BadInput, MissingDependency, UsageError
 from segclip_deploy.evaluation.dataset import open_dataset
+from segclip_deploy.model.compute import choose_device, repeatable
 from segclip_deploy.model.prompts import FixedText
 from segclip_deploy.model.segclip import SegCLIP
 from segclip_deploy.model.text import save_text_bank
-from segclip_deploy.training.compute import choose_device, repeatable
 from segclip_deploy.training.loop import Progress, Trainer
 from segclip_deploy.training.losses import segmentation_loss
 from tests.training.test_qat import parent, tune
@@ -126,7 +126,7 @@ def test_the_device_is_the_gpu_where_there_is_one(monkeypatch: pytest.MonkeyPatc
         with pytest.raises(MissingDependency, match=said) as caught:
             choose_device("cuda")
         assert str(caught.value).startswith("--device cuda: PyTorch ")
-        assert "train with --device cpu, or" in str(caught.value)
+        assert "take --device cpu, or" in str(caught.value)
 
 
 @pytest.mark.parametrize(
@@ -197,6 +197,11 @@ def test_how_pytorch_computes_is_as_before_after_training() -> None:
     assert state() == before
 
 
+def test_an_engine_takes_no_device(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="an engine has its own"):
+        api.evaluate(tmp_path / "e.ov.onnx", tmp_path, device="cpu")
+
+
 # ---- on a GPU
 
 needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="PyTorch finds no GPU")
@@ -229,3 +234,17 @@ def test_fine_tuning_on_a_gpu_repeats_its_losses(
     assert tune(parent, data, tmp_path / "b.safetensors", vocabulary, device="cuda") == whole[2:]
     near = tune(parent, data, tmp_path / "c.safetensors", vocabulary, steps=2)
     np.testing.assert_allclose(whole[0], near[0], rtol=0.05)
+
+
+@pytest.mark.gpu
+@needs_cuda
+def test_a_gpu_proves_an_export_and_scores_a_checkpoint(
+    tiny_checkpoint: Path, data: Path, tmp_path: Path
+) -> None:
+    bundle = api.export(tiny_checkpoint, out=tmp_path / "b", size=(64, 96), device="cuda")
+    assert [link.engine.endswith("on cuda") for link in bundle.record.parity] == [True, False]
+    on_gpu, on_cpu = (
+        api.evaluate(tiny_checkpoint, data, split="plan", device=device).scores
+        for device in ("cuda", "cpu")
+    )
+    assert on_gpu.pixel_accuracy == pytest.approx(on_cpu.pixel_accuracy, abs=1e-3)

@@ -7,29 +7,27 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import find, given, settings
+from hypothesis import given, settings
 
 from segclip_deploy._optional import upgrade_command
 from segclip_deploy.artifacts.records import replace
 from segclip_deploy.errors import BadArtifact, command
 from segclip_deploy.runtime.profiling.compare import load_profile
 from segclip_deploy.runtime.profiling.record import PROFILE, ProfileRecord
-from tests.support.records import any_of
-
-ANY = any_of(ProfileRecord)
+from tests.support.records import any_of, some
 
 
 @settings(deadline=None, derandomize=True, max_examples=30)
-@given(ANY)
+@given(any_of(ProfileRecord))
 def test_a_profile_is_read_as_it_was_written(profile: ProfileRecord) -> None:
     text = json.dumps(PROFILE.dump(profile), allow_nan=False)
     assert PROFILE.parse(json.loads(text), where="p", fix="") == profile
 
 
 def test_a_profile_of_schema_2_calls_postprocess_restore() -> None:
-    profile = find(ANY, lambda profile: bool(profile.stages))
-    some, ms = next(iter(profile.stages.values())), (1.0, 2.0)
-    now = {"infer": some, "postprocess": some, "write": some}
+    profile = some(ProfileRecord, lambda profile: bool(profile.stages))
+    stats, ms = next(iter(profile.stages.values())), (1.0, 2.0)
+    now = {"infer": stats, "postprocess": stats, "write": stats}
     measured = {"infer": ms, "postprocess": ms, "write": ms}
     profile = replace(profile, stages=now, samples=replace(profile.samples, stages=measured))
     data = json.loads(json.dumps(PROFILE.dump(profile)).replace('"postprocess"', '"restore"'))
@@ -53,7 +51,7 @@ def test_a_profile_that_is_not_as_it_should_be_is_refused(
     place: tuple[str, ...], value: Any, told: str, tmp_path: Path
 ) -> None:
     path = tmp_path / "profile.json"
-    data = json.loads(json.dumps(PROFILE.dump(find(ANY, lambda _: True))))
+    data = json.loads(json.dumps(PROFILE.dump(some(ProfileRecord))))
     inner = data
     for key in place[:-1]:
         inner = inner[key]

@@ -1,4 +1,4 @@
-"""Where a training computes, in which precision, and what makes it compute the same once more."""
+"""Where PyTorch computes, in which precision, and what makes it compute the same once more."""
 
 from __future__ import annotations
 
@@ -13,15 +13,13 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from segclip_deploy.artifacts.checkpoint_record import TrainSettings
 from segclip_deploy.errors import MissingDependency
 
-__all__ = ["TRAINING_DEVICES", "autocast_of", "choose_device", "repeatable"]
-
-TRAINING_DEVICES = ("auto", "cpu", "cuda")
+__all__ = ["autocast_of", "choose_device", "repeatable"]
 
 _ATTENTION = [SDPBackend.FLASH_ATTENTION, SDPBackend.MATH]  # the others' gradients differ by run
 
 
 def choose_device(asked: str) -> Literal["cpu", "cuda"]:
-    """The device to train on; of ``"auto"``, the GPU where PyTorch finds one.
+    """The device to compute on; of ``"auto"``, the GPU where PyTorch finds one.
 
     Raises:
         MissingDependency: ``"cuda"``, and PyTorch finds none.
@@ -38,7 +36,7 @@ def choose_device(asked: str) -> Literal["cpu", "cuda"]:
         raise MissingDependency(
             why,
             where="--device cuda",
-            fix="train with --device cpu, or install the driver and a PyTorch for it: "
+            fix="take --device cpu, or install the driver and a PyTorch for it: "
             "https://pytorch.org/get-started/locally",
         )
     return "cuda"
