@@ -51,6 +51,7 @@ if TYPE_CHECKING:
     from segclip_deploy.runtime.profiling.record import ProfileRecord
     from segclip_deploy.runtime.streaming.result import RunResult, RunStopped
     from segclip_deploy.tradeoff.benchmark import Benchmark
+    from segclip_deploy.tradeoff.prepared import BoardFolder
     from segclip_deploy.tradeoff.row import Row
     from segclip_deploy.tradeoff.sweep import Steps
 
@@ -86,6 +87,7 @@ _HOMES = {
     "runtime.profiling.record": ("ProfileRecord",),
     "runtime.streaming.result": ("RunResult", "RunStopped"),
     "tradeoff.benchmark": ("Benchmark",),
+    "tradeoff.prepared": ("BoardFolder",),
     "tradeoff.row": ("Row",),
     "tradeoff.sweep": ("Steps",),
 }
@@ -99,6 +101,7 @@ __all__ = [
     "Benchmark",
     "BlockCost",
     "BlockMacs",
+    "BoardFolder",
     "Bundle",
     "BundleRecord",
     "CalibrationTable",

@@ -31,8 +31,9 @@ if TYPE_CHECKING:
     from segclip_deploy.runtime.profiling.compare import Comparison
     from segclip_deploy.runtime.profiling.record import ProfileRecord
     from segclip_deploy.tradeoff.benchmark import Benchmark
+    from segclip_deploy.tradeoff.made import PrecisionChoice
+    from segclip_deploy.tradeoff.prepared import BoardFolder
     from segclip_deploy.tradeoff.sweep import Steps
-    from segclip_deploy.tradeoff.sweep_grid import PrecisionChoice
 
 __all__ = ["benchmark", "compare", "evaluate", "profile"]
 
@@ -231,10 +232,11 @@ def compare(one: AnyPath, other: AnyPath, *, force: bool = False) -> Comparison:
 
 
 def benchmark(
-    bundles: AnyPaths,
+    artefacts: AnyPaths,
     *,
-    eval: AnyPath,
-    out: AnyPath,
+    eval: AnyPath | None = None,
+    out: AnyPath | None = None,
+    prepare: AnyPath | None = None,
     split: str | None = None,
     layout: str | None = None,
     mask_suffix: str = "",
@@ -245,7 +247,7 @@ def benchmark(
     allow_remote: bool = False,
     calib: AnyPath | None = None,
     target: Sequence[str] = (),
-    precision: Sequence[PrecisionChoice] = ("int8", "fp16", "fp32", "planned"),
+    precision: Sequence[PrecisionChoice] = (),
     budget: Sequence[float] = (0.3,),
     method: Sequence[Method] = ("percentile",),
     overlap: Sequence[int] = (),
@@ -264,8 +266,8 @@ def benchmark(
     side_overlap: float = 0.7,
     dry_run: bool = False,
     report: Report = silent,
-) -> Benchmark | Steps:
-    """Measure accuracy against latency over bundles, and say which engine to fly.
+) -> Benchmark | Steps | BoardFolder:
+    """Measure accuracy against latency, and say which engine to fly.
 
     Every combination of the sequences is built, verified, scored and timed. The same call goes on
     where a killed one stopped.
@@ -273,17 +275,26 @@ def benchmark(
         result = api.benchmark("fp32", eval="dubai", calib="tiles", out="report", max_latency_ms=40)
         result.results.recommended
 
+    What a board without torch and onnx measures is prepared on a workstation:
+
+        api.benchmark("fp32", eval="dubai", calib="tiles", prepare="board")  # copy it, and there:
+        api.benchmark("board", out="report")
+
     Args:
-        bundles: in FP32; one or several.
-        eval: the dataset to evaluate on.
+        artefacts: bundles, in FP32 or quantized, and engines; one or several. What is not in FP32 is
+            compared with the FP32 bundle or engine of its model, which is given, too. Or one folder
+            that ``prepare`` has written.
+        eval: the dataset to evaluate on; a prepared folder brings its own.
         out: the folder of the report.
+        prepare: write a folder for a board in place of measuring; its ``target`` are by default all.
         split: that reports accuracy; by default ``val``, or the only one.
         layout: segclip-deploy, loveda, uavid, isaid or mmseg; by default what is there decides.
         mask_suffix: what a mask's name has more than its image's: ``"_mask"``.
         bands, scale, keep_scale, ignore_alpha, allow_remote: as of ``calibrate``.
         calib: tiles to calibrate on, for ``"int8"`` and ``"planned"``.
         target: as ``doctor`` lists them; by default all that run here.
-        precision: of the engines.
+        precision: that FP32 bundles are made into; by default all four, or FP32 alone where something
+            quantized is given.
         budget: percentage points of mIoU that a planned mix may lose.
         method: of calibration.
         overlap: pixels that windows share; by default a quarter.
@@ -303,11 +314,13 @@ def benchmark(
         report: told how far it is.
 
     Returns:
-        page and results; with ``dry_run`` the steps there would be.
+        page and results; with ``dry_run`` the steps there would be; with ``prepare`` the folder.
 
     Raises:
         UsageError: arguments that do not go together.
-        BadInput: a bundle, dataset, split, class or board that is none.
+        BadArtifact: an artefact that is neither bundle nor engine, or a prepared folder without its manifest.
+        BadInput: a dataset, split, class or board that is none, or a disk or memory that is too small.
+        StaleArtifact: a prepared folder whose files have changed.
     """
     check_choice("--layout", layout, LAYOUT_NAMES)
     check_choice("--precision", precision, (*PRECISIONS, "planned"))
@@ -315,22 +328,31 @@ def benchmark(
     check_range("--threads", threads, 1)
     check_range("--samples", samples, 10)
     check_range("--percentile", percentile, 1, 100)
+    place = prepare if out is None else out
+    if place is None or (out is not None and prepare is not None):
+        raise UsageError("give either -o FOLDER for the report, or --prepare FOLDER for a board")
     from segclip_deploy.runtime.io.raster.source import Reading
-    from segclip_deploy.tradeoff.benchmark import Request, benchmark_bundles, prepare_sweep
+    from segclip_deploy.tradeoff.benchmark import (
+        Request,
+        benchmark_bundles,
+        prepare_sweep,
+        write_prepared,
+    )
     from segclip_deploy.tradeoff.recommend import FlightLimits
 
     prepared = prepare_sweep(
         Request(
-            bundles=paths_of(bundles),
-            dataset=Path(eval),
-            out=Path(out),
+            artefacts=paths_of(artefacts),
+            dataset=optional_path(eval),
+            out=Path(place),
+            prepare=prepare is not None,
             split=split,
             layout=layout,
             mask_suffix=mask_suffix,
             reading=Reading(bands, scale, keep_scale, ignore_alpha, allow_remote),
             calib=optional_path(calib),
             targets=target,
-            precisions=precision,
+            precisions=precision or None,
             budgets=budget,
             methods=method,
             overlaps=overlap,
@@ -352,4 +374,8 @@ def benchmark(
         ),
         report,
     )
-    return prepared.steps() if dry_run else benchmark_bundles(prepared, report)
+    if dry_run:
+        return prepared.steps()
+    if prepare is not None:
+        return write_prepared(prepared, Path(prepare), report)
+    return benchmark_bundles(prepared, report)

@@ -12,6 +12,7 @@ from segclip_deploy import __version__
 from segclip_deploy.artifacts.bundle import Bundle, check_file
 from segclip_deploy.artifacts.bundle_record import BUNDLE, BundleRecord
 from segclip_deploy.artifacts.files import (
+    flush,
     locked,
     read_json,
     replace_file,
@@ -378,6 +379,8 @@ def write_engine(
     ):
         file.replace(engine)
         shutil.copyfile(bundle.golden_path, tiles)
+        for path in (engine, tiles):
+            flush(path)
         ENGINE.write(written, record)
 
 
