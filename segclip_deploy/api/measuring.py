@@ -286,7 +286,8 @@ def benchmark(
             that ``prepare`` has written.
         eval: the dataset to evaluate on; a prepared folder brings its own.
         out: the folder of the report.
-        prepare: write a folder for a board in place of measuring; its ``target`` are by default all.
+        prepare: write a folder for a board in place of measuring; its ``target`` are by default all. A
+            checkpoint among the artefacts is exported first, at 512 × 512.
         split: that reports accuracy; by default ``val``, or the only one.
         layout: segclip-deploy, loveda, uavid, isaid or mmseg; by default what is there decides.
         mask_suffix: what a mask's name has more than its image's: ``"_mask"``.

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from segclip_deploy._optional import require
-from segclip_deploy.artifacts.bundle import load_bundle
+from segclip_deploy.artifacts.bundle import RECORD_FILE, InputSpec, load_bundle
+from segclip_deploy.artifacts.files import sha256_file
 from segclip_deploy.errors import BadInput, GateFailed, MissingDependency, UsageError
 from segclip_deploy.evaluation.dataset import Dataset, open_dataset
 from segclip_deploy.export.costs import find_operators
@@ -127,6 +128,7 @@ def prepare_sweep(request: Request, report: Report) -> Prepared:
 
     Raises:
         BadArtifact: an artefact that is none.
+        GateFailed: a checkpoint's export is not the model in PyTorch.
         BadInput: a dataset, split, class, target, board or sensor that is none.
         UsageError: options that do not go together.
     """
@@ -141,18 +143,22 @@ def prepare_sweep(request: Request, report: Report) -> Prepared:
         )
     if request.dataset is None:
         raise UsageError("takes --eval DATASET, or a folder that benchmark --prepare has written")
-    given = sort_given(request.artefacts)
+    dataset, artefacts, work = request.dataset, request.artefacts, request.out / "work"
+    if request.prepare:
+        work = request.out.with_name(request.out.name + ".work")
+        artefacts = [_exported(path, work, report) for path in artefacts]
+    given = sort_given(artefacts)
     if request.prepare and any(made.target for made in given.made):
         engine = next(made.path for made in given.made if made.target)
         raise UsageError(f"{engine} is an engine; the board builds its own: give its bundle")
     precisions = _precisions(request, given)
     given.vocabulary.check_names(request.limits.class_iou, where="--min-class-iou")
-    data = open_dataset(request.dataset, given.vocabulary, layout=request.layout)
+    data = open_dataset(dataset, given.vocabulary, layout=request.layout)
     split = data.choose_split(request.split, "val")
     plans = data.choose_split(None, "plan") if "planned" in precisions else None
     if plans == split:
         saying(report)(
-            f"{request.dataset}: no split plan, so {split} chooses planned mixes and scores them; "
+            f"{dataset}: no split plan, so {split} chooses planned mixes and scores them; "
             "their accuracy will look better than it is"
         )
     _mission(request)
@@ -170,11 +176,9 @@ def prepare_sweep(request: Request, report: Report) -> Prepared:
         made=given.made,
     )
     cache = ArtifactCache(
-        request.out.with_name(request.out.name + ".work")
-        if request.prepare
-        else request.out / "work",
+        work,
         request.calib,
-        request.dataset,
+        dataset,
         report,
         request.layout,
         request.mask_suffix,
@@ -185,6 +189,23 @@ def prepare_sweep(request: Request, report: Report) -> Prepared:
         return Prepared(request, given, grid, cache, split, plans)
     manifest = folder.manifest
     return Prepared(request, given, grid, cache, split, manifest.plan_split, manifest.failures)
+
+
+def _exported(path: Path, work: Path, report: Report) -> Path:
+    """The bundle of a checkpoint, at 512 × 512; any other artefact as it is."""
+    if path.suffix != ".safetensors":
+        return path
+    out = work / "exported" / path.stem
+    if (out / RECORD_FILE).is_file():
+        bundle = load_bundle(out)
+        if bundle.record.parents.checkpoint == sha256_file(path):
+            return out
+    require("torch", why="export")
+    from segclip_deploy.export.export import export_bundle
+
+    saying(report)(f"exporting {path} at 512x512; for another size export it first")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    return export_bundle(path, out, spec=InputSpec(height=512, width=512)).path
 
 
 def _board_folder(request: Request, report: Report) -> BoardFolder | None:

@@ -22,6 +22,7 @@ from segclip_deploy.errors import (
     UsageError,
 )
 from segclip_deploy.evaluation.dataset import open_dataset
+from segclip_deploy.export import export
 from segclip_deploy.progress import silent
 from segclip_deploy.tradeoff import artifact_cache, benchmark, measure_points
 from segclip_deploy.tradeoff.made import sort_given
@@ -184,6 +185,20 @@ def test_a_prepared_folder_that_is_not_what_was_prepared_is_refused(
     with pytest.raises(UsageError, match=r"--eval: .* was prepared, and brings that"):
         api.benchmark(copied, eval=board.parent / "data", out=tmp_path / "r")
     assert not (tmp_path / "r").exists()
+
+
+def test_a_checkpoint_is_exported_once(
+    tiny_checkpoint: Path, board: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    command = ("benchmark", tiny_checkpoint, "--eval", board / "data", "--prepare", tmp_path / "b")
+    command += ("--precision", "fp32")
+    assert call(*command).exit_code == 0
+    monkeypatch.setattr(export, "export_bundle", None)
+    done = call(*command, "--json")
+    assert done.exit_code == 0, done.output
+    told = json.loads(done.stdout)
+    assert told["bundles"] == [f"bundles/{tiny_checkpoint.stem}"]
+    assert load_bundle(tmp_path / "b" / told["bundles"][0]).input.height == 512
 
 
 def test_a_folder_of_other_files_is_not_replaced(board: Path, tmp_path: Path) -> None:
