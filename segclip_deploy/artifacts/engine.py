@@ -265,9 +265,19 @@ def _of_schema_4(data: dict[str, Any]) -> dict[str, Any]:
     return {**data, "bundle": BUNDLE.migrations[2](data["bundle"])}
 
 
+def _of_schema_5(data: dict[str, Any]) -> dict[str, Any]:
+    """Bring the bundle's record, which was one of schema 3, to schema 4."""
+    return {**data, "bundle": BUNDLE.migrations[3](data["bundle"])}
+
+
 # Schema 3 does not tell multiprocessors: an engine for a GPU that is here is refused for that, and
 # the others open.
-ENGINE = Format("an engine record", EngineRecord, schema=5, migrations={3: dict, 4: _of_schema_4})
+ENGINE = Format(
+    "an engine record",
+    EngineRecord,
+    schema=6,
+    migrations={3: dict, 4: _of_schema_4, 5: _of_schema_5},
+)
 
 
 @dataclass(frozen=True)

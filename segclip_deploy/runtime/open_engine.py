@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from segclip_deploy.artifacts.appearance import Appearance
 from segclip_deploy.artifacts.bundle import InputSpec, bundle_sha256, load_bundle
 from segclip_deploy.artifacts.engine import golden_path, load_engine, record_path
 from segclip_deploy.artifacts.files import sha256_file
@@ -29,12 +30,14 @@ class Opened:
         input: of the graph.
         vocabulary: classes and palette.
         golden_path: tiles for verification.
+        appearance: of the tiles that it was calibrated on, where it is known.
     """
 
     backend: Backend
     input: InputSpec
     vocabulary: Vocabulary
     golden_path: Path
+    appearance: Appearance | None = None
 
 
 def open_engine(path: str | Path, *, threads: int = 0) -> Opened:
@@ -53,7 +56,8 @@ def open_engine(path: str | Path, *, threads: int = 0) -> Opened:
             threads=threads,
             reference=bundle.scheme is not None and bundle.scheme.rules.reference,
         )
-        return Opened(backend, bundle.input, bundle.vocabulary, bundle.golden_path)
+        known = bundle.record.appearance
+        return Opened(backend, bundle.input, bundle.vocabulary, bundle.golden_path, known)
     engine = load_engine(path)
     record, remedy = engine.record, engine.rebuild_command()
     target = find_target(record.target, where=path, fix=remedy)
@@ -77,7 +81,8 @@ def open_engine(path: str | Path, *, threads: int = 0) -> Opened:
             where=record_path(path),
             fix=remedy,
         ) from error
-    return Opened(backend, engine.input, engine.vocabulary, golden_path(path))
+    known = engine.record.bundle.appearance
+    return Opened(backend, engine.input, engine.vocabulary, golden_path(path), known)
 
 
 def open_segmenter(
@@ -104,7 +109,13 @@ def open_segmenter(
         if preflight:
             golden = load_golden(opened.golden_path)
             verify(opened.backend, golden, opened.vocabulary.names).require(where=path)
-        return Segmenter(opened.backend, opened.input, opened.vocabulary, overlap=overlap)
+        return Segmenter(
+            opened.backend,
+            opened.input,
+            opened.vocabulary,
+            overlap=overlap,
+            appearance=opened.appearance,
+        )
     except BaseException:
         opened.backend.close()
         raise
