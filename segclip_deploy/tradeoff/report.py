@@ -16,13 +16,13 @@ from segclip_deploy.evaluation.dataset import Dataset
 from segclip_deploy.runtime.inference.segmenter import Segmenter
 from segclip_deploy.runtime.open_engine import open_segmenter
 from segclip_deploy.tradeoff.mission import Mission, demand
+from segclip_deploy.tradeoff.pareto_plot import tradeoff
 from segclip_deploy.tradeoff.plots import (
     class_changes,
     latencies,
     lower_bounds,
     panel,
     stage_bars,
-    tradeoff,
 )
 from segclip_deploy.tradeoff.results import ResultsRecord, SweepConditions
 from segclip_deploy.tradeoff.roofline import BOARDS

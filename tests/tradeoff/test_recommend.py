@@ -16,7 +16,7 @@ from segclip_deploy.errors import BadInput
 from segclip_deploy.evaluation.accuracy import Accuracy
 from segclip_deploy.evaluation.metrics import BoundaryTally, Confusion
 from segclip_deploy.export.costs import Operator
-from segclip_deploy.tradeoff import plots
+from segclip_deploy.tradeoff import pareto_plot
 from segclip_deploy.tradeoff.comparison import EngineComparison, SpeedUp, compare_with
 from segclip_deploy.tradeoff.mission import SENSORS, Mission, demand, sensor
 from segclip_deploy.tradeoff.recommend import FlightLimits, recommend
@@ -155,7 +155,7 @@ def test_a_difference_inside_its_bounds_is_drawn_as_none() -> None:
     alike, slower = SpeedUp(value=2.0, low=0.9, high=2.2), SpeedUp(value=5.0, low=4.0, high=6.0)
     lost, unknown = Drop(0.1, 0.05, 0.2), Drop(0.098, -0.01, 0.2)
     found = [comparison("middle", alike, unknown), comparison("slow", slower, lost)]
-    marks = {mark.row.name: mark for mark in plots._marks([FAST, MIDDLE, SLOW], 50, found)}
+    marks = {mark.row.name: mark for mark in pareto_plot._marks([FAST, MIDDLE, SLOW], 50, found)}
     assert (marks["fast"].ms, marks["fast"].miou) == (10, 0.60)
     assert (marks["middle"].ms, marks["middle"].miou) == (10, 0.60)
     assert (marks["slow"].ms, marks["slow"].miou) == (50, 0.7)
@@ -169,7 +169,7 @@ def test_the_axis_never_shows_less_than_two_points(spread: float, points: float)
     axes = figure.subplots()
     rows = [row("fast", 10, 0.6), row("b", 10.1, 0.6 + spread)]
     sure = comparison("b", SpeedUp(value=1.01, low=1.005, high=1.02), Drop(spread, spread, spread))
-    plots._least_span(axes, plots._marks(rows, 50, [sure]))
+    pareto_plot._least_span(axes, pareto_plot._marks(rows, 50, [sure]))
     low, high = axes.get_ylim()
     assert high - low >= points
     left, right = axes.get_xlim()
@@ -182,13 +182,13 @@ def test_the_picture_names_what_stands_in_one_place_together() -> None:
         comparison("middle", SpeedUp(value=2.0, low=0.9, high=2.2), Drop(0.098, -0.01, 0.2)),
         comparison("slow", SpeedUp(value=5.0, low=4.0, high=6.0), Drop(0.1, 0.05, 0.2)),
     ]
-    data = plots.tradeoff([FAST, MIDDLE, SLOW], 99, found, best=FAST)
+    data = pareto_plot.tradeoff([FAST, MIDDLE, SLOW], 99, found, best=FAST)
     with Image.open(BytesIO(data)) as image:
         assert image.width == 1400
-    figure, axes = plots._figure(7, 4.8)
-    marks = plots._marks([FAST, MIDDLE, SLOW], 99, found)
-    plots._least_span(axes, marks)
-    plots._name_marks(figure, axes, marks)
+    figure, axes = pareto_plot.new_figure(7, 4.8)
+    marks = pareto_plot._marks([FAST, MIDDLE, SLOW], 99, found)
+    pareto_plot._least_span(axes, marks)
+    pareto_plot._name_marks(figure, axes, marks)
     assert [text.get_text() for text in axes.texts] == ["fast\n= middle", "slow"]
 
 
