@@ -208,7 +208,8 @@ def sweep(data: Path, sizes: list[int]) -> tuple[dict[int, Path], dict[int, Any]
     done = benchmark_bundles(prepare_sweep(request, report), report)
     found = done.results
     print(f"\r\033[K{done.page}", file=sys.stderr)
-    front = {row.name for row in pareto_front(found.rows, LIMITS.percentile)}
+    places = {row.name: (row.percentile(LIMITS.percentile), row.miou) for row in found.rows}
+    front = pareto_front(places)
     engines, best = {}, {}
     for side in sizes:
         rows = [row for row in found.rows if row.window == (side, side)]

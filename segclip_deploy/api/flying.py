@@ -42,6 +42,7 @@ def run(
     preflight: bool = False,
     deadline_ms: float | None = None,
     margin_below: int | None = None,
+    healthy_only: bool = False,
     no_overlay: bool = False,
     video: AnyPath | None = None,
     keep: int | None = None,
@@ -72,6 +73,8 @@ def run(
         preflight: verify the engine first.
         deadline_ms: leave out of a frame what would be late, milliseconds.
         margin_below: no label where the margin, 1 to 255, is smaller.
+        healthy_only: no label map for frames that are too dark, too bright, blurred, or unlike
+            what the engine was calibrated on.
         no_overlay: write no NAME.overlay.png.
         video: write the overlays as H.264, NAME.mp4.
         keep: bytes to keep in the folder; the oldest images go.
@@ -124,6 +127,8 @@ def run(
         if video is not None and Path(video).resolve() in [f.path.resolve() for f in found.files]:
             raise BadInput("the overlays would overwrite a source", where=video)
         frames, rasters = split_rasters(found.files, options)
+        if healthy_only and rasters:
+            raise UsageError("--healthy-only is for frames", where=rasters[0].shown)
         source = found.open(frames, say, reading=reading, max_megapixels=max_megapixels)
         videos = _videos(video)
         segmenter = stack.enter_context(
@@ -138,6 +143,7 @@ def run(
             sink,
             deadline_ms=deadline_ms,
             margin_below=margin_below or 0,
+            healthy_only=healthy_only,
             stop=stop,
         )
         stack.enter_context(sink)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Literal
 
+from segclip_deploy.artifacts.appearance import Appearance
 from segclip_deploy.artifacts.input_spec import InputSpec
 from segclip_deploy.artifacts.model_spec import ModelSpec
 from segclip_deploy.artifacts.records import Format, Record
@@ -109,10 +110,12 @@ class Calibration(Record, frozen=True):
     Attributes:
         method: how a range was chosen from a histogram.
         tiles: how many were measured.
+        appearance: of all that these were chosen from; None where nobody looked, or all were of one image.
     """
 
     method: str
     tiles: int
+    appearance: Appearance | None = None
 
 
 class Quality(Record, frozen=True):
@@ -276,6 +279,12 @@ class BundleRecord(Record, frozen=True):
         """Precision by block; None where none was written."""
         return self.quantization.plan if self.quantization else None
 
+    @property
+    def appearance(self) -> Appearance | None:
+        """Of the tiles that it was calibrated on; None where that is not known."""
+        calibration = self.quantization and self.quantization.calibration
+        return calibration.appearance if calibration else None
+
 
 def _of_schema_1(data: dict[str, Any]) -> dict[str, Any]:
     """Gather what quantization had left at the top, and drop what follows from the MACs."""
@@ -306,7 +315,7 @@ def _of_schema_2(data: dict[str, Any]) -> dict[str, Any]:
 
 
 def _of_schema_3(data: dict[str, Any]) -> dict[str, Any]:
-    """Say that the logits are those of the training: there was no choice."""
+    """Say that the logits are those of the training, and nothing of how tiles look: nobody had looked."""
     return {**data, "temperature": None}
 
 

@@ -41,6 +41,11 @@ class Drop(Record, frozen=True):
     high: float
 
     @property
+    def sure(self) -> bool:
+        """Whether the bounds leave zero out: more images would show the same sign."""
+        return self.low > 0 or self.high < 0
+
+    @property
     def delta(self) -> str:
         """ΔmIoU, this − FP32, in points: ``−0.12``."""
         return _signed_points(-self.value)

@@ -124,6 +124,7 @@ def measure_ranges(
             name: tuple(float(f"{mean:.6g}") for mean in total / seen.tiles)
             for name, total in seen.sums.items()
         },
+        appearance=tiles.appearance,
     )
     save_table(out, table)
     state.unlink(missing_ok=True)

@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segclip_deploy.calibration.table import ClassShares, CoverageRecord, DescriptorSpan
-from segclip_deploy.calibration.tile_descriptors import DESCRIPTORS
 from segclip_deploy.calibration.tiles import TilePool
+from segclip_deploy.runtime.inference.tile_descriptors import DESCRIPTORS
 
 __all__ = ["ClassShare", "Coverage", "Span", "distances", "measure_coverage"]
 

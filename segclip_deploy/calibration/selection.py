@@ -8,7 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from segclip_deploy.artifacts.appearance import Appearance
 from segclip_deploy.calibration.coverage import Coverage, distances, measure_coverage
+from segclip_deploy.calibration.likeness import fit_appearance
 from segclip_deploy.calibration.tiles import MIN_TILES, Tile, TilePool, stream_tiles
 from segclip_deploy.errors import BadInput
 from segclip_deploy.runtime.io.pictures import Opener, open_windows
@@ -29,6 +31,7 @@ class TileSet:
         coverage: how well they stand for the pool.
         dominant: the class with most pixels in each tile; None without a labeller.
         opener: how their images are read.
+        appearance: of the pool; None where all its tiles are of one image.
     """
 
     tiles: tuple[Tile, ...]
@@ -37,6 +40,7 @@ class TileSet:
     coverage: Coverage
     dominant: tuple[int, ...] | None = None
     opener: Opener = open_windows
+    appearance: Appearance | None = None
 
     def __len__(self) -> int:
         return len(self.tiles)
@@ -97,6 +101,7 @@ def select_tiles(
         coverage=measure_coverage(pool, points, shares, chosen),
         dominant=tuple(shares[chosen].argmax(axis=1).tolist()) if labels else None,
         opener=pool.opener,
+        appearance=fit_appearance(pool),
     )
 
 

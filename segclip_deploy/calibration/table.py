@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from segclip_deploy.artifacts.appearance import Appearance
 from segclip_deploy.artifacts.bundle import Bundle
 from segclip_deploy.artifacts.records import Format, Record
 from segclip_deploy.errors import StaleArtifact, command
@@ -116,6 +117,8 @@ class CalibrationTable(Record, frozen=True):
         coverage: how well they stand for their pool.
         means: of every channel that an operator with trained weights reads, by node: its bias can
             be corrected. An operator whose weights were trained with the rounding has none.
+        appearance: of the pool that the tiles were chosen from; None in tables of before, and where
+            all tiles were of one image.
     """
 
     bundle: str
@@ -125,6 +128,7 @@ class CalibrationTable(Record, frozen=True):
     bands: BandStatistics
     coverage: CoverageRecord
     means: Mapping[str, tuple[float, ...]] = {}
+    appearance: Appearance | None = None
 
     def to_json(self) -> dict[str, Any]:
         """What its file says."""
@@ -136,7 +140,7 @@ class CalibrationTable(Record, frozen=True):
         return TABLE.digest(self)
 
 
-TABLE = Format("a calibration table", CalibrationTable, schema=3, sealed=True)
+TABLE = Format("a calibration table", CalibrationTable, schema=4, migrations={3: dict}, sealed=True)
 
 
 def save_table(path: Path, table: CalibrationTable) -> None:

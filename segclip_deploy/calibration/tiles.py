@@ -13,16 +13,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segclip_deploy.artifacts.bundle import InputSpec
-from segclip_deploy.calibration.tile_descriptors import (
+from segclip_deploy.errors import BadInput, command
+from segclip_deploy.evaluation.layouts import LAYOUTS, Index, is_dataset, read_index
+from segclip_deploy.runtime.formats.geotiff import ONE_SCALE, ground_sample_distance
+from segclip_deploy.runtime.inference.frame import list_images
+from segclip_deploy.runtime.inference.tile_descriptors import (
     DESCRIPTORS,
     TileDescriptors,
     correlation,
     describe,
 )
-from segclip_deploy.errors import BadInput, command
-from segclip_deploy.evaluation.layouts import LAYOUTS, Index, is_dataset, read_index
-from segclip_deploy.runtime.formats.geotiff import ONE_SCALE, ground_sample_distance
-from segclip_deploy.runtime.inference.frame import list_images
 from segclip_deploy.runtime.io.idle_options import refuse_idle_options
 from segclip_deploy.runtime.io.pictures import Opener, open_windows
 from segclip_deploy.runtime.io.raster.source import Reading

@@ -37,6 +37,11 @@ __all__ = ["run"]
     default=None,
     help="No label (255) where the margin is smaller; 0-255 as in NAME.margin.png.",
 )
+@click.option(
+    "--healthy-only",
+    is_flag=True,
+    help="No labels for frames that are dark, bright, blurred or unlike calibration's; exit 3.",
+)
 @click.option("--no-overlay", is_flag=True, help="Write no NAME.overlay.png.")
 @click.option("--video", type=PATH, help="Write the overlays as H.264, NAME.mp4.")
 @click.option(
@@ -83,7 +88,8 @@ def run(as_json: bool, **options: Any) -> None:
     if result.interrupted:
         raise KeyboardInterrupt
     if not result.complete:
-        click.get_current_context().exit(1)
+        only_refused = not (result.failed or result.summary.damaged)
+        click.get_current_context().exit(3 if only_refused else 1)
 
 
 def _print_report(report: dict[str, Any], deadline_ms: float | None, *, err: bool) -> None:
@@ -94,11 +100,13 @@ def _print_report(report: dict[str, Any], deadline_ms: float | None, *, err: boo
     counts = {
         "damaged": report["damaged"],
         "bad": report["bad"],
+        "unhealthy": report["health"]["unhealthy"],
         "skipped": deadline["skipped"] if deadline else 0,
         "dropped": report["dropped"],
         "reconnects": report["reconnects"],
     }
-    total = report["done"] + report["bad"] + counts["skipped"]
+    health = report["health"]
+    total = report["done"] + report["bad"] + counts["skipped"] + health["refused"]
     if not total and report["rasters"]:
         return
     told = "".join(f", {count} {what}" for what, count in counts.items() if count)
@@ -108,9 +116,11 @@ def _print_report(report: dict[str, Any], deadline_ms: float | None, *, err: boo
     )
     if not stages:
         click.echo(title, err=err)
+        _print_health(health, err=err)
         return
     rows = [[stage, *(f"{value:.1f}" for value in p.values())] for stage, p in stages.items()]
     print_table(title, ["ms", "p50", "p95"], rows, err=err)
+    _print_health(health, err=err)
     if deadline:
         actions = ", ".join(f"{action} {count}" for action, count in deadline["actions"].items())
         click.echo(
@@ -120,3 +130,10 @@ def _print_report(report: dict[str, Any], deadline_ms: float | None, *, err: boo
         )
     if report["removed"]:
         click.echo(f"--keep: {report['removed']} of the oldest files were removed", err=err)
+
+
+def _print_health(health: dict[str, Any], *, err: bool) -> None:
+    if health["unhealthy"]:
+        kinds = ", ".join(f"{count} {kind}" for kind, count in health["problems"].items() if count)
+        refused = f"; {health['refused']} without labels for it" if health["refused"] else ""
+        click.echo(f"{health['unhealthy']} unhealthy frames: {kinds}{refused}", err=err)

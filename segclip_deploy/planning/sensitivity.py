@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from segclip_deploy._optional import require
 from segclip_deploy.artifacts.files import replace_file
@@ -82,50 +84,103 @@ def sensitivity(
 def heat_map(effects: Sequence[BlockEffect], path: Path, *, title: str) -> None:
     """Draw a PNG: a row a block, columns for noise, flipped labels and mIoU.
 
-    Each column has its own scale, dark is worse; a cell that was not measured is empty.
+    Dark is worse. A ΔmIoU whose 95 % bounds hold zero is grey: nobody knows its sign. The colours of a
+    column span ``least`` at least, so that small numbers stay pale. What was not measured is empty.
     """
     require("matplotlib", why="a heat map")
+    from matplotlib import colormaps
     from matplotlib.figure import Figure
 
-    columns = (
-        ("noise alone\n(−dB)", [-e.only.sqnr_db for e in effects], "{:.1f}", 1),
-        ("labels flipped\nalone (%)", [100 * (1 - e.only.agreement) for e in effects], "{:.2f}", 1),
-        ("labels won\nif excluded (%)", _gain(effects), "{:.2f}", 1),
-        ("ΔmIoU\nalone (pt)", [_delta(e.only_exact) for e in effects], "{:+.2f}", -1),
-        ("ΔmIoU\nif excluded (pt)", [_delta(e.excluded_exact) for e in effects], "{:+.2f}", -1),
-    )
-    figure = Figure(figsize=(9, 1.6 + 0.32 * len(effects)), dpi=130, layout="constrained")
+    columns = _columns(effects)
+    figure = Figure(figsize=(7, 1.5 + 0.31 * len(effects)), dpi=200, layout="constrained")
     grid = figure.subplots(1, len(columns), sharey=True)
-    for axes, (name, values, form, worse) in zip(np.atleast_1d(grid), columns, strict=True):
-        column = worse * np.array(values, dtype=float)[:, None]  # more is worse
-        axes.imshow(np.ma.masked_invalid(column), aspect="auto", cmap="YlOrRd")
-        axes.set_title(name, fontsize=9)
+    for axes, column in zip(np.atleast_1d(grid), columns, strict=True):
+        shades = column.shades()
+        image = colormaps["YlOrRd"](np.nan_to_num(shades))[:, None]
+        image[np.isnan(shades)] = (1, 1, 1, 1)
+        image[column.unsure] = _GREY
+        axes.imshow(image, aspect="auto")
+        axes.set_title(column.title, fontsize=8)
         axes.set_xticks([])
-        axes.set_yticks(range(len(effects)), [e.block for e in effects], fontsize=9)
-        low, high = np.nanmin(column, initial=np.inf), np.nanmax(column, initial=-np.inf)
-        for row, value in enumerate(column[:, 0]):
-            if np.isfinite(value):
-                dark = high > low and (value - low) / (high - low) > 0.6
-                axes.text(
-                    0,
-                    row,
-                    form.format(values[row]).replace("-", "−"),
-                    ha="center",
-                    va="center",
-                    fontsize=8,
-                    color="white" if dark else "black",
-                )
-    figure.suptitle(title, fontsize=10)
+        axes.set_yticks(range(len(effects)), [e.block for e in effects], fontsize=8)
+        axes.tick_params(length=0)
+        for row, text in enumerate(column.texts):
+            dark = shades[row] > 0.6 and not column.unsure[row]
+            colour = "white" if dark else "black"
+            axes.text(0, row, text, ha="center", va="center", fontsize=6.5, color=colour)
+    figure.suptitle(f"{title}\ngrey: the 95 % bounds hold zero", fontsize=9)
     with replace_file(path) as temporary:
         save_png(figure, temporary)
 
 
-def _gain(effects: Sequence[BlockEffect]) -> list[float]:
-    """How many more labels stay when a block is excluded than in the worst such case, percent."""
-    least = min(e.excluded.agreement for e in effects)
-    return [100 * (e.excluded.agreement - least) for e in effects]
+_GREY = (0.87, 0.87, 0.87, 1)
+_QUIET_DB = 60.0  # of signal to noise: from here on noise moves hardly any label
+_LEAST_DB, _LEAST_PERCENT, _LEAST_POINTS = 40.0, 2.0, 2.0
 
 
-def _delta(evaluation: FullEvaluation | None) -> float:
-    """ΔmIoU, this − FP32, in points."""
-    return np.nan if evaluation is None else 0.0 - 100 * evaluation.drop.value
+@dataclass(frozen=True)
+class _Column:
+    """What is drawn of all blocks.
+
+    Attributes:
+        title: above it.
+        texts: in the cells; empty where nothing was measured.
+        harm: more is worse, and none is 0; NaN where nothing was measured.
+        darkest: harm of the darkest colour.
+        unsure: cells whose bounds hold zero.
+    """
+
+    title: str
+    texts: Sequence[str]
+    harm: NDArray[np.float64]
+    darkest: float
+    unsure: NDArray[np.bool_]
+
+    def shades(self) -> NDArray[np.float64]:
+        """Colours, from 0, no harm, to 1; NaN where nothing was measured."""
+        return np.clip(self.harm / self.darkest, 0, 1)
+
+
+def _columns(effects: Sequence[BlockEffect]) -> tuple[_Column, ...]:
+    noise = [effect.only.sqnr_db for effect in effects]
+    flipped = np.array([100 * (1 - effect.only.agreement) for effect in effects])
+    least = min(effect.excluded.agreement for effect in effects)
+    won = np.array([100 * (effect.excluded.agreement - least) for effect in effects])
+    alone = [effect.only_exact for effect in effects]
+    excluded = [effect.excluded_exact for effect in effects]
+    lost = np.array([*map(_points_lost, alone), *map(_points_lost, excluded)])
+    points = float(np.nanmax(lost, initial=_LEAST_POINTS))
+    percent = float(max(_LEAST_PERCENT, flipped.max(), won.max()))
+    sure = np.zeros(len(effects), bool)
+    quiet = _QUIET_DB - np.array(noise)
+    return (
+        _Column(
+            "noise alone\n(−dB)",
+            [f"−{value:.1f}" for value in noise],
+            quiet,
+            max(_LEAST_DB, float(quiet.max())),
+            sure,
+        ),
+        _Column("labels flipped\nalone (%)", [f"{v:.2f}" for v in flipped], flipped, percent, sure),
+        _Column("labels won\nif excluded (%)", [f"{v:.2f}" for v in won], won, percent, sure),
+        _of_evaluations("ΔmIoU\nalone (pt)", alone, points),
+        _of_evaluations("ΔmIoU\nif excluded (pt)", excluded, points),
+    )
+
+
+def _of_evaluations(
+    title: str, evaluations: Sequence[FullEvaluation | None], darkest: float
+) -> _Column:
+    """ΔmIoU, this − FP32, in points, each with its bounds."""
+    drops = [None if one is None else one.drop for one in evaluations]
+    return _Column(
+        title,
+        ["" if drop is None else f"{drop.delta}\n{drop.delta_interval}" for drop in drops],
+        np.array([_points_lost(one) for one in evaluations]),
+        darkest,
+        np.array([drop is not None and not drop.sure for drop in drops]),
+    )
+
+
+def _points_lost(evaluation: FullEvaluation | None) -> float:
+    return np.nan if evaluation is None else 100 * evaluation.drop.value

@@ -103,7 +103,7 @@ def quantize(
                 plan=plan.blocks,
                 int8_macs=share_of_macs(bundle.model_path, applied.int8),
                 fp32_fallback=applied.fp32_fallback,
-                calibration=Calibration(table.method, len(table.tiles)) if table else None,
+                calibration=_calibration(table) if table else None,
                 quality=quality,
             ),
         )
@@ -112,3 +112,8 @@ def quantize(
             with OnnxRuntimeBackend(path, batches=bundle.input.batches) as flown:
                 verify(flown, own, bundle.vocabulary.names).require(where=out)
     return load_bundle(out)
+
+
+def _calibration(table: CalibrationTable) -> Calibration:
+    """What a bundle says of the table that its ranges are from."""
+    return Calibration(table.method, len(table.tiles), table.appearance)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from segclip_deploy.artifacts.appearance import Appearance
 from segclip_deploy.artifacts.bundle import InputSpec, bundle_sha256, load_bundle
 from segclip_deploy.artifacts.bundle_record import BundleRecord
 from segclip_deploy.artifacts.engine import golden_path, load_engine, record_path
@@ -37,12 +38,14 @@ class Opened:
         input: of the graph.
         vocabulary: classes and palette.
         golden_path: tiles for verification.
+        appearance: of the tiles that it was calibrated on, where it is known.
     """
 
     backend: Backend
     input: InputSpec
     vocabulary: Vocabulary
     golden_path: Path
+    appearance: Appearance | None = None
 
 
 def open_engine(path: str | Path, *, threads: int = 0) -> Opened:
@@ -61,7 +64,8 @@ def open_engine(path: str | Path, *, threads: int = 0) -> Opened:
             threads=threads,
             reference=bundle.scheme is not None and bundle.scheme.rules.reference,
         )
-        return Opened(backend, bundle.input, bundle.vocabulary, bundle.golden_path)
+        known = bundle.record.appearance
+        return Opened(backend, bundle.input, bundle.vocabulary, bundle.golden_path, known)
     engine = load_engine(path)
     record, remedy = engine.record, engine.rebuild_command()
     target = find_target(record.target, where=path, fix=remedy)
@@ -85,7 +89,8 @@ def open_engine(path: str | Path, *, threads: int = 0) -> Opened:
             where=record_path(path),
             fix=remedy,
         ) from error
-    return Opened(backend, engine.input, engine.vocabulary, golden_path(path))
+    known = engine.record.bundle.appearance
+    return Opened(backend, engine.input, engine.vocabulary, golden_path(path), known)
 
 
 def open_segmenter(
@@ -112,7 +117,13 @@ def open_segmenter(
         if preflight:
             golden = load_golden(opened.golden_path)
             verify(opened.backend, golden, opened.vocabulary.names).require(where=path)
-        return Segmenter(opened.backend, opened.input, opened.vocabulary, overlap=overlap)
+        return Segmenter(
+            opened.backend,
+            opened.input,
+            opened.vocabulary,
+            overlap=overlap,
+            appearance=opened.appearance,
+        )
     except BaseException:
         opened.backend.close()
         raise

@@ -19,6 +19,7 @@ from segclip_deploy.runtime.io.raster.source import Reading
 from segclip_deploy.runtime.profiling.conditions import device_conditions, load_average
 from segclip_deploy.runtime.registry import TARGETS
 from segclip_deploy.tradeoff.artifact_cache import SENSITIVITY_FILE, ArtifactCache
+from segclip_deploy.tradeoff.comparison import EngineComparison, compare_with
 from segclip_deploy.tradeoff.made import Given, PrecisionChoice, sort_given
 from segclip_deploy.tradeoff.measure_points import FRAMES, WARM_UP_ROUNDS
 from segclip_deploy.tradeoff.mission import Mission, margins, sensor
@@ -30,7 +31,7 @@ from segclip_deploy.tradeoff.prepared import (
     variant_name,
     write_board_folder,
 )
-from segclip_deploy.tradeoff.recommend import FlightLimits, recommend
+from segclip_deploy.tradeoff.recommend import FlightLimits, Recommendation, recommend
 from segclip_deploy.tradeoff.report import write_report
 from segclip_deploy.tradeoff.results import ResultsRecord, SweepConditions, write_results
 from segclip_deploy.tradeoff.roofline import LowerBound, find_boards, lower_bound
@@ -264,16 +265,19 @@ def benchmark_bundles(prepared: Prepared, report: Report) -> Benchmark:
     dataset = cache.open_dataset(prepared.given.vocabulary)
     plans = sorted((cache.root / "plans").glob(f"*/{SENSITIVITY_FILE}"))
     mission, rank = _mission(request), request.limits.percentile
+    centre = advice.row or advice.nearest
+    comparisons = compare_with(centre, sweep.rows, sweep.accuracies, rank) if centre else ()
     fastest_first = sorted(sweep.rows, key=lambda row: row.percentile(rank))
     results = ResultsRecord(
         conditions=_conditions(prepared, dataset),
         recommended=advice.row.name if advice.row else None,
-        why=advice.why,
+        why=_why(advice, comparisons),
         rows=sweep.rows,
         failures=(*prepared.failures, *sweep.failures),
         engines={name: str(path) for name, path in sweep.engines.items()},
         bounds=tuple(_bounds(prepared)),
         mission=margins(mission, fastest_first, rank) if mission else (),
+        comparisons=comparisons,
     )
     write_results(request.out, results)
     try:
@@ -284,6 +288,12 @@ def benchmark_bundles(prepared: Prepared, report: Report) -> Benchmark:
         saying(report)(f"no page, only {request.out / 'results.json'} and .csv: {error}")
         return Benchmark(None, results)
     return Benchmark(page, results)
+
+
+def _why(advice: Recommendation, comparisons: Sequence[EngineComparison]) -> str:
+    """The recommendation, and how it stands to the next engine that might fly."""
+    beside = (one.told for one in comparisons if advice.next and one.other == advice.next.name)
+    return "; ".join([advice.why, *(f"beside the next fastest: {told}" for told in beside)])
 
 
 def write_prepared(prepared: Prepared, out: Path, report: Report) -> BoardFolder:

@@ -37,11 +37,13 @@ class Recommendation:
         row: to fly; None where none fits.
         why: in words, with figures.
         nearest: where none fits, the row that misses least.
+        next: the fastest other row that keeps the limits; None where there is none.
     """
 
     row: Row | None
     why: str
     nearest: Row | None = None
+    next: Row | None = None
 
 
 @dataclass(frozen=True)
@@ -80,7 +82,9 @@ def recommend(rows: Sequence[Row], limits: FlightLimits) -> Recommendation:
         f"ΔmIoU {drop.delta} {drop.delta_interval} points; "
         f"the fastest of {len(keeping)} that keep the limits, of {len(rows)} measured"
     )
-    return Recommendation(best, why)
+    others = [row for row in keeping if row is not best]
+    following = min(others, key=lambda row: row.percentile(rank), default=None)
+    return Recommendation(best, why, next=following)
 
 
 def _misses(row: Row, limits: FlightLimits) -> list[_Miss]:

@@ -16,13 +16,13 @@ from segclip_deploy.evaluation.dataset import Dataset
 from segclip_deploy.runtime.inference.segmenter import Segmenter
 from segclip_deploy.runtime.open_engine import open_segmenter
 from segclip_deploy.tradeoff.mission import Mission, demand
+from segclip_deploy.tradeoff.pareto_plot import tradeoff
 from segclip_deploy.tradeoff.plots import (
     class_changes,
     latencies,
     lower_bounds,
     panel,
     stage_bars,
-    tradeoff,
 )
 from segclip_deploy.tradeoff.results import ResultsRecord, SweepConditions
 from segclip_deploy.tradeoff.roofline import BOARDS
@@ -60,7 +60,7 @@ def write_report(
     references = {row.name: by_name[row.reference] for row in rows}
     best = by_name[results.recommended] if results.recommended else None
     pictures = {
-        "tradeoff": tradeoff(rows, rank, best=best),
+        "tradeoff": tradeoff(rows, rank, results.comparisons, best=best),
         "stages": stage_bars(rows),
         "latencies": latencies(rows, rank),
         "classes": class_changes(rows, references),
@@ -77,6 +77,8 @@ def write_report(
         "engine": results.engines[best.name] if best else None,
         "rows": rows,
         "failures": results.failures,
+        "comparisons": sorted(results.comparisons, key=lambda one: one.speed_up.value),
+        "centre": results.comparisons[0].engine if results.comparisons else rows[0].name,
         "rank": f"{rank:g}" if rank != int(rank) else int(rank),
         "speed": {r.name: references[r.name].percentile(50) / r.percentile(50) for r in rows},
         "joules": any(row.joules is not None for row in rows),

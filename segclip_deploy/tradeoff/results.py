@@ -12,6 +12,7 @@ from segclip_deploy.artifacts.files import replace_file
 from segclip_deploy.artifacts.records import Format, Record
 from segclip_deploy.runtime.profiling.conditions import DeviceConditions
 from segclip_deploy.runtime.profiling.measure import rename_restore
+from segclip_deploy.tradeoff.comparison import EngineComparison
 from segclip_deploy.tradeoff.mission import Margin
 from segclip_deploy.tradeoff.roofline import LowerBound
 from segclip_deploy.tradeoff.row import FailedPoint, Row
@@ -64,6 +65,8 @@ class ResultsRecord(Record, frozen=True):
         engines: file of each row, by name.
         bounds: lower bounds on latency, of boards that are not here.
         mission: the margin of each row, the fastest first; empty where no mission was given.
+        comparisons: of the recommended row with each other one; of the one that misses least where
+            none is recommended. Empty in results of before, and where there is one row.
     """
 
     conditions: SweepConditions
@@ -74,6 +77,7 @@ class ResultsRecord(Record, frozen=True):
     engines: Mapping[str, str]
     bounds: tuple[LowerBound, ...]
     mission: tuple[Margin, ...]
+    comparisons: tuple[EngineComparison, ...] = ()
 
 
 def _of_schema_2(data: dict[str, Any]) -> dict[str, Any]:
@@ -82,7 +86,9 @@ def _of_schema_2(data: dict[str, Any]) -> dict[str, Any]:
     return {**data, "rows": rows, "conditions": conditions}
 
 
-RESULTS = Format("results of a benchmark", ResultsRecord, schema=3, migrations={2: _of_schema_2})
+RESULTS = Format(
+    "results of a benchmark", ResultsRecord, schema=4, migrations={2: _of_schema_2, 3: dict}
+)
 """Of ``results.json``."""
 
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import numpy as np
+from numpy.typing import NDArray
 
 from segclip_deploy.artifacts.plan import Drop
 from segclip_deploy.artifacts.records import Record
@@ -64,10 +65,15 @@ class Row(Record, frozen=True):
 
     def interval(self, rank: float) -> tuple[float, float]:
         """95 % bounds of a percentile, by resampling the frames (Efron & Tibshirani, 1993)."""
-        samples = np.asarray(self.frame_ms)
-        drawn = np.random.default_rng(0).integers(0, len(samples), (1000, len(samples)))
-        low, high = np.percentile(np.percentile(samples[drawn], rank, axis=1), [2.5, 97.5])
+        low, high = np.percentile(self.resampled(rank, seed=0), [2.5, 97.5])
         return float(low), float(high)
+
+    def resampled(self, rank: float, *, seed: int) -> NDArray[np.float64]:
+        """The percentile of 1000 draws of as many frames, with replacement; milliseconds, (1000,)."""
+        samples = np.asarray(self.frame_ms)
+        drawn = np.random.default_rng(seed).integers(0, len(samples), (1000, len(samples)))
+        found: NDArray[np.float64] = np.percentile(samples[drawn], rank, axis=1)
+        return found
 
 
 class FailedPoint(Record, frozen=True):
@@ -82,10 +88,16 @@ class FailedPoint(Record, frozen=True):
     why: str
 
 
-def pareto_front(rows: Sequence[Row], rank: float) -> list[Row]:
-    """Rows that no other beats in both mIoU and latency, the fastest first."""
-    front: list[Row] = []
-    for row in sorted(rows, key=lambda row: (row.percentile(rank), -row.miou)):
-        if not front or row.miou > front[-1].miou:
-            front.append(row)
+def pareto_front(places: Mapping[str, tuple[float, float]]) -> list[str]:
+    """The engines that no other beats in both mIoU and latency, the fastest first.
+
+    Args:
+        places: (milliseconds, mIoU) by name.
+    """
+    front: list[str] = []
+    best = -np.inf
+    for name, (_, miou) in sorted(places.items(), key=lambda item: (item[1][0], -item[1][1])):
+        if miou > best:
+            front.append(name)
+            best = miou
     return front

@@ -36,11 +36,13 @@ class Sweep:
         rows: of the points that passed verification.
         failures: the other points.
         engines: files of the rows, by name.
+        accuracies: of the rows, by name.
     """
 
     rows: tuple[Row, ...]
     failures: tuple[FailedPoint, ...]
     engines: Mapping[str, Path]
+    accuracies: Mapping[str, Accuracy]
 
 
 @dataclass(frozen=True)
@@ -119,6 +121,7 @@ def run_sweep(
         rows,
         failures,
         {point.name: engine.path for point, engine in engines.items()},
+        {point.name: accuracies[point] for point in engines},
     )
 
 

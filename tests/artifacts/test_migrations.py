@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 from pathlib import Path
@@ -20,6 +21,7 @@ from segclip_deploy.artifacts.golden import load_golden
 from segclip_deploy.artifacts.plan import load_plan
 from segclip_deploy.artifacts.scheme import Scheme
 from segclip_deploy.artifacts.vocabulary import load_vocabulary
+from segclip_deploy.calibration.table import TABLE
 from segclip_deploy.errors import BadArtifact
 from segclip_deploy.export.export import export_bundle
 from segclip_deploy.export.set_texts import set_texts
@@ -30,6 +32,7 @@ from segclip_deploy.runtime.targets.base import BuildOptions
 from segclip_deploy.runtime.targets.onnxruntime import OnnxRuntimeBackend
 from tests.conftest import EXAMPLE, calibrated, uniformly
 from tests.support.helpers import call
+from tests.support.records import small_table
 
 OLD = Path(__file__).with_name("fixtures") / "schema1"
 OLD_2 = Path(__file__).with_name("fixtures") / "schema2"
@@ -111,7 +114,7 @@ def test_an_old_quantized_bundle_says_what_it_said() -> None:
     assert done.quality.logit_sqnr_db == said["quality"]["logit_sqnr_db"]
     assert load_golden(bundle.golden_path).reference is not None
     assert done.calibration is not None
-    assert done.calibration.to_json() == said["calibration"]
+    assert done.calibration.to_json() == {**said["calibration"], "appearance": None}
     assert bundle.record.parents.to_json() == said["parents"]
     assert [link.to_json() for link in bundle.record.parity] == said["parity"]
     assert [block.exported for block in bundle.record.folding] == ["plain", "plain"]
@@ -143,14 +146,25 @@ def test_records_of_schema_2_say_what_they_said() -> None:
     assert json.loads(json.dumps(engine.built.to_json())) == built
 
 
-def test_records_of_schema_3_say_what_they_said_and_have_no_temperature() -> None:
+def test_records_of_schema_3_say_what_they_said_and_have_no_temperature_or_appearance() -> None:
     said, built = read_json(OLD_3 / "bundle.json"), read_json(OLD_3 / "engine.json")["built"]
     assert said.pop("schema") == 3
     bundle = BUNDLE.read(OLD_3 / "bundle.json", fix="f")
     engine = ENGINE.read(OLD_3 / "engine.json", fix="f")
     for record in (bundle, engine.bundle):
-        assert json.loads(json.dumps(record.to_json())) == {**said, "temperature": None}
+        told = json.loads(json.dumps(record.to_json()))
+        assert told["quantization"]["calibration"].pop("appearance") is None
+        assert told == {**said, "temperature": None}
+        assert record.appearance is None
     assert json.loads(json.dumps(engine.built.to_json())) == built
+
+
+def test_a_table_of_schema_3_says_what_it_said_and_knows_no_appearance() -> None:
+    old = {**TABLE.dump(small_table()), "schema": 3}
+    assert old.pop("appearance") is None
+    del old["digest"]
+    seal = hashlib.sha256(json.dumps(old, sort_keys=True).encode()).hexdigest()
+    assert TABLE.parse({**old, "digest": seal}, where="t", fix="f") == small_table()
 
 
 def test_a_plan_of_schema_2_says_what_it_said() -> None:

@@ -194,3 +194,32 @@ def test_a_heat_map_is_drawn_with_and_without_exact_figures(tmp_path: Path) -> N
     with Image.open(tmp_path / "map.png") as image:
         assert image.width > 800
     assert [p.name for p in tmp_path.iterdir()] == ["map.png"]
+
+
+def test_in_a_heat_map_what_lies_inside_its_bounds_is_grey(tmp_path: Path) -> None:
+    """Bounds of the fake are ±0.1 point: a loss of 0.09 may be a gain, one of 0.2 is none."""
+
+    def grey(cost: float) -> int:
+        effects = sensitivity(FakeEvaluator(dict.fromkeys(BLOCKS, cost)), BLOCKS, None)  # type: ignore[arg-type]
+        heat_map(effects, tmp_path / "map.png", title="test")
+        with Image.open(tmp_path / "map.png") as image:
+            return int((abs(np.asarray(image)[..., :3].astype(int) - 222) <= 1).all(-1).sum())
+
+    unsure, sure = grey(0.0009), grey(0.002)
+    assert unsure > 20_000  # the cells of four blocks that were evaluated alone
+    assert sure < 0.1 * unsure  # the edges of letters
+
+
+def test_in_a_heat_map_small_losses_stay_pale(tmp_path: Path) -> None:
+    """A loss that is sure and a tenth of a point is no dark red, though none is larger."""
+
+    def dark(cost: float) -> int:
+        effects = sensitivity(FakeEvaluator(dict.fromkeys(BLOCKS, cost)), BLOCKS, None)  # type: ignore[arg-type]
+        effects = tuple(replace(effect, only=ProxyScore(60.0, 1.0)) for effect in effects)
+        heat_map(effects, tmp_path / "map.png", title="test")
+        with Image.open(tmp_path / "map.png") as image:
+            red, green, blue = np.moveaxis(np.asarray(image)[..., :3], -1, 0)
+        return int(((red > 120) & (green < 60) & (blue < 60)).sum())
+
+    assert dark(0.0011) == 0
+    assert dark(0.02) > 1000

@@ -69,9 +69,12 @@ def test_the_example_keeps_its_labels_and_its_bundle_says_how_it_was_made(
     assert record.parents.bundle == parent.sha256 == sha256_file(example_bundle / "bundle.json")
     assert record.parents.checkpoint == parent.record.parents.checkpoint
     if precision == "int8":
-        digest = json.loads(example_table.read_text())["digest"]
-        assert record.parents.table == digest
-        assert calibration == Calibration(method="percentile", tiles=16)
+        table = load_table(example_table)
+        assert record.parents.table == table.digest
+        assert table.appearance is not None
+        known = table.appearance
+        assert calibration == Calibration(method="percentile", tiles=16, appearance=known)
+        assert record.appearance == known
     else:  # a table that was given and not used is no parent
         assert record.parents.table is None
         assert calibration is None

@@ -101,6 +101,10 @@ def test_a_sweep_that_was_killed_goes_on_to_the_same_accuracy(
     assert {row.reference for row in results.rows} == {results.rows[0].name}
     assert {one.name for one in results.mission} == {row.name for row in results.rows}
     assert {bound.board for bound in results.bounds} == {"orin-nano"}
+    (compared,) = results.comparisons
+    assert {compared.engine, compared.other} == {row.name for row in results.rows}
+    assert compared.engine == results.recommended
+    assert results.why.endswith(f"; beside the next fastest: {compared.told}")
 
     page = (whole / "report.html").read_text()
     assert "100 m above ground at 5 m/s" in page
@@ -108,6 +112,7 @@ def test_a_sweep_that_was_killed_goes_on_to_the_same_accuracy(
     assert "<0>" not in page
     assert "image&lt;" in page
     assert "They are no estimates" in page
+    assert compared.drop.delta_interval in page
     again = call(*sweep(whole, *options, "--dry-run"))
     assert "engines to make: 0" in again.stdout
 

@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+from io import BytesIO
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
 
 from segclip_deploy.artifacts.plan import Drop
 from segclip_deploy.errors import BadInput
+from segclip_deploy.evaluation.accuracy import Accuracy
+from segclip_deploy.evaluation.metrics import BoundaryTally, Confusion
 from segclip_deploy.export.costs import Operator
+from segclip_deploy.tradeoff import pareto_plot
+from segclip_deploy.tradeoff.comparison import EngineComparison, SpeedUp, compare_with
 from segclip_deploy.tradeoff.mission import SENSORS, Mission, demand, sensor
 from segclip_deploy.tradeoff.recommend import FlightLimits, recommend
 from segclip_deploy.tradeoff.roofline import BOARDS, find_boards, lower_bound
@@ -89,7 +96,8 @@ def test_where_none_fits_the_nearest_and_its_limits_are_named() -> None:
 @given(st.lists(st.tuples(st.integers(1, 9), st.integers(1, 9)), min_size=1, max_size=12))
 def test_the_front_is_what_no_other_beats(pairs: list[tuple[int, int]]) -> None:
     rows = [row(str(i), ms, miou / 10) for i, (ms, miou) in enumerate(pairs)]
-    front = {(r.percentile(50), r.miou) for r in pareto_front(rows, 50)}
+    places = {r.name: (r.percentile(50), r.miou) for r in rows}
+    front = {places[name] for name in pareto_front(places)}
 
     def beaten(one: Row) -> bool:
         return any(
@@ -100,6 +108,88 @@ def test_the_front_is_what_no_other_beats(pairs: list[tuple[int, int]]) -> None:
         )
 
     assert front == {(r.percentile(50), r.miou) for r in rows if not beaten(r)}
+
+
+def scored(*hits: int) -> Accuracy:
+    """Two classes of 1000 pixels in each image, so many of each labelled rightly."""
+    names = ("land", "water")
+    by_image = tuple(Confusion(np.array([[h, 1000 - h], [1000 - h, h]]), names) for h in hits)
+    pooled = sum(by_image, Confusion.empty(names))
+    images = tuple(str(index) for index in range(len(hits)))
+    return Accuracy(pooled, BoundaryTally.empty(names), images, by_image)
+
+
+def test_an_engine_says_by_how_much_it_wins_and_whether_that_is_sure() -> None:
+    """Twice as fast in every frame; 20 pixels worse in every image, however hard that is."""
+    engine = row("a", 10, 0.6, frame_ms=[9, 10, 11] * 20)
+    other, alike = (
+        row("b", 0, 0.6, frame_ms=[18, 20, 22] * 20),
+        row("c", 0, 0.6, frame_ms=[11, 10] * 9),
+    )
+    accuracies = {
+        "a": scored(300, 500, 900),
+        "b": scored(320, 520, 920),
+        "c": scored(310, 490, 900),  # better in one image, worse in another
+    }
+    first, second = compare_with(engine, [engine, other, alike], accuracies, 50)
+    assert (first.engine, first.other, second.other) == ("a", "b", "c")
+    assert first.speed_up.value == 2
+    assert first.speed_up.low <= 2 <= first.speed_up.high
+    assert first.speed_up.low > 1
+    assert 0 < first.drop.low <= first.drop.value <= first.drop.high  # lost by flying a
+    assert first.speed_up.sure
+    assert first.drop.sure
+    assert not second.speed_up.sure
+    assert not second.drop.sure
+    assert first.told.startswith("2.00× as fast as b [")
+    assert "ΔmIoU −" in first.told
+    assert first.told.endswith("points (sure)")
+    assert "(not sure), ΔmIoU" in second.told
+
+
+def comparison(other: str, speed_up: SpeedUp, drop: Drop) -> EngineComparison:
+    return EngineComparison(engine="fast", other=other, speed_up=speed_up, drop=drop)
+
+
+def test_a_difference_inside_its_bounds_is_drawn_as_none() -> None:
+    alike, slower = SpeedUp(value=2.0, low=0.9, high=2.2), SpeedUp(value=5.0, low=4.0, high=6.0)
+    lost, unknown = Drop(0.1, 0.05, 0.2), Drop(0.098, -0.01, 0.2)
+    found = [comparison("middle", alike, unknown), comparison("slow", slower, lost)]
+    marks = {mark.row.name: mark for mark in pareto_plot._marks([FAST, MIDDLE, SLOW], 50, found)}
+    assert (marks["fast"].ms, marks["fast"].miou) == (10, 0.60)
+    assert (marks["middle"].ms, marks["middle"].miou) == (10, 0.60)
+    assert (marks["slow"].ms, marks["slow"].miou) == (50, 0.7)
+    assert marks["middle"].miou_bounds == pytest.approx((0.59, 0.80))
+    assert marks["fast"].miou_bounds == (0.60, 0.60)  # it does not differ from itself
+
+
+@pytest.mark.parametrize(("spread", "points"), [(0.0001, 2.0), (0.05, 5.0)])
+def test_the_axis_never_shows_less_than_two_points(spread: float, points: float) -> None:
+    figure = pytest.importorskip("matplotlib.figure").Figure()
+    axes = figure.subplots()
+    rows = [row("fast", 10, 0.6), row("b", 10.1, 0.6 + spread)]
+    sure = comparison("b", SpeedUp(value=1.01, low=1.005, high=1.02), Drop(spread, spread, spread))
+    pareto_plot._least_span(axes, pareto_plot._marks(rows, 50, [sure]))
+    low, high = axes.get_ylim()
+    assert high - low >= points
+    left, right = axes.get_xlim()
+    assert right / left >= 2
+    assert low <= 60 <= 60 + 100 * spread <= high
+
+
+def test_the_picture_names_what_stands_in_one_place_together() -> None:
+    found = [
+        comparison("middle", SpeedUp(value=2.0, low=0.9, high=2.2), Drop(0.098, -0.01, 0.2)),
+        comparison("slow", SpeedUp(value=5.0, low=4.0, high=6.0), Drop(0.1, 0.05, 0.2)),
+    ]
+    data = pareto_plot.tradeoff([FAST, MIDDLE, SLOW], 99, found, best=FAST)
+    with Image.open(BytesIO(data)) as image:
+        assert image.width == 1400
+    figure, axes = pareto_plot.new_figure(7, 4.8)
+    marks = pareto_plot._marks([FAST, MIDDLE, SLOW], 99, found)
+    pareto_plot._least_span(axes, marks)
+    pareto_plot._name_marks(figure, axes, marks)
+    assert [text.get_text() for text in axes.texts] == ["fast\n= middle", "slow"]
 
 
 def test_a_mission_is_that_of_the_published_example() -> None:

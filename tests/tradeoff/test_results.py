@@ -49,6 +49,10 @@ def test_older_results_and_latencies_call_postprocess_restore(tmp_path: Path) ->
     results = replace(results, rows=rows, conditions=conditions)
     old = json.dumps({**RESULTS.dump(results), "schema": 2}).replace('"postprocess"', '"restore"')
     assert RESULTS.parse(json.loads(old), where="r", fix="") == results
+    of_schema_3 = {**RESULTS.dump(results), "schema": 3}
+    del of_schema_3["comparisons"]  # it knew none
+    read = RESULTS.parse(json.loads(json.dumps(of_schema_3)), where="r", fix="")
+    assert read == replace(results, comparisons=())
 
 
 def test_what_a_sweep_keeps_is_read_as_it_was_written(tmp_path: Path) -> None:

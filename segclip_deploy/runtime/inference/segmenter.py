@@ -8,6 +8,7 @@ from collections.abc import Iterator
 import numpy as np
 from numpy.typing import NDArray
 
+from segclip_deploy.artifacts.appearance import Appearance
 from segclip_deploy.artifacts.bundle import InputSpec
 from segclip_deploy.artifacts.vocabulary import IGNORE_INDEX, Vocabulary
 from segclip_deploy.errors import BadArtifact, BadInput
@@ -50,6 +51,8 @@ class Segmenter:
         vocabulary: what the labels mean.
         overlap: pixels neighbouring windows share, a multiple of 4; a quarter of the
             shorter side by default.
+        appearance: of the tiles that the engine was calibrated on, where it is known; for
+            ``check_health``.
 
     Raises:
         BadArtifact: the engine's input or outputs are not those of the graph contract.
@@ -72,6 +75,7 @@ class Segmenter:
         vocabulary: Vocabulary,
         *,
         overlap: int | None = None,
+        appearance: Appearance | None = None,
     ) -> None:
         takes = [f"{tensor.dtype} {tensor.sides}" for tensor in backend.inputs]
         if takes != [f"uint8 {spec.sides}"]:
@@ -89,6 +93,7 @@ class Segmenter:
         self.spec = spec
         self.vocabulary = vocabulary
         self.overlap = overlap
+        self.appearance = appearance
         self.blends = "logits" in outputs
         self.measures = "margin" in outputs
         # A backend on a GPU decodes there; elsewhere NumPy does.

@@ -45,7 +45,8 @@ class RunResult:
     @property
     def complete(self) -> bool:
         """Whether everything was labelled, and nothing of it was damaged."""
-        return not (self.interrupted or self.failed or self.summary.damaged)
+        left_out = self.interrupted or self.failed or self.summary.damaged
+        return not (left_out or self.summary.refused)
 
     def to_json(self) -> dict[str, Any]:
         """As JSON; the fields of ``summary`` stand beside the others."""

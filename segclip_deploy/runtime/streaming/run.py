@@ -12,6 +12,7 @@ import numpy as np
 from segclip_deploy.artifacts.vocabulary import IGNORE_INDEX
 from segclip_deploy.errors import BadInput
 from segclip_deploy.runtime.inference.frame import Frame
+from segclip_deploy.runtime.inference.health import check_health
 from segclip_deploy.runtime.inference.label_map import LabelMap
 from segclip_deploy.runtime.inference.segmenter import Segmenter
 from segclip_deploy.runtime.inference.windows import LOGIT_STRIDE
@@ -51,6 +52,7 @@ class Run:
         deadline_ms: what a label map may take, by the policy of ``streaming.deadline``; None: as
             long as it does.
         margin_below: pixels of a smaller margin, 1–255, get no label.
+        healthy_only: a frame with a problem of ``inference.health`` gets no label map.
         stop: set to end early: the frame in work is finished and written.
 
     Attributes:
@@ -68,6 +70,7 @@ class Run:
         *,
         deadline_ms: float | None = None,
         margin_below: int = 0,
+        healthy_only: bool = False,
         stop: threading.Event | None = None,
     ) -> None:
         if margin_below and not segmenter.measures:
@@ -78,7 +81,7 @@ class Run:
             )
         self.summary = Summary()
         self._segmenter, self._source, self._sink = segmenter, source, sink
-        self._margin_below = margin_below
+        self._margin_below, self._healthy_only = margin_below, healthy_only
         self._pacer = Pacer(deadline_ms, segmenter.spec.batch) if deadline_ms else None
         stop = stop or threading.Event()
         self._pipeline = Pipeline(
@@ -99,6 +102,12 @@ class Run:
         if isinstance(item, Unreadable):
             return Outcome(item.source, error=item.error)
         dropped = self.dropped if self._source.live else None
+        segmenter = self._segmenter
+        window = segmenter.spec.height, segmenter.spec.width
+        health = check_health(item.frame, window, segmenter.appearance)
+        vocabulary = segmenter.vocabulary
+        if self._healthy_only and health.problems:
+            return FrameResult(item, None, vocabulary, None, dropped, health, refused=True)
         deadline = None
         try:
             if self._pacer is None:
@@ -107,7 +116,7 @@ class Run:
                 labelled, deadline = self._in_time(self._pacer, item)
         except BadInput as error:
             return Outcome(item.frame.source, error=error)
-        return FrameResult(item, labelled, self._segmenter.vocabulary, deadline, dropped)
+        return FrameResult(item, labelled, vocabulary, deadline, dropped, health)
 
     def _in_time(self, pacer: Pacer, shot: Shot) -> tuple[LabelMap | None, DeadlineResult]:
         """As much of a frame as its deadline allows, and how that went."""
@@ -144,7 +153,12 @@ class Run:
         times, deadline = self._sink.write(result), result.deadline
         if deadline is not None:
             self.summary.actions[deadline.action] += 1
-        if result.labelled is None:
+        if result.health is not None:
+            self.summary.problems.update(result.health.problems)
+            self.summary.unhealthy += bool(result.health.problems)
+        if result.refused:
+            self.summary.refused += 1
+        elif result.labelled is None:
             self.summary.skipped += 1
         else:
             self.summary.add_done(

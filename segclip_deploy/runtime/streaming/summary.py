@@ -8,6 +8,8 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
+from segclip_deploy.runtime.inference.health import HEALTH_PROBLEMS, HealthProblem
+
 __all__ = ["Percentiles", "Summary"]
 
 _STEP = 1.01  # ratio of neighbouring bins: a percentile is off by half a percent
@@ -39,6 +41,9 @@ class Summary:
     Attributes:
         done: frames with a label map.
         skipped: frames that the deadline left out.
+        unhealthy: frames with a problem, labelled or not.
+        problems: by what it is; a frame may have several.
+        refused: of the unhealthy ones, frames that were not labelled for it.
         damaged: of those done, frames that were decoded from damaged data.
         bad: frames that could not be read.
         late: label maps that were there after their deadline.
@@ -48,7 +53,9 @@ class Summary:
 
     def __init__(self) -> None:
         self.done = self.damaged = self.skipped = self.bad = self.late = self.windows = 0
+        self.unhealthy = self.refused = 0
         self.actions: Counter[str] = Counter()
+        self.problems: Counter[HealthProblem] = Counter()
         self._stages: dict[str, Percentiles] = {}
         self._started = self._ended = time.perf_counter()
 
@@ -86,6 +93,11 @@ class Summary:
             "done": self.done,
             "damaged": self.damaged,
             "bad": self.bad,
+            "health": {
+                "unhealthy": self.unhealthy,
+                "refused": self.refused,
+                "problems": {problem: self.problems[problem] for problem in HEALTH_PROBLEMS},
+            },
             "deadline": deadline if self.actions else None,
             "windows": self.windows,
             "fps": round(self.fps, 3),

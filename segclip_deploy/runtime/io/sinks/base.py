@@ -12,6 +12,7 @@ from typing import Protocol
 from PIL import Image
 
 from segclip_deploy.artifacts.vocabulary import Vocabulary
+from segclip_deploy.runtime.inference.health import FrameHealth
 from segclip_deploy.runtime.inference.label_map import LabelMap
 from segclip_deploy.runtime.io.raster.seams import SeamScore
 from segclip_deploy.runtime.io.raster.segment import LabelledRaster
@@ -51,10 +52,12 @@ class FrameResult:
 
     Attributes:
         shot: the frame, and where it came from.
-        labelled: its label map; None where the deadline skipped it.
+        labelled: its label map; None where the deadline skipped it, or its health was refused.
         vocabulary: names and colours of the labels.
         deadline: of a run that has one.
         dropped: frames of a live source that were dropped so far; None of files, which lose none.
+        health: of the frame; None where nobody looked.
+        refused: it was not labelled because of its health.
     """
 
     shot: Shot
@@ -62,6 +65,8 @@ class FrameResult:
     vocabulary: Vocabulary
     deadline: DeadlineResult | None = None
     dropped: int | None = None
+    health: FrameHealth | None = None
+    refused: bool = False
 
     @property
     def source(self) -> str:
@@ -183,4 +188,5 @@ class FanOut:
 def stage_ms(result: FrameResult, times: WriteTimes) -> dict[str, float]:
     """Milliseconds of each stage of a frame, in order."""
     labelling = {} if result.labelled is None else asdict(result.labelled.times)
-    return {"read": result.shot.read_ms, **labelling, "write": times.write_ms}
+    looking = {} if result.health is None else {"health": result.health.ms}
+    return {"read": result.shot.read_ms, **looking, **labelling, "write": times.write_ms}

@@ -72,6 +72,8 @@ def frame_line(result: FrameResult, times: WriteTimes) -> str:
         "windows": 0 if labelled is None else labelled.windows,
         "age_ms": times.age_ms and round(times.age_ms, 3),
     }
+    if result.health is not None:
+        line["health"] = {**result.health.to_json(), "refused": result.refused}
     if shot.damaged:
         line["damaged"] = True
     if result.dropped is not None:

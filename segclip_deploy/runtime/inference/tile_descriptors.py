@@ -9,13 +9,14 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageStat
 
-__all__ = ["DESCRIPTORS", "TileDescriptors", "correlation", "describe"]
+__all__ = ["DESCRIPTORS", "TileDescriptors", "correlation", "describe", "features_of"]
 
 DESCRIPTORS = ("luma", "luma contrast", "blue", "red", "fine texture", "coarse texture")
 """Mean and standard deviation of luma; mean colour differences Cb and Cr, which brightness does not
 move; mean absolute difference of neighbouring luma pixels, at full size and at a quarter."""
 
 _COARSE = 4
+_RATIOS = [index for index, name in enumerate(DESCRIPTORS) if name not in ("blue", "red")]
 
 
 @dataclass(frozen=True)
@@ -59,6 +60,22 @@ def correlation(parts: Sequence[TileDescriptors]) -> float:
     variance = float(np.mean(deviation**2) + np.var(mean))
     steps = np.mean([part.steps for part in parts], axis=0)
     return 1.0 if variance == 0 else float(1 - steps.min() / (2 * variance))
+
+
+def features_of(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Descriptors as distances are taken of them: brightness, contrast and texture count by their ratios.
+
+    Half a level is the least that 8 bits tell.
+
+    Args:
+        values: (..., 6), as ``DESCRIPTORS`` names them.
+
+    Returns:
+        (..., 6): natural logarithms, but of the two colours.
+    """
+    found = np.array(values, np.float64)
+    found[..., _RATIOS] = np.log(np.maximum(found[..., _RATIOS], 0.5))
+    return found
 
 
 def _differences(luma: Image.Image) -> tuple[tuple[float, float], float]:
