@@ -12,7 +12,7 @@ from segclip_deploy.artifacts.files import replace_file
 from segclip_deploy.artifacts.records import Format, Record
 from segclip_deploy.runtime.profiling.conditions import DeviceConditions
 from segclip_deploy.runtime.profiling.measure import rename_restore
-from segclip_deploy.tradeoff.mission import Margin
+from segclip_deploy.tradeoff.mission import Margin, Mission
 from segclip_deploy.tradeoff.roofline import LowerBound
 from segclip_deploy.tradeoff.row import FailedPoint, Row
 
@@ -63,6 +63,8 @@ class ResultsRecord(Record, frozen=True):
         failures: the other engines.
         engines: file of each row, by name.
         bounds: lower bounds on latency, of boards that are not here.
+        flight: the mission that the margins are of; None where none was given, and in results of
+            schema 3 and older.
         mission: the margin of each row, the fastest first; empty where no mission was given.
     """
 
@@ -73,6 +75,7 @@ class ResultsRecord(Record, frozen=True):
     failures: tuple[FailedPoint, ...]
     engines: Mapping[str, str]
     bounds: tuple[LowerBound, ...]
+    flight: Mission | None
     mission: tuple[Margin, ...]
 
 
@@ -82,7 +85,20 @@ def _of_schema_2(data: dict[str, Any]) -> dict[str, Any]:
     return {**data, "rows": rows, "conditions": conditions}
 
 
-RESULTS = Format("results of a benchmark", ResultsRecord, schema=3, migrations={2: _of_schema_2})
+def _of_schema_3(data: dict[str, Any]) -> dict[str, Any]:
+    """Nothing said what engines were made of, what they were scored on, or which mission was flown."""
+    unknown = {"bundle_sha256": None, "ground_truth_sha256": None}
+    rows = [{**row, **unknown} for row in data["rows"]]
+    bounds = [{**bound, "bundle_sha256": None} for bound in data["bounds"]]
+    return {**data, "rows": rows, "bounds": bounds, "flight": None}
+
+
+RESULTS = Format(
+    "results of a benchmark",
+    ResultsRecord,
+    schema=4,
+    migrations={2: _of_schema_2, 3: _of_schema_3},
+)
 """Of ``results.json``."""
 
 

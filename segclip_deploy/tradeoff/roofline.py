@@ -51,6 +51,8 @@ class LowerBound(Record, frozen=True):
 
     Attributes:
         bundle: the network's name.
+        bundle_sha256: digest of the record of its bundle, in FP32; None in results of schema 3 and
+            older.
         board: as ``--bound`` names it.
         precision: of all operators.
         ms: milliseconds a window, at least.
@@ -58,6 +60,7 @@ class LowerBound(Record, frozen=True):
     """
 
     bundle: str
+    bundle_sha256: str | None
     board: str
     precision: str
     ms: float
@@ -78,7 +81,7 @@ def find_boards(text: str) -> list[str]:
 
 
 def lower_bound(
-    bundle: str, operators: Sequence[Operator], name: str, precision: str
+    bundle: str, sha256: str, operators: Sequence[Operator], name: str, precision: str
 ) -> LowerBound:
     """The roofline of each operator, summed: max(2 · MACs / peak, bytes / bandwidth).
 
@@ -96,6 +99,7 @@ def lower_bound(
         memory += transfer if transfer > arithmetic else 0.0
     return LowerBound(
         bundle=bundle,
+        bundle_sha256=sha256,
         board=name,
         precision=precision,
         ms=1e3 * total,
