@@ -15,7 +15,7 @@ from segclip_deploy.artifacts.files import replace_file
 from segclip_deploy.evaluation.dataset import Dataset
 from segclip_deploy.runtime.inference.segmenter import Segmenter
 from segclip_deploy.runtime.open_engine import open_segmenter
-from segclip_deploy.tradeoff.mission import Mission, demand
+from segclip_deploy.tradeoff.mission import Mission, mission_text
 from segclip_deploy.tradeoff.plots import (
     class_changes,
     latencies,
@@ -87,7 +87,7 @@ def write_report(
         "bounds": results.bounds,
         "boards": BOARDS,
         "missions": results.mission,
-        "mission_text": _mission_text(mission, rows) if mission and rows else "",
+        "mission_text": mission_text(mission) if mission and rows else "",
         "conditions": _told(results.conditions),
     }
     jinja2 = require("jinja2", why="a report")
@@ -118,19 +118,6 @@ def _told(conditions: SweepConditions) -> dict[str, object]:
         "points": conditions.points,
         "version": conditions.device.segclip_deploy,
     }
-
-
-def _mission_text(mission: Mission, rows: Sequence[Row]) -> str:
-    asked = demand(mission, rows[0].window, rows[0].overlap)
-    along, across = asked.footprint
-    return (
-        f"{mission.altitude:g} m above ground at {mission.speed:g} m/s, "
-        f"{mission.sensor.width} × {mission.sensor.height} pixels: "
-        f"{100 * asked.ground_sample_distance:.1f} cm a pixel, a photo covers "
-        f"{across:.0f} × {along:.0f} m, overlap {mission.front:.0%} along and {mission.side:.0%} "
-        f"across; a photo every {asked.interval:.2f} s, "
-        f"{asked.square_kilometres_per_hour:.1f} km² an hour."
-    )
 
 
 def _worst(
