@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import base64
 from collections.abc import Mapping, Sequence
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from segclip_deploy._optional import require
 from segclip_deploy.artifacts.files import replace_file
 from segclip_deploy.evaluation.dataset import Dataset
 from segclip_deploy.runtime.inference.segmenter import Segmenter
 from segclip_deploy.runtime.open_engine import open_segmenter
 from segclip_deploy.tradeoff.mission import Mission, mission_text
+from segclip_deploy.tradeoff.page import embedded_png, render_page
 from segclip_deploy.tradeoff.plots import (
     class_changes,
     latencies,
@@ -81,21 +79,18 @@ def write_report(
         "speed": {r.name: references[r.name].percentile(50) / r.percentile(50) for r in rows},
         "joules": any(row.joules is not None for row in rows),
         "classes": dataset.vocabulary.names,
-        "pictures": {name: _embedded(data) for name, data in pictures.items()},
+        "pictures": {name: embedded_png(data) for name, data in pictures.items()},
         "worst": _worst(results, best, references, dataset),
-        "sensitivities": [_embedded(path.read_bytes()) for path in sensitivities],
+        "sensitivities": [embedded_png(path.read_bytes()) for path in sensitivities],
         "bounds": results.bounds,
         "boards": BOARDS,
         "missions": results.mission,
         "mission_text": mission_text(mission) if mission and rows else "",
         "conditions": _told(results.conditions),
     }
-    jinja2 = require("jinja2", why="a report")
-    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
-    template = files(__package__).joinpath("report.html").read_text(encoding="utf-8")
     page = out / "report.html"
     with replace_file(page) as temporary:
-        temporary.write_text(environment.from_string(template).render(values), encoding="utf-8")
+        temporary.write_text(render_page("report.html", values), encoding="utf-8")
     return page
 
 
@@ -149,7 +144,7 @@ def _worst(
             "share": share,
             "reference": reference.name,
             "row": row.name,
-            "picture": _embedded(
+            "picture": embedded_png(
                 panel(
                     sample.frame.pixels,
                     sample.ground_truth,
@@ -172,7 +167,3 @@ def _open(results: ResultsRecord, row: Row) -> Segmenter:
 
 def _typical(row: Row) -> float:
     return row.percentile(50)
-
-
-def _embedded(png: bytes) -> str:
-    return "data:image/png;base64," + base64.b64encode(png).decode()
