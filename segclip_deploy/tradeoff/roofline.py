@@ -9,7 +9,7 @@ from segclip_deploy.artifacts.records import Record
 from segclip_deploy.errors import BadInput
 from segclip_deploy.export.costs import Operator
 
-__all__ = ["BOARDS", "Board", "LowerBound", "find_boards", "lower_bound"]
+__all__ = ["BOARDS", "Board", "LowerBound", "board_of", "find_boards", "lower_bound"]
 
 _BYTES = {"fp16": 2, "int8": 1}
 
@@ -44,6 +44,18 @@ BOARDS: Mapping[str, Board] = {
 """NVIDIA's data sheets of the modules and the AGX Orin technical brief; half of the sparse figures
 they advertise. Those of Thor are derived from its sparse FP4 figure, and doubtful. Less power is
 slower: AGX Orin has 26.7 TFLOP/s in FP16 at 50 W, 10.0 at 30 W and 5.0 at 15 W."""
+
+
+def board_of(model: str) -> str | None:
+    """The name in ``BOARDS`` of a Jetson, by its device tree; None for another board.
+
+        >>> board_of("NVIDIA Jetson AGX Orin Developer Kit")
+        'agx-orin'
+
+    A smaller module of the same name is slower, so that the bounds hold for it, too.
+    """
+    words = model.lower()
+    return next((name for name in BOARDS if name.replace("-", " ") in words), None)
 
 
 class LowerBound(Record, frozen=True):
