@@ -32,6 +32,8 @@ def report(folders: tuple[Path, ...], out: Path, as_json: bool) -> None:
             ["engine", "mIoU", "ΔmIoU, points", "p50 ms", "p99 ms"],
             [_cells(row) for row in machine.front_rows],
         )
+        for mark in machine.marks:
+            click.echo(f"{machine.machine}: {mark}", err=True)
     for one in done.joined.differences:
         values = "; ".join(f"{machine}: {value}" for machine, value in one.values.items())
         click.echo(f"unlike {one.condition}: {values}", err=True)

@@ -170,7 +170,8 @@ def row_marks(machine: MeasuredMachine, row: Row) -> tuple[str, ...]:
     drift = _drift(row.frame_ms, conditions.frames)
     found = [mark for mark in marks_of(machine) if mark.startswith("busy")]
     if abs(drift) > _STEADY:
-        found.append(f"not steady: {100 * drift:+.0f} % from its first half to its second")
+        told = f"{100 * drift:+.0f}".replace("-", "−")
+        found.append(f"not steady: {told} % from its first half to its second")
     if row.precision.startswith("planned") and conditions.plan_split == conditions.split:
         found.append("planned on the images that score it")
     return tuple(found)
