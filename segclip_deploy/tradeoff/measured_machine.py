@@ -143,7 +143,7 @@ def conditions_of(machine: MeasuredMachine) -> dict[str, str]:
         "ground truth": _ground_truth(rows)[:12] or _NOT_TOLD,
         "frames": str(conditions.frames),
         "frame sizes": ", ".join(f"{h} × {w}" for h, w in conditions.frame_sizes),
-        "window overlap": ", ".join(map(str, sorted({row.overlap for row in rows}))),
+        "window overlap": ", ".join(map(str, sorted({row.overlap for row in rows}))) or _NONE,
         "samples": str(conditions.samples),
         "warm-up": f"{conditions.warm_up} rounds",
     }
