@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from segclip_deploy.api.measuring import benchmark, compare, evaluate, profile
     from segclip_deploy.api.preparing import import_, list_keys, train
     from segclip_deploy.api.quantizing import calibrate, plan, quantize, smooth
+    from segclip_deploy.api.reporting import report
     from segclip_deploy.artifacts.bundle import Bundle
     from segclip_deploy.artifacts.bundle_record import BlockCost, BlockMacs, BundleRecord
     from segclip_deploy.artifacts.checkpoint_record import Training
@@ -51,6 +52,8 @@ if TYPE_CHECKING:
     from segclip_deploy.runtime.profiling.record import ProfileRecord
     from segclip_deploy.runtime.streaming.result import RunResult, RunStopped
     from segclip_deploy.tradeoff.benchmark import Benchmark
+    from segclip_deploy.tradeoff.joined import JoinedRow
+    from segclip_deploy.tradeoff.joined_report import JoinedReport
     from segclip_deploy.tradeoff.prepared import BoardFolder
     from segclip_deploy.tradeoff.row import Row
     from segclip_deploy.tradeoff.sweep import Steps
@@ -63,6 +66,7 @@ _HOMES = {
     "api.measuring": ("benchmark", "compare", "evaluate", "profile"),
     "api.preparing": ("import_", "list_keys", "train"),
     "api.quantizing": ("calibrate", "plan", "quantize", "smooth"),
+    "api.reporting": ("report",),
     "artifacts.bundle": ("Bundle",),
     "artifacts.bundle_record": ("BlockCost", "BlockMacs", "BundleRecord"),
     "artifacts.checkpoint_record": ("Training",),
@@ -87,6 +91,8 @@ _HOMES = {
     "runtime.profiling.record": ("ProfileRecord",),
     "runtime.streaming.result": ("RunResult", "RunStopped"),
     "tradeoff.benchmark": ("Benchmark",),
+    "tradeoff.joined": ("JoinedRow",),
+    "tradeoff.joined_report": ("JoinedReport",),
     "tradeoff.prepared": ("BoardFolder",),
     "tradeoff.row": ("Row",),
     "tradeoff.sweep": ("Steps",),
@@ -112,6 +118,8 @@ __all__ = [
     "Engine",
     "EngineRecord",
     "Evaluation",
+    "JoinedReport",
+    "JoinedRow",
     "KeyList",
     "KeyReport",
     "Machine",
@@ -146,6 +154,7 @@ __all__ = [
     "plan",
     "profile",
     "quantize",
+    "report",
     "run",
     "set_texts",
     "smooth",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -37,6 +39,16 @@ class Accuracy:
     boundary: BoundaryTally
     images: tuple[str, ...]
     by_image: tuple[Confusion, ...]
+
+    @property
+    def ground_truth_sha256(self) -> str:
+        """Digest of how many pixels of each class the ground truth of each image has.
+
+        It is the same on every machine that scores the same images with the same masks, wherever they
+        lie there and whatever they are called. The pixels of the images are not part of it.
+        """
+        told = sorted(one.counts.sum(1).tolist() for one in self.by_image)
+        return hashlib.sha256(json.dumps(told).encode()).hexdigest()
 
     def scores(self) -> Scores:
         """As a record."""

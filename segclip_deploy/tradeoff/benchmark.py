@@ -276,6 +276,7 @@ def benchmark_bundles(prepared: Prepared, report: Report) -> Benchmark:
         failures=(*prepared.failures, *sweep.failures),
         engines={name: str(path) for name, path in sweep.engines.items()},
         bounds=tuple(_bounds(prepared)),
+        flight=mission,
         mission=margins(mission, fastest_first, rank) if mission else (),
         comparisons=comparisons,
     )
@@ -342,10 +343,11 @@ def _bytes_to_make(prepared: Prepared) -> int:
 def _bounds(prepared: Prepared) -> Iterator[LowerBound]:
     boards = prepared.request.boards
     for path in prepared.given.bundles if boards else ():
-        operators = find_operators(load_bundle(path).model_path)
+        bundle = load_bundle(path)
+        operators = find_operators(bundle.model_path)
         for name in find_boards(boards or ""):
             for precision in ("fp16", "int8"):
-                yield lower_bound(path.name, operators, name, precision)
+                yield lower_bound(path.name, bundle.sha256, operators, name, precision)
 
 
 def _mission(request: Request) -> Mission | None:

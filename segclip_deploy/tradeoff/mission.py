@@ -11,7 +11,17 @@ from segclip_deploy.errors import BadInput
 from segclip_deploy.runtime.inference.windows import cover
 from segclip_deploy.tradeoff.row import Row
 
-__all__ = ["SENSORS", "Demand", "Margin", "Mission", "Sensor", "demand", "margins", "sensor"]
+__all__ = [
+    "SENSORS",
+    "Demand",
+    "Margin",
+    "Mission",
+    "Sensor",
+    "demand",
+    "margins",
+    "mission_text",
+    "sensor",
+]
 
 
 @dataclass(frozen=True)
@@ -143,6 +153,21 @@ def demand(mission: Mission, window: tuple[int, int], overlap: int) -> Demand:
         windows=windows,
         windows_per_second=windows / interval,
         square_kilometres_per_hour=mission.speed * across * (1 - mission.side) * 3600 / 1e6,
+    )
+
+
+def mission_text(mission: Mission) -> str:
+    """A mission and what follows from it on the ground, in one sentence."""
+    sides = (mission.sensor.height, mission.sensor.width)
+    asked = demand(mission, sides, 0)  # the size of windows changes none of what is told
+    along, across = asked.footprint
+    return (
+        f"{mission.altitude:g} m above ground at {mission.speed:g} m/s, "
+        f"{mission.sensor.width} × {mission.sensor.height} pixels: "
+        f"{100 * asked.ground_sample_distance:.1f} cm a pixel, a photo covers "
+        f"{across:.0f} × {along:.0f} m, overlap {mission.front:.0%} along and {mission.side:.0%} "
+        f"across; a photo every {asked.interval:.2f} s, "
+        f"{asked.square_kilometres_per_hour:.1f} km² an hour."
     )
 
 

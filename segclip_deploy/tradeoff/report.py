@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import base64
 from collections.abc import Mapping, Sequence
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from segclip_deploy._optional import require
 from segclip_deploy.artifacts.files import replace_file
 from segclip_deploy.evaluation.dataset import Dataset
 from segclip_deploy.runtime.inference.segmenter import Segmenter
 from segclip_deploy.runtime.open_engine import open_segmenter
-from segclip_deploy.tradeoff.mission import Mission, demand
+from segclip_deploy.tradeoff.mission import Mission, mission_text
+from segclip_deploy.tradeoff.page import embedded_png, render_page
 from segclip_deploy.tradeoff.pareto_plot import tradeoff
 from segclip_deploy.tradeoff.plots import (
     class_changes,
@@ -83,21 +81,18 @@ def write_report(
         "speed": {r.name: references[r.name].percentile(50) / r.percentile(50) for r in rows},
         "joules": any(row.joules is not None for row in rows),
         "classes": dataset.vocabulary.names,
-        "pictures": {name: _embedded(data) for name, data in pictures.items()},
+        "pictures": {name: embedded_png(data) for name, data in pictures.items()},
         "worst": _worst(results, best, references, dataset),
-        "sensitivities": [_embedded(path.read_bytes()) for path in sensitivities],
+        "sensitivities": [embedded_png(path.read_bytes()) for path in sensitivities],
         "bounds": results.bounds,
         "boards": BOARDS,
         "missions": results.mission,
-        "mission_text": _mission_text(mission, rows) if mission and rows else "",
+        "mission_text": mission_text(mission) if mission and rows else "",
         "conditions": _told(results.conditions),
     }
-    jinja2 = require("jinja2", why="a report")
-    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
-    template = files(__package__).joinpath("report.html").read_text(encoding="utf-8")
     page = out / "report.html"
     with replace_file(page) as temporary:
-        temporary.write_text(environment.from_string(template).render(values), encoding="utf-8")
+        temporary.write_text(render_page("report.html", values), encoding="utf-8")
     return page
 
 
@@ -120,19 +115,6 @@ def _told(conditions: SweepConditions) -> dict[str, object]:
         "points": conditions.points,
         "version": conditions.device.segclip_deploy,
     }
-
-
-def _mission_text(mission: Mission, rows: Sequence[Row]) -> str:
-    asked = demand(mission, rows[0].window, rows[0].overlap)
-    along, across = asked.footprint
-    return (
-        f"{mission.altitude:g} m above ground at {mission.speed:g} m/s, "
-        f"{mission.sensor.width} × {mission.sensor.height} pixels: "
-        f"{100 * asked.ground_sample_distance:.1f} cm a pixel, a photo covers "
-        f"{across:.0f} × {along:.0f} m, overlap {mission.front:.0%} along and {mission.side:.0%} "
-        f"across; a photo every {asked.interval:.2f} s, "
-        f"{asked.square_kilometres_per_hour:.1f} km² an hour."
-    )
 
 
 def _worst(
@@ -164,7 +146,7 @@ def _worst(
             "share": share,
             "reference": reference.name,
             "row": row.name,
-            "picture": _embedded(
+            "picture": embedded_png(
                 panel(
                     sample.frame.pixels,
                     sample.ground_truth,
@@ -187,7 +169,3 @@ def _open(results: ResultsRecord, row: Row) -> Segmenter:
 
 def _typical(row: Row) -> float:
     return row.percentile(50)
-
-
-def _embedded(png: bytes) -> str:
-    return "data:image/png;base64," + base64.b64encode(png).decode()

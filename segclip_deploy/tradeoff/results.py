@@ -10,14 +10,25 @@ from typing import Any
 
 from segclip_deploy.artifacts.files import replace_file
 from segclip_deploy.artifacts.records import Format, Record
+from segclip_deploy.errors import BadArtifact, BadInput, command
 from segclip_deploy.runtime.profiling.conditions import DeviceConditions
 from segclip_deploy.runtime.profiling.measure import rename_restore
 from segclip_deploy.tradeoff.comparison import EngineComparison
-from segclip_deploy.tradeoff.mission import Margin
+from segclip_deploy.tradeoff.mission import Margin, Mission
 from segclip_deploy.tradeoff.roofline import LowerBound
 from segclip_deploy.tradeoff.row import FailedPoint, Row
 
-__all__ = ["RESULTS", "ResultsRecord", "SweepConditions", "write_results"]
+__all__ = [
+    "RESULTS",
+    "RESULTS_FILE",
+    "ResultsRecord",
+    "SweepConditions",
+    "load_results",
+    "write_results",
+]
+
+RESULTS_FILE = "results.json"
+"""In the folder of a sweep."""
 
 
 class SweepConditions(Record, frozen=True):
@@ -64,6 +75,8 @@ class ResultsRecord(Record, frozen=True):
         failures: the other engines.
         engines: file of each row, by name.
         bounds: lower bounds on latency, of boards that are not here.
+        flight: the mission that the margins are of; None where none was given, and in results of
+            schema 3 and older.
         mission: the margin of each row, the fastest first; empty where no mission was given.
         comparisons: of the recommended row with each other one; of the one that misses least where
             none is recommended. Empty in results of before, and where there is one row.
@@ -76,6 +89,7 @@ class ResultsRecord(Record, frozen=True):
     failures: tuple[FailedPoint, ...]
     engines: Mapping[str, str]
     bounds: tuple[LowerBound, ...]
+    flight: Mission | None
     mission: tuple[Margin, ...]
     comparisons: tuple[EngineComparison, ...] = ()
 
@@ -86,15 +100,53 @@ def _of_schema_2(data: dict[str, Any]) -> dict[str, Any]:
     return {**data, "rows": rows, "conditions": conditions}
 
 
+def _of_schema_3(data: dict[str, Any]) -> dict[str, Any]:
+    """Nothing said what engines were made of, what they were scored on, or which mission was flown."""
+    unknown = {"bundle_sha256": None, "ground_truth_sha256": None}
+    rows = [{**row, **unknown} for row in data["rows"]]
+    bounds = [{**bound, "bundle_sha256": None} for bound in data["bounds"]]
+    return {**data, "rows": rows, "bounds": bounds, "flight": None}
+
+
 RESULTS = Format(
-    "results of a benchmark", ResultsRecord, schema=4, migrations={2: _of_schema_2, 3: dict}
+    "results of a benchmark",
+    ResultsRecord,
+    schema=4,
+    migrations={2: _of_schema_2, 3: _of_schema_3},
 )
 """Of ``results.json``."""
 
 
+def load_results(folder: Path) -> ResultsRecord:
+    """Read what ``write_results`` put into a folder.
+
+    Raises:
+        BadInput: no folder, or one without results.
+        BadArtifact: they are damaged, or of a schema that is not read.
+    """
+    path = folder / RESULTS_FILE
+    fix = command("segclip-deploy", "benchmark", "BUNDLE", "--eval", "DATASET", "-o", folder)
+    if folder.is_file():
+        raise BadInput(
+            "a file, not the folder of a sweep", where=folder, fix=f"give {folder.parent}"
+        )
+    if (folder / "work").is_dir() and not path.is_file():
+        what = f"its sweep has not ended, there is no {RESULTS_FILE}"
+        raise BadInput(what, where=folder, fix=f"the command that began it goes on: {fix}")
+    if not path.is_file():
+        raise BadInput(f"no folder of a sweep, it has no {RESULTS_FILE}", where=folder, fix=fix)
+    results = RESULTS.read(path, fix=fix)
+    names = {row.name for row in results.rows}
+    for row in results.rows:
+        if row.reference not in names or not row.frame_ms or not row.windows > 0:
+            what = f"row {row.name!r} has no reference, no samples or no windows"
+            raise BadArtifact(what, where=path, fix=fix)
+    return results
+
+
 def write_results(out: Path, results: ResultsRecord) -> None:
     """Write ``results.json`` and ``results.csv`` into a folder."""
-    RESULTS.write(out / "results.json", results)
+    RESULTS.write(out / RESULTS_FILE, results)
     text = io.StringIO()
     writer = csv.writer(text)
     columns = ("name", "target", "precision", "threads", "overlap", "windows", "bytes", "miou")

@@ -9,7 +9,7 @@ from segclip_deploy.artifacts.records import Record
 from segclip_deploy.errors import BadInput
 from segclip_deploy.export.costs import Operator
 
-__all__ = ["BOARDS", "Board", "LowerBound", "find_boards", "lower_bound"]
+__all__ = ["BOARDS", "Board", "LowerBound", "board_of", "find_boards", "lower_bound"]
 
 _BYTES = {"fp16": 2, "int8": 1}
 
@@ -46,11 +46,25 @@ they advertise. Those of Thor are derived from its sparse FP4 figure, and doubtf
 slower: AGX Orin has 26.7 TFLOP/s in FP16 at 50 W, 10.0 at 30 W and 5.0 at 15 W."""
 
 
+def board_of(model: str) -> str | None:
+    """The name in ``BOARDS`` of a Jetson, by its device tree; None for another board.
+
+        >>> board_of("NVIDIA Jetson AGX Orin Developer Kit")
+        'agx-orin'
+
+    A smaller module of the same name is slower, so that the bounds hold for it, too.
+    """
+    words = model.lower()
+    return next((name for name in BOARDS if name.replace("-", " ") in words), None)
+
+
 class LowerBound(Record, frozen=True):
     """No engine of this network can be faster on this board.
 
     Attributes:
         bundle: the network's name.
+        bundle_sha256: digest of the record of its bundle, in FP32; None in results of schema 3 and
+            older.
         board: as ``--bound`` names it.
         precision: of all operators.
         ms: milliseconds a window, at least.
@@ -58,6 +72,7 @@ class LowerBound(Record, frozen=True):
     """
 
     bundle: str
+    bundle_sha256: str | None
     board: str
     precision: str
     ms: float
@@ -78,7 +93,7 @@ def find_boards(text: str) -> list[str]:
 
 
 def lower_bound(
-    bundle: str, operators: Sequence[Operator], name: str, precision: str
+    bundle: str, sha256: str, operators: Sequence[Operator], name: str, precision: str
 ) -> LowerBound:
     """The roofline of each operator, summed: max(2 · MACs / peak, bytes / bandwidth).
 
@@ -96,6 +111,7 @@ def lower_bound(
         memory += transfer if transfer > arithmetic else 0.0
     return LowerBound(
         bundle=bundle,
+        bundle_sha256=sha256,
         board=name,
         precision=precision,
         ms=1e3 * total,

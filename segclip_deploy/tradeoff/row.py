@@ -27,6 +27,10 @@ class Row(Record, frozen=True):
         threads: of the engine; 0 where it has none, or chose.
         bytes: size of the engine file.
         sha256: digest of the engine file.
+        bundle_sha256: digest of the record of the bundle that the engine was built from, quantized
+            if it is; None in results of schema 3 and older.
+        ground_truth_sha256: digest of the ground truth of the scored images; None in results of
+            schema 3 and older.
         miou: mean IoU on the split, a share of 1.
         drop: of mIoU against the reference on the same images, with its 95 % bounds.
         iou: by class, shares of 1; None where a class is absent.
@@ -49,6 +53,8 @@ class Row(Record, frozen=True):
     threads: int
     bytes: int
     sha256: str
+    bundle_sha256: str | None
+    ground_truth_sha256: str | None
     miou: float
     drop: Drop
     iou: Mapping[str, float | None]

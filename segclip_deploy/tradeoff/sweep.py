@@ -214,6 +214,8 @@ def _row(
         threads=point.threads or int(engine.record.built.settings.get("threads", 0)),
         bytes=engine.record.bytes,
         sha256=engine.record.engine_sha256,
+        bundle_sha256=engine.record.bundle_sha256,
+        ground_truth_sha256=accuracy.ground_truth_sha256,
         miou=accuracy.confusion.miou,
         drop=miou_drop(before, accuracy),
         iou=accuracy.confusion.class_iou,

@@ -175,6 +175,9 @@ def test_every_verb_works_twice_in_one_process(
             tiny_bundle, eval=data, out=out / "r", precision=("fp32",), target=("onnxruntime",),
             samples=10,
         ),
+        "report": lambda out: api.report(
+            tmp_path / "benchmark" / out.name / "r", out=out / "joined.html"
+        ),
         "dataset": lambda out: api.dataset(data, vocabulary="dubai", sheet=out / "s.png"),
         "inspect": lambda _: api.inspect(tiny_checkpoint),
         "doctor": lambda _: api.doctor(),

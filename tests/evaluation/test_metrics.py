@@ -12,6 +12,7 @@ from hypothesis.extra.numpy import array_shapes, arrays
 from numpy.typing import NDArray
 
 from segclip_deploy.artifacts.vocabulary import IGNORE_INDEX
+from segclip_deploy.evaluation.accuracy import Accuracy
 from segclip_deploy.evaluation.metrics import (
     BoundaryTally,
     Confusion,
@@ -144,3 +145,15 @@ def test_boundary_iou_counts_a_band_of_two_percent_of_the_diagonal() -> None:
     band = 300 * 400 - 280 * 380  # the diagonal is 500, so the band 10 wide
     assert tally.union.tolist() == [band, band]
     assert tally.intersection.tolist() == [0, 0]
+
+
+def test_the_digest_of_the_ground_truth_knows_masks_and_neither_labels_nor_names() -> None:
+    def digest(images: tuple[str, ...], *counts: list[list[int]]) -> str:
+        by_image = tuple(Confusion(np.array(one), ("a", "b")) for one in counts)
+        return Accuracy(by_image[0], BoundaryTally.empty(("a", "b")), images, by_image).ground_truth_sha256  # fmt: skip
+
+    scored = digest(("x", "y"), [[8, 2], [1, 9]], [[5, 0], [0, 5]])
+    assert digest(("x", "y"), [[1, 9], [5, 5]], [[0, 5], [5, 0]]) == scored  # other labels
+    assert digest(("1", "0"), [[5, 0], [0, 5]], [[8, 2], [1, 9]]) == scored  # other names
+    assert digest(("x", "y"), [[8, 1], [1, 10]], [[5, 0], [0, 5]]) != scored
+    assert digest(("x",), [[8, 2], [1, 9]]) != scored

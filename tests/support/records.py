@@ -17,6 +17,7 @@ from segclip_deploy.artifacts.input_spec import InputSpec
 from segclip_deploy.artifacts.model_spec import ModelSpec
 from segclip_deploy.artifacts.vocabulary import load_vocabulary
 from segclip_deploy.calibration.table import BandStatistics, CalibrationTable, CoverageRecord
+from segclip_deploy.tradeoff.mission import SENSORS, Mission
 
 _T = TypeVar("_T")
 
@@ -26,6 +27,15 @@ _PLAIN: dict[Any, st.SearchStrategy[Any]] = {
     int: st.integers(0, 2**53),
     float: st.floats(allow_nan=False, allow_infinity=False),
     # What can be printed, as vocabularies ask for: YAML takes U+0085 for the end of a line.
+    # It refuses values that none has.
+    Mission: st.builds(
+        Mission,
+        sensor=st.sampled_from(sorted(SENSORS.values(), key=str)),
+        altitude=st.floats(1, 500),
+        speed=st.floats(1, 50),
+        front=st.floats(0, 0.9),
+        side=st.floats(0, 0.9),
+    ),
     str: st.text(st.characters(codec="utf-8", exclude_categories=["C", "Z"]), max_size=8),
 }
 

@@ -21,14 +21,17 @@ from segclip_deploy.errors import (
     StaleArtifact,
     UsageError,
 )
+from segclip_deploy.evaluation.accuracy import score
 from segclip_deploy.evaluation.dataset import open_dataset
 from segclip_deploy.export import export
 from segclip_deploy.progress import silent
+from segclip_deploy.runtime.inference.segmenter import Segmenter
 from segclip_deploy.tradeoff import artifact_cache, benchmark, measure_points
 from segclip_deploy.tradeoff.made import sort_given
 from segclip_deploy.tradeoff.prepared import check_disk, load_manifest, write_board_folder
 from segclip_deploy.tradeoff.results import RESULTS, ResultsRecord
 from tests.conftest import ROOT
+from tests.support.fakes import FakeBackend
 from tests.support.helpers import call
 from tests.tradeoff.test_benchmark import make_dataset
 
@@ -124,6 +127,12 @@ def test_a_killed_run_on_a_board_goes_on_to_the_same_rows(
     bundles = load_manifest(board, silent).bundles
     for row, bundle in zip(rows, bundles, strict=True):
         assert row.miou == api.evaluate(bundle, board / "data", threads=1).miou
+        assert row.bundle_sha256 == load_bundle(bundle).sha256
+    # What it was scored on is known to be what the workstation has, under other names.
+    first, dataset = load_bundle(bundles[0]), board.parent / "data"
+    segmenter = Segmenter(FakeBackend(64, 96), first.input, first.vocabulary)
+    scored = score(segmenter, open_dataset(dataset, first.vocabulary).samples("val"))
+    assert {row.ground_truth_sha256 for row in rows} == {scored.ground_truth_sha256}
 
 
 @pytest.mark.usefixtures("no_page")

@@ -38,6 +38,8 @@ def row(name: str, ms: float, miou: float, **more: Any) -> Row:
         "threads": 2,
         "bytes": 10**7,
         "sha256": "0" * 64,
+        "bundle_sha256": "1" * 64,
+        "ground_truth_sha256": "2" * 64,
         "drop": Drop(0.7 - miou, 0.69 - miou, 0.71 - miou),
         "iou": {"land": miou, "building": miou - 0.2, "snow": None},
         "areas": {},
@@ -224,7 +226,7 @@ def test_a_bound_is_the_slower_of_arithmetic_and_memory() -> None:
     board = BOARDS["agx-orin"]
     macs = Operator("a", macs=10**10, weights=10, read=(10,), written=10)
     bytes_ = Operator("b", macs=1, weights=10**9, read=(10,), written=10)
-    found = lower_bound("net", [macs, bytes_], "agx-orin", "fp16")
+    found = lower_bound("net", "a" * 64, [macs, bytes_], "agx-orin", "fp16")
     arithmetic = 2e10 / (board.fp16 * 1e12)
     transfer = 2e9 / (board.bandwidth * 1e9)
     assert found.ms == pytest.approx(1e3 * (arithmetic + transfer))
@@ -232,6 +234,6 @@ def test_a_bound_is_the_slower_of_arithmetic_and_memory() -> None:
     cached = Operator(
         "c", macs=0, weights=0, read=(4 * 10**6,), written=0
     )  # 8 MB stay in the cache
-    assert lower_bound("net", [cached], "agx-orin", "fp16").ms == 0
+    assert lower_bound("net", "a" * 64, [cached], "agx-orin", "fp16").ms == 0
     with pytest.raises(BadInput, match="none of orin-nano"):
         find_boards("orin-nano,nano")

@@ -35,6 +35,28 @@ def test_results_are_read_as_they_were_written(results: ResultsRecord) -> None:
     assert RESULTS.parse(json.loads(text), where="r", fix="") == results
 
 
+def as_schema_3_says(results: ResultsRecord) -> ResultsRecord:
+    """The results without what schema 4 added."""
+    rows = [replace(r, bundle_sha256=None, ground_truth_sha256=None) for r in results.rows]
+    bounds = [replace(bound, bundle_sha256=None) for bound in results.bounds]
+    return replace(results, rows=tuple(rows), bounds=tuple(bounds), flight=None)
+
+
+def schema_3(results: ResultsRecord) -> dict[str, Any]:
+    """The file of results as a version wrote it that knew schema 3."""
+    data = {**RESULTS.dump(results), "schema": 3}
+    del data["flight"]
+    for part in (*data["rows"], *data["bounds"]):
+        del part["bundle_sha256"]
+        part.pop("ground_truth_sha256", None)
+    return json.loads(json.dumps(data))  # type: ignore[no-any-return]
+
+
+def test_results_of_schema_3_do_not_say_what_their_engines_were_made_of() -> None:
+    results = as_schema_3_says(some(ResultsRecord, lambda one: bool(one.rows and one.bounds)))
+    assert RESULTS.parse(schema_3(results), where="r", fix="") == results
+
+
 def test_older_results_and_latencies_call_postprocess_restore(tmp_path: Path) -> None:
     latency = Latency(
         frame_ms=(1.0,), stages={"infer": (0.5,), "postprocess": (0.2,)}, windows=(2,), backend="x"
@@ -46,8 +68,8 @@ def test_older_results_and_latencies_call_postprocess_restore(tmp_path: Path) ->
     results = some(ResultsRecord, lambda results: bool(results.rows))
     rows = tuple(replace(row, stages={"infer": 0.5, "postprocess": 0.2}) for row in results.rows)
     conditions = replace(results.conditions, plan_split="plan")  # it could be no other
-    results = replace(results, rows=rows, conditions=conditions)
-    old = json.dumps({**RESULTS.dump(results), "schema": 2}).replace('"postprocess"', '"restore"')
+    results = as_schema_3_says(replace(results, rows=rows, conditions=conditions))
+    old = json.dumps({**schema_3(results), "schema": 2}).replace('"postprocess"', '"restore"')
     assert RESULTS.parse(json.loads(old), where="r", fix="") == results
     of_schema_3 = {**RESULTS.dump(results), "schema": 3}
     del of_schema_3["comparisons"]  # it knew none
