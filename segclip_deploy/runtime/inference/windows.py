@@ -12,6 +12,7 @@ from PIL import Image
 __all__ = [
     "LOGIT_STRIDE",
     "Window",
+    "count_windows",
     "cover",
     "decode",
     "default_overlap",
@@ -45,6 +46,15 @@ class Window:
 def default_overlap(size: int) -> int:
     """Overlap of neighbouring windows in pixels: a quarter of the side, on the logit grid."""
     return size // (4 * LOGIT_STRIDE) * LOGIT_STRIDE
+
+
+def count_windows(frame: tuple[int, int], window: tuple[int, int], overlap: int) -> tuple[int, int]:
+    """(rows, columns) of windows that cover a frame of (H, W) pixels."""
+    rows, columns = (
+        1 + -(-max(0, side - size) // (size - overlap))
+        for side, size in zip(frame, window, strict=True)
+    )
+    return rows, columns
 
 
 def cover(

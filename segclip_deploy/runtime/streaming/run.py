@@ -14,10 +14,10 @@ from segclip_deploy.errors import BadInput
 from segclip_deploy.runtime.inference.frame import Frame
 from segclip_deploy.runtime.inference.label_map import LabelMap
 from segclip_deploy.runtime.inference.segmenter import Segmenter
-from segclip_deploy.runtime.inference.windows import LOGIT_STRIDE
+from segclip_deploy.runtime.inference.windows import LOGIT_STRIDE, count_windows
 from segclip_deploy.runtime.io.sinks.base import DeadlineResult, FrameResult, Sink, stage_ms
 from segclip_deploy.runtime.io.sources.base import Shot, Source, Unreadable
-from segclip_deploy.runtime.streaming.deadline import Decision, Pacer, count_windows
+from segclip_deploy.runtime.streaming.deadline import Decision, Pacer
 from segclip_deploy.runtime.streaming.pipeline import Pipeline
 from segclip_deploy.runtime.streaming.summary import Summary
 
