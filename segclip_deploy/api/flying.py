@@ -67,7 +67,7 @@ def run(
         sources: files, folders with their sub-folders, and http:// URLs of such files; or one
             camera: ``"/dev/video0"``, ``"rtsp://..."``.
         out: the folder to write; results lie in it as the sources lie in their common folder.
-        overlap: pixels that windows share; by default a quarter.
+        overlap: pixels that windows share; by default what ``export --frame`` chose, or a quarter.
         threads: of an engine on the CPU; 0: the engine's choice.
         preflight: verify the engine first.
         deadline_ms: leave out of a frame what would be late, milliseconds.
@@ -242,7 +242,7 @@ def map(
         scheduler: of Dask, in their place: ``"tcp://host:port"``.
         require: resources that a worker must have, as ``{"gpu": 1}``; each block takes so much.
         threads: of each worker's engine; by default the cores over ``workers``.
-        overlap: pixels that windows share; by default a quarter.
+        overlap: pixels that windows share; by default what ``export --frame`` chose, or a quarter.
         bands, scale, keep_scale, ignore_alpha, allow_remote: as of ``run``.
         report: told how far it is.
 

@@ -70,7 +70,7 @@ def evaluate(
         bands: which bands of the images are red, green and blue, from 1.
         scale: of more than 8 bits: the values that become 0 and 255.
         ignore_alpha: an alpha band takes no pixel away.
-        overlap: pixels that windows share; by default a quarter.
+        overlap: pixels that windows share; by default what ``export --frame`` chose, or a quarter.
         threads: of the CPU; 0: the engine's choice.
         device: of a checkpoint: ``"cpu"``, ``"cuda"``, or ``"auto"``, the default: the GPU where PyTorch
             finds one. An engine's device is its own.
@@ -178,7 +178,7 @@ def profile(
         soak: go on for so many seconds, to see it get hot.
         deadline_ms: count the misses, from the file to the label map.
         cold: also time the first label map of new processes.
-        overlap: pixels that windows share; by default a quarter.
+        overlap: pixels that windows share; by default what ``export --frame`` chose, or a quarter.
         threads: of an engine on the CPU; 0: its choice.
         report: told how far it is.
 
@@ -297,7 +297,7 @@ def benchmark(
             quantized is given.
         budget: percentage points of mIoU that a planned mix may lose.
         method: of calibration.
-        overlap: pixels that windows share; by default a quarter.
+        overlap: pixels that windows share; by default what ``export --frame`` chose, or a quarter.
         threads: of engines on the CPU; by default what each was built for.
         samples: of latency, a row.
         max_latency_ms: a frame, at ``percentile``.

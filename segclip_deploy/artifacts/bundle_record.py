@@ -306,8 +306,8 @@ def _of_schema_2(data: dict[str, Any]) -> dict[str, Any]:
 
 
 def _of_schema_3(data: dict[str, Any]) -> dict[str, Any]:
-    """Say that the logits are those of the training: there was no choice."""
-    return {**data, "temperature": None}
+    """Say that logits are those of the training, and that no overlap was planned: there was no choice."""
+    return {**data, "temperature": None, "input": {**data["input"], "overlap": None}}
 
 
 BUNDLE = Format(

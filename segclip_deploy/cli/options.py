@@ -45,7 +45,9 @@ model_option = click.option(
 )
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON on stdout.")
 overlap_option = click.option(
-    "--overlap", type=int, help="Pixels windows share; by default a quarter."
+    "--overlap",
+    type=int,
+    help="Pixels windows share; by default what export --frame chose, or a quarter.",
 )
 threads_option = click.option(
     "--threads", type=click.IntRange(0), default=0, help="0: the engine's choice."

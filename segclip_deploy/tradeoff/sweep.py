@@ -13,7 +13,7 @@ from segclip_deploy.artifacts.engine import Engine
 from segclip_deploy.errors import BadArtifact, GateFailed
 from segclip_deploy.evaluation.accuracy import Accuracy, miou_drop
 from segclip_deploy.progress import Report, stage
-from segclip_deploy.runtime.inference.windows import default_overlap
+from segclip_deploy.runtime.inference.windows import flight_overlap
 from segclip_deploy.tradeoff.artifact_cache import ArtifactCache, digest_of
 from segclip_deploy.tradeoff.measure_points import (
     FRAMES,
@@ -207,7 +207,7 @@ def _row(
         precision=point.precision_told,
         window=(engine.input.height, engine.input.width),
         batch=engine.input.batch,
-        overlap=_overlap(point, engine),
+        overlap=flight_overlap(engine.input) if point.overlap is None else point.overlap,
         threads=point.threads or int(engine.record.built.settings.get("threads", 0)),
         bytes=engine.record.bytes,
         sha256=engine.record.engine_sha256,
@@ -221,12 +221,6 @@ def _row(
         backend=latency.backend,
         joules=joules,
     )
-
-
-def _overlap(point: Point, engine: Engine) -> int:
-    if point.overlap is not None:
-        return point.overlap
-    return default_overlap(min(engine.input.height, engine.input.width))
 
 
 def _area_change(accuracy: Accuracy, reference: Accuracy) -> dict[str, float | None]:

@@ -29,7 +29,7 @@ from segclip_deploy.runtime.inference.windows import (
     Window,
     cover,
     decode,
-    default_overlap,
+    flight_overlap,
 )
 
 __all__ = ["Segmenter"]
@@ -46,10 +46,10 @@ class Segmenter:
 
     Args:
         backend: the engine; the Segmenter closes it.
-        spec: the graph's input size and batch.
+        spec: the graph's input size and batch, and the overlap that was planned with them.
         vocabulary: what the labels mean.
-        overlap: pixels neighbouring windows share, a multiple of 4; a quarter of the
-            shorter side by default.
+        overlap: pixels neighbouring windows share, a multiple of 4; by default that of
+            ``spec``, or a quarter of the shorter side.
 
     Raises:
         BadArtifact: the engine's input or outputs are not those of the graph contract.
@@ -82,9 +82,8 @@ class Segmenter:
         outputs = {output.name for output in backend.outputs}
         if not outputs & {"labels", "logits"}:
             raise BadArtifact("the engine outputs neither labels nor logits", where=backend.name)
-        shorter = min(spec.height, spec.width)
-        overlap = default_overlap(shorter) if overlap is None else overlap
-        _check_overlap(overlap, shorter)
+        overlap = flight_overlap(spec) if overlap is None else overlap
+        _check_overlap(overlap, min(spec.height, spec.width))
         self.backend = backend
         self.spec = spec
         self.vocabulary = vocabulary

@@ -9,6 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from segclip_deploy.artifacts.input_spec import InputSpec
+
 __all__ = [
     "LOGIT_STRIDE",
     "Window",
@@ -16,6 +18,7 @@ __all__ = [
     "cover",
     "decode",
     "default_overlap",
+    "flight_overlap",
     "labels_of",
     "margin_of",
     "triangle",
@@ -46,6 +49,11 @@ class Window:
 def default_overlap(size: int) -> int:
     """Overlap of neighbouring windows in pixels: a quarter of the side, on the logit grid."""
     return size // (4 * LOGIT_STRIDE) * LOGIT_STRIDE
+
+
+def flight_overlap(spec: InputSpec) -> int:
+    """Overlap of an engine's windows in pixels: what was planned with its window, or the default."""
+    return default_overlap(min(spec.height, spec.width)) if spec.overlap is None else spec.overlap
 
 
 def count_windows(frame: tuple[int, int], window: tuple[int, int], overlap: int) -> tuple[int, int]:
