@@ -21,9 +21,9 @@ from segclip_deploy.errors import BadInput, SegclipError, UsageError
 from segclip_deploy.progress import Report, saying, silent
 
 if TYPE_CHECKING:
-    from segclip_deploy.artifacts.vocabulary import Vocabulary
     from segclip_deploy.cluster.map_folder import MapResult
     from segclip_deploy.cluster.pool import Pool
+    from segclip_deploy.runtime.inference.segmenter import Segmenter
     from segclip_deploy.runtime.io.sinks.lines import LineFile
     from segclip_deploy.runtime.io.sinks.video_sink import VideoSink
     from segclip_deploy.runtime.streaming.result import RunResult
@@ -141,7 +141,7 @@ def run(
             stop=stop,
         )
         stack.enter_context(sink)
-        failed, ended = _fly(flight, source.total, segmenter.vocabulary, report)
+        failed, ended = _fly(flight, source.total, segmenter, report)
         left = [] if ended or stop.is_set() else rasters
         done, bad = run_rasters(
             segmenter,
@@ -187,22 +187,29 @@ def _lines(jsonl: AnyPath | None, stack: ExitStack) -> LineFile | None:
 
 
 def _fly(
-    flight: Run, total: int | None, vocabulary: Vocabulary, report: Report
+    flight: Run, total: int | None, segmenter: Segmenter, report: Report
 ) -> tuple[list[Outcome], SegclipError | OSError | None]:
     """Run to the end: the bad frames, and what ended it early, if anything."""
+    from segclip_deploy.runtime.inference.window_fit import fit_hint
     from segclip_deploy.runtime.io.telemetry.exif import scale_warning
 
     failed: list[Outcome] = []
     warning, say = None, saying(report)
+    first = True  # a camera's frames have one size, so its first says all
     try:
         for count, outcome in enumerate(flight, start=1):
             if outcome.error is not None:
                 failed.append(outcome)
                 say(f"error: {outcome.error}")
             elif outcome.shot is not None and warning is None:
-                warning = scale_warning(outcome.shot.capture, vocabulary)
+                warning = scale_warning(outcome.shot.capture, segmenter.vocabulary)
                 if warning is not None:
                     say(f"warning: {outcome.source}: {warning}")
+            if outcome.shot is not None and first:
+                first = False
+                height, width = outcome.shot.frame.pixels.shape[:2]
+                if hint := fit_hint(segmenter.grid(height, width)):
+                    say(f"hint: {hint}")
             report("segmenting frames", count, total or 0)
     except (SegclipError, OSError) as error:
         return failed, error

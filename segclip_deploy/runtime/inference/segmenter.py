@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segclip_deploy.artifacts.bundle import InputSpec
+from segclip_deploy.artifacts.records import replace
 from segclip_deploy.artifacts.vocabulary import IGNORE_INDEX, Vocabulary
 from segclip_deploy.errors import BadArtifact, BadInput
 from segclip_deploy.runtime.inference.backend import Backend, Decode
@@ -24,6 +25,7 @@ from segclip_deploy.runtime.inference.stitching import (
     Tally,
     infer_windows,
 )
+from segclip_deploy.runtime.inference.window_fit import WindowGrid
 from segclip_deploy.runtime.inference.windows import (
     LOGIT_STRIDE,
     Window,
@@ -271,6 +273,11 @@ class Segmenter:
             max(self.spec.height, -(-height // grid) * grid),
             max(self.spec.width, -(-width // grid) * grid),
         )
+
+    def grid(self, height: int, width: int, *, overlap: int | None = None) -> WindowGrid:
+        """The windows over a frame of this size, pixels; with another ``overlap`` than the Segmenter's own if given."""
+        shared = self.overlap if overlap is None else overlap
+        return WindowGrid((height, width), replace(self.spec, overlap=shared))
 
 
 def _check_overlap(overlap: int, shorter: int) -> None:

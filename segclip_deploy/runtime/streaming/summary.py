@@ -8,6 +8,8 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
+from segclip_deploy.runtime.inference.window_fit import WindowGrid
+
 __all__ = ["Percentiles", "Summary"]
 
 _STEP = 1.01  # ratio of neighbouring bins: a percentile is off by half a percent
@@ -43,19 +45,33 @@ class Summary:
         bad: frames that could not be read.
         late: label maps that were there after their deadline.
         windows: that were labelled.
+        computed, needed: pixels of all windows, and of the frames, where the deadline left no part of
+            the frame out.
         actions: what the deadline asked for, and how often.
     """
 
     def __init__(self) -> None:
         self.done = self.damaged = self.skipped = self.bad = self.late = self.windows = 0
+        self.computed = self.needed = 0
         self.actions: Counter[str] = Counter()
         self._stages: dict[str, Percentiles] = {}
         self._started = self._ended = time.perf_counter()
 
-    def add_done(self, ms: Mapping[str, float], windows: int, *, late: bool, damaged: bool) -> None:
-        """Count a label map that has been written."""
+    def add_done(
+        self,
+        ms: Mapping[str, float],
+        windows: int,
+        grid: WindowGrid | None,
+        *,
+        late: bool,
+        damaged: bool,
+    ) -> None:
+        """Count a label map that has been written; ``grid`` is None where a part was left out."""
         self.done += 1
         self.windows += windows
+        if grid is not None:
+            self.computed += grid.computed
+            self.needed += grid.needed
         self.late += late
         self.damaged += damaged
         for stage, value in ms.items():
@@ -67,6 +83,11 @@ class Summary:
         """Label maps per second, from the start to the last that was written."""
         elapsed = self._ended - self._started
         return self.done / elapsed if elapsed else 0.0
+
+    @property
+    def pixel_ratio(self) -> float | None:
+        """Pixels computed over pixels needed; None where no frame was labelled whole."""
+        return self.computed / self.needed if self.needed else None
 
     @property
     def miss_rate(self) -> float:
@@ -88,6 +109,7 @@ class Summary:
             "bad": self.bad,
             "deadline": deadline if self.actions else None,
             "windows": self.windows,
+            "pixel_ratio": None if self.pixel_ratio is None else round(self.pixel_ratio, 4),
             "fps": round(self.fps, 3),
             "ms": {
                 stage: {f"p{p}": round(times.at(p) or 0.0, 3) for p in (50, 95)}
