@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from segclip_deploy import api
-from segclip_deploy.artifacts.bundle import InputSpec, load_bundle
+from segclip_deploy.artifacts.bundle import Bundle, InputSpec, load_bundle
 from segclip_deploy.runtime.build_engine import build_engine
 from segclip_deploy.runtime.open_engine import open_segmenter
 from tests.support.fakes import random_frame
@@ -17,35 +18,63 @@ from tests.support.helpers import call
 
 
 @pytest.fixture(scope="module")
-def fitted(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A bundle for frames 150 wide and 64 high, whose windows share 32 pixels, not a quarter."""
-    out = tmp_path_factory.mktemp("fitted") / "bundle"
-    result = call("export", tiny_checkpoint, "-o", out, "--frame", "150x64,32", "--json")
-    assert result.exit_code == 0, result.stderr
-    assert json.loads(result.stdout)["input"]["overlap"] == 32
+def fitted(tiny_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny bundle, with an overlap that was chosen: not a quarter of 64 pixels, which is 16."""
+    out = shutil.copytree(tiny_bundle, tmp_path_factory.mktemp("fitted") / "bundle")
+    record = json.loads((out / "bundle.json").read_text())
+    record["input"]["overlap"] = 32
+    (out / "bundle.json").write_text(json.dumps(record))
+    return out
+
+
+def test_the_window_that_fits_and_its_overlap_are_exported(open_bundle: Path) -> None:
+    assert load_bundle(open_bundle).input == InputSpec(64, 96, 3, 1, overlap=16)  # --frame 96x64,16
+
+
+def test_the_choice_is_told_before_the_work_and_not_on_stdout(
+    fitted: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[InputSpec] = []
+
+    def exported(*_: object, spec: InputSpec, **__: object) -> Bundle:
+        asked.append(spec)
+        return load_bundle(fitted)
+
+    monkeypatch.setattr("segclip_deploy.export.export.export_bundle", exported)
+    command = ("export", "c.safetensors", "-o", tmp_path / "b", "--json")
+    result = call(*command, "--frame", "150x64,32")
+    assert (result.exit_code, json.loads(result.stdout)["input"]["overlap"]) == (0, 32)
     lines = result.stderr.splitlines()
     assert lines[0].startswith("--frame 150x64 (width first), overlap 32: the first of these")
     assert lines[2].split()[:4] == ["64x160", "1", "1.07", "6%"]
     assert lines[3].split()[:4] == ["64x96", "2", "1.28", "22%"]
     assert lines[-1].split()[:4] == ["512x512", "1", "27.31", "96%"]
-    return out
+    call(
+        *command, "--frame", "1600x900", "--batch", "1..2"
+    )  # one of the frame's size would be too large
+    call(*command, "--size", "96x64")
+    call(*command)
+    assert asked == [
+        InputSpec(64, 160, overlap=32),
+        InputSpec(928, 864, 2, 1, overlap=128),
+        InputSpec(96, 64),
+        InputSpec(512, 512),
+    ]
 
 
 def test_the_overlap_flies_with_everything_that_is_made_of_the_bundle(
     fitted: Path, tmp_path: Path
 ) -> None:
-    assert load_bundle(fitted).input == InputSpec(64, 160, overlap=32)
     low = tmp_path / "fp16"
     api.quantize(fitted, out=low, scheme="tensorrt", precision="fp16")
     build_engine(load_bundle(fitted), tmp_path / "e.ort.onnx")
-    frame = random_frame(64, 300)
+    frame = random_frame(64, 240)
     for path in (fitted, low, tmp_path / "e.ort.onnx"):
         with open_segmenter(path, threads=1) as flyer:
             planned = flyer.segment(frame)
             asked = {overlap: flyer.segment(frame, overlap=overlap) for overlap in (16, 32)}
-        assert (flyer.overlap, planned.windows, asked[16].windows) == (32, 3, 2)
+        assert (flyer.overlap, planned.windows, asked[16].windows) == (32, 4, 3)
         np.testing.assert_array_equal(planned.labels, asked[32].labels)
-        assert (planned.labels != asked[16].labels).any()
     with open_segmenter(fitted, overlap=16) as flyer:
         assert flyer.overlap == 16
     assert "32 pixels, chosen by export --frame" in call("inspect", low).stdout
