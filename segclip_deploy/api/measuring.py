@@ -253,6 +253,7 @@ def benchmark(
     overlap: Sequence[int] = (),
     threads: Sequence[int] = (),
     samples: int = 200,
+    frames: AnyPath | None = None,
     max_latency_ms: float | None = None,
     percentile: float = 99.0,
     max_miou_drop: float | None = None,
@@ -300,6 +301,8 @@ def benchmark(
         overlap: pixels that windows share; by default what ``export --frame`` chose, or a quarter.
         threads: of engines on the CPU; by default what each was built for.
         samples: of latency, a row.
+        frames: a folder of a camera's images; latency is measured on its first 20, and not on images of
+            ``eval``. With one bundle for each window that is compared, it says which fits the camera.
         max_latency_ms: a frame, at ``percentile``.
         percentile: of latency, 1 to 100.
         max_miou_drop: percentage points of mIoU against FP32.
@@ -319,7 +322,7 @@ def benchmark(
     Raises:
         UsageError: arguments that do not go together.
         BadArtifact: an artefact that is neither bundle nor engine, or a prepared folder without its manifest.
-        BadInput: a dataset, split, class or board that is none, or a disk or memory that is too small.
+        BadInput: a dataset, split, class, board or frame that is none, or a disk or memory that is too small.
         StaleArtifact: a prepared folder whose files have changed.
     """
     check_choice("--layout", layout, LAYOUT_NAMES)
@@ -358,6 +361,7 @@ def benchmark(
             overlaps=overlap,
             threads=threads,
             samples=samples,
+            frames=optional_path(frames),
             limits=FlightLimits(
                 latency_ms=max_latency_ms,
                 percentile=percentile,

@@ -44,10 +44,17 @@ def test_older_results_and_latencies_call_postprocess_restore(tmp_path: Path) ->
     assert load_latency(tmp_path / "l.json") == latency
 
     results = some(ResultsRecord, lambda results: bool(results.rows))
-    rows = tuple(replace(row, stages={"infer": 0.5, "postprocess": 0.2}) for row in results.rows)
-    conditions = replace(results.conditions, plan_split="plan")  # it could be no other
+    stages = {"infer": 0.5, "postprocess": 0.2}
+    rows = tuple(replace(row, stages=stages, pixel_ratio=None) for row in results.rows)
+    # These could be no other.
+    conditions = replace(results.conditions, plan_split="plan", frame_folder=None)
     results = replace(results, rows=rows, conditions=conditions)
-    old = json.dumps({**RESULTS.dump(results), "schema": 2}).replace('"postprocess"', '"restore"')
+    data = json.loads(json.dumps(RESULTS.dump(results)))
+    del data["conditions"]["frame_folder"]
+    for row in data["rows"]:
+        del row["pixel_ratio"]
+    assert RESULTS.parse({**data, "schema": 3}, where="r", fix="") == results
+    old = json.dumps({**data, "schema": 2}).replace('"postprocess"', '"restore"')
     assert RESULTS.parse(json.loads(old), where="r", fix="") == results
 
 
