@@ -177,6 +177,11 @@ def test_latency_is_measured_on_the_frames_of_a_camera(
     missing = call(*command, "--frames", tmp_path / "none")
     assert missing.exit_code == 1
     assert "none: no such file or folder" in missing.stderr
+    board = call(*command[:4], "--prepare", tmp_path / "board", "--frames", camera)
+    assert (board.exit_code, board.stderr) == (
+        2,
+        "error: --frames are timed on the board; give them there\n",
+    )
 
 
 def test_energy_is_metered_where_there_is_a_sensor(
