@@ -160,13 +160,13 @@ def other_checkpoint(tiny_checkpoint: Path) -> Path:
 
 @pytest.fixture(scope="session")
 def open_bundle(other_checkpoint: Path) -> Path:
-    """That one, exported at 64×96 for 1 to 3 images, with margin and logits, by the command."""
+    """That one, exported for frames of 64×96 and 1 to 3 images, with margin and logits, by the command."""
     from click.testing import CliRunner
 
     from segclip_deploy.cli import main
 
     out = other_checkpoint.with_name("open")
-    command = ["export", str(other_checkpoint), "-o", str(out), "--size", "64x96"]
+    command = ["export", str(other_checkpoint), "-o", str(out), "--frame", "96x64,16"]
     result = CliRunner().invoke(main, [*command, "--batch", "1..3", "--margin", "--logits"])
     assert result.exit_code == 0, result.stderr
     return out

@@ -15,6 +15,7 @@ from segclip_deploy.progress import Report, saying, silent
 if TYPE_CHECKING:
     from segclip_deploy.artifacts.bundle import Bundle
     from segclip_deploy.artifacts.engine import Engine
+    from segclip_deploy.artifacts.input_spec import InputSpec
 
 __all__ = ["export", "set_texts"]
 
@@ -23,7 +24,8 @@ def export(
     checkpoint: AnyPath,
     *,
     out: AnyPath,
-    size: tuple[int, int] = (512, 512),
+    size: tuple[int, int] | None = None,
+    frame: tuple[int, int] | tuple[int, int, int] | None = None,
     model: str | None = None,
     batch: int | tuple[int, int] = 1,
     margin: bool = False,
@@ -46,10 +48,17 @@ def export(
         bundle = api.export("dubai.safetensors", out="fp32", logits=True, calibrate_confidence="dubai")
         bundle.record.temperature.value
 
+        bundle = api.export("dubai.safetensors", out="fp32", frame=(1600, 900))
+        bundle.input.height, bundle.input.width, bundle.input.overlap
+
     Args:
         checkpoint: from ``train`` or ``import_``.
         out: the bundle directory to write.
-        size: (height, width) of the input, pixels.
+        size: (height, width) of the input, pixels; by default 512 × 512.
+        frame: (width, height) of a camera's frames, in the order that cameras say it, and what
+            windows share at least, by default 128 pixels: in place of ``size``, the window that
+            computes the fewest pixels for them. ``report`` is told it, its waste, and what others would
+            compute. The bundle keeps the overlap, and engines of it fly with it.
         model: your own network, ``package.module:function``. Its code is run.
         batch: images an inference; (least, most) takes any number between.
         margin: also output how clear each decision is, 0 to 255 at stride 4.
@@ -67,9 +76,10 @@ def export(
         report: told what goes on.
 
     Raises:
-        UsageError: options of a dataset without ``calibrate_confidence``.
+        UsageError: ``size`` and ``frame``; or options of a dataset without ``calibrate_confidence``.
         BadArtifact: the checkpoint cannot be read.
-        BadInput: a size or batch that the model does not take, or a dataset that no temperature can be fitted on.
+        BadInput: a size or batch that the model does not take, a frame that no window fits, or a dataset that
+            no temperature can be fitted on.
         GateFailed: the exported model computes something else; nothing is written.
         MissingDependency: no torch or onnx, or no GPU for ``device="cuda"``.
     """
@@ -83,6 +93,13 @@ def export(
     from segclip_deploy.model.compute import choose_device
     from segclip_deploy.runtime.io.raster.source import Reading
 
+    if size is not None and frame is not None:
+        raise UsageError("--size and --frame both choose the window; give one of them")
+    least, most = batch if isinstance(batch, tuple) else (None, batch)
+    height, width = size or (512, 512)
+    spec = InputSpec(height=height, width=width, batch=most, min_batch=least)
+    if frame is not None:
+        spec = _fitted(frame, most, least, report)
     reading, data = Reading(bands, scale, ignore_alpha=ignore_alpha), None
     if calibrate_confidence is not None:
         vocabulary = load_checkpoint(Path(checkpoint)).vocabulary
@@ -98,11 +115,10 @@ def export(
         raise UsageError(f"{option} goes with --calibrate-confidence")
     if model is not None:
         saying(report)(code_runs(model))
-    least, most = batch if isinstance(batch, tuple) else (None, batch)
     return export_bundle(
         Path(checkpoint),
         Path(out),
-        spec=InputSpec(height=size[0], width=size[1], batch=most, min_batch=least),
+        spec=spec,
         model=model,
         margin=margin,
         logits=logits,
@@ -111,6 +127,24 @@ def export(
         confidence=data,
         report=report,
     )
+
+
+def _fitted(
+    frame: tuple[int, int] | tuple[int, int, int], most: int, least: int | None, report: Report
+) -> InputSpec:
+    """The window that fits a camera's frames; ``report`` is told what was to be chosen from."""
+    from segclip_deploy.runtime.inference.window_fit import (
+        FITTED_OVERLAP,
+        describe_fit,
+        fit_windows,
+    )
+
+    width, height = frame[:2]
+    overlap = frame[2] if len(frame) == 3 else FITTED_OVERLAP
+    grids = fit_windows((height, width), overlap=overlap, batch=most, min_batch=least)
+    for line in describe_fit(grids):
+        saying(report)(line)
+    return grids[0].input
 
 
 def set_texts(

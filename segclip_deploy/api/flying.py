@@ -21,9 +21,9 @@ from segclip_deploy.errors import BadInput, SegclipError, UsageError
 from segclip_deploy.progress import Report, saying, silent
 
 if TYPE_CHECKING:
-    from segclip_deploy.artifacts.vocabulary import Vocabulary
     from segclip_deploy.cluster.map_folder import MapResult
     from segclip_deploy.cluster.pool import Pool
+    from segclip_deploy.runtime.inference.segmenter import Segmenter
     from segclip_deploy.runtime.io.sinks.lines import LineFile
     from segclip_deploy.runtime.io.sinks.video_sink import VideoSink
     from segclip_deploy.runtime.streaming.result import RunResult
@@ -68,7 +68,7 @@ def run(
         sources: files, folders with their sub-folders, and http:// URLs of such files; or one
             camera: ``"/dev/video0"``, ``"rtsp://..."``.
         out: the folder to write; results lie in it as the sources lie in their common folder.
-        overlap: pixels that windows share; by default a quarter.
+        overlap: pixels that windows share; by default what ``export --frame`` chose, or a quarter.
         threads: of an engine on the CPU; 0: the engine's choice.
         preflight: verify the engine first.
         deadline_ms: leave out of a frame what would be late, milliseconds.
@@ -147,7 +147,7 @@ def run(
             stop=stop,
         )
         stack.enter_context(sink)
-        failed, ended = _fly(flight, source.total, segmenter.vocabulary, report)
+        failed, ended = _fly(flight, source.total, segmenter, report)
         left = [] if ended or stop.is_set() else rasters
         done, bad = run_rasters(
             segmenter,
@@ -193,22 +193,29 @@ def _lines(jsonl: AnyPath | None, stack: ExitStack) -> LineFile | None:
 
 
 def _fly(
-    flight: Run, total: int | None, vocabulary: Vocabulary, report: Report
+    flight: Run, total: int | None, segmenter: Segmenter, report: Report
 ) -> tuple[list[Outcome], SegclipError | OSError | None]:
     """Run to the end: the bad frames, and what ended it early, if anything."""
+    from segclip_deploy.runtime.inference.window_fit import fit_hint
     from segclip_deploy.runtime.io.telemetry.exif import scale_warning
 
     failed: list[Outcome] = []
     warning, say = None, saying(report)
+    first = True  # a camera's frames have one size, so its first says all
     try:
         for count, outcome in enumerate(flight, start=1):
             if outcome.error is not None:
                 failed.append(outcome)
                 say(f"error: {outcome.error}")
             elif outcome.shot is not None and warning is None:
-                warning = scale_warning(outcome.shot.capture, vocabulary)
+                warning = scale_warning(outcome.shot.capture, segmenter.vocabulary)
                 if warning is not None:
                     say(f"warning: {outcome.source}: {warning}")
+            if outcome.shot is not None and first:
+                first = False
+                height, width = outcome.shot.frame.pixels.shape[:2]
+                if hint := fit_hint(segmenter.grid(height, width)):
+                    say(f"hint: {hint}")
             report("segmenting frames", count, total or 0)
     except (SegclipError, OSError) as error:
         return failed, error
@@ -248,7 +255,7 @@ def map(
         scheduler: of Dask, in their place: ``"tcp://host:port"``.
         require: resources that a worker must have, as ``{"gpu": 1}``; each block takes so much.
         threads: of each worker's engine; by default the cores over ``workers``.
-        overlap: pixels that windows share; by default a quarter.
+        overlap: pixels that windows share; by default what ``export --frame`` chose, or a quarter.
         bands, scale, keep_scale, ignore_alpha, allow_remote: as of ``run``.
         report: told how far it is.
 

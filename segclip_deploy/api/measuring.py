@@ -70,7 +70,7 @@ def evaluate(
         bands: which bands of the images are red, green and blue, from 1.
         scale: of more than 8 bits: the values that become 0 and 255.
         ignore_alpha: an alpha band takes no pixel away.
-        overlap: pixels that windows share; by default a quarter.
+        overlap: pixels that windows share; by default what ``export --frame`` chose, or a quarter.
         threads: of the CPU; 0: the engine's choice.
         device: of a checkpoint: ``"cpu"``, ``"cuda"``, or ``"auto"``, the default: the GPU where PyTorch
             finds one. An engine's device is its own.
@@ -178,7 +178,7 @@ def profile(
         soak: go on for so many seconds, to see it get hot.
         deadline_ms: count the misses, from the file to the label map.
         cold: also time the first label map of new processes.
-        overlap: pixels that windows share; by default a quarter.
+        overlap: pixels that windows share; by default what ``export --frame`` chose, or a quarter.
         threads: of an engine on the CPU; 0: its choice.
         report: told how far it is.
 
@@ -253,6 +253,7 @@ def benchmark(
     overlap: Sequence[int] = (),
     threads: Sequence[int] = (),
     samples: int = 200,
+    frames: AnyPath | None = None,
     max_latency_ms: float | None = None,
     percentile: float = 99.0,
     max_miou_drop: float | None = None,
@@ -298,9 +299,11 @@ def benchmark(
             quantized is given.
         budget: percentage points of mIoU that a planned mix may lose.
         method: of calibration.
-        overlap: pixels that windows share; by default a quarter.
+        overlap: pixels that windows share; by default what ``export --frame`` chose, or a quarter.
         threads: of engines on the CPU; by default what each was built for.
         samples: of latency, a row.
+        frames: a folder of a camera's images; latency is measured on its first 20, and not on images of
+            ``eval``. With one bundle for each window that is compared, it says which fits the camera.
         max_latency_ms: a frame, at ``percentile``.
         percentile: of latency, 1 to 100.
         max_miou_drop: percentage points of mIoU against FP32.
@@ -320,7 +323,7 @@ def benchmark(
     Raises:
         UsageError: arguments that do not go together.
         BadArtifact: an artefact that is neither bundle nor engine, or a prepared folder without its manifest.
-        BadInput: a dataset, split, class or board that is none, or a disk or memory that is too small.
+        BadInput: a dataset, split, class, board or frame that is none, or a disk or memory that is too small.
         StaleArtifact: a prepared folder whose files have changed.
     """
     check_choice("--layout", layout, LAYOUT_NAMES)
@@ -359,6 +362,7 @@ def benchmark(
             overlaps=overlap,
             threads=threads,
             samples=samples,
+            frames=optional_path(frames),
             limits=FlightLimits(
                 latency_ms=max_latency_ms,
                 percentile=percentile,

@@ -315,8 +315,11 @@ def _of_schema_2(data: dict[str, Any]) -> dict[str, Any]:
 
 
 def _of_schema_3(data: dict[str, Any]) -> dict[str, Any]:
-    """Say that the logits are those of the training, and nothing of how tiles look: nobody had looked."""
-    return {**data, "temperature": None}
+    """Say that logits are those of the training and that no overlap was planned: there was no choice.
+
+    How the tiles of calibration look, nobody had seen.
+    """
+    return {**data, "temperature": None, "input": {**data["input"], "overlap": None}}
 
 
 BUNDLE = Format(

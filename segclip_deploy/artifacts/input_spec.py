@@ -25,9 +25,12 @@ class InputSpec(Record, frozen=True):
         width: pixels, static.
         batch: images per inference; the most of them, where ``min_batch`` is given.
         min_batch: the fewest images per inference; None: always ``batch``.
+        overlap: pixels that neighbouring windows of a larger image share, a multiple of 4; None: a
+            quarter of the shorter side. It is no part of the graph: whoever flies may choose another.
 
     Raises:
-        BadInput: a range of batches without any, or one below 1; sides that are no sizes.
+        BadInput: a range of batches without any, or one below 1; sides that are no sizes; an
+            overlap that is negative, no multiple of 4, or as large as the shorter side.
 
     Examples:
         >>> from segclip_deploy import InputSpec
@@ -39,6 +42,7 @@ class InputSpec(Record, frozen=True):
     width: int
     batch: int = 1
     min_batch: int | None = None
+    overlap: int | None = None
 
     def __post_init__(self) -> None:
         sizes = (self.height, self.width, self.batch)
@@ -46,6 +50,9 @@ class InputSpec(Record, frozen=True):
             raise BadInput(f"an input of {self.height!r}×{self.width!r} cannot be")
         if not self.batches or self.batches.start < 1:
             raise BadInput(f"batches from {self.batches.start} to {self.batch} cannot be")
+        shared, shorter = self.overlap or 0, min(sizes[:2])
+        if not 0 <= shared < shorter or shared % 4:  # the stride of the logits, in every graph
+            raise BadInput(f"overlap {shared} is not a multiple of 4 from 0 to below {shorter}")
 
     @property
     def batches(self) -> range:

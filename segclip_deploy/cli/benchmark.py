@@ -66,6 +66,11 @@ __all__ = ["benchmark"]
 @click.option(
     "--samples", type=click.IntRange(10), default=200, show_default=True, help="Of latency, a row."
 )
+@click.option(
+    "--frames",
+    type=PATH,
+    help="Folder of a camera's images that latency is measured on, 20 at most.  [default: 3 of --eval]",
+)
 @click.option("--max-latency-ms", type=float, help="A frame, at --percentile.")
 @click.option("--percentile", type=click.FloatRange(1, 100), default=99.0, show_default=True)
 @click.option("--max-miou-drop", type=float, help="Points of mIoU against FP32.")
@@ -107,7 +112,15 @@ def _print(done: api.Benchmark, rank: float) -> None:
     results = done.results
     print_table(
         f"{len(results.rows)} engines, {len(results.failures)} that must not fly",
-        ["engine", "mIoU", "ΔmIoU, points", "p50 ms", f"p{rank:g} ms"],
+        [
+            "engine",
+            "mIoU",
+            "ΔmIoU, points",
+            "p50 ms",
+            f"p{rank:g} ms",
+            "frames/s",
+            "× pixels",
+        ],
         [_cells(row, rank) for row in sorted(results.rows, key=lambda r: r.percentile(rank))],
     )
     for failure in results.failures:
@@ -136,4 +149,6 @@ def _cells(row: api.Row, rank: float) -> list[str]:
         row.drop.delta,
         f"{row.percentile(50):.1f}",
         f"{row.percentile(rank):.1f}",
+        f"{row.frames_per_second:.2f}",
+        "absent" if row.pixel_ratio is None else f"{row.pixel_ratio:.2f}",
     ]

@@ -10,6 +10,7 @@ from segclip_deploy import api
 from segclip_deploy.cli.inspect import print_folding, temperature_fit
 from segclip_deploy.cli.options import (
     PATH,
+    camera_frame,
     dataset_options,
     json_option,
     model_option,
@@ -27,8 +28,12 @@ __all__ = ["export"]
 @click.command()
 @click.argument("checkpoint", type=PATH)
 @click.option("-o", "--out", type=PATH, required=True, help="Bundle directory to write.")
+@click.option("--size", type=parse_size, help="Input, height first.  [default: 512x512]")
 @click.option(
-    "--size", type=parse_size, default="512x512", show_default=True, help="Input, height first."
+    "--frame",
+    type=camera_frame,
+    metavar="WIDTHxHEIGHT[,OVERLAP]",
+    help="In place of --size: fit the input to a camera's frames, width first, e.g. 1600x900.",
 )
 @model_option
 @click.option(

@@ -120,6 +120,8 @@ def _bundle_facts(record: api.BundleRecord) -> list[tuple[str, str]]:
         ("outputs", ", ".join(record.outputs)),
         ("precision", f"{record.precision}, opset {record.opset}"),
     ]
+    if record.input.overlap is not None:
+        facts.insert(3, ("overlap", f"{record.input.overlap} pixels, chosen by export --frame"))
     if record.texts:
         facts.append(("accuracy", record.texts.accuracy))
     if record.temperature:

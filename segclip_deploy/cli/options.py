@@ -15,6 +15,7 @@ from segclip_deploy import api
 __all__ = [
     "PATH",
     "batches",
+    "camera_frame",
     "checkpoint_option",
     "dataset_options",
     "duration",
@@ -45,7 +46,9 @@ model_option = click.option(
 )
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON on stdout.")
 overlap_option = click.option(
-    "--overlap", type=int, help="Pixels windows share; by default a quarter."
+    "--overlap",
+    type=int,
+    help="Pixels windows share; by default what export --frame chose, or a quarter.",
 )
 threads_option = click.option(
     "--threads", type=click.IntRange(0), default=0, help="0: the engine's choice."
@@ -201,6 +204,17 @@ def size(text: str) -> tuple[int, int]:
     if not match:
         raise click.BadParameter(f"{text!r} is no size like 512 or 512x768 (height first)")
     return int(match[1]), int(match[2] or match[1])
+
+
+def camera_frame(text: str) -> tuple[int, int] | tuple[int, int, int]:
+    """Parse ``1600x900``, width first as cameras say it, or ``1600x900,64`` with an overlap."""
+    match = re.fullmatch(r"(\d+)x(\d+)(?:,(\d+))?", text)
+    if not match:
+        raise click.BadParameter(
+            f"{text!r} is no frame like 1600x900, or 1600x900,64 with an overlap (width first)"
+        )
+    width, height = int(match[1]), int(match[2])
+    return (width, height) if match[3] is None else (width, height, int(match[3]))
 
 
 def batches(text: str) -> int | tuple[int, int]:

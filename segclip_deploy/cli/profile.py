@@ -57,9 +57,11 @@ def _print(found: api.ProfileRecord) -> None:
             "all, one after another": found.total,
         }.items()
     ]
+    ratio = found.pixel_ratio
+    waste = "" if ratio is None else f", {ratio:.2f} times the pixels needed"
     print_table(
         f"{conditions.engine} on {conditions.device.name}, {len(found.samples.total)} frames of "
-        f"{conditions.frame_sizes}, window {conditions.batch}",
+        f"{conditions.frame_sizes}, window {conditions.batch}{waste}",
         ["ms", "p50", "p90", "p95", "p99", "max", "jitter"],
         rows,
     )

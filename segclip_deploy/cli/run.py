@@ -110,8 +110,10 @@ def _print_report(report: dict[str, Any], deadline_ms: float | None, *, err: boo
     if not total and report["rasters"]:
         return
     told = "".join(f", {count} {what}" for what, count in counts.items() if count)
+    ratio = report["pixel_ratio"]
+    waste = "" if ratio is None else f" ({ratio:.2f} times the pixels needed)"
     title = (
-        f"{report['out']}: {report['done']} of {total} frames{told}; {report['windows']} windows, "
+        f"{report['out']}: {report['done']} of {total} frames{told}; {report['windows']} windows{waste}, "
         f"{report['fps']:.2f} frames/s end to end"
     )
     if not stages:

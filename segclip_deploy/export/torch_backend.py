@@ -93,7 +93,7 @@ def open_checkpoint(
     Args:
         path: the checkpoint.
         spec: the input size.
-        overlap: pixels that windows share; by default a quarter.
+        overlap: pixels that windows share; by default that of ``spec``, or a quarter.
         device: as PyTorch calls it.
 
     Raises:

@@ -15,13 +15,14 @@ from segclip_deploy.errors import BadInput, GateFailed, MissingDependency, Usage
 from segclip_deploy.evaluation.dataset import Dataset, open_dataset
 from segclip_deploy.export.costs import find_operators
 from segclip_deploy.progress import Report, saying
+from segclip_deploy.runtime.inference.frame import Frame
 from segclip_deploy.runtime.io.raster.source import Reading
 from segclip_deploy.runtime.profiling.conditions import device_conditions, load_average
 from segclip_deploy.runtime.registry import TARGETS
 from segclip_deploy.tradeoff.artifact_cache import SENSITIVITY_FILE, ArtifactCache
 from segclip_deploy.tradeoff.comparison import EngineComparison, compare_with
 from segclip_deploy.tradeoff.made import Given, PrecisionChoice, sort_given
-from segclip_deploy.tradeoff.measure_points import FRAMES, WARM_UP_ROUNDS
+from segclip_deploy.tradeoff.measure_points import WARM_UP_ROUNDS
 from segclip_deploy.tradeoff.mission import Mission, margins, sensor
 from segclip_deploy.tradeoff.prepared import (
     MANIFEST_FILE,
@@ -38,6 +39,7 @@ from segclip_deploy.tradeoff.roofline import LowerBound, find_boards, lower_boun
 from segclip_deploy.tradeoff.row import FailedPoint
 from segclip_deploy.tradeoff.sweep import Steps, count_steps, run_sweep
 from segclip_deploy.tradeoff.sweep_grid import SweepGrid, points, targets_here
+from segclip_deploy.tradeoff.timed_frames import say_what_fits, timed_frames
 
 __all__ = [
     "Benchmark",
@@ -69,6 +71,7 @@ class Request:
     overlaps: Sequence[int] = ()
     threads: Sequence[int] = ()
     samples: int = 200
+    frames: Path | None = None
     limits: FlightLimits = field(default_factory=FlightLimits)
     boards: str | None = None
     altitude: float | None = None
@@ -89,6 +92,7 @@ class Prepared:
         cache: makes the artefacts.
         split: the part of the dataset that reports accuracy.
         plan_split: the part that planned mixes are chosen on; None where nothing is planned.
+        frames: that latency is measured on; none where a folder is prepared.
         failures: of the workstation that prepared the folder: variants that are not in it.
     """
 
@@ -98,6 +102,7 @@ class Prepared:
     cache: ArtifactCache
     split: str
     plan_split: str | None
+    frames: tuple[Frame, ...]
     failures: tuple[FailedPoint, ...] = ()
 
     def steps(self) -> Steps:
@@ -130,7 +135,7 @@ def prepare_sweep(request: Request, report: Report) -> Prepared:
     Raises:
         BadArtifact: an artefact that is none.
         GateFailed: a checkpoint's export is not the model in PyTorch.
-        BadInput: a dataset, split, class, target, board or sensor that is none.
+        BadInput: a dataset, split, class, target, board, sensor or frame that is none.
         UsageError: options that do not go together.
     """
     folder = _board_folder(request, report)
@@ -144,6 +149,8 @@ def prepare_sweep(request: Request, report: Report) -> Prepared:
         )
     if request.dataset is None:
         raise UsageError("takes --eval DATASET, or a folder that benchmark --prepare has written")
+    if request.prepare and request.frames is not None:
+        raise UsageError("--frames are timed on the board; give them there")
     dataset, artefacts, work = request.dataset, request.artefacts, request.out / "work"
     if request.prepare:
         work = request.out.with_name(request.out.name + ".work")
@@ -166,16 +173,7 @@ def prepare_sweep(request: Request, report: Report) -> Prepared:
     if request.boards:
         find_boards(request.boards)
         require("onnx", why="lower bounds")
-    grid = SweepGrid(
-        bundles=given.bundles,
-        targets=tuple(request.targets) or tuple(TARGETS if request.prepare else targets_here()),
-        precisions=precisions,
-        budgets=tuple(request.budgets),
-        methods=tuple(request.methods),
-        overlaps=tuple(request.overlaps) or (None,),
-        threads=tuple(request.threads) or (0,),
-        made=given.made,
-    )
+    grid = _grid(request, given, precisions)
     cache = ArtifactCache(
         work,
         request.calib,
@@ -186,10 +184,31 @@ def prepare_sweep(request: Request, report: Report) -> Prepared:
         request.reading,
         plans or "plan",
     )
+    frames: tuple[Frame, ...] = ()
+    if not request.prepare:
+        images = cache.open_dataset(given.vocabulary)
+        frames = timed_frames(request.frames, request.reading, images, split)
+        say_what_fits(given, frames, report)
     if folder is None:
-        return Prepared(request, given, grid, cache, split, plans)
+        return Prepared(request, given, grid, cache, split, plans, frames)
     manifest = folder.manifest
-    return Prepared(request, given, grid, cache, split, manifest.plan_split, manifest.failures)
+    return Prepared(
+        request, given, grid, cache, split, manifest.plan_split, frames, manifest.failures
+    )
+
+
+def _grid(request: Request, given: Given, precisions: tuple[PrecisionChoice, ...]) -> SweepGrid:
+    """What varies: what was asked for, or all that can be measured here."""
+    return SweepGrid(
+        bundles=given.bundles,
+        targets=tuple(request.targets) or tuple(TARGETS if request.prepare else targets_here()),
+        precisions=precisions,
+        budgets=tuple(request.budgets),
+        methods=tuple(request.methods),
+        overlaps=tuple(request.overlaps) or (None,),
+        threads=tuple(request.threads) or (0,),
+        made=given.made,
+    )
 
 
 def _exported(path: Path, work: Path, report: Report) -> Path:
@@ -259,7 +278,12 @@ def benchmark_bundles(prepared: Prepared, report: Report) -> Benchmark:
     cache.root.mkdir(parents=True, exist_ok=True)
     check_disk(cache.root, _bytes_to_make(prepared))
     sweep = run_sweep(
-        prepared.grid, cache, split=prepared.split, samples=request.samples, report=report
+        prepared.grid,
+        cache,
+        split=prepared.split,
+        samples=request.samples,
+        frames=prepared.frames,
+        report=report,
     )
     advice = recommend(sweep.rows, request.limits)
     dataset = cache.open_dataset(prepared.given.vocabulary)
@@ -362,7 +386,7 @@ def _mission(request: Request) -> Mission | None:
 
 def _conditions(prepared: Prepared, dataset: Dataset) -> SweepConditions:
     names = dataset.names(prepared.split)
-    pixels = [dataset.read(name).frame.pixels for name in names[:FRAMES]]
+    pixels = [frame.pixels for frame in prepared.frames]
     return SweepConditions(
         made=time.strftime("%Y-%m-%d %H:%M"),
         device=device_conditions(),
@@ -371,6 +395,7 @@ def _conditions(prepared: Prepared, dataset: Dataset) -> SweepConditions:
         split=prepared.split,
         plan_split=prepared.plan_split,
         images=len(names),
+        frame_folder=None if prepared.request.frames is None else str(prepared.request.frames),
         frames=len(pixels),
         frame_sizes=tuple(sorted({(one.shape[0], one.shape[1]) for one in pixels})),
         samples=prepared.request.samples,

@@ -30,10 +30,7 @@ from segclip_deploy.tradeoff.state import (
 )
 from segclip_deploy.tradeoff.sweep_grid import Point
 
-__all__ = ["FRAMES", "WARM_UP_ROUNDS", "measure_accuracy", "measure_energy", "measure_latency"]
-
-FRAMES = 3
-"""Frames of the evaluation set that latency is measured on, the same for every point."""
+__all__ = ["WARM_UP_ROUNDS", "measure_accuracy", "measure_energy", "measure_latency"]
 
 WARM_UP_ROUNDS = 2
 """Rounds over all points and frames that do not count, in every process."""

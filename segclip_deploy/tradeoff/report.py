@@ -109,6 +109,7 @@ def _told(conditions: SweepConditions) -> dict[str, object]:
         "plan_split": conditions.plan_split,
         "images": conditions.images,
         "frames": conditions.frames,
+        "frame_folder": conditions.frame_folder,
         "frame_size": ", ".join(f"{h} × {w}" for h, w in conditions.frame_sizes),
         "samples": conditions.samples,
         "warm_up": conditions.warm_up,

@@ -43,7 +43,8 @@ class SweepConditions(Record, frozen=True):
         plan_split: the part that planned mixes were chosen on; None where nothing was planned. If it
             is ``split``, the accuracy of planned mixes looks better than it is.
         images: how many there are in the split.
-        frames: how many of them latency was measured on.
+        frame_folder: of the frames that latency was measured on; None: images of the split.
+        frames: how many latency was measured on.
         frame_sizes: (height, width) of these, each once, pixels.
         samples: of latency, how many a row has at least.
         warm_up: rounds over all rows and frames that did not count.
@@ -57,6 +58,7 @@ class SweepConditions(Record, frozen=True):
     split: str
     plan_split: str | None
     images: int
+    frame_folder: str | None
     frames: int
     frame_sizes: tuple[tuple[int, int], ...]
     samples: int
@@ -101,11 +103,15 @@ def _of_schema_2(data: dict[str, Any]) -> dict[str, Any]:
 
 
 def _of_schema_3(data: dict[str, Any]) -> dict[str, Any]:
-    """Nothing said what engines were made of, what they were scored on, or which mission was flown."""
-    unknown = {"bundle_sha256": None, "ground_truth_sha256": None}
+    """Nothing said what engines were made of, what they were scored on, or which mission was flown.
+
+    Frames could be those of the dataset only.
+    """
+    unknown = {"bundle_sha256": None, "ground_truth_sha256": None, "pixel_ratio": None}
     rows = [{**row, **unknown} for row in data["rows"]]
     bounds = [{**bound, "bundle_sha256": None} for bound in data["bounds"]]
-    return {**data, "rows": rows, "bounds": bounds, "flight": None}
+    conditions = {**data["conditions"], "frame_folder": None}
+    return {**data, "rows": rows, "bounds": bounds, "conditions": conditions, "flight": None}
 
 
 RESULTS = Format(
@@ -150,13 +156,16 @@ def write_results(out: Path, results: ResultsRecord) -> None:
     text = io.StringIO()
     writer = csv.writer(text)
     columns = ("name", "target", "precision", "threads", "overlap", "windows", "bytes", "miou")
-    writer.writerow([*columns, "drop", "drop_low", "drop_high", "p50_ms", "p99_ms", "sha256"])
+    writer.writerow(
+        [*columns, "drop", "drop_low", "drop_high", "p50_ms", "p99_ms", "sha256", "pixel_ratio"]
+    )
     for row in results.rows:
         writer.writerow(
             [
                 *(row.name, row.target, row.precision, row.threads, row.overlap, row.windows),
                 *(row.bytes, row.miou, row.drop.value, row.drop.low, row.drop.high),
                 *(row.percentile(50), row.percentile(99), row.sha256),
+                row.pixel_ratio,
             ]
         )
     with replace_file(out / "results.csv") as temporary:

@@ -38,6 +38,7 @@ class Row(Record, frozen=True):
             reference has none.
         frame_ms: milliseconds from uint8 image to label map, one sample a frame.
         windows: in a frame, the mean of the frames.
+        pixel_ratio: pixels computed over pixels needed, of all frames; None in results of an older schema.
         stages: median milliseconds by stage.
         backend: library that ran it, and its version.
         joules: energy a frame; None where no sensor could be read.
@@ -61,9 +62,15 @@ class Row(Record, frozen=True):
     areas: Mapping[str, float | None]
     frame_ms: tuple[float, ...]
     windows: float
+    pixel_ratio: float | None
     stages: Mapping[str, float]
     backend: str
     joules: float | None
+
+    @property
+    def frames_per_second(self) -> float:
+        """One frame after another, from uint8 image to label map, at the median."""
+        return 1e3 / self.percentile(50)
 
     def percentile(self, rank: float) -> float:
         """Milliseconds a frame that ``rank`` percent of the frames stay below."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -10,13 +11,15 @@ from statistics import median
 import numpy as np
 
 from segclip_deploy.artifacts.engine import Engine
+from segclip_deploy.artifacts.records import replace
 from segclip_deploy.errors import BadArtifact, GateFailed
 from segclip_deploy.evaluation.accuracy import Accuracy, miou_drop
 from segclip_deploy.progress import Report, stage
-from segclip_deploy.runtime.inference.windows import default_overlap
+from segclip_deploy.runtime.inference.frame import Frame
+from segclip_deploy.runtime.inference.window_fit import WindowGrid, pixel_ratio
+from segclip_deploy.runtime.inference.windows import flight_overlap
 from segclip_deploy.tradeoff.artifact_cache import ArtifactCache, digest_of
 from segclip_deploy.tradeoff.measure_points import (
-    FRAMES,
     measure_accuracy,
     measure_energy,
     measure_latency,
@@ -77,7 +80,13 @@ def count_steps(grid: SweepGrid, cache: ArtifactCache, samples: int) -> Steps:
 
 
 def run_sweep(
-    grid: SweepGrid, cache: ArtifactCache, *, split: str, samples: int, report: Report
+    grid: SweepGrid,
+    cache: ArtifactCache,
+    *,
+    split: str,
+    samples: int,
+    frames: Sequence[Frame],
+    report: Report,
 ) -> Sweep:
     """Measure every point of a grid.
 
@@ -86,6 +95,7 @@ def run_sweep(
         cache: makes the engines and keeps everything.
         split: of the cache's dataset, that reports accuracy.
         samples: of latency, a point.
+        frames: that latency is measured on.
         report: of progress.
 
     Raises:
@@ -103,7 +113,7 @@ def run_sweep(
         accuracies[point] = measure_accuracy(
             path, point, engine, cache.open_dataset(engine.vocabulary), split
         )
-    latencies, joules = _costs(engines, cache, split, samples, report)
+    latencies, joules = _costs(engines, cache, frames, samples, report)
     references = {point: _reference(point, list(engines)) or point for point in engines}
     rows = tuple(
         _row(
@@ -114,6 +124,7 @@ def run_sweep(
             accuracies[references[point]],
             latencies[point],
             joules[point],
+            frames,
         )
         for point, engine in engines.items()
     )
@@ -152,20 +163,16 @@ def _engines(
 def _costs(
     engines: Mapping[Point, Engine],
     cache: ArtifactCache,
-    split: str,
+    frames: Sequence[Frame],
     samples: int,
     report: Report,
 ) -> tuple[dict[Point, Latency], dict[Point, float | None]]:
     """Latency and joules a frame of every point, on the same frames."""
     if not engines:
         return {}, {}
-    data = cache.open_dataset(next(iter(engines.values())).vocabulary)
-    names = data.names(split)[:FRAMES]
-    frames = [data.read(name).frame for name in names]
+    seen = [(f.pixels.shape, hashlib.sha256(f.pixels.tobytes()).hexdigest()) for f in frames]
     keys = {
-        point: digest_of(
-            cache.recipe(point), point.overlap, point.threads, names, cache.data_digest
-        )
+        point: digest_of(cache.recipe(point), point.overlap, point.threads, seen)
         for point in engines
     }
 
@@ -202,7 +209,11 @@ def _row(
     before: Accuracy,
     latency: Latency,
     joules: float | None,
+    frames: Sequence[Frame],
 ) -> Row:
+    overlap = flight_overlap(engine.input) if point.overlap is None else point.overlap
+    laid = replace(engine.input, overlap=overlap)
+    shapes = [(frame.pixels.shape[0], frame.pixels.shape[1]) for frame in frames]
     return Row(
         name=point.name,
         reference=reference.name,
@@ -210,7 +221,7 @@ def _row(
         precision=point.precision_told,
         window=(engine.input.height, engine.input.width),
         batch=engine.input.batch,
-        overlap=_overlap(point, engine),
+        overlap=overlap,
         threads=point.threads or int(engine.record.built.settings.get("threads", 0)),
         bytes=engine.record.bytes,
         sha256=engine.record.engine_sha256,
@@ -222,16 +233,11 @@ def _row(
         areas=_area_change(accuracy, before),
         frame_ms=latency.frame_ms,
         windows=float(np.mean(latency.windows)),
+        pixel_ratio=round(pixel_ratio(WindowGrid(shape, laid) for shape in shapes), 4),
         stages={name: round(median(values), 4) for name, values in latency.stages.items()},
         backend=latency.backend,
         joules=joules,
     )
-
-
-def _overlap(point: Point, engine: Engine) -> int:
-    if point.overlap is not None:
-        return point.overlap
-    return default_overlap(min(engine.input.height, engine.input.width))
 
 
 def _area_change(accuracy: Accuracy, reference: Accuracy) -> dict[str, float | None]:

@@ -24,7 +24,7 @@ class SweepGrid:
         precisions: FP32 is measured in any case, the others are compared with it.
         budgets: points of mIoU that a planned mix may lose.
         methods: how ranges are read off histograms.
-        overlaps: pixels windows share; None: a quarter of the window.
+        overlaps: pixels windows share; None: what ``export --frame`` chose, or a quarter of the window.
         threads: of engines on the CPU; 0: what was fastest when the engine was built.
         made: quantized bundles and engines that are there already.
     """

@@ -90,10 +90,27 @@ def test_a_line_says_when_what_and_how_long(tmp_path: Path) -> None:
     report = json.loads(result.stdout)
     assert report["done"] == 3
     assert report["windows"] == sum(line["windows"] for line in found)
+    assert report["pixel_ratio"] == round(report["windows"] * 64 * 64 / (3 * 50 * 70), 4)
     assert set(report["ms"]["infer"]) == {"p50", "p95"}
     assert report["fps"] > 0
     assert report["deadline"] is None
     assert report["interrupted"] is False
+
+
+@pytest.mark.usefixtures("fake_engine")
+def test_windows_that_fit_badly_are_told_of_once_with_the_command_that_fits_one(
+    tmp_path: Path,
+) -> None:
+    source = images(tmp_path / "in", 2, 450, 800)
+    told = ok(call("run", "engine", source, "-o", tmp_path / "out", "--no-overlay"))
+    (hint,) = [line for line in told.stderr.splitlines() if line.startswith("hint: ")]
+    assert hint == (
+        "hint: windows of 64x64 (height first) compute 1.93 times the pixels of a frame of 800x450 "
+        "(width first); 1.07 times with: segclip-deploy export CKPT -o BUNDLE --frame 800x450"
+    )
+    assert "340 windows (1.93 times the pixels needed), " in told.stdout
+    small = images(tmp_path / "small", 1)
+    assert "hint" not in ok(call("run", "engine", small, "-o", tmp_path / "o")).stderr
 
 
 @pytest.mark.shared
@@ -262,7 +279,7 @@ def test_areas_without_unlabelled_pixels_are_those_of_the_classes() -> None:
 def test_a_deadline_leaves_out_what_does_not_fit_and_says_so(tmp_path: Path) -> None:
     source, out = images(tmp_path / "in", 8, 150, 200), tmp_path / "out"
     backend = FakeBackend(64, 64, latency_ms=20)
-    flyer = Segmenter(backend, InputSpec(64, 64), DUBAI)  # 15 windows, 12 without overlap
+    flyer = Segmenter(backend, InputSpec(64, 64), DUBAI)  # 12 windows, with overlap and without
     with flyer, FolderSink(out) as sink:
         run = Run(flyer, FileSource(find_files([source], out)), sink, deadline_ms=165)
         assert len(list(run)) == 8
@@ -274,6 +291,7 @@ def test_a_deadline_leaves_out_what_does_not_fit_and_says_so(tmp_path: Path) -> 
         assert line["deadline"]["action"] == "fewer windows"
         assert 1 <= line["windows"] <= 8
         assert line["areas"]["unlabelled"]["pixels"] > 0
+    assert run.summary.pixel_ratio == 12 * 64 * 64 / (150 * 200)  # of the frame that is whole
     report = run.summary.to_json()["deadline"]
     assert report["actions"] == {"full": 1, "fewer windows": 7}
     late = sum(not line["deadline"]["met"] for line in found)
@@ -291,6 +309,7 @@ def test_a_frame_that_is_skipped_has_a_line_and_no_old_files(tmp_path: Path) -> 
     actions = [line["deadline"]["action"] for line in lines(out)]
     assert actions == ["full", "skip", "full", "skip"]
     assert run.summary.miss_rate == 1
+    assert run.summary.pixel_ratio == 64 * 96 / (50 * 70)
     assert lines(out)[1]["labels"] is lines(out)[1]["areas"] is None
     assert sorted(p.name for p in out.glob("f00?.png")) == ["f000.png", "f002.png"]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -16,7 +17,7 @@ from segclip_deploy.artifacts.bundle import InputSpec
 from segclip_deploy.artifacts.vocabulary import load_vocabulary
 from segclip_deploy.runtime.inference.segmenter import Segmenter
 from segclip_deploy.runtime.profiling import power
-from segclip_deploy.tradeoff import artifact_cache, measure_points
+from segclip_deploy.tradeoff import artifact_cache, benchmark, measure_points, timed_frames
 from segclip_deploy.tradeoff.results import RESULTS
 from tests.conftest import EXAMPLE
 from tests.support.fakes import FakeBackend, random_frame
@@ -142,6 +143,50 @@ def test_what_fails_its_check_is_shown_and_never_flies(
     result = call(*sweep(tmp_path / "r", "--precision", "fp32", "--max-latency-ms", 1e-6))
     assert result.exit_code == 3
     assert "none fits; nearest is" in result.stdout
+
+
+def test_latency_is_measured_on_the_frames_of_a_camera(
+    tiny_bundle: Path, dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(timed_frames, "CAMERA_FRAMES", 5)
+    camera, closer, out = (tmp_path / name for name in ("camera", "closer", "r"))
+    camera.mkdir()
+    for n in range(6):
+        Image.fromarray(random_frame(300, 300, n).pixels).save(camera / f"{n}.png")
+    shutil.copytree(tiny_bundle, closer)  # its windows share 32 pixels, and not a quarter of 64
+    record = json.loads((closer / "bundle.json").read_text())
+    record["input"]["overlap"] = 32
+    (closer / "bundle.json").write_text(json.dumps(record))
+    command = ["benchmark", closer, "--eval", dataset, "-o", out, "--target", "onnxruntime"]
+    command += ["--precision", "fp32", "--samples", 10]
+    result = call(*command, "--frames", camera)
+    assert result.exit_code == 0, result.stderr
+    (hint,) = [line for line in result.stderr.splitlines() if line.startswith("hint: ")]
+    assert "64x96 (height first) compute 3.07 times the pixels of a frame of 300x300" in hint
+    assert hint.endswith("segclip-deploy export CKPT -o BUNDLE --frame 300x300")
+    results = RESULTS.read(out / "results.json", fix="")
+    conditions = results.conditions
+    assert (conditions.frame_folder, conditions.frames) == (str(camera), 5)
+    assert conditions.frame_sizes == ((300, 300),)
+    (row,) = results.rows
+    assert (row.overlap, row.windows, len(row.frame_ms)) == (32, 9 * 5, 10)
+    assert row.pixel_ratio == round(45 * 64 * 96 / 300**2, 4)
+    assert f"{row.frames_per_second:8.2f}  {row.pixel_ratio:8.2f}" in result.stdout
+    assert f"from {camera}" in (out / "report.html").read_text()
+
+    monkeypatch.setattr(benchmark, "write_report", lambda out, *_, **__: out)
+    assert call(*command).exit_code == 0  # other frames, so another measurement
+    results = RESULTS.read(out / "results.json", fix="")
+    assert (results.conditions.frame_folder, results.conditions.frames) == (None, 2)
+    assert (results.rows[0].windows, len(results.rows[0].frame_ms)) == (7 * 7, 10)
+    missing = call(*command, "--frames", tmp_path / "none")
+    assert missing.exit_code == 1
+    assert "none: no such file or folder" in missing.stderr
+    board = call(*command[:4], "--prepare", tmp_path / "board", "--frames", camera)
+    assert (board.exit_code, board.stderr) == (
+        2,
+        "error: --frames are timed on the board; give them there\n",
+    )
 
 
 def test_energy_is_metered_where_there_is_a_sensor(

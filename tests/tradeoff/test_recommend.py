@@ -45,6 +45,7 @@ def row(name: str, ms: float, miou: float, **more: Any) -> Row:
         "areas": {},
         "frame_ms": [ms] * 10,
         "windows": 4.0,
+        "pixel_ratio": 1.5,
         "stages": {},
         "backend": "x",
         "joules": None,

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from segclip_deploy.artifacts.appearance import Appearance
 from segclip_deploy.artifacts.bundle import InputSpec
+from segclip_deploy.artifacts.records import replace
 from segclip_deploy.artifacts.vocabulary import IGNORE_INDEX, Vocabulary
 from segclip_deploy.errors import BadArtifact, BadInput
 from segclip_deploy.runtime.inference.backend import Backend, Decode
@@ -25,12 +26,13 @@ from segclip_deploy.runtime.inference.stitching import (
     Tally,
     infer_windows,
 )
+from segclip_deploy.runtime.inference.window_fit import WindowGrid
 from segclip_deploy.runtime.inference.windows import (
     LOGIT_STRIDE,
     Window,
     cover,
     decode,
-    default_overlap,
+    flight_overlap,
 )
 
 __all__ = ["Segmenter"]
@@ -47,10 +49,10 @@ class Segmenter:
 
     Args:
         backend: the engine; the Segmenter closes it.
-        spec: the graph's input size and batch.
+        spec: the graph's input size and batch, and the overlap that was planned with them.
         vocabulary: what the labels mean.
-        overlap: pixels neighbouring windows share, a multiple of 4; a quarter of the
-            shorter side by default.
+        overlap: pixels neighbouring windows share, a multiple of 4; by default that of
+            ``spec``, or a quarter of the shorter side.
         appearance: of the tiles that the engine was calibrated on, where it is known; for
             ``check_health``.
 
@@ -86,9 +88,8 @@ class Segmenter:
         outputs = {output.name for output in backend.outputs}
         if not outputs & {"labels", "logits"}:
             raise BadArtifact("the engine outputs neither labels nor logits", where=backend.name)
-        shorter = min(spec.height, spec.width)
-        overlap = default_overlap(shorter) if overlap is None else overlap
-        _check_overlap(overlap, shorter)
+        overlap = flight_overlap(spec) if overlap is None else overlap
+        _check_overlap(overlap, min(spec.height, spec.width))
         self.backend = backend
         self.spec = spec
         self.vocabulary = vocabulary
@@ -277,6 +278,11 @@ class Segmenter:
             max(self.spec.height, -(-height // grid) * grid),
             max(self.spec.width, -(-width // grid) * grid),
         )
+
+    def grid(self, height: int, width: int, *, overlap: int | None = None) -> WindowGrid:
+        """The windows over a frame of this size, pixels; with another ``overlap`` than the Segmenter's own if given."""
+        shared = self.overlap if overlap is None else overlap
+        return WindowGrid((height, width), replace(self.spec, overlap=shared))
 
 
 def _check_overlap(overlap: int, shorter: int) -> None:

@@ -9,12 +9,16 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from segclip_deploy.artifacts.input_spec import InputSpec
+
 __all__ = [
     "LOGIT_STRIDE",
     "Window",
+    "count_windows",
     "cover",
     "decode",
     "default_overlap",
+    "flight_overlap",
     "labels_of",
     "margin_of",
     "triangle",
@@ -45,6 +49,20 @@ class Window:
 def default_overlap(size: int) -> int:
     """Overlap of neighbouring windows in pixels: a quarter of the side, on the logit grid."""
     return size // (4 * LOGIT_STRIDE) * LOGIT_STRIDE
+
+
+def flight_overlap(spec: InputSpec) -> int:
+    """Overlap of an engine's windows in pixels: what was planned with its window, or the default."""
+    return default_overlap(min(spec.height, spec.width)) if spec.overlap is None else spec.overlap
+
+
+def count_windows(frame: tuple[int, int], window: tuple[int, int], overlap: int) -> tuple[int, int]:
+    """(rows, columns) of windows that cover a frame of (H, W) pixels."""
+    rows, columns = (
+        1 + -(-max(0, side - size) // (size - overlap))
+        for side, size in zip(frame, window, strict=True)
+    )
+    return rows, columns
 
 
 def cover(

@@ -12,9 +12,10 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from segclip_deploy.artifacts.golden import Golden, load_golden
-from segclip_deploy.progress import Report, silent
+from segclip_deploy.progress import Report, saying, silent
 from segclip_deploy.runtime.inference.backend import Backend
 from segclip_deploy.runtime.inference.frame import list_images, read_frame
+from segclip_deploy.runtime.inference.window_fit import fit_hint, pixel_ratio
 from segclip_deploy.runtime.open_engine import open_segmenter
 from segclip_deploy.runtime.profiling.cold import cold_starts
 from segclip_deploy.runtime.profiling.conditions import device_conditions, find_memory, load_average
@@ -64,6 +65,9 @@ def profile_engine(
         with open_segmenter(path, overlap=overlap, threads=threads) as segmenter:
             frames = [read_frame(image) for image in paths]
             shapes = sorted({(f.pixels.shape[0], f.pixels.shape[1]) for f in frames})
+            grids = [segmenter.grid(*frame.pixels.shape[:2]) for frame in frames]
+            if hint := fit_hint(grids[0]):
+                saying(report)(f"hint: {hint}")
             report("warming up", 0, 0)
             warm = warm_up(segmenter, frames)
             del frames  # what flies holds one at a time
@@ -106,6 +110,7 @@ def profile_engine(
         stages={name: statistics(values) for name, values in taken.stages.items()},
         ready=statistics(taken.ready),
         total=statistics(taken.total),
+        pixel_ratio=round(pixel_ratio(grids), 4),
         frames_per_second=round(len(taken.total) / seconds, 3),
         deadline_ms=deadline_ms,
         miss_rate=None if deadline_ms is None else _missed(taken.ready, deadline_ms),

@@ -89,6 +89,8 @@ class ProfileRecord(Record, frozen=True):
         stages: milliseconds by stage, in order; copies only where the engine tells them.
         ready: milliseconds from the file to the label map.
         total: milliseconds from the file to the written label map, one after another.
+        pixel_ratio: pixels computed over pixels needed, of all frames, each once; None in a file of an
+            older schema.
         frames_per_second: with one frame after another.
         deadline_ms: from the file to the label map; None where none was given.
         miss_rate: share of the frames that missed the deadline, 0 to 1.
@@ -104,6 +106,7 @@ class ProfileRecord(Record, frozen=True):
     stages: Mapping[str, Statistics]
     ready: Statistics
     total: Statistics
+    pixel_ratio: float | None
     frames_per_second: float
     deadline_ms: float | None
     miss_rate: float | None
@@ -129,5 +132,11 @@ def _of_schema_2(data: dict[str, Any]) -> dict[str, Any]:
     return {**data, "stages": rename_restore(data["stages"]), "samples": samples}
 
 
-PROFILE = Format("a profile", ProfileRecord, schema=3, migrations={2: _of_schema_2})
+def _of_schema_3(data: dict[str, Any]) -> dict[str, Any]:
+    return {**data, "pixel_ratio": None}
+
+
+PROFILE = Format(
+    "a profile", ProfileRecord, schema=4, migrations={2: _of_schema_2, 3: _of_schema_3}
+)
 """Of ``profile.json``."""

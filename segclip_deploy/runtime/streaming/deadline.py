@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from statistics import median
 from typing import Literal
 
-__all__ = ["Action", "Decision", "Pacer", "central_block", "count_windows", "decide"]
+__all__ = ["Action", "Decision", "Pacer", "central_block", "decide"]
 
 Action = Literal["full", "no overlap", "fewer windows", "skip"]
 
@@ -71,15 +71,6 @@ def central_block(most: int, grid: tuple[int, int]) -> tuple[int, int]:
     """(rows, columns) of the largest block of at most ``most`` windows in a grid; the squarest of equals."""
     blocks = ((r, min(most // r, grid[1])) for r in range(1, min(most, grid[0]) + 1))
     return max(blocks, key=lambda block: (block[0] * block[1], -abs(block[0] - block[1])))
-
-
-def count_windows(frame: tuple[int, int], window: tuple[int, int], overlap: int) -> tuple[int, int]:
-    """(rows, columns) of windows that cover a frame of (H, W) pixels."""
-    rows, columns = (
-        1 + -(-max(0, side - size) // (size - overlap))
-        for side, size in zip(frame, window, strict=True)
-    )
-    return rows, columns
 
 
 class Pacer:

@@ -15,10 +15,11 @@ from segclip_deploy.runtime.inference.frame import Frame
 from segclip_deploy.runtime.inference.health import check_health
 from segclip_deploy.runtime.inference.label_map import LabelMap
 from segclip_deploy.runtime.inference.segmenter import Segmenter
-from segclip_deploy.runtime.inference.windows import LOGIT_STRIDE
+from segclip_deploy.runtime.inference.window_fit import WindowGrid
+from segclip_deploy.runtime.inference.windows import LOGIT_STRIDE, count_windows
 from segclip_deploy.runtime.io.sinks.base import DeadlineResult, FrameResult, Sink, stage_ms
 from segclip_deploy.runtime.io.sources.base import Shot, Source, Unreadable
-from segclip_deploy.runtime.streaming.deadline import Decision, Pacer, count_windows
+from segclip_deploy.runtime.streaming.deadline import Decision, Pacer
 from segclip_deploy.runtime.streaming.pipeline import Pipeline
 from segclip_deploy.runtime.streaming.summary import Summary
 
@@ -164,10 +165,19 @@ class Run:
             self.summary.add_done(
                 stage_ms(result, times),
                 result.labelled.windows,
+                self._laid(result.labelled, deadline),
                 late=deadline is not None and not deadline.met,
                 damaged=result.shot.damaged,
             )
         return Outcome(result.source, result.shot, result.labelled)
+
+    def _laid(self, labelled: LabelMap, deadline: DeadlineResult | None) -> WindowGrid | None:
+        """The windows that a frame was covered with; None where some were left out."""
+        if deadline is not None and deadline.action == "fewer windows":
+            return None
+        bare = deadline is not None and deadline.action == "no overlap"
+        height, width = labelled.labels.shape
+        return self._segmenter.grid(height, width, overlap=0 if bare else None)
 
 
 def mask_uncertain(result: LabelMap, below: int) -> LabelMap:

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from segclip_deploy.runtime.inference.health import HEALTH_PROBLEMS, HealthProblem
+from segclip_deploy.runtime.inference.window_fit import WindowGrid
 
 __all__ = ["Percentiles", "Summary"]
 
@@ -48,21 +49,35 @@ class Summary:
         bad: frames that could not be read.
         late: label maps that were there after their deadline.
         windows: that were labelled.
+        computed, needed: pixels of all windows, and of the frames, where the deadline left no part of
+            the frame out.
         actions: what the deadline asked for, and how often.
     """
 
     def __init__(self) -> None:
         self.done = self.damaged = self.skipped = self.bad = self.late = self.windows = 0
         self.unhealthy = self.refused = 0
+        self.computed = self.needed = 0
         self.actions: Counter[str] = Counter()
         self.problems: Counter[HealthProblem] = Counter()
         self._stages: dict[str, Percentiles] = {}
         self._started = self._ended = time.perf_counter()
 
-    def add_done(self, ms: Mapping[str, float], windows: int, *, late: bool, damaged: bool) -> None:
-        """Count a label map that has been written."""
+    def add_done(
+        self,
+        ms: Mapping[str, float],
+        windows: int,
+        grid: WindowGrid | None,
+        *,
+        late: bool,
+        damaged: bool,
+    ) -> None:
+        """Count a label map that has been written; ``grid`` is None where a part was left out."""
         self.done += 1
         self.windows += windows
+        if grid is not None:
+            self.computed += grid.computed
+            self.needed += grid.needed
         self.late += late
         self.damaged += damaged
         for stage, value in ms.items():
@@ -74,6 +89,11 @@ class Summary:
         """Label maps per second, from the start to the last that was written."""
         elapsed = self._ended - self._started
         return self.done / elapsed if elapsed else 0.0
+
+    @property
+    def pixel_ratio(self) -> float | None:
+        """Pixels computed over pixels needed; None where no frame was labelled whole."""
+        return self.computed / self.needed if self.needed else None
 
     @property
     def miss_rate(self) -> float:
@@ -100,6 +120,7 @@ class Summary:
             },
             "deadline": deadline if self.actions else None,
             "windows": self.windows,
+            "pixel_ratio": None if self.pixel_ratio is None else round(self.pixel_ratio, 4),
             "fps": round(self.fps, 3),
             "ms": {
                 stage: {f"p{p}": round(times.at(p) or 0.0, 3) for p in (50, 95)}

@@ -119,6 +119,22 @@ def test_stage_times_are_not_negative_and_sum_to_the_total() -> None:
     assert times.total <= elapsed
 
 
+def test_windows_overlap_by_what_was_planned_unless_another_is_asked_for() -> None:
+    planned = InputSpec(64, 64, overlap=32)
+    frame = random_frame(64, 100)
+    flyer = Segmenter(FakeBackend(64, 64), planned, DUBAI)
+    assert (flyer.overlap, flyer.segment(frame).windows) == (32, 3)
+    asked = Segmenter(FakeBackend(64, 64), planned, DUBAI, overlap=0)
+    assert (asked.overlap, asked.segment(frame).windows) == (0, 2)
+    assert Segmenter(FakeBackend(64, 64), InputSpec(64, 64), DUBAI).overlap == 16
+
+
+@pytest.mark.parametrize("overlap", [-4, 2, 64])
+def test_an_overlap_that_windows_cannot_have_is_no_input(overlap: int) -> None:
+    with pytest.raises(BadInput, match=f"overlap {overlap} is not a multiple of 4 from 0 to below"):
+        InputSpec(96, 64, overlap=overlap)
+
+
 @pytest.mark.parametrize("spec", [InputSpec(64, 96), InputSpec(96, 64), InputSpec(64, 64, batch=2)])
 def test_an_engine_whose_input_is_not_that_of_its_record_is_refused(spec: InputSpec) -> None:
     with pytest.raises(BadArtifact, match="fake: the engine takes"):

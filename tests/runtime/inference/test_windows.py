@@ -10,13 +10,18 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from segclip_deploy.artifacts.input_spec import InputSpec
+from segclip_deploy.artifacts.vocabulary import load_vocabulary
+from segclip_deploy.runtime.inference.segmenter import Segmenter
 from segclip_deploy.runtime.inference.windows import (
     LOGIT_STRIDE,
     Window,
+    count_windows,
     cover,
     default_overlap,
     labels_of,
 )
+from tests.support.fakes import FakeBackend, random_frame
 from tests.support.whole import blend_logits
 
 # The same examples on every run, and no deadline: the machine may be busy.
@@ -105,6 +110,16 @@ def test_the_default_overlap_is_a_quarter_on_the_logit_grid(size: int) -> None:
     overlap = default_overlap(size)
     assert overlap % LOGIT_STRIDE == 0
     assert size / 4 - LOGIT_STRIDE < overlap <= size / 4
+
+
+@PROPERTY
+@given(st.integers(1, 300), st.integers(1, 300), st.sampled_from([0, 12, 16, 32]))
+def test_windows_are_counted_as_the_segmenter_cuts_them(
+    height: int, width: int, overlap: int
+) -> None:
+    flyer = Segmenter(FakeBackend(64, 64), InputSpec(64, 64), load_vocabulary("dubai"))
+    rows, columns = count_windows((height, width), (64, 64), overlap)
+    assert flyer.segment(random_frame(height, width), overlap=overlap).windows == rows * columns
 
 
 @pytest.mark.parametrize(

@@ -140,10 +140,13 @@ def test_a_profile_is_printed_drawn_and_compared(tiny_bundle: Path, tmp_path: Pa
     assert "encoder.stage1" in result.stdout
     assert "deadline 0.001 ms: 100.0% missed" in result.stdout
     assert "ONNX Runtime" in result.stdout
+    assert "window (1, 64, 96, 3), 1.00 times the pixels needed" in result.stdout
+    assert "hint" not in result.stderr
     with Image.open(out / "profile.png") as picture:
         assert picture.size[0] > 800
     record = json.loads((out / "profile.json").read_text())
     assert record["conditions"]["images"] == "golden tiles"
+    assert record["pixel_ratio"] == 1
     assert record["conditions"]["load"].keys() == {"before", "after"}
     assert len(record["samples"]["ready"]) >= 10
     stages = {name: values["p50"] for name, values in record["stages"].items()}
@@ -168,6 +171,25 @@ def test_a_soak_goes_on_for_its_time(tiny_bundle: Path, image: Path) -> None:
     found = profile_engine(tiny_bundle, [image], samples=10, soak_s=1.0)
     assert found.samples.at[-1] >= 0.9
     assert found.conditions.images == (str(image),)
+
+
+def test_a_profile_of_frames_that_windows_fit_badly_says_so(
+    tiny_bundle: Path, image: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(measure, "_MOST", 10)  # nothing is timed here
+    Image.fromarray(np.zeros((300, 300, 3), np.uint8)).save(tmp_path / "a.png")
+    told: list[str] = []
+    found = profile_engine(
+        tiny_bundle,
+        [tmp_path / "a.png", image],
+        samples=10,
+        report=lambda what, done, total: told.append(what) if not (done or total) else None,
+    )
+    pixels = (24 + 1) * 64 * 96, 300 * 300 + 64 * 96
+    assert found.pixel_ratio == round(pixels[0] / pixels[1], 4)
+    (hint,) = [line for line in told if line.startswith("hint: ")]
+    assert hint.startswith("hint: windows of 64x96 (height first) compute 1.64 times the pixels of")
+    assert hint.endswith("--frame 300x300")
 
 
 def test_a_gpu_tells_its_copies_and_its_layers(

@@ -29,11 +29,20 @@ def test_a_profile_of_schema_2_calls_postprocess_restore() -> None:
     stats, ms = next(iter(profile.stages.values())), (1.0, 2.0)
     now = {"infer": stats, "postprocess": stats, "write": stats}
     measured = {"infer": ms, "postprocess": ms, "write": ms}
-    profile = replace(profile, stages=now, samples=replace(profile.samples, stages=measured))
+    samples = replace(profile.samples, stages=measured)
+    profile = replace(profile, stages=now, samples=samples, pixel_ratio=None)
     data = json.loads(json.dumps(PROFILE.dump(profile)).replace('"postprocess"', '"restore"'))
+    del data["pixel_ratio"]
     migrated = PROFILE.parse({**data, "schema": 2}, where="p", fix="")
     assert migrated == profile
     assert list(migrated.stages) == list(now)
+
+
+def test_a_profile_of_schema_3_does_not_tell_what_was_computed() -> None:
+    profile = replace(some(ProfileRecord), pixel_ratio=None)
+    data = json.loads(json.dumps(PROFILE.dump(profile)))
+    assert data.pop("pixel_ratio") is None
+    assert PROFILE.parse({**data, "schema": 3}, where="p", fix="") == profile
 
 
 @pytest.mark.parametrize(
@@ -43,8 +52,8 @@ def test_a_profile_of_schema_2_calls_postprocess_restore() -> None:
         (("conditions", "device", "python"), ..., "conditions.device.python: is missing"),
         (("memory", "swap"), 1, "memory.swap: is not known"),
         (("total", "p99"), None, "total.p99: expected a number, got null"),
-        (("schema",), 1, "its schema 1 is older than this version reads (3)"),
-        (("schema",), 4, "its schema 4 is newer than this version reads (3)"),
+        (("schema",), 1, "its schema 1 is older than this version reads (4)"),
+        (("schema",), 5, "its schema 5 is newer than this version reads (4)"),
     ],
 )
 def test_a_profile_that_is_not_as_it_should_be_is_refused(
@@ -59,7 +68,7 @@ def test_a_profile_that_is_not_as_it_should_be_is_refused(
     path.write_text(json.dumps(data))
     with pytest.raises(BadArtifact) as caught:
         load_profile(path)
-    newer = place == ("schema",) and value == 4
+    newer = place == ("schema",) and value == 5
     anew = command("segclip-deploy", "profile", "ENGINE", "-o", tmp_path)
     remedy = upgrade_command() if newer else anew
     assert str(caught.value).startswith(f"{path}: {told}; {remedy}")

@@ -14,7 +14,6 @@ from segclip_deploy.runtime.streaming.deadline import (
     Decision,
     Pacer,
     central_block,
-    count_windows,
     decide,
 )
 from segclip_deploy.runtime.streaming.run import segment_centre
@@ -88,16 +87,6 @@ def test_no_block_of_windows_that_fits_is_larger(most: int, rows: int, columns: 
     assert 1 <= c <= columns
     sizes = [a * b for a in range(1, rows + 1) for b in range(1, columns + 1) if a * b <= most]
     assert r * c == max(sizes)
-
-
-@settings(PROPERTY, max_examples=60)
-@given(st.integers(1, 300), st.integers(1, 300), st.sampled_from([0, 12, 16, 32]))
-def test_windows_are_counted_as_the_segmenter_cuts_them(
-    height: int, width: int, overlap: int
-) -> None:
-    flyer = Segmenter(FakeBackend(64, 64), InputSpec(64, 64), DUBAI)
-    rows, columns = count_windows((height, width), (64, 64), overlap)
-    assert flyer.segment(random_frame(height, width), overlap=overlap).windows == rows * columns
 
 
 @pytest.mark.parametrize("logits", [False, True])
