@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import ctypes
 import math
 import threading
 import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any
 
 from segclip_deploy.artifacts.records import Record
+from segclip_deploy.runtime.profiling.heat import find_sensors
 from segclip_deploy.runtime.profiling.kernel_files import kernel_number, kernel_text
+from segclip_deploy.runtime.profiling.nvml import find_card
 
 __all__ = ["PowerLog", "PowerMeter", "find_thermometer", "find_wattmeter"]
 
@@ -33,7 +33,7 @@ class PowerLog(Record, frozen=True):
         sensor: name of the wattmeter; None where there is none.
         at: seconds since the start, one value a reading.
         watts: power at each reading that told it; empty without a sensor.
-        celsius: temperature of the hottest zone, likewise; empty where none can be read.
+        celsius: temperature of the hottest sensor, likewise; empty where none can be read.
     """
 
     sensor: str | None
@@ -99,16 +99,14 @@ def find_wattmeter(root: Path = _ROOT) -> tuple[str | None, _Watts | None]:
 
 
 def find_thermometer(root: Path = _ROOT) -> Callable[[], float | None] | None:
-    """Reader of the hottest thermal zone, °C; None where there is none."""
-    zones = sorted(root.glob("sys/class/thermal/thermal_zone*/temp"))
-    if not any(kernel_number(zone) is not None for zone in zones):
-        return None
+    """Reader of the hottest sensor, °C; None where there is none."""
+    sensors = find_sensors(root).values()
 
     def hottest() -> float | None:
-        values = [v for zone in zones if (v := kernel_number(zone)) is not None]
+        values = [v for sensor in sensors if (v := kernel_number(sensor)) is not None]
         return max(values) / 1e3 if values else None
 
-    return hottest
+    return None if hottest() is None else hottest
 
 
 def _ina3221(root: Path) -> tuple[str, _Watts] | None:
@@ -158,22 +156,11 @@ def _watts_of(*rails: Iterable[Path]) -> _Watts:
 
 
 def _nvml() -> tuple[str, _Watts] | None:
-    """The whole card, by NVIDIA's management library."""
-    try:
-        library: Any = ctypes.CDLL("libnvidia-ml.so.1")
-    except OSError:
+    """The whole card, by NVIDIA's management library; on a Jetson it answers "not supported"."""
+    card = find_card()
+    if card is None or card.watts() is None:
         return None
-    card, milliwatts = ctypes.c_void_p(), ctypes.c_uint()
-    if library.nvmlInit_v2() or library.nvmlDeviceGetHandleByIndex_v2(0, ctypes.byref(card)):
-        return None
-    if library.nvmlDeviceGetPowerUsage(card, ctypes.byref(milliwatts)):
-        return None  # Jetson's library answers "not supported"
-
-    def watts() -> float | None:
-        failed = library.nvmlDeviceGetPowerUsage(card, ctypes.byref(milliwatts))
-        return None if failed else milliwatts.value / 1e3
-
-    return "NVML, the GPU's card", watts
+    return "NVML, the GPU's card", card.watts
 
 
 def _rapl(root: Path) -> tuple[str, _Watts] | None:
