@@ -134,3 +134,19 @@ def write_tree(root: Path, tree: Tree) -> Path:
         (root / name).parent.mkdir(parents=True, exist_ok=True)
         (root / name).write_text(says, encoding="utf-8")
     return root
+
+
+def write_command(path: Path, body: str) -> str:
+    """A shell script that switches modes, and the template that calls it with the mode's id."""
+    path.write_text(f"#!/bin/sh\n{body}\n", encoding="utf-8")
+    path.chmod(0o755)
+    return f"{path} {{id}}"
+
+
+def write_switch(folder: Path, root: Path, before: str = "") -> str:
+    """A command that switches as nvpmodel does: it keeps the mode in its file, and adds it to ``log``."""
+    return write_command(
+        folder / "switch",
+        f"{before}\necho $1 >> '{folder}/log'\n"
+        f"printf 'pmode:%04d\\n' $1 > '{root}/var/lib/nvpmodel/status'",
+    )
