@@ -11,6 +11,7 @@ from typing import Any
 from segclip_deploy.artifacts.files import replace_file
 from segclip_deploy.artifacts.records import Format, Record
 from segclip_deploy.runtime.profiling.conditions import DeviceConditions
+from segclip_deploy.runtime.profiling.heat import HeatSpan
 from segclip_deploy.runtime.profiling.measure import rename_restore
 from segclip_deploy.tradeoff.mission import Margin
 from segclip_deploy.tradeoff.roofline import LowerBound
@@ -34,8 +35,10 @@ class SweepConditions(Record, frozen=True):
         frames: how many of them latency was measured on.
         frame_sizes: (height, width) of these, each once, pixels.
         samples: of latency, how many a row has at least.
-        warm_up: rounds over all rows and frames that did not count.
+        warm_up: rounds over all rows and frames that did not count, at least.
         points: how many the grid has, failures included.
+        power_modes: that the rows were measured in, in their order; empty where none was switched.
+        ambient: °C around the machine, as the user said; None where nobody said it.
     """
 
     made: str
@@ -50,6 +53,8 @@ class SweepConditions(Record, frozen=True):
     samples: int
     warm_up: int
     points: int
+    power_modes: tuple[str, ...] = ()
+    ambient: float | None = None
 
 
 class ResultsRecord(Record, frozen=True):
@@ -82,7 +87,16 @@ def _of_schema_2(data: dict[str, Any]) -> dict[str, Any]:
     return {**data, "rows": rows, "conditions": conditions}
 
 
-RESULTS = Format("results of a benchmark", ResultsRecord, schema=3, migrations={2: _of_schema_2})
+def _of_schema_3(data: dict[str, Any]) -> dict[str, Any]:
+    return data  # no heat, no power modes: what is new is None, or empty
+
+
+RESULTS = Format(
+    "results of a benchmark",
+    ResultsRecord,
+    schema=4,
+    migrations={2: _of_schema_2, 3: _of_schema_3},
+)
 """Of ``results.json``."""
 
 
@@ -92,14 +106,25 @@ def write_results(out: Path, results: ResultsRecord) -> None:
     text = io.StringIO()
     writer = csv.writer(text)
     columns = ("name", "target", "precision", "threads", "overlap", "windows", "bytes", "miou")
-    writer.writerow([*columns, "drop", "drop_low", "drop_high", "p50_ms", "p99_ms", "sha256"])
+    costs = ("p50_ms", "p99_ms", "joules", "joules_above_idle")
+    heat = ("power_mode", "celsius_before", "celsius_after", "steady", "throttled_by")
+    writer.writerow([*columns, "drop", "drop_low", "drop_high", *costs, *heat, "sha256"])
     for row in results.rows:
         writer.writerow(
             [
                 *(row.name, row.target, row.precision, row.threads, row.overlap, row.windows),
                 *(row.bytes, row.miou, row.drop.value, row.drop.low, row.drop.high),
-                *(row.percentile(50), row.percentile(99), row.sha256),
+                *(row.percentile(50), row.percentile(99), row.joules, row.joules_above_idle),
+                *(row.power_mode, *_heat_cells(row.heat), row.sha256),
             ]
         )
     with replace_file(out / "results.csv") as temporary:
         temporary.write_text(text.getvalue(), encoding="utf-8")
+
+
+def _heat_cells(heat: HeatSpan | None) -> tuple[object, ...]:
+    """Temperatures, whether they were steady, and what took clocks away; empty where nothing tells."""
+    if heat is None:
+        return (None,) * 4
+    causes = None if heat.causes is None else " ".join(heat.causes) or "nothing"
+    return heat.before.hottest, heat.after.hottest, heat.steady, causes

@@ -12,7 +12,7 @@ import numpy as np
 from segclip_deploy.artifacts.engine import Engine
 from segclip_deploy.errors import BadInput, GateFailed
 from segclip_deploy.evaluation.accuracy import Accuracy, miou_drop
-from segclip_deploy.progress import Report, stage
+from segclip_deploy.progress import Report
 from segclip_deploy.runtime.inference.windows import default_overlap
 from segclip_deploy.tradeoff.artifact_cache import ArtifactCache, digest_of
 from segclip_deploy.tradeoff.measure_points import (
@@ -22,7 +22,7 @@ from segclip_deploy.tradeoff.measure_points import (
     measure_latency,
 )
 from segclip_deploy.tradeoff.row import FailedPoint, Row
-from segclip_deploy.tradeoff.state import Latency
+from segclip_deploy.tradeoff.state import Energy, Latency
 from segclip_deploy.tradeoff.sweep_grid import Point, SweepGrid, points
 
 __all__ = ["Steps", "Sweep", "count_steps", "run_sweep"]
@@ -108,7 +108,7 @@ def run_sweep(
         accuracies[point] = measure_accuracy(
             path, point, engine, cache.open_dataset(engine.vocabulary), split
         )
-    latencies, joules = _costs(engines, cache, split, samples, report)
+    latencies, energies = _costs(engines, cache, split, samples, report)
     references = {point: _reference(point, list(engines)) for point in engines}
     rows = tuple(
         _row(
@@ -118,7 +118,7 @@ def run_sweep(
             accuracies[point],
             accuracies[references[point]],
             latencies[point],
-            joules[point],
+            energies[point],
         )
         for point, engine in engines.items()
     )
@@ -135,8 +135,8 @@ def _costs(
     split: str,
     samples: int,
     report: Report,
-) -> tuple[dict[Point, Latency], dict[Point, float | None]]:
-    """Latency and joules a frame of every point, on the same frames."""
+) -> tuple[dict[Point, Latency], dict[Point, Energy]]:
+    """Latency and energy of every point, on the same frames."""
     if not engines:
         return {}, {}
     data = cache.open_dataset(next(iter(engines.values())).vocabulary)
@@ -153,8 +153,8 @@ def _costs(
         folder = cache.root / kind
         return {folder / f"{keys[p]}.json": (p, engine) for p, engine in engines.items()}
 
-    timed = measure_latency(files("latency"), frames, samples, stage(report, "timing, in turns"))
-    spent = measure_energy(files("energy"), frames, stage(report, "metering"))
+    timed = measure_latency(files("latency"), frames, samples, report)
+    spent = measure_energy(files("energy"), frames, report)
     return (
         dict(zip(engines, timed.values(), strict=True)),
         dict(zip(engines, spent.values(), strict=True)),
@@ -182,7 +182,7 @@ def _row(
     accuracy: Accuracy,
     before: Accuracy,
     latency: Latency,
-    joules: float | None,
+    energy: Energy,
 ) -> Row:
     return Row(
         name=point.name,
@@ -203,7 +203,11 @@ def _row(
         windows=float(np.mean(latency.windows)),
         stages={name: round(median(values), 4) for name, values in latency.stages.items()},
         backend=latency.backend,
-        joules=joules,
+        joules=energy.joules,
+        joules_above_idle=energy.above_idle,
+        idle=energy.idle,
+        power_mode=point.power_mode,
+        heat=latency.heat,
     )
 
 

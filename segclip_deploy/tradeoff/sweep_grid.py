@@ -28,6 +28,7 @@ class SweepGrid:
         methods: how ranges are read off histograms.
         overlaps: pixels windows share; None: a quarter of the window.
         threads: of engines on the CPU; 0: what was fastest when the engine was built.
+        power_mode: of the Jetson that all is built and measured in; None elsewhere.
     """
 
     bundles: Sequence[Path]
@@ -37,6 +38,7 @@ class SweepGrid:
     methods: Sequence[str] = ("percentile",)
     overlaps: Sequence[int | None] = (None,)
     threads: Sequence[int] = (0,)
+    power_mode: str | None = None
 
 
 @dataclass(frozen=True)
@@ -49,7 +51,7 @@ class Point:
         precision: of the engine.
         budget: points of mIoU that a plan may lose; None where nothing is planned.
         method: of calibration; None where nothing is calibrated.
-        overlap, threads: as in ``SweepGrid``.
+        overlap, threads, power_mode: as in ``SweepGrid``.
     """
 
     bundle: Path
@@ -59,6 +61,7 @@ class Point:
     method: str | None
     overlap: int | None
     threads: int
+    power_mode: str | None = None
 
     @property
     def name(self) -> str:
@@ -72,6 +75,8 @@ class Point:
             parts.append(f"overlap {self.overlap}")
         if self.threads:
             parts.append(f"{self.threads} threads")
+        if self.power_mode:
+            parts.append(self.power_mode)
         return " · ".join(parts)
 
 
@@ -91,7 +96,11 @@ def points(grid: SweepGrid) -> list[Point]:
             for method, budget in _calibrated(grid, precision):
                 for overlap, count in product(grid.overlaps, threads):
                     wanted: PrecisionChoice = precision
-                    found.append(Point(bundle, target, wanted, budget, method, overlap, count))
+                    found.append(
+                        Point(
+                            bundle, target, wanted, budget, method, overlap, count, grid.power_mode
+                        )
+                    )
     return found
 
 

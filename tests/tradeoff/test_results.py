@@ -14,9 +14,11 @@ from segclip_deploy.artifacts.records import replace
 from segclip_deploy.errors import BadArtifact
 from segclip_deploy.evaluation.accuracy import Accuracy
 from segclip_deploy.evaluation.metrics import BoundaryTally, Confusion
+from segclip_deploy.runtime.profiling.steadiness import HeatLog
 from segclip_deploy.tradeoff.results import RESULTS, ResultsRecord
 from segclip_deploy.tradeoff.state import (
     LATENCY,
+    Energy,
     Latency,
     load_accuracy,
     load_energy,
@@ -33,6 +35,33 @@ NAMES = ("a", "b")
 def test_results_are_read_as_they_were_written(results: ResultsRecord) -> None:
     text = json.dumps(RESULTS.dump(results), allow_nan=False)
     assert RESULTS.parse(json.loads(text), where="r", fix="") == results
+
+
+def test_results_and_states_of_before_heat_say_what_they_said(tmp_path: Path) -> None:
+    results = some(ResultsRecord, lambda results: bool(results.rows))
+    new = {"joules_above_idle": None, "idle": None, "power_mode": None, "heat": None}
+    rows = tuple(replace(row, **new) for row in results.rows)
+    conditions = replace(results.conditions, power_modes=(), ambient=None)
+    results = replace(results, rows=rows, conditions=conditions)
+    old = {**RESULTS.dump(results), "schema": 3}
+    old["rows"] = [{k: v for k, v in row.items() if k not in new} for row in old["rows"]]
+    for name in ("power_modes", "ambient"):
+        del old["conditions"][name]
+    assert RESULTS.parse(json.loads(json.dumps(old)), where="r", fix="") == results
+    (tmp_path / "l.json").write_text(json.dumps({"schema": 2, **LATENCY_DATA}))
+    latency = load_latency(tmp_path / "l.json")
+    assert (latency.frame_ms, latency.heat) == ((1.0,), None)
+    (tmp_path / "e.json").write_text(json.dumps({"schema": 1, "joules": 1.5}))
+    assert load_energy(tmp_path / "e.json") == Energy(joules=1.5)
+
+
+def test_samples_of_unknown_heat_leave_it_unknown(tmp_path: Path) -> None:
+    span = HeatLog(tmp_path).span()
+    known = Latency(frame_ms=(1.0,), stages={}, windows=(1,), backend="x", heat=span)
+    unknown = replace(known, heat=None)
+    assert known.heated(Latency.empty(), span).heat == span
+    assert known.heated(known, span).heat == span.then(span)
+    assert known.heated(unknown, span).heat is None
 
 
 def test_older_results_and_latencies_call_postprocess_restore(tmp_path: Path) -> None:

@@ -42,8 +42,14 @@ class HeatLog:
     ) -> None:
         self._root, self._clock = root, clock
         self._hottest: list[tuple[float, float]] = []  # of the newest seconds, and the one before
+        self._started = clock()
         self._read()
         self.begin()
+
+    @property
+    def elapsed(self) -> float:
+        """Seconds since the first reading."""
+        return self._clock() - self._started
 
     def note(self) -> None:
         """Take a reading, unless the last one is younger than a second."""
