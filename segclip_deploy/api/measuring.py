@@ -243,6 +243,9 @@ def benchmark(
     sensor: str | None = None,
     front_overlap: float = 0.7,
     side_overlap: float = 0.7,
+    power_modes: Sequence[str] = (),
+    power_command: str | None = None,
+    ambient: float | None = None,
     dry_run: bool = False,
     report: Report = silent,
 ) -> Benchmark | Steps:
@@ -280,6 +283,11 @@ def benchmark(
         speed: of a mission: metres a second.
         sensor: of a mission: ``"dji-p1"``, or ``"4000x2250,6.17mm,3.61mm"``.
         front_overlap, side_overlap: of a mission: shares of a photo.
+        power_modes: of this Jetson, in which the grid is built and measured, one after another:
+            ``("15W", "25W")``; by default the one that is found.
+        power_command: that switches them: ``"sudo nvpmodel -m {id}"``. The mode that was found is put
+            back at the end, on an error, and on Ctrl-C.
+        ambient: °C around the machine, which goes into the report.
         dry_run: say what would be done, and do nothing.
         report: told how far it is.
 
@@ -287,8 +295,9 @@ def benchmark(
         page and results; with ``dry_run`` the steps there would be.
 
     Raises:
-        UsageError: arguments that do not go together.
-        BadInput: a bundle, dataset, split, class or board that is none.
+        UsageError: arguments that do not go together, or no command for the power modes.
+        BadInput: a bundle, dataset, split, class, board or power mode that is none; a mode that cannot
+            be entered, or needs a reboot.
     """
     check_choice("--layout", layout, LAYOUT_NAMES)
     check_choice("--precision", precision, (*PRECISIONS, "planned"))
@@ -330,6 +339,9 @@ def benchmark(
             camera=sensor,
             front_overlap=front_overlap,
             side_overlap=side_overlap,
+            power_modes=power_modes,
+            power_command=power_command,
+            ambient=ambient,
         ),
         report,
     )

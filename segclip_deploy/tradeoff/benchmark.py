@@ -16,16 +16,24 @@ from segclip_deploy.export.onnx_model import check_fp32
 from segclip_deploy.progress import Report, saying
 from segclip_deploy.runtime.io.raster.source import Reading
 from segclip_deploy.runtime.profiling.conditions import device_conditions, load_average
+from segclip_deploy.runtime.profiling.mode_switch import choose_power_modes, plan_mode_switch
 from segclip_deploy.runtime.registry import TARGETS
+from segclip_deploy.runtime.targets.device import PowerMode, list_power_modes
 from segclip_deploy.tradeoff.artifact_cache import SENSITIVITY_FILE, ArtifactCache
+from segclip_deploy.tradeoff.heat_notes import heat_notes
 from segclip_deploy.tradeoff.measure_points import FRAMES, WARM_UP_ROUNDS
 from segclip_deploy.tradeoff.mission import Mission, margins, sensor
 from segclip_deploy.tradeoff.recommend import FlightLimits, recommend
 from segclip_deploy.tradeoff.report import write_report
 from segclip_deploy.tradeoff.results import ResultsRecord, SweepConditions, write_results
 from segclip_deploy.tradeoff.roofline import LowerBound, find_boards, lower_bound
-from segclip_deploy.tradeoff.sweep import Steps, count_steps, run_sweep
+from segclip_deploy.tradeoff.sweep import Steps
 from segclip_deploy.tradeoff.sweep_grid import PrecisionChoice, SweepGrid, points, targets_here
+from segclip_deploy.tradeoff.sweep_modes import (
+    count_steps_in_modes,
+    grids_of_modes,
+    sweep_in_modes,
+)
 
 __all__ = ["Benchmark", "Prepared", "Request", "benchmark_bundles", "prepare_sweep"]
 
@@ -56,6 +64,9 @@ class Request:
     camera: str | None = None
     front_overlap: float = 0.7
     side_overlap: float = 0.7
+    power_modes: Sequence[str] = ()
+    power_command: str | None = None
+    ambient: float | None = None
 
 
 @dataclass(frozen=True)
@@ -67,16 +78,19 @@ class Prepared:
         grid: what varies.
         cache: makes the artefacts.
         split: the part of the dataset that reports accuracy.
+        modes: power modes that the grid is measured in; none: the one that is found.
     """
 
     request: Request
     grid: SweepGrid
     cache: ArtifactCache
     split: str
+    modes: tuple[PowerMode, ...]
 
     def steps(self) -> Steps:
         """How many engines are there, how many are to be made, and how many samples to be taken."""
-        return count_steps(self.grid, self.cache, self.request.samples)
+        grids = grids_of_modes(self.grid, self.modes)
+        return count_steps_in_modes(grids, self.cache, self.request.samples)
 
 
 @dataclass(frozen=True)
@@ -90,6 +104,11 @@ class Benchmark:
 
     page: Path
     results: ResultsRecord
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What a reader must know of the heat that rows were measured in, in words."""
+        return heat_notes(self.results.rows)
 
     def to_json(self) -> dict[str, Any]:
         """The page, and the recommendation; all else is in ``results.json``."""
@@ -121,6 +140,11 @@ def prepare_sweep(request: Request, report: Report) -> Prepared:
     _mission(request)
     if request.boards:
         find_boards(request.boards)
+    if request.power_command is not None and not request.power_modes:
+        raise UsageError("--power-command switches nothing without --power-modes")
+    modes: tuple[PowerMode, ...] = ()
+    if request.power_modes:
+        modes = choose_power_modes(request.power_modes, list_power_modes())
     if request.calib is None and set(request.precisions) & {"int8", "planned"}:
         raise BadInput(
             "INT8 needs real tiles",
@@ -149,7 +173,7 @@ def prepare_sweep(request: Request, report: Report) -> Prepared:
         request.reading,
         plans,
     )
-    return Prepared(request, grid, cache, split)
+    return Prepared(request, grid, cache, split, modes)
 
 
 def benchmark_bundles(prepared: Prepared, report: Report) -> Benchmark:
@@ -159,14 +183,21 @@ def benchmark_bundles(prepared: Prepared, report: Report) -> Benchmark:
         BadInput: the folder of the report holds something else.
         SegclipError: whatever else the sweep raises.
     """
-    request, cache = prepared.request, prepared.cache
+    request, cache, modes = prepared.request, prepared.cache, prepared.modes
+    switch = plan_mode_switch(request.power_command) if modes else None
     if request.out.exists() and any(request.out.iterdir()) and not cache.root.is_dir():
         raise BadInput(
             "exists and was not written by this command", where=request.out, fix="choose another -o"
         )
     cache.root.mkdir(parents=True, exist_ok=True)
-    sweep = run_sweep(
-        prepared.grid, cache, split=prepared.split, samples=request.samples, report=report
+    sweep = sweep_in_modes(
+        prepared.grid,
+        cache,
+        switch,
+        modes,
+        split=prepared.split,
+        samples=request.samples,
+        report=report,
     )
     advice = recommend(sweep.rows, request.limits)
     dataset = cache.open_dataset(load_bundle(request.bundles[0]).vocabulary)
@@ -224,5 +255,7 @@ def _conditions(prepared: Prepared, dataset: Dataset) -> SweepConditions:
         frame_sizes=tuple(sorted({(one.shape[0], one.shape[1]) for one in pixels})),
         samples=prepared.request.samples,
         warm_up=WARM_UP_ROUNDS,
-        points=len(points(prepared.grid)),
+        points=len(points(prepared.grid)) * max(1, len(prepared.modes)),
+        power_modes=tuple(mode.name for mode in prepared.modes),
+        ambient=prepared.request.ambient,
     )

@@ -84,6 +84,7 @@ def test_the_mode_that_was_found_comes_back_whatever_happens(
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.faults
 def test_a_signal_ends_the_work_and_the_mode_comes_back(
     number: signal.Signals, board: Path, tmp_path: Path
 ) -> None:
@@ -127,6 +128,7 @@ def test_after_the_block_signals_are_as_before(switch: ModeSwitch) -> None:
 
 
 @pytest.mark.parametrize("ends_well", [True, False])
+@pytest.mark.faults
 def test_a_mode_that_does_not_come_back_is_told_with_the_command_that_does(
     ends_well: bool, board: Path, tmp_path: Path
 ) -> None:
@@ -188,6 +190,7 @@ def said_yes() -> Iterator[None]:
         ),
     ],
 )
+@pytest.mark.faults
 def test_a_command_that_does_not_switch_is_told(
     body: str, told: str, board: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -201,6 +204,7 @@ def test_a_command_that_does_not_switch_is_told(
     assert power_mode(board) == "MAXN_SUPER"
 
 
+@pytest.mark.faults
 def test_a_command_that_is_not_there_is_told(board: Path) -> None:
     switch = plan_mode_switch("/no/such/command {id}", board)
     with pytest.raises(BadInput, match=r"/no/such/command 0 cannot be run \(No such file"):
@@ -229,6 +233,7 @@ def test_without_a_command_the_usual_one_is_named(board: Path) -> None:
     assert named.command(named.found) == "set-mode 'MAXN_SUPER now'"
 
 
+@pytest.mark.faults
 def test_a_mode_that_could_not_be_put_back_is_never_left(board: Path) -> None:
     (board / "var/lib/nvpmodel/status").unlink()
     with pytest.raises(BadInput, match="in power mode unknown, which could not be put back"):

@@ -283,6 +283,7 @@ def test_a_counter_of_energy_gives_watts(tmp_path: Path) -> None:
     assert watts() is None
 
 
+@pytest.mark.faults
 def test_a_sensor_without_power_stops_no_meter(tmp_path: Path) -> None:
     """It answers EAGAIN, as the GPU's zone of a Jetson does whose GPU sleeps; an empty pipe does, too."""
     put(tmp_path / "sys/class/thermal/thermal_zone0/temp", "41500\n")
