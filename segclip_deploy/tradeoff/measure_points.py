@@ -106,9 +106,13 @@ def measure_latency(
             for path, segmenter in opened.items():
                 elapsed, results = _once(segmenter, frames)
                 known[path] = known[path].then(elapsed, results, segmenter.backend.name)
-            log.note()
+            if turn + 1 < rounds:
+                log.note()
+            else:
+                log.end()
+            span = log.span()
             for path, latency in known.items():
-                known[path] = latency.heated(earlier[path], log.span())
+                known[path] = latency.heated(earlier[path], span)
                 LATENCY.write(path, known[path])
             report("timing, in turns", turn + 1, rounds)
     return known

@@ -139,6 +139,31 @@ def test_a_killed_measurement_goes_on_with_the_heat_of_both_parts(
     assert found.heat.after.hottest == pytest.approx(second.celsius)
 
 
+def test_what_happens_in_the_last_second_counts(tmp_path: Path) -> None:
+    board = Board(tmp_path / "board", rise=0)
+    counter = "hwmon/hwmon3/oc3_event_cnt"
+    board.log = lambda root: HeatLog(root, clock=lambda: 0.0)  # type: ignore[method-assign]
+    opened = board.open
+
+    def throttled(*arguments: object) -> Segmenter:
+        segmenter = opened(*arguments)
+        infer = segmenter.backend.infer
+
+        def counted(arrays: Mapping[str, Any]) -> Mapping[str, Any]:
+            board.put(counter, 37 + board.inferences)
+            return infer(arrays)
+
+        segmenter.backend.infer = counted  # type: ignore[method-assign]
+        return segmenter
+
+    board.open = throttled  # type: ignore[method-assign]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(measure_points, "WARM_UP_SECONDS", 0.0)
+        found = latency_of(board, tmp_path)
+    assert found.heat is not None
+    assert found.heat.throttle_events["oc3"] == 6
+
+
 def test_idle_power_is_metered_once_and_while_no_engine_is_open(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

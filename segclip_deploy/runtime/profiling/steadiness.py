@@ -30,6 +30,7 @@ class HeatLog:
             log.note()
         log.begin()
         measure()
+        log.end()
         span = log.span()
 
     Args:
@@ -42,9 +43,10 @@ class HeatLog:
     ) -> None:
         self._root, self._clock = root, clock
         self._hottest: list[tuple[float, float]] = []  # of the newest seconds, and the one before
+        self._seen: set[str] = set()
         self._started = clock()
         self._read()
-        self.begin()
+        self._mark()
 
     @property
     def elapsed(self) -> float:
@@ -57,9 +59,13 @@ class HeatLog:
             self._read()
 
     def begin(self) -> None:
-        """The measurement begins with the newest reading."""
-        self._before, self._steady_before = self._last, self.steady()
-        self._seen = set(self._last.throttling or ())
+        """The measurement begins: with a reading, however young the last one is."""
+        self._read()
+        self._mark()
+
+    def end(self) -> None:
+        """The measurement ends: with a reading, likewise."""
+        self._read()
 
     def change(self) -> float | None:
         """Kelvin that the hottest sensor changes by in ``STEADY_SECONDS``, at its newest pace.
@@ -93,9 +99,13 @@ class HeatLog:
             throttled=None if told == [None, None] else tuple(sorted(self._seen)),
         )
 
+    def _mark(self) -> None:
+        self._before, self._steady_before = self._last, self.steady()
+        self._seen = set(self._last.throttling or ())
+
     def _read(self) -> None:
         self._at, self._last = self._clock(), read_heat(self._root)
-        self._seen = {*getattr(self, "_seen", ()), *(self._last.throttling or ())}
+        self._seen.update(self._last.throttling or ())
         if self._last.hottest is not None:
             self._hottest.append((self._at, self._last.hottest))
         since = self._at - STEADY_SECONDS

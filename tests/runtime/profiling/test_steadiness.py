@@ -131,5 +131,9 @@ def test_a_measurement_that_begins_or_ends_unsteady_is_marked(tmp_path: Path) ->
 def test_readings_are_a_second_apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     machine, taken = Machine(tmp_path, lambda at: 50.0), []
     monkeypatch.setattr(steadiness, "read_heat", lambda root: (taken.append(1), read_heat(root))[1])
-    machine.run(machine.log(), 10, apart=0.25)
+    log = machine.log()
+    machine.run(log, 10, apart=0.25)
     assert len(taken) == 11
+    for edge in (log.begin, log.end):  # but at the edges of a measurement
+        edge()
+    assert len(taken) == 13
