@@ -100,6 +100,54 @@ def tiny_bundle(tiny_checkpoint: Path) -> Path:
 
 
 @pytest.fixture(scope="session")
+def drawn_dataset(tiny_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Crops of real images; their masks are drawn from the tiny model's probabilities at temperature 2.5.
+
+    A band of each mask is ignored. Splits: ``plan`` of two images, ``val`` of one.
+    """
+    import json
+
+    from PIL import Image
+
+    from segclip_deploy.runtime.inference.frame import read_frame
+    from segclip_deploy.runtime.open_engine import open_segmenter
+    from tests.support.fakes import drawn_from
+
+    root = tmp_path_factory.mktemp("drawn")
+    for folder in ("images", "masks"):
+        (root / folder).mkdir()
+    with open_segmenter(tiny_bundle) as segmenter:
+        values = [entry.mask_value for entry in segmenter.vocabulary.classes]
+        for index, source in enumerate(sorted((EXAMPLE / "images").iterdir())[:3]):
+            place, rows = root / "images" / f"{index}.png", []
+            with Image.open(source) as image:
+                image.crop((40, 40, 40 + 240, 40 + 160)).save(place)
+            segmenter.segment(
+                read_frame(place),
+                on_logits=lambda r, to=rows: to.extend(z for _, z in r.upsampled()),
+            )
+            classes = drawn_from(np.concatenate(rows, axis=1)[:, :160, :240], 2.5, index)
+            mask = np.array(values, np.uint8)[classes]
+            mask[:, :20] = 255
+            Image.fromarray(mask).save(root / "masks" / f"{index}.png")
+    (root / "split.json").write_text(json.dumps({"plan": ["0", "1"], "val": ["2"]}))
+    return root
+
+
+@pytest.fixture(scope="session")
+def scaled_bundle(tiny_checkpoint: Path, drawn_dataset: Path) -> Path:
+    """The tiny checkpoint, exported with the temperature of ``drawn_dataset``, by the command."""
+    from tests.support.helpers import call
+
+    out = tiny_checkpoint.with_name("scaled")
+    options = ("--size", "64x96", "--margin", "--logits", "--calibrate-confidence", drawn_dataset)
+    result = call("export", tiny_checkpoint, "-o", out, *options)
+    assert result.exit_code == 0, result.stderr
+    assert "temperature 2." in result.stdout
+    return out
+
+
+@pytest.fixture(scope="session")
 def other_checkpoint(tiny_checkpoint: Path) -> Path:
     """The tiny checkpoint with other random texts."""
     from segclip_deploy.model.checkpoint import load_checkpoint, save_checkpoint

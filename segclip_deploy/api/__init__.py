@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from segclip_deploy.calibration.table import CalibrationTable
     from segclip_deploy.cluster.map_folder import MapResult
     from segclip_deploy.evaluation.choices import LAYOUT_NAMES, PROTOCOL_NAMES
+    from segclip_deploy.evaluation.confidence import Confidence
     from segclip_deploy.evaluation.evaluate import Evaluation
     from segclip_deploy.evaluation.survey import DatasetReport
     from segclip_deploy.model.checkpoint import CheckpointFacts
@@ -51,6 +52,7 @@ if TYPE_CHECKING:
     from segclip_deploy.runtime.profiling.record import ProfileRecord
     from segclip_deploy.runtime.streaming.result import RunResult, RunStopped
     from segclip_deploy.tradeoff.benchmark import Benchmark
+    from segclip_deploy.tradeoff.prepared import BoardFolder
     from segclip_deploy.tradeoff.row import Row
     from segclip_deploy.tradeoff.sweep import Steps
 
@@ -73,6 +75,7 @@ _HOMES = {
     "calibration.table": ("CalibrationTable",),
     "cluster.map_folder": ("MapResult",),
     "evaluation.choices": ("LAYOUT_NAMES", "PROTOCOL_NAMES"),
+    "evaluation.confidence": ("Confidence",),
     "evaluation.evaluate": ("Evaluation",),
     "evaluation.survey": ("DatasetReport",),
     "model.checkpoint": ("CheckpointFacts",),
@@ -86,6 +89,7 @@ _HOMES = {
     "runtime.profiling.record": ("ProfileRecord",),
     "runtime.streaming.result": ("RunResult", "RunStopped"),
     "tradeoff.benchmark": ("Benchmark",),
+    "tradeoff.prepared": ("BoardFolder",),
     "tradeoff.row": ("Row",),
     "tradeoff.sweep": ("Steps",),
 }
@@ -100,11 +104,13 @@ __all__ = [
     "Benchmark",
     "BlockCost",
     "BlockMacs",
+    "BoardFolder",
     "Bundle",
     "BundleRecord",
     "CalibrationTable",
     "CheckpointFacts",
     "Comparison",
+    "Confidence",
     "DatasetReport",
     "Engine",
     "EngineRecord",

@@ -9,6 +9,7 @@ from segclip_deploy._optional import require
 from segclip_deploy.api._arguments import TORCH_DEVICES, AnyPath, check_choice, optional_path
 from segclip_deploy.api.preparing import code_runs
 from segclip_deploy.errors import UsageError
+from segclip_deploy.evaluation.choices import LAYOUT_NAMES
 from segclip_deploy.progress import Report, saying, silent
 
 if TYPE_CHECKING:
@@ -29,12 +30,21 @@ def export(
     logits: bool = False,
     tiles: AnyPath | None = None,
     device: str = "cpu",
+    calibrate_confidence: AnyPath | None = None,
+    layout: str | None = None,
+    mask_suffix: str = "",
+    bands: tuple[int, int, int] | None = None,
+    scale: tuple[float, float] | None = None,
+    ignore_alpha: bool = False,
     report: Report = silent,
 ) -> Bundle:
     """Export a checkpoint to ONNX with the text inside, and prove it equal to PyTorch.
 
         bundle = api.export("dubai.safetensors", out="fp32", size=(512, 512))
         bundle.record.parity[0].label_agreement
+
+        bundle = api.export("dubai.safetensors", out="fp32", logits=True, calibrate_confidence="dubai")
+        bundle.record.temperature.value
 
     Args:
         checkpoint: from ``train`` or ``import_``.
@@ -45,22 +55,47 @@ def export(
         margin: also output how clear each decision is, 0 to 255 at stride 4.
         logits: also output logits, so that windows are blended and not cropped.
         tiles: images to prove parity on; by default those that the checkpoint carries.
-        device: that PyTorch computes parity on: ``"cpu"``, ``"cuda"``, or ``"auto"``: the GPU where it
-            finds one. The bundle runs in ONNX Runtime on the CPU.
+        device: that PyTorch computes parity, and a temperature, on: ``"cpu"``, ``"cuda"``, or ``"auto"``: the
+            GPU where it finds one. The bundle runs in ONNX Runtime on the CPU.
+        calibrate_confidence: a dataset; on its split ``plan``, or its only one, a temperature is fitted that
+            all logits are divided by. No label changes but for ties, margins do.
+        layout: of that dataset: segclip-deploy, loveda, uavid, isaid or mmseg; by default what is there decides.
+        mask_suffix: what a mask's name has more than its image's: ``"_mask"``.
+        bands: which bands of its images are red, green and blue, from 1.
+        scale: of more than 8 bits: the values that become 0 and 255.
+        ignore_alpha: an alpha band takes no pixel away.
         report: told what goes on.
 
     Raises:
+        UsageError: options of a dataset without ``calibrate_confidence``.
         BadArtifact: the checkpoint cannot be read.
-        BadInput: a size or batch that the model does not take.
+        BadInput: a size or batch that the model does not take, or a dataset that no temperature can be fitted on.
         GateFailed: the exported model computes something else; nothing is written.
         MissingDependency: no torch or onnx, or no GPU for ``device="cuda"``.
     """
+    check_choice("--layout", layout, LAYOUT_NAMES)
     check_choice("--device", device, TORCH_DEVICES)
     require("torch", why="export")
     from segclip_deploy.artifacts.bundle import InputSpec
+    from segclip_deploy.evaluation.dataset import open_dataset
     from segclip_deploy.export.export import export_bundle
+    from segclip_deploy.model.checkpoint import load_checkpoint
     from segclip_deploy.model.compute import choose_device
+    from segclip_deploy.runtime.io.raster.source import Reading
 
+    reading, data = Reading(bands, scale, ignore_alpha=ignore_alpha), None
+    if calibrate_confidence is not None:
+        vocabulary = load_checkpoint(Path(checkpoint)).vocabulary
+        data = open_dataset(
+            calibrate_confidence,
+            vocabulary,
+            layout=layout,
+            mask_suffix=mask_suffix,
+            reading=reading,
+        )
+    elif layout or mask_suffix or reading.given:
+        option = "--layout" if layout else "--mask-suffix" if mask_suffix else reading.given[0]
+        raise UsageError(f"{option} goes with --calibrate-confidence")
     if model is not None:
         saying(report)(code_runs(model))
     least, most = batch if isinstance(batch, tuple) else (None, batch)
@@ -73,6 +108,8 @@ def export(
         logits=logits,
         tiles=optional_path(tiles),
         device=choose_device(device),
+        confidence=data,
+        report=report,
     )
 
 

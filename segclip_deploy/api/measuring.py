@@ -31,8 +31,9 @@ if TYPE_CHECKING:
     from segclip_deploy.runtime.profiling.compare import Comparison
     from segclip_deploy.runtime.profiling.record import ProfileRecord
     from segclip_deploy.tradeoff.benchmark import Benchmark
+    from segclip_deploy.tradeoff.made import PrecisionChoice
+    from segclip_deploy.tradeoff.prepared import BoardFolder
     from segclip_deploy.tradeoff.sweep import Steps
-    from segclip_deploy.tradeoff.sweep_grid import PrecisionChoice
 
 __all__ = ["benchmark", "compare", "evaluate", "profile"]
 
@@ -51,6 +52,7 @@ def evaluate(
     overlap: int | None = None,
     threads: int = 0,
     device: str | None = None,
+    reliability: AnyPath | None = None,
     report: Report = silent,
 ) -> Evaluation:
     """Score an engine on a dataset, by the same path that flies.
@@ -72,15 +74,17 @@ def evaluate(
         threads: of the CPU; 0: the engine's choice.
         device: of a checkpoint: ``"cpu"``, ``"cuda"``, or ``"auto"``, the default: the GPU where PyTorch
             finds one. An engine's device is its own.
+        reliability: a reliability diagram to write (.png); the engine must output logits.
         report: told how far it is.
 
     Returns:
-        IoU and boundary IoU by class, 0 to 1, and their means.
+        IoU and boundary IoU by class, 0 to 1, and their means. Where the engine outputs logits, the expected
+        calibration error of its probabilities, too: with its temperature and, if it has one, without.
 
     Raises:
         BadArtifact: the engine cannot run here.
-        BadInput: a dataset or split that cannot be used.
-        MissingDependency: a checkpoint without torch, or no GPU for ``device="cuda"``.
+        BadInput: a dataset or split that cannot be used; or a diagram of an engine without logits.
+        MissingDependency: a checkpoint without torch, no GPU for ``device="cuda"``, or no matplotlib for a diagram.
         UsageError: a device for an engine.
     """
     check_choice("--layout", layout, LAYOUT_NAMES)
@@ -91,9 +95,14 @@ def evaluate(
         raise UsageError("--device is for a checkpoint in PyTorch; an engine has its own")
     from segclip_deploy.evaluation.dataset import open_dataset
     from segclip_deploy.evaluation.evaluate import evaluate as score_on
+    from segclip_deploy.evaluation.reliability_diagram import check_diagram, draw_reliability
     from segclip_deploy.runtime.io.raster.source import Reading
+    from segclip_deploy.runtime.open_engine import bundle_record_of
 
-    with _opened(Path(engine), overlap, threads, device or "auto") as segmenter:
+    path, diagram = Path(engine), optional_path(reliability)
+    if diagram is not None:
+        check_diagram(diagram)
+    with _opened(path, overlap, threads, device or "auto") as segmenter:
         saying(report)(f"{engine} runs in {segmenter.backend.name}")
         data = open_dataset(
             dataset,
@@ -102,8 +111,19 @@ def evaluate(
             mask_suffix=mask_suffix,
             reading=Reading(bands, scale, ignore_alpha=ignore_alpha),
         )
-        chosen = data.choose_split(split, "val")
-        return score_on(segmenter, data, chosen, protocol=protocol, report=report)
+        found = score_on(
+            segmenter,
+            data,
+            data.choose_split(split, "val"),
+            protocol=protocol,
+            fit=None if _is_checkpoint(path) else bundle_record_of(path).temperature,
+            with_confidence=diagram is not None,
+            report=report,
+        )
+    if diagram is not None and found.confidence is not None:
+        images = f"{len(found.scores.images)} images of split {found.split}"
+        draw_reliability(found.confidence, diagram, title=f"{path.name}, {found.engine}\n{images}")
+    return found
 
 
 @contextmanager
@@ -212,10 +232,11 @@ def compare(one: AnyPath, other: AnyPath, *, force: bool = False) -> Comparison:
 
 
 def benchmark(
-    bundles: AnyPaths,
+    artefacts: AnyPaths,
     *,
-    eval: AnyPath,
-    out: AnyPath,
+    eval: AnyPath | None = None,
+    out: AnyPath | None = None,
+    prepare: AnyPath | None = None,
     split: str | None = None,
     layout: str | None = None,
     mask_suffix: str = "",
@@ -226,7 +247,7 @@ def benchmark(
     allow_remote: bool = False,
     calib: AnyPath | None = None,
     target: Sequence[str] = (),
-    precision: Sequence[PrecisionChoice] = ("int8", "fp16", "fp32", "planned"),
+    precision: Sequence[PrecisionChoice] = (),
     budget: Sequence[float] = (0.3,),
     method: Sequence[Method] = ("percentile",),
     overlap: Sequence[int] = (),
@@ -248,8 +269,8 @@ def benchmark(
     ambient: float | None = None,
     dry_run: bool = False,
     report: Report = silent,
-) -> Benchmark | Steps:
-    """Measure accuracy against latency over bundles, and say which engine to fly.
+) -> Benchmark | Steps | BoardFolder:
+    """Measure accuracy against latency, and say which engine to fly.
 
     Every combination of the sequences is built, verified, scored and timed. The same call goes on
     where a killed one stopped.
@@ -257,17 +278,27 @@ def benchmark(
         result = api.benchmark("fp32", eval="dubai", calib="tiles", out="report", max_latency_ms=40)
         result.results.recommended
 
+    What a board without torch and onnx measures is prepared on a workstation:
+
+        api.benchmark("fp32", eval="dubai", calib="tiles", prepare="board")  # copy it, and there:
+        api.benchmark("board", out="report")
+
     Args:
-        bundles: in FP32; one or several.
-        eval: the dataset to evaluate on.
+        artefacts: bundles, in FP32 or quantized, and engines; one or several. What is not in FP32 is
+            compared with the FP32 bundle or engine of its model, which is given, too. Or one folder
+            that ``prepare`` has written.
+        eval: the dataset to evaluate on; a prepared folder brings its own.
         out: the folder of the report.
+        prepare: write a folder for a board in place of measuring; its ``target`` are by default all. A
+            checkpoint among the artefacts is exported first, at 512 × 512.
         split: that reports accuracy; by default ``val``, or the only one.
         layout: segclip-deploy, loveda, uavid, isaid or mmseg; by default what is there decides.
         mask_suffix: what a mask's name has more than its image's: ``"_mask"``.
         bands, scale, keep_scale, ignore_alpha, allow_remote: as of ``calibrate``.
         calib: tiles to calibrate on, for ``"int8"`` and ``"planned"``.
         target: as ``doctor`` lists them; by default all that run here.
-        precision: of the engines.
+        precision: that FP32 bundles are made into; by default all four, or FP32 alone where something
+            quantized is given.
         budget: percentage points of mIoU that a planned mix may lose.
         method: of calibration.
         overlap: pixels that windows share; by default a quarter.
@@ -292,12 +323,14 @@ def benchmark(
         report: told how far it is.
 
     Returns:
-        page and results; with ``dry_run`` the steps there would be.
+        page and results; with ``dry_run`` the steps there would be; with ``prepare`` the folder.
 
     Raises:
         UsageError: arguments that do not go together, or no command for the power modes.
-        BadInput: a bundle, dataset, split, class, board or power mode that is none; a mode that cannot
-            be entered, or needs a reboot.
+        BadArtifact: an artefact that is neither bundle nor engine, or a prepared folder without its manifest.
+        BadInput: a dataset, split, class, board or power mode that is none, a disk or memory that is too
+            small; a mode that cannot be entered, or needs a reboot.
+        StaleArtifact: a prepared folder whose files have changed.
     """
     check_choice("--layout", layout, LAYOUT_NAMES)
     check_choice("--precision", precision, (*PRECISIONS, "planned"))
@@ -305,22 +338,31 @@ def benchmark(
     check_range("--threads", threads, 1)
     check_range("--samples", samples, 10)
     check_range("--percentile", percentile, 1, 100)
+    place = prepare if out is None else out
+    if place is None or (out is not None and prepare is not None):
+        raise UsageError("give either -o FOLDER for the report, or --prepare FOLDER for a board")
     from segclip_deploy.runtime.io.raster.source import Reading
-    from segclip_deploy.tradeoff.benchmark import Request, benchmark_bundles, prepare_sweep
+    from segclip_deploy.tradeoff.benchmark import (
+        Request,
+        benchmark_bundles,
+        prepare_sweep,
+        write_prepared,
+    )
     from segclip_deploy.tradeoff.recommend import FlightLimits
 
     prepared = prepare_sweep(
         Request(
-            bundles=paths_of(bundles),
-            dataset=Path(eval),
-            out=Path(out),
+            artefacts=paths_of(artefacts),
+            dataset=optional_path(eval),
+            out=Path(place),
+            prepare=prepare is not None,
             split=split,
             layout=layout,
             mask_suffix=mask_suffix,
             reading=Reading(bands, scale, keep_scale, ignore_alpha, allow_remote),
             calib=optional_path(calib),
             targets=target,
-            precisions=precision,
+            precisions=precision or None,
             budgets=budget,
             methods=method,
             overlaps=overlap,
@@ -345,4 +387,8 @@ def benchmark(
         ),
         report,
     )
-    return prepared.steps() if dry_run else benchmark_bundles(prepared, report)
+    if dry_run:
+        return prepared.steps()
+    if prepare is not None:
+        return write_prepared(prepared, Path(prepare), report)
+    return benchmark_bundles(prepared, report)

@@ -191,8 +191,8 @@ def plan(
     from segclip_deploy.artifacts.bundle import load_bundle
     from segclip_deploy.artifacts.plan import AccuracyLimits
     from segclip_deploy.calibration.table import load_table
-    from segclip_deploy.evaluation.dataset import open_dataset
-    from segclip_deploy.planning.planner import choose_plan_split, plan_precision
+    from segclip_deploy.evaluation.dataset import choose_plan_split, open_dataset
+    from segclip_deploy.planning.planner import plan_precision
     from segclip_deploy.planning.sensitivity import heat_map as draw
     from segclip_deploy.runtime.io.raster.source import Reading
 

@@ -17,11 +17,13 @@ __all__ = [
     "BlockMacs",
     "BundleRecord",
     "Calibration",
+    "ConfidenceScores",
     "Parents",
     "Parity",
     "Quality",
     "Quantization",
     "Smoothing",
+    "TemperatureFit",
     "TextChange",
     "TrainedText",
 ]
@@ -163,6 +165,38 @@ class Smoothing(Record, frozen=True):
     tiles: int
 
 
+class ConfidenceScores(Record, frozen=True):
+    """How well probabilities of the best class match how often it is right.
+
+    Attributes:
+        ece: expected calibration error, 0–1, over 15 bins of equal width.
+        nll: mean of −ln p(ground truth), nats.
+    """
+
+    ece: float
+    nll: float
+
+
+class TemperatureFit(Record, frozen=True):
+    """Temperature scaling: the one number that all logits are divided by (Guo et al., ICML 2017).
+
+    Attributes:
+        value: of the temperature; above 1 the model was too sure of itself.
+        dataset, split, images: what it was fitted on.
+        pixels: how many, drawn from these images; ``before`` and ``after`` are measured on them.
+        before: with the logits as they were trained.
+        after: with the logits divided.
+    """
+
+    value: float
+    dataset: str
+    split: str
+    images: tuple[str, ...]
+    pixels: int
+    before: ConfidenceScores
+    after: ConfidenceScores
+
+
 class TrainedText(Record, frozen=True):
     """The classes and the text encoder that a model was trained with."""
 
@@ -209,6 +243,7 @@ class BundleRecord(Record, frozen=True):
         quantization: None in FP32.
         smoothing: None without SmoothQuant.
         texts: None where the texts are those of the training.
+        temperature: of the logits; None where they are those of the training.
     """
 
     input: InputSpec
@@ -229,6 +264,7 @@ class BundleRecord(Record, frozen=True):
     quantization: Quantization | None = None
     smoothing: Smoothing | None = None
     texts: TextChange | None = None
+    temperature: TemperatureFit | None = None
 
     @property
     def scheme(self) -> Scheme | None:
@@ -269,7 +305,15 @@ def _of_schema_2(data: dict[str, Any]) -> dict[str, Any]:
     return data
 
 
+def _of_schema_3(data: dict[str, Any]) -> dict[str, Any]:
+    """Say that the logits are those of the training: there was no choice."""
+    return {**data, "temperature": None}
+
+
 BUNDLE = Format(
-    "a bundle record", BundleRecord, schema=3, migrations={1: _of_schema_1, 2: _of_schema_2}
+    "a bundle record",
+    BundleRecord,
+    schema=4,
+    migrations={1: _of_schema_1, 2: _of_schema_2, 3: _of_schema_3},
 )
 """How ``bundle.json`` is written and read. An engine's record holds the same, dumped."""

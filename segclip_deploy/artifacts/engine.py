@@ -12,6 +12,7 @@ from segclip_deploy import __version__
 from segclip_deploy.artifacts.bundle import Bundle, check_file
 from segclip_deploy.artifacts.bundle_record import BUNDLE, BundleRecord
 from segclip_deploy.artifacts.files import (
+    flush,
     locked,
     read_json,
     replace_file,
@@ -265,9 +266,19 @@ def _of_schema_4(data: dict[str, Any]) -> dict[str, Any]:
     return {**data, "bundle": BUNDLE.migrations[2](data["bundle"])}
 
 
+def _of_schema_5(data: dict[str, Any]) -> dict[str, Any]:
+    """Bring the bundle's record, which was one of schema 3, to schema 4."""
+    return {**data, "bundle": BUNDLE.migrations[3](data["bundle"])}
+
+
 # Schema 3 does not tell multiprocessors: an engine for a GPU that is here is refused for that, and
 # the others open.
-ENGINE = Format("an engine record", EngineRecord, schema=5, migrations={3: dict, 4: _of_schema_4})
+ENGINE = Format(
+    "an engine record",
+    EngineRecord,
+    schema=6,
+    migrations={3: dict, 4: _of_schema_4, 5: _of_schema_5},
+)
 
 
 @dataclass(frozen=True)
@@ -368,6 +379,8 @@ def write_engine(
     ):
         file.replace(engine)
         shutil.copyfile(bundle.golden_path, tiles)
+        for path in (engine, tiles):
+            flush(path)
         ENGINE.write(written, record)
 
 

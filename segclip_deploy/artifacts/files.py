@@ -21,6 +21,7 @@ from segclip_deploy.errors import BadArtifact, BadInput
 
 __all__ = [
     "UNREADABLE",
+    "flush",
     "locked",
     "parse_json",
     "read_json",
@@ -73,6 +74,12 @@ def replace_file(path: Path) -> Iterator[Path]:
         yield temporary
         temporary.chmod(0o666 & ~_umask())
         temporary.replace(path)
+
+
+def flush(path: Path) -> None:
+    """Bring a file's bytes to the disk: what is renamed into its place then survives a power cut."""
+    with path.open("rb") as stream:
+        os.fsync(stream.fileno())
 
 
 def write_file(path: Path, data: bytes) -> None:
@@ -136,9 +143,10 @@ def replace_directory(path: Path, *, contents: Collection[str]) -> Iterator[Path
 
 
 def write_json(path: Path, data: Mapping[str, Any]) -> None:
-    """Write readable JSON, atomically."""
+    """Write readable JSON, atomically, so that a power cut leaves the old file or the new one."""
     with replace_file(path) as temporary:
         temporary.write_text(json.dumps(data, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+        flush(temporary)
 
 
 def read_json(path: Path) -> dict[str, Any]:

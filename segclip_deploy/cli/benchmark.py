@@ -30,13 +30,18 @@ def _names(_context: object, _option: object, text: str) -> tuple[str, ...]:
 
 
 @click.command()
-@click.argument("bundles", type=PATH, nargs=-1, required=True)
-@click.option("--eval", type=PATH, required=True, help="Dataset to evaluate on.")
+@click.argument("artefacts", type=PATH, nargs=-1, required=True)
+@click.option("--eval", type=PATH, help="Dataset to evaluate on.")
 @click.option("--split", help="That reports accuracy.  [default: val, or the only one]")
 @dataset_options
 @reading_options
 @click.option("--calib", type=PATH, help="Tiles to calibrate on, for int8 and planned.")
-@click.option("-o", "--out", type=PATH, required=True, help="Folder of the report.")
+@click.option("-o", "--out", type=PATH, help="Folder of the report.")
+@click.option(
+    "--prepare",
+    type=PATH,
+    help="Or: folder to write for a board; there `benchmark FOLDER -o REPORT` needs no torch.",
+)
 @click.option(
     "--target",
     multiple=True,
@@ -47,8 +52,7 @@ def _names(_context: object, _option: object, text: str) -> tuple[str, ...]:
     "--precision",
     multiple=True,
     type=click.Choice([*api.PRECISIONS, "planned"]),
-    default=(*api.PRECISIONS, "planned"),
-    help="May be repeated.  [default: all]",
+    help="Of FP32 bundles; may be repeated.  [default: all, or fp32 beside what is quantized]",
 )
 @click.option(
     "--budget",
@@ -98,8 +102,9 @@ def _names(_context: object, _option: object, text: str) -> tuple[str, ...]:
 @click.option("--dry-run", is_flag=True, help="Say what would be done, and do nothing.")
 @json_option
 def benchmark(as_json: bool, **options: Any) -> None:
-    """Measure accuracy against latency over BUNDLES (FP32), and say which engine to fly.
+    """Measure accuracy against latency over ARTEFACTS, and say which engine to fly.
 
+    These are bundles and engines, or one folder that --prepare has written.
     Killed? The same command goes on. Exit code 3: no engine keeps the limits.
     """
     if options["power_modes"] and not options["power_command"] and not options["dry_run"]:
@@ -111,6 +116,10 @@ def benchmark(as_json: bool, **options: Any) -> None:
     if isinstance(done, api.Steps):
         for name, count in done.to_json().items() if not as_json else ():
             click.echo(f"{name.replace('_', ' ')}: {count}")
+        return
+    if isinstance(done, api.BoardFolder):
+        if not as_json:
+            _print_folder(done)
         return
     if not as_json:
         _print(done, options["percentile"])
@@ -143,7 +152,19 @@ def _print(done: api.Benchmark, rank: float) -> None:
         click.echo(f"must not fly: {failure.name}: {failure.why}")
     if results.recommended:
         click.echo(f"fly {results.recommended}: {results.engines[results.recommended]}")
-    click.echo(f"{results.why}\n{done.page}")
+    click.echo(results.why)
+    if done.page is not None:
+        click.echo(done.page)
+
+
+def _print_folder(folder: api.BoardFolder) -> None:
+    for failure in folder.manifest.failures:
+        click.echo(f"left out: {failure.name}: {failure.why}")
+    names = ", ".join(path.name for path in folder.bundles)
+    click.echo(f"{folder.path}: {folder.manifest.bytes / 1e6:.1f} MB: {names}")
+    click.echo(
+        f"copy it to the board, and there: segclip-deploy benchmark {folder.path.name} -o REPORT"
+    )
 
 
 def _cells(row: api.Row, rank: float) -> list[str]:

@@ -40,9 +40,18 @@ __all__ = ["evaluate"]
 @torch_device_option(
     None, "Of a checkpoint; auto: the GPU where PyTorch finds one.  [default: auto]"
 )
+@click.option(
+    "--reliability",
+    type=PATH,
+    metavar="FILE.png",
+    help="A reliability diagram to draw; ENGINE must output logits.",
+)
 @json_option
 def evaluate(as_json: bool, **options: Any) -> None:
-    """Score ENGINE (an engine, a bundle, or a checkpoint in PyTorch) on DATASET."""
+    """Score ENGINE (an engine, a bundle, or a checkpoint in PyTorch) on DATASET.
+
+    Where ENGINE outputs logits: also whether its probabilities are right as often as they say.
+    """
     with stage_bar() as report:
         result = api.evaluate(**options, report=report)
     if as_json:
@@ -62,6 +71,17 @@ def evaluate(as_json: bool, **options: Any) -> None:
         f"{protocol.name}: {protocol.says}" + (f" ({protocol.source})" if protocol.source else "")
     )
     click.echo(f"mIoU {_score(scores.miou)}, pixel accuracy {_score(scores.pixel_accuracy)}")
+    if result.confidence:
+        click.echo(_told(result.confidence))
+
+
+def _told(confidence: api.Confidence) -> str:
+    told = f"expected calibration error {confidence.measured.ece:.4f}"
+    if confidence.before is None:
+        return f"{told}, no temperature"
+    return (
+        f"{told}, {confidence.before.ece:.4f} before its temperature {confidence.temperature:.3f}"
+    )
 
 
 def _score(value: float | None) -> str:

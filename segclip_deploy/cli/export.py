@@ -7,12 +7,19 @@ from typing import Any
 import click
 
 from segclip_deploy import api
-from segclip_deploy.cli.inspect import print_folding
-from segclip_deploy.cli.options import PATH, json_option, model_option, torch_device_option
+from segclip_deploy.cli.inspect import print_folding, temperature_fit
+from segclip_deploy.cli.options import (
+    PATH,
+    dataset_options,
+    json_option,
+    model_option,
+    picture_options,
+    torch_device_option,
+)
 from segclip_deploy.cli.options import batches as parse_batches
 from segclip_deploy.cli.options import size as parse_size
 from segclip_deploy.cli.output import print_json, print_table
-from segclip_deploy.cli.progress import spinner
+from segclip_deploy.cli.progress import spinner, stage_bar
 
 __all__ = ["export"]
 
@@ -39,10 +46,18 @@ __all__ = ["export"]
 )
 @click.option("--tiles", type=PATH, help="Images to prove parity on; else the checkpoint's own.")
 @torch_device_option("cpu", "That PyTorch computes parity on; auto: the GPU where it finds one.")
+@click.option(
+    "--calibrate-confidence",
+    type=PATH,
+    metavar="DATASET",
+    help="Fit a temperature on its split plan and divide all logits by it; the options below are of it.",
+)
+@dataset_options
+@picture_options
 @json_option
 def export(as_json: bool, **options: Any) -> None:
     """Export CHECKPOINT to a bundle: ONNX with the text inside, proven equal to PyTorch."""
-    with spinner("exporting") as report:
+    with stage_bar() if options["calibrate_confidence"] else spinner("exporting") as report:
         bundle = api.export(**options, report=report)
     if as_json:
         print_json(bundle.to_json())
@@ -63,3 +78,5 @@ def export(as_json: bool, **options: Any) -> None:
             for p in bundle.record.parity
         ],
     )
+    if bundle.record.temperature:
+        click.echo(f"temperature {temperature_fit(bundle.record)}")

@@ -12,7 +12,7 @@ from segclip_deploy import api
 from segclip_deploy.cli.options import PATH, json_option
 from segclip_deploy.cli.output import print_json, print_table
 
-__all__ = ["inspect", "measured", "print_folding"]
+__all__ = ["inspect", "measured", "print_folding", "temperature_fit"]
 
 
 @click.command()
@@ -122,8 +122,21 @@ def _bundle_facts(record: api.BundleRecord) -> list[tuple[str, str]]:
     ]
     if record.texts:
         facts.append(("accuracy", record.texts.accuracy))
+    if record.temperature:
+        facts.append(("temperature", temperature_fit(record)))
     parents = record.parents.to_json().items()
     return facts + [(f"from {name}", digest[:16]) for name, digest in parents if digest]
+
+
+def temperature_fit(record: api.BundleRecord) -> str:
+    """The temperature of a bundle that has one, what it was fitted on, and what it did there."""
+    fit = record.temperature
+    assert fit is not None  # by the caller
+    texts = ", with other texts" if record.texts else ""
+    return (
+        f"{fit.value:.3f}, fitted on split {fit.split} of {fit.dataset}{texts}: {len(fit.images)} images, "
+        f"{fit.pixels:,} pixels, expected calibration error {fit.before.ece:.4f} before, {fit.after.ece:.4f} after"
+    )
 
 
 def _engine_facts(record: api.EngineRecord) -> Iterator[tuple[str, str]]:

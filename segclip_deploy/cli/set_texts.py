@@ -51,6 +51,12 @@ def set_texts(artefact: Path, as_json: bool, **options: Any) -> None:
     click.echo(
         f"accuracy is {done.accuracy}: segclip-deploy evaluate {found.path} DATASET", err=True
     )
+    if fit := found.record.temperature:
+        click.echo(
+            f"its temperature {fit.value:.3f} stays, and was fitted with other texts: evaluate says what its "
+            "confidence is worth, where the bundle outputs logits",
+            err=True,
+        )
     encoder, trained = found.record.text_encoder, done.trained.text_encoder
     if encoder != trained:
         click.echo(f"the texts are from {encoder}, the model was trained on {trained}", err=True)

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from segclip_deploy.artifacts.checkpoint_record import Scores
 from segclip_deploy.artifacts.plan import Drop
+from segclip_deploy.evaluation.confidence import ConfidenceMeter
 from segclip_deploy.evaluation.dataset import Sample
 from segclip_deploy.evaluation.metrics import BoundaryTally, Confusion, confusion_matrix
 from segclip_deploy.evaluation.protocols import JOINED, Protocol
@@ -48,15 +49,29 @@ class Accuracy:
         return self.scores().to_json()
 
 
-def score(segmenter: Segmenter, samples: Iterable[Sample], protocol: Protocol = JOINED) -> Accuracy:
-    """Segment every sample and compare it with its ground truth, as a protocol says."""
+def score(
+    segmenter: Segmenter,
+    samples: Iterable[Sample],
+    protocol: Protocol = JOINED,
+    *,
+    confidence: ConfidenceMeter | None = None,
+) -> Accuracy:
+    """Segment every sample and compare it with its ground truth, as a protocol says.
+
+    Args:
+        segmenter: an engine.
+        samples: images and ground truth.
+        protocol: what is labelled and scored by itself.
+        confidence: measures the engine's logits on the way, if it outputs any.
+    """
     names = segmenter.vocabulary.names
     boundary = BoundaryTally.empty(names)
     images, by_image = [], []
     for sample in samples:
         confusion = Confusion.empty(names)
         for part in protocol.parts(sample):
-            labels = segmenter.segment(part.frame).labels
+            on_logits = confidence.reads(part.ground_truth) if confidence else None
+            labels = segmenter.segment(part.frame, on_logits=on_logits).labels
             counts = confusion_matrix(labels, part.ground_truth, len(names))
             confusion += Confusion(counts, names)
             boundary += BoundaryTally.of(labels, part.ground_truth, names)

@@ -13,12 +13,13 @@ from segclip_deploy.artifacts.vocabulary import IGNORE_INDEX, Vocabulary
 from segclip_deploy.errors import BadInput, command
 from segclip_deploy.evaluation.layouts import OWN, Index, read_index
 from segclip_deploy.evaluation.mask import read_mask
+from segclip_deploy.progress import Report, saying
 from segclip_deploy.runtime.inference.frame import Frame
 from segclip_deploy.runtime.io.idle_options import refuse_idle_options
 from segclip_deploy.runtime.io.pictures import Windows, open_windows, read_picture
 from segclip_deploy.runtime.io.raster.source import Reading
 
-__all__ = ["MAX_MEGAPIXELS", "Dataset", "Sample", "open_dataset"]
+__all__ = ["MAX_MEGAPIXELS", "Dataset", "Sample", "choose_plan_split", "open_dataset"]
 
 MAX_MEGAPIXELS = 400.0
 """Of an image of a dataset: iSAID's largest has 169. It takes 7 bytes a pixel while it is read."""
@@ -167,3 +168,26 @@ def open_dataset(
     images = (image for entry in index.entries.values() for image in entry.images)
     refuse_idle_options(images, reading)
     return Dataset(root, vocabulary, index, mask_suffix, reading)
+
+
+def choose_plan_split(
+    dataset: Dataset, asked: str | None, report: Report, *, use: str = "plans are evaluated"
+) -> str:
+    """The split to choose on: the one that was asked for, ``plan``, or the only one, which is said.
+
+    Args:
+        dataset: that has it.
+        asked: its name, or none.
+        report: told where it is another one than ``plan``.
+        use: what it is for, for people.
+
+    Raises:
+        BadInput: there is no such split.
+    """
+    split = dataset.choose_split(asked, "plan")
+    if split != (asked or "plan"):
+        saying(report)(
+            f"{dataset.root}: no split plan, so {use} on {split}; "
+            "results on it will look better than they are"
+        )
+    return split

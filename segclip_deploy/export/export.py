@@ -22,18 +22,22 @@ from segclip_deploy.artifacts.bundle_record import BundleRecord, Parents
 from segclip_deploy.artifacts.files import replace_directory, sha256_file
 from segclip_deploy.artifacts.golden import Golden, load_golden
 from segclip_deploy.errors import BadInput
+from segclip_deploy.evaluation.dataset import Dataset
 from segclip_deploy.export.costs import count_blocks
-from segclip_deploy.export.fold import fold_network
+from segclip_deploy.export.fold import fold_network, fold_temperature
 from segclip_deploy.export.graph import ConstantText, DeployGraph, ExportGraph
 from segclip_deploy.export.onnx import OPSET, drop_output, write_onnx
 from segclip_deploy.export.parity import answers_of, check_parity, measure_parity
+from segclip_deploy.export.temperature import calibrate_confidence
 from segclip_deploy.export.text_weights import save_text_weights, text_constants
 from segclip_deploy.export.torch_backend import TorchBackend
 from segclip_deploy.model.checkpoint import load_checkpoint, load_weights
 from segclip_deploy.model.compute import repeatable
 from segclip_deploy.model.failures import one_line_for
 from segclip_deploy.model.network import load_factory, try_network
+from segclip_deploy.progress import Report, silent
 from segclip_deploy.runtime.inference.frame import Frame, list_images, prepare, read_frame
+from segclip_deploy.runtime.inference.segmenter import Segmenter
 from segclip_deploy.runtime.targets.onnxruntime import OnnxRuntimeBackend
 from segclip_deploy.runtime.verify import verify
 
@@ -54,6 +58,8 @@ def export_bundle(
     logits: bool = False,
     tiles: Path | None = None,
     device: str = "cpu",
+    confidence: Dataset | None = None,
+    report: Report = silent,
 ) -> Bundle:
     """Fold the text into a checkpoint's model and export it, after proving parity on real tiles.
 
@@ -65,13 +71,17 @@ def export_bundle(
         margin: also output how clear each decision is.
         logits: keep the logits as an output, for blending windows.
         tiles: folder of images to measure parity on; by default the checkpoint's own examples.
-        device: that PyTorch computes parity on, as it calls it.
+        device: that PyTorch computes parity, and a temperature, on, as it calls it.
+        confidence: on its split ``plan`` one temperature is fitted, and all logits are divided by it; None
+            leaves them as they were trained. Parity is then against PyTorch with its logits divided.
+        report: told how far the fit is.
 
     Raises:
         BadArtifact: the checkpoint cannot be used.
         BadInput: a size that is no multiple of 32, no tile to measure on, a margin of one class,
             several batches of a network that fixes one, or a network that fails, that decides by
             the image, or that has an operator without a form in ONNX: the user's line is named.
+            A dataset that no temperature can be fitted on.
         GateFailed: the exported graph is not the PyTorch model; nothing is written.
     """
     sides = (spec.height, spec.width)
@@ -101,6 +111,21 @@ def export_bundle(
     names = checkpoint.vocabulary.names
     with replace_directory(out, contents=BUNDLE_FILES) as temporary:
         onnx = temporary / MODEL_FILE
+        temperature = None
+        if confidence:
+            with repeatable(device):
+                segmenter = Segmenter(
+                    TorchBackend(plain.to(device), spec, len(names)), spec, checkpoint.vocabulary
+                )
+                temperature = calibrate_confidence(
+                    segmenter,
+                    confidence,
+                    stopped_on=checkpoint.training.plan.images if checkpoint.training else (),
+                    report=report,
+                )
+            plain.to("cpu")  # it may share its network with the graph, which is traced there
+            plain.temperature = temperature.value
+            fold_temperature(folded, temperature.value)
         with one_line_for("it cannot be exported to ONNX", where=where):
             write_onnx(
                 folded, spec, onnx, text=text_constants(text, checkpoint.bank) if text else ()
@@ -135,6 +160,7 @@ def export_bundle(
             folding=table,
             blocks=tuple(count_blocks(onnx)),
             tools={name: version(name) for name in _TOOLS},
+            temperature=temperature,
         )
         kept = slice(_GOLDEN)
         golden = Golden(real[kept], answers.labels[kept], answers.logits[kept])

@@ -20,13 +20,13 @@ from segclip_deploy.export.folded import (
     cosine_map,
     register_constants,
 )
-from segclip_deploy.export.graph import ConstantText
+from segclip_deploy.export.graph import ConstantText, DeployGraph
 from segclip_deploy.export.text_weights import TextWeights, text_constants
 from segclip_deploy.model.cff import CrossModalFusion, unit
 from segclip_deploy.model.segclip import SegCLIP
 from segclip_deploy.model.text import TextBank
 
-__all__ = ["FoldedSegCLIP", "fold", "fold_network"]
+__all__ = ["FoldedSegCLIP", "fold", "fold_network", "fold_temperature"]
 
 
 class FoldedSegCLIP(nn.Module):
@@ -97,6 +97,18 @@ def fold(model: SegCLIP, bank: TextBank, height: int, width: int) -> FoldedSegCL
     dtype = next(model.parameters()).dtype
     model = copy.deepcopy(model).eval().requires_grad_(False)
     return FoldedSegCLIP(model, bank, table).to(dtype).eval()
+
+
+def fold_temperature(graph: DeployGraph, temperature: float) -> None:
+    """Divide all logits of a graph by a temperature, in place.
+
+    SegCLIP's head multiplies its K queries by a scale, which takes it over: not one operation more. Of
+    another network the last operator may be anything, so the graph divides its logits (K, H/4, W/4).
+    """
+    if isinstance(graph.network, FoldedSegCLIP):
+        graph.network.head_scale /= temperature
+    else:
+        graph.temperature = temperature
 
 
 def text_weights(model: SegCLIP, bank: TextBank, table: Sequence[BlockMacs]) -> TextWeights:

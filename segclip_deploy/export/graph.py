@@ -83,6 +83,9 @@ class DeployGraph(nn.Module):
         mean, std: normalisation of RGB in 0–1.
         logits: also output the logits, for blending windows.
         margin: also output how clear each decision is, uint8 (B, H/4, W/4).
+
+    Attributes:
+        temperature: that the logits are divided by here; 1 leaves the graph as it is.
     """
 
     def __init__(
@@ -97,6 +100,7 @@ class DeployGraph(nn.Module):
         super().__init__()
         self.network = network
         self.mean, self.std, self.logits, self.margin = mean, std, logits, margin
+        self.temperature = 1.0
 
     @property
     def output_names(self) -> list[str]:
@@ -106,6 +110,8 @@ class DeployGraph(nn.Module):
     def forward(self, image: Tensor) -> tuple[Tensor, ...]:
         """Run the network with its pre- and post-processing."""
         logits = self.network(normalise(image, self.mean, self.std))
+        if self.temperature != 1:
+            logits = logits / self.temperature
         # By way of float: TensorRT makes uint8 from floating point only.
         made = {"labels": self.label(logits).to(torch.uint8), "logits": logits}
         if self.margin:

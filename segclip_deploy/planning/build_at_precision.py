@@ -14,9 +14,9 @@ from segclip_deploy.artifacts.plan import AccuracyLimits
 from segclip_deploy.artifacts.scheme import Precision, Scheme
 from segclip_deploy.calibration.table import CalibrationTable
 from segclip_deploy.errors import BadInput
-from segclip_deploy.evaluation.dataset import open_dataset
+from segclip_deploy.evaluation.dataset import choose_plan_split, open_dataset
 from segclip_deploy.export.onnx_model import load_model
-from segclip_deploy.planning.planner import choose_plan_split, plan_precision
+from segclip_deploy.planning.planner import plan_precision
 from segclip_deploy.progress import Report, saying, silent
 from segclip_deploy.quantization.from_tiles import calibrate_on
 from segclip_deploy.quantization.placement import uniform_plan

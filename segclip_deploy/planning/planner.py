@@ -30,7 +30,7 @@ from segclip_deploy.quantization.placement import place, uniform_plan
 from segclip_deploy.runtime.registry import timing_target
 from segclip_deploy.runtime.targets.device import find_cpu
 
-__all__ = ["Planned", "choose_plan_split", "plan_precision", "worth"]
+__all__ = ["Planned", "plan_precision", "worth"]
 
 _PROXY_TILES = 4
 _WORTH = 1.1
@@ -124,21 +124,6 @@ def plan_precision(
             )
     save_plan(out, plan)
     return Planned(plan, effects)
-
-
-def choose_plan_split(dataset: Dataset, asked: str | None, report: Report) -> str:
-    """The split to evaluate plans on: the one that was asked for, ``plan``, or the only one, which is said.
-
-    Raises:
-        BadInput: there is no such split.
-    """
-    split = dataset.choose_split(asked, "plan")
-    if split != (asked or "plan"):
-        saying(report)(
-            f"{dataset.root}: no split plan, so plans are evaluated on {split}; "
-            "results on it will look better than they are"
-        )
-    return split
 
 
 def worth(plan: PrecisionPlan) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import platform
-import re
 import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
@@ -24,6 +23,7 @@ from segclip_deploy.runtime.targets.device import (
     find_cpu,
     find_gpu,
     find_jetson,
+    system_memory,
 )
 
 __all__ = ["JetsonState", "Machine", "Obstacle", "System", "TargetReport", "examine"]
@@ -156,8 +156,8 @@ def examine(folder: Path) -> Machine:
             python=platform.python_version(),
             platform=platform.platform(),
             cpu=find_cpu(),
-            memory_free=_memory("MemAvailable"),
-            memory=_memory("MemTotal"),
+            memory_free=system_memory("MemAvailable"),
+            memory=system_memory("MemTotal"),
             disk_free=shutil.disk_usage(folder).free,
         ),
         gpu=_or_none(lambda: find_gpu(why="TensorRT")),
@@ -211,13 +211,3 @@ def _version(module: str) -> str | None:
 def _providers() -> tuple[str, ...]:
     ort = _or_none(lambda: require("onnxruntime", why="an engine for it"))
     return tuple(ort.get_available_providers()) if ort else ()
-
-
-def _memory(field: str) -> int | None:
-    """Bytes, from /proc/meminfo; on a Jetson the GPU shares them."""
-    try:
-        text = Path("/proc/meminfo").read_text(encoding="ascii")
-    except OSError:
-        return None
-    found = re.search(rf"^{field}:\s+(\d+) kB", text, re.MULTILINE)
-    return int(found[1]) << 10 if found else None

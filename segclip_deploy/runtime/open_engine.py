@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from segclip_deploy.artifacts.bundle import InputSpec, bundle_sha256, load_bundle
+from segclip_deploy.artifacts.bundle_record import BundleRecord
 from segclip_deploy.artifacts.engine import golden_path, load_engine, record_path
 from segclip_deploy.artifacts.files import sha256_file
 from segclip_deploy.artifacts.golden import load_golden
@@ -17,7 +18,14 @@ from segclip_deploy.runtime.registry import BUNDLES, find_target
 from segclip_deploy.runtime.targets.device import find_cpu
 from segclip_deploy.runtime.verify import verify
 
-__all__ = ["Opened", "engine_sha256", "is_threaded", "open_engine", "open_segmenter"]
+__all__ = [
+    "Opened",
+    "bundle_record_of",
+    "engine_sha256",
+    "is_threaded",
+    "open_engine",
+    "open_segmenter",
+]
 
 
 @dataclass(frozen=True)
@@ -113,6 +121,15 @@ def open_segmenter(
 def engine_sha256(path: Path) -> str:
     """Of an engine's or bundle's record, which names the model's hash, and the settings it runs with."""
     return bundle_sha256(path) if path.is_dir() else sha256_file(record_path(path))
+
+
+def bundle_record_of(path: Path) -> BundleRecord:
+    """Of a bundle, or of the one that an engine was made of.
+
+    Raises:
+        BadArtifact: neither.
+    """
+    return load_bundle(path).record if path.is_dir() else load_engine(path).record.bundle
 
 
 def is_threaded(path: Path) -> bool:

@@ -27,6 +27,7 @@ from segclip_deploy.quantization.placement import uniform_plan
 from segclip_deploy.quantization.quantize import quantize
 from segclip_deploy.runtime.build_engine import build_engine
 from segclip_deploy.runtime.io.raster.source import Reading
+from segclip_deploy.runtime.open_engine import engine_sha256, open_segmenter
 from segclip_deploy.runtime.registry import TARGETS
 from segclip_deploy.runtime.targets.device import find_cpu
 from segclip_deploy.tradeoff.sweep_grid import Point
@@ -88,6 +89,8 @@ class ArtifactCache:
 
     def engine_path(self, point: Point) -> Path:
         """Where a point's engine lies, or will."""
+        if point.made is not None and point.made.is_file():
+            return point.made
         return self.root / "engines" / (self.recipe(point) + TARGETS[point.target].suffix)
 
     def engine(self, point: Point) -> Engine:
@@ -98,13 +101,26 @@ class ArtifactCache:
             SegclipError: whatever else calibrating, quantizing and building raise.
         """
         path = self.engine_path(point)
+        if path == point.made:
+            with open_segmenter(path, preflight=True):  # it was verified where it was built
+                return load_engine(path)
         if path.is_file():
             return load_engine(path)
-        bundle = load_bundle(point.bundle)
-        if point.precision != "fp32":
-            bundle = self._quantized(point, bundle)
+        bundle = self.bundle(point)
         path.parent.mkdir(parents=True, exist_ok=True)
         return build_engine(bundle, path)
+
+    def bundle(self, point: Point) -> Bundle:
+        """The bundle of a point's engine, in its precision.
+
+        Raises:
+            GateFailed: no plan keeps the budget.
+            SegclipError: whatever else calibrating and quantizing raise.
+        """
+        bundle = load_bundle(point.made or point.bundle)
+        if point.precision == "fp32" or point.made is not None:
+            return bundle
+        return self._quantized(point, bundle)
 
     def _quantized(self, point: Point, bundle: Bundle) -> Bundle:
         scheme = TARGETS[point.target].scheme
@@ -178,6 +194,8 @@ class ArtifactCache:
 
     def _model_digest(self, point: Point) -> str:
         """Of the model in a point's precision."""
+        if point.made is not None:
+            return digest_of(engine_sha256(point.made))
         parts: list[Any] = [self._bundle_digest(point), point.precision, point.budget]
         if point.precision != "fp32":
             parts.append(TARGETS[point.target].scheme.name)

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from segclip_deploy.artifacts.bundle import load_bundle
-from segclip_deploy.errors import BadInput, UsageError
+from segclip_deploy._optional import require
+from segclip_deploy.artifacts.bundle import RECORD_FILE, InputSpec, load_bundle
+from segclip_deploy.artifacts.files import sha256_file
+from segclip_deploy.errors import BadInput, GateFailed, MissingDependency, UsageError
 from segclip_deploy.evaluation.dataset import Dataset, open_dataset
 from segclip_deploy.export.costs import find_operators
-from segclip_deploy.export.onnx_model import check_fp32
 from segclip_deploy.progress import Report, saying
 from segclip_deploy.runtime.io.raster.source import Reading
 from segclip_deploy.runtime.profiling.conditions import device_conditions, load_average
@@ -21,37 +22,55 @@ from segclip_deploy.runtime.registry import TARGETS
 from segclip_deploy.runtime.targets.device import PowerMode, list_power_modes
 from segclip_deploy.tradeoff.artifact_cache import SENSITIVITY_FILE, ArtifactCache
 from segclip_deploy.tradeoff.heat_notes import heat_notes
+from segclip_deploy.tradeoff.made import Given, PrecisionChoice, sort_given
 from segclip_deploy.tradeoff.measure_points import FRAMES, WARM_UP_ROUNDS
 from segclip_deploy.tradeoff.mission import Mission, margins, sensor
+from segclip_deploy.tradeoff.prepared import (
+    MANIFEST_FILE,
+    BoardFolder,
+    check_disk,
+    load_manifest,
+    variant_name,
+    write_board_folder,
+)
 from segclip_deploy.tradeoff.recommend import FlightLimits, recommend
 from segclip_deploy.tradeoff.report import write_report
 from segclip_deploy.tradeoff.results import ResultsRecord, SweepConditions, write_results
 from segclip_deploy.tradeoff.roofline import LowerBound, find_boards, lower_bound
+from segclip_deploy.tradeoff.row import FailedPoint
 from segclip_deploy.tradeoff.sweep import Steps
-from segclip_deploy.tradeoff.sweep_grid import PrecisionChoice, SweepGrid, points, targets_here
+from segclip_deploy.tradeoff.sweep_grid import SweepGrid, points, targets_here
 from segclip_deploy.tradeoff.sweep_modes import (
     count_steps_in_modes,
     grids_of_modes,
     sweep_in_modes,
 )
 
-__all__ = ["Benchmark", "Prepared", "Request", "benchmark_bundles", "prepare_sweep"]
+__all__ = [
+    "Benchmark",
+    "Prepared",
+    "Request",
+    "benchmark_bundles",
+    "prepare_sweep",
+    "write_prepared",
+]
 
 
 @dataclass(frozen=True)
 class Request:
     """What ``benchmark`` was asked for; the fields are its options (docs/benchmark.md)."""
 
-    bundles: Sequence[Path]
-    dataset: Path
+    artefacts: Sequence[Path]
+    dataset: Path | None
     out: Path
+    prepare: bool = False
     split: str | None = None
     layout: str | None = None
     mask_suffix: str = ""
     reading: Reading = field(default_factory=Reading)
     calib: Path | None = None
     targets: Sequence[str] = ()
-    precisions: Sequence[PrecisionChoice] = ("fp32", "fp16", "int8", "planned")
+    precisions: Sequence[PrecisionChoice] | None = None
     budgets: Sequence[float] = (0.3,)
     methods: Sequence[str] = ("percentile",)
     overlaps: Sequence[int] = ()
@@ -75,22 +94,32 @@ class Prepared:
 
     Attributes:
         request: what was asked for.
+        given: its artefacts, sorted.
         grid: what varies.
         cache: makes the artefacts.
         split: the part of the dataset that reports accuracy.
+        plan_split: the part that planned mixes are chosen on; None where nothing is planned.
         modes: power modes that the grid is measured in; none: the one that is found.
+        failures: of the workstation that prepared the folder: variants that are not in it.
     """
 
     request: Request
+    given: Given
     grid: SweepGrid
     cache: ArtifactCache
     split: str
+    plan_split: str | None
     modes: tuple[PowerMode, ...]
+    failures: tuple[FailedPoint, ...] = ()
+
+    @property
+    def grids(self) -> tuple[SweepGrid, ...]:
+        """The grid in each of its power modes."""
+        return grids_of_modes(self.grid, self.modes)
 
     def steps(self) -> Steps:
         """How many engines are there, how many are to be made, and how many samples to be taken."""
-        grids = grids_of_modes(self.grid, self.modes)
-        return count_steps_in_modes(grids, self.cache, self.request.samples)
+        return count_steps_in_modes(self.grids, self.cache, self.request.samples)
 
 
 @dataclass(frozen=True)
@@ -98,11 +127,11 @@ class Benchmark:
     """A sweep's results and its page.
 
     Attributes:
-        page: ``report.html``.
+        page: ``report.html``; None where what draws it is not installed.
         results: what ``results.json`` says.
     """
 
-    page: Path
+    page: Path | None
     results: ResultsRecord
 
     @property
@@ -113,39 +142,133 @@ class Benchmark:
     def to_json(self) -> dict[str, Any]:
         """The page, and the recommendation; all else is in ``results.json``."""
         recommended, why = self.results.recommended, self.results.why
-        return {"report": str(self.page), "recommended": recommended, "why": why}
+        page = None if self.page is None else str(self.page)
+        return {"report": page, "recommended": recommended, "why": why}
 
 
 def prepare_sweep(request: Request, report: Report) -> Prepared:
     """Check everything that can be checked before hours are spent.
 
     Raises:
-        BadInput: a bundle, dataset, split, class, target, board or sensor that is none.
+        BadArtifact: an artefact that is none.
+        GateFailed: a checkpoint's export is not the model in PyTorch.
+        BadInput: a dataset, split, class, target, board or sensor that is none.
+        UsageError: options that do not go together.
     """
-    names = [path.name for path in request.bundles]
-    if len(set(names)) < len(names):
-        raise BadInput("two bundles have one name", where=", ".join(names), fix="rename one")
-    bundles = [load_bundle(path) for path in request.bundles]
-    for bundle in bundles:
-        check_fp32(bundle)
-        bundle.vocabulary.check_names(request.limits.class_iou, where="--min-class-iou")
-    data = open_dataset(request.dataset, bundles[0].vocabulary, layout=request.layout)
+    folder = _board_folder(request, report)
+    if folder is not None:
+        request = replace(
+            request,
+            artefacts=folder.bundles,
+            dataset=folder.dataset,
+            split=folder.manifest.split,
+            reading=folder.manifest.reading,
+        )
+    if request.dataset is None:
+        raise UsageError("takes --eval DATASET, or a folder that benchmark --prepare has written")
+    dataset, artefacts, work = request.dataset, request.artefacts, request.out / "work"
+    if request.prepare:
+        work = request.out.with_name(request.out.name + ".work")
+        artefacts = [_exported(path, work, report) for path in artefacts]
+    given = sort_given(artefacts)
+    if request.prepare and any(made.target for made in given.made):
+        engine = next(made.path for made in given.made if made.target)
+        raise UsageError(f"{engine} is an engine; the board builds its own: give its bundle")
+    precisions = _precisions(request, given)
+    given.vocabulary.check_names(request.limits.class_iou, where="--min-class-iou")
+    data = open_dataset(dataset, given.vocabulary, layout=request.layout)
     split = data.choose_split(request.split, "val")
-    plans = data.choose_split(None, "plan") if "planned" in request.precisions else "plan"
+    plans = data.choose_split(None, "plan") if "planned" in precisions else None
     if plans == split:
         saying(report)(
-            f"{request.dataset}: no split plan, so {split} chooses planned mixes and scores them; "
+            f"{dataset}: no split plan, so {split} chooses planned mixes and scores them; "
             "their accuracy will look better than it is"
         )
     _mission(request)
     if request.boards:
         find_boards(request.boards)
+        require("onnx", why="lower bounds")
+    modes = _power_modes(request)
+    grid = SweepGrid(
+        bundles=given.bundles,
+        targets=tuple(request.targets) or tuple(TARGETS if request.prepare else targets_here()),
+        precisions=precisions,
+        budgets=tuple(request.budgets),
+        methods=tuple(request.methods),
+        overlaps=tuple(request.overlaps) or (None,),
+        threads=tuple(request.threads) or (0,),
+        made=given.made,
+    )
+    cache = ArtifactCache(
+        work,
+        request.calib,
+        dataset,
+        report,
+        request.layout,
+        request.mask_suffix,
+        request.reading,
+        plans or "plan",
+    )
+    if folder is None:
+        return Prepared(request, given, grid, cache, split, plans, modes)
+    manifest = folder.manifest
+    return Prepared(
+        request, given, grid, cache, split, manifest.plan_split, modes, manifest.failures
+    )
+
+
+def _power_modes(request: Request) -> tuple[PowerMode, ...]:
+    """The modes that are asked for; none: the one that is found."""
     if request.power_command is not None and not request.power_modes:
         raise UsageError("--power-command switches nothing without --power-modes")
-    modes: tuple[PowerMode, ...] = ()
-    if request.power_modes:
-        modes = choose_power_modes(request.power_modes, list_power_modes())
-    if request.calib is None and set(request.precisions) & {"int8", "planned"}:
+    if request.prepare and request.power_modes:
+        raise UsageError("--power-modes is for the board: give it there, with the folder")
+    if not request.power_modes:
+        return ()
+    return choose_power_modes(request.power_modes, list_power_modes())
+
+
+def _exported(path: Path, work: Path, report: Report) -> Path:
+    """The bundle of a checkpoint, at 512 × 512; any other artefact as it is."""
+    if path.suffix != ".safetensors":
+        return path
+    out = work / "exported" / path.stem
+    if (out / RECORD_FILE).is_file():
+        bundle = load_bundle(out)
+        if bundle.record.parents.checkpoint == sha256_file(path):
+            return out
+    require("torch", why="export")
+    from segclip_deploy.export.export import export_bundle
+
+    saying(report)(f"exporting {path} at 512x512; for another size export it first")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    return export_bundle(path, out, spec=InputSpec(height=512, width=512)).path
+
+
+def _board_folder(request: Request, report: Report) -> BoardFolder | None:
+    """The folder for a board, if that is what was given."""
+    if len(request.artefacts) != 1 or not (request.artefacts[0] / MANIFEST_FILE).is_file():
+        return None
+    own = {
+        "--eval": request.dataset,
+        "--calib": request.calib,
+        "--split": request.split,
+        "--precision": request.precisions,
+        "--layout": request.layout,
+        "--mask-suffix": request.mask_suffix or None,
+        "--bands, --scale and the like": None if request.reading == Reading() else request.reading,
+    }
+    for option, value in own.items():
+        if value is not None:
+            raise UsageError(f"{request.artefacts[0]} was prepared, and brings that", where=option)
+    return load_manifest(request.artefacts[0], report)
+
+
+def _precisions(request: Request, given: Given) -> tuple[PrecisionChoice, ...]:
+    """What is made of FP32 bundles: where anything is given as made already, nothing but FP32."""
+    usual: tuple[PrecisionChoice, ...] = ("fp32", "fp16", "int8", "planned")
+    asked = request.precisions or (usual[:1] if given.made else usual)
+    if given.bundles and request.calib is None and set(asked) & {"int8", "planned"}:
         raise BadInput(
             "INT8 needs real tiles",
             where="--precision",
@@ -154,26 +277,7 @@ def prepare_sweep(request: Request, report: Report) -> Prepared:
     unknown = sorted(set(request.targets) - set(TARGETS))
     if unknown:
         raise UsageError(f"{unknown[0]!r} is not one of {', '.join(TARGETS)}", where="--target")
-    grid = SweepGrid(
-        bundles=tuple(request.bundles),
-        targets=tuple(request.targets) or tuple(targets_here()),
-        precisions=tuple(request.precisions),
-        budgets=tuple(request.budgets),
-        methods=tuple(request.methods),
-        overlaps=tuple(request.overlaps) or (None,),
-        threads=tuple(request.threads) or (0,),
-    )
-    cache = ArtifactCache(
-        request.out / "work",
-        request.calib,
-        request.dataset,
-        report,
-        request.layout,
-        request.mask_suffix,
-        request.reading,
-        plans,
-    )
-    return Prepared(request, grid, cache, split, modes)
+    return tuple(asked)
 
 
 def benchmark_bundles(prepared: Prepared, report: Report) -> Benchmark:
@@ -190,6 +294,7 @@ def benchmark_bundles(prepared: Prepared, report: Report) -> Benchmark:
             "exists and was not written by this command", where=request.out, fix="choose another -o"
         )
     cache.root.mkdir(parents=True, exist_ok=True)
+    check_disk(cache.root, _bytes_to_make(prepared))
     sweep = sweep_in_modes(
         prepared.grid,
         cache,
@@ -200,7 +305,7 @@ def benchmark_bundles(prepared: Prepared, report: Report) -> Benchmark:
         report=report,
     )
     advice = recommend(sweep.rows, request.limits)
-    dataset = cache.open_dataset(load_bundle(request.bundles[0]).vocabulary)
+    dataset = cache.open_dataset(prepared.given.vocabulary)
     plans = sorted((cache.root / "plans").glob(f"*/{SENSITIVITY_FILE}"))
     mission, rank = _mission(request), request.limits.percentile
     fastest_first = sorted(sweep.rows, key=lambda row: row.percentile(rank))
@@ -209,22 +314,71 @@ def benchmark_bundles(prepared: Prepared, report: Report) -> Benchmark:
         recommended=advice.row.name if advice.row else None,
         why=advice.why,
         rows=sweep.rows,
-        failures=sweep.failures,
+        failures=(*prepared.failures, *sweep.failures),
         engines={name: str(path) for name, path in sweep.engines.items()},
-        bounds=tuple(_bounds(request)),
+        bounds=tuple(_bounds(prepared)),
         mission=margins(mission, fastest_first, rank) if mission else (),
     )
     write_results(request.out, results)
-    page = write_report(
-        request.out, results, rank=rank, dataset=dataset, mission=mission, sensitivities=plans
-    )
+    try:
+        page = write_report(
+            request.out, results, rank=rank, dataset=dataset, mission=mission, sensitivities=plans
+        )
+    except MissingDependency as error:
+        saying(report)(f"no page, only {request.out / 'results.json'} and .csv: {error}")
+        return Benchmark(None, results)
     return Benchmark(page, results)
 
 
-def _bounds(request: Request) -> Iterator[LowerBound]:
-    for path in request.bundles if request.boards else ():
+def write_prepared(prepared: Prepared, out: Path, report: Report) -> BoardFolder:
+    """Make every variant of the grid, and write them and what they are evaluated on into a folder.
+
+    Variants are made for schemes, not for targets: the board builds the engines.
+
+    Raises:
+        BadInput: engines among the artefacts, or ``out`` holds something else.
+        SegclipError: whatever else calibrating, planning and quantizing raise; but a variant that misses a
+            gate is told in the manifest.
+    """
+    cache = prepared.cache
+    variants: dict[str, Path] = {}
+    failures: list[FailedPoint] = []
+    wanted = {variant_name(point): point for point in points(prepared.grid)}
+    for index, (name, point) in enumerate(wanted.items()):
+        report(f"making {name}", index, len(wanted))
+        try:
+            variants[name] = cache.bundle(point).path
+        except GateFailed as error:
+            failures.append(FailedPoint(name=name, why=str(error)))
+    return write_board_folder(
+        out,
+        variants,
+        cache.open_dataset(prepared.given.vocabulary),
+        prepared.split,
+        plan_split=prepared.plan_split,
+        failures=failures,
+        report=report,
+    )
+
+
+def _bytes_to_make(prepared: Prepared) -> int:
+    """Of engines that are not there: about their bundles' models, and as much again of a quantized bundle."""
+    cache = prepared.cache
+    wanted = [point for grid in prepared.grids for point in points(grid)]
+    paths = {cache.engine_path(point): point for point in wanted}
+    models = [
+        load_bundle(point.made or point.bundle).model_path.stat().st_size
+        for path, point in paths.items()
+        if not path.is_file()
+    ]
+    return 2 * sum(models)
+
+
+def _bounds(prepared: Prepared) -> Iterator[LowerBound]:
+    boards = prepared.request.boards
+    for path in prepared.given.bundles if boards else ():
         operators = find_operators(load_bundle(path).model_path)
-        for name in find_boards(request.boards or ""):
+        for name in find_boards(boards or ""):
             for precision in ("fp16", "int8"):
                 yield lower_bound(path.name, operators, name, precision)
 
@@ -242,14 +396,13 @@ def _mission(request: Request) -> Mission | None:
 def _conditions(prepared: Prepared, dataset: Dataset) -> SweepConditions:
     names = dataset.names(prepared.split)
     pixels = [dataset.read(name).frame.pixels for name in names[:FRAMES]]
-    planned = "planned" in prepared.request.precisions
     return SweepConditions(
         made=time.strftime("%Y-%m-%d %H:%M"),
         device=device_conditions(),
         load=load_average(),
-        dataset=str(prepared.request.dataset),
+        dataset=str(dataset.root),
         split=prepared.split,
-        plan_split=prepared.cache.plan_split if planned else None,
+        plan_split=prepared.plan_split,
         images=len(names),
         frames=len(pixels),
         frame_sizes=tuple(sorted({(one.shape[0], one.shape[1]) for one in pixels})),

@@ -9,6 +9,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from segclip_deploy.artifacts.engine import Engine
+from segclip_deploy.errors import BadInput
 from segclip_deploy.evaluation.accuracy import Accuracy, score
 from segclip_deploy.evaluation.dataset import Dataset
 from segclip_deploy.progress import Report, saying
@@ -18,6 +19,7 @@ from segclip_deploy.runtime.inference.segmenter import Segmenter
 from segclip_deploy.runtime.open_engine import open_segmenter
 from segclip_deploy.runtime.profiling.power import PowerMeter, find_wattmeter
 from segclip_deploy.runtime.profiling.steadiness import STEADY_SECONDS, HeatLog
+from segclip_deploy.runtime.targets.device import system_memory
 from segclip_deploy.tradeoff.row import IdlePower
 from segclip_deploy.tradeoff.state import (
     ENERGY,
@@ -48,6 +50,9 @@ WARM_UP_ROUNDS = 2
 
 WARM_UP_SECONDS = 600.0
 """They go on until the temperature is steady, but no longer than this."""
+
+_SPARE_BYTES = 200_000_000
+"""Of memory, left to frames and to the system while engines are timed."""
 
 _ENERGY_SECONDS = 5.0
 """How long a point runs alone under the wattmeter: sensors are too slow for single frames."""
@@ -89,15 +94,16 @@ def measure_latency(
         samples: a point, at least.
         report: of progress.
         root: of the file system that sensors are looked for in.
+
+    Raises:
+        BadInput: the memory is too small for all engines at once.
     """
     rounds = -(-samples // len(frames))
     known = {path: load_latency(path) if path.is_file() else Latency.empty() for path in engines}
     if all(len(one.frame_ms) >= rounds * len(frames) for one in known.values()):
         return known
     with ExitStack() as stack:
-        opened = {}
-        for path, (point, engine) in engines.items():
-            opened[path] = stack.enter_context(_open(point, engine))
+        opened = _open_all(stack, engines)
         done, earlier = min(len(one.frame_ms) for one in known.values()) // len(frames), {**known}
         log = HeatLog(root)
         _warm_up(opened.values(), frames, log, report)
@@ -147,6 +153,28 @@ def measure_energy(
         with _open(*engines[path]) as segmenter:
             ENERGY.write(path, _energy(segmenter, frames, idle, root))
     return {path: load_energy(path) for path in engines}
+
+
+def _open_all(
+    stack: ExitStack, engines: Mapping[Path, tuple[Point, Engine]]
+) -> dict[Path, Segmenter]:
+    """Every engine, open; refused before the next one fills what is left of the memory."""
+    opened: dict[Path, Segmenter] = {}
+    free, largest = system_memory("MemAvailable"), 0
+    for path, (point, engine) in engines.items():
+        if free is not None and opened and free < largest + _SPARE_BYTES:
+            raise BadInput(
+                f"{len(opened)} of {len(engines)} engines leave {free / 1e9:.2f} GB of memory, and one "
+                f"of them took {largest / 1e9:.2f} GB; they are timed in turns, all open",
+                where="benchmark",
+                fix="measure fewer at once: --target, --precision, or fewer bundles",
+            )
+        opened[path] = stack.enter_context(_open(point, engine))
+        now = system_memory("MemAvailable")
+        if free is not None and now is not None:
+            largest = max(largest, free - now)
+        free = now
+    return opened
 
 
 def _open(point: Point, engine: Engine) -> Segmenter:

@@ -10,7 +10,7 @@ from statistics import median
 import numpy as np
 
 from segclip_deploy.artifacts.engine import Engine
-from segclip_deploy.errors import BadInput, GateFailed
+from segclip_deploy.errors import BadArtifact, GateFailed
 from segclip_deploy.evaluation.accuracy import Accuracy, miou_drop
 from segclip_deploy.progress import Report
 from segclip_deploy.runtime.inference.windows import default_overlap
@@ -88,18 +88,11 @@ def run_sweep(
 
     Raises:
         BadInput: something a point needs is missing.
-        SegclipError: whatever else making an engine raises, but for gates: a point that misses
-            one is a failure of the sweep's result.
+        SegclipError: whatever making an engine raises; but a point that misses a gate, or that a target
+            refuses, is a failure of the sweep's result, unless it leaves nothing to measure.
     """
     wanted = points(grid)
-    engines: dict[Point, Engine] = {}
-    failures = []
-    for index, point in enumerate(wanted):
-        report(f"making {point.name}", index, len(wanted))
-        try:
-            engines[point] = cache.engine(point)
-        except GateFailed as error:
-            failures.append(FailedPoint(name=point.name, why=str(error)))
+    engines, failures = _engines(wanted, cache, report)
     accuracies: dict[Point, Accuracy] = {}
     for index, (point, engine) in enumerate(engines.items()):
         report(f"scoring {point.name}", index, len(engines))
@@ -109,7 +102,7 @@ def run_sweep(
             path, point, engine, cache.open_dataset(engine.vocabulary), split
         )
     latencies, energies = _costs(engines, cache, split, samples, report)
-    references = {point: _reference(point, list(engines)) for point in engines}
+    references = {point: _reference(point, list(engines)) or point for point in engines}
     rows = tuple(
         _row(
             point,
@@ -124,9 +117,33 @@ def run_sweep(
     )
     return Sweep(
         rows,
-        tuple(failures),
+        failures,
         {point.name: engine.path for point, engine in engines.items()},
     )
+
+
+def _engines(
+    wanted: Sequence[Point], cache: ArtifactCache, report: Report
+) -> tuple[dict[Point, Engine], tuple[FailedPoint, ...]]:
+    """Make the engines; those that fail, or have no FP32 left to be compared with, are told."""
+    engines: dict[Point, Engine] = {}
+    failures: list[FailedPoint] = []
+    first: GateFailed | BadArtifact | None = None
+    for index, point in enumerate(wanted):
+        report(f"making {point.name}", index, len(wanted))
+        try:
+            engines[point] = cache.engine(point)
+        except (GateFailed, BadArtifact) as error:
+            first = first or error
+            failures.append(FailedPoint(name=point.name, why=str(error)))
+    for point in list(engines):
+        if _reference(point, list(engines)) is None:
+            del engines[point]
+            why = "its FP32 engine failed, and there is nothing to compare it with"
+            failures.append(FailedPoint(name=point.name, why=why))
+    if first is not None and not engines:
+        raise first
+    return engines, tuple(failures)
 
 
 def _costs(
@@ -161,7 +178,7 @@ def _costs(
     )
 
 
-def _reference(point: Point, measured: Sequence[Point]) -> Point:
+def _reference(point: Point, measured: Sequence[Point]) -> Point | None:
     """The FP32 engine of the same bundle, target and overlap; of any target where that failed."""
     candidates = [
         other
@@ -170,9 +187,8 @@ def _reference(point: Point, measured: Sequence[Point]) -> Point:
         and (other.bundle, other.overlap) == (point.bundle, point.overlap)
         and other.threads in (point.threads, 0)
     ]
-    if not candidates:
-        raise BadInput("no FP32 engine to compare with", where=point.name)
-    return next((other for other in candidates if other.target == point.target), candidates[0])
+    same = (other for other in candidates if other.target == point.target)
+    return next(same, candidates[0] if candidates else None)
 
 
 def _row(
@@ -188,7 +204,7 @@ def _row(
         name=point.name,
         reference=reference.name,
         target=point.target,
-        precision=point.precision if point.budget is None else f"planned ≤ {point.budget:g}",
+        precision=point.precision_told,
         window=(engine.input.height, engine.input.width),
         batch=engine.input.batch,
         overlap=_overlap(point, engine),

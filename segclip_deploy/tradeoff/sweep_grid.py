@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
-from typing import Literal
 
 from segclip_deploy.errors import BadInput
 from segclip_deploy.runtime.registry import TARGETS
+from segclip_deploy.tradeoff.made import MadeArtefact, PrecisionChoice
 
-__all__ = ["Point", "PrecisionChoice", "SweepGrid", "points", "targets_here"]
-
-PrecisionChoice = Literal["fp32", "fp16", "int8", "planned"]
+__all__ = ["Point", "SweepGrid", "points", "targets_here"]
 
 
 @dataclass(frozen=True)
@@ -28,6 +26,7 @@ class SweepGrid:
         methods: how ranges are read off histograms.
         overlaps: pixels windows share; None: a quarter of the window.
         threads: of engines on the CPU; 0: what was fastest when the engine was built.
+        made: quantized bundles and engines that are there already.
         power_mode: of the Jetson that all is built and measured in; None elsewhere.
     """
 
@@ -38,6 +37,7 @@ class SweepGrid:
     methods: Sequence[str] = ("percentile",)
     overlaps: Sequence[int | None] = (None,)
     threads: Sequence[int] = (0,)
+    made: Sequence[MadeArtefact] = ()
     power_mode: str | None = None
 
 
@@ -46,12 +46,13 @@ class Point:
     """One engine at one setting.
 
     Attributes:
-        bundle: FP32.
+        bundle: FP32; or the FP32 engine that is there in place of one.
         target: a name of ``TARGETS``.
         precision: of the engine.
         budget: points of mIoU that a plan may lose; None where nothing is planned.
         method: of calibration; None where nothing is calibrated.
         overlap, threads, power_mode: as in ``SweepGrid``.
+        made: the quantized bundle or the engine, where it is there already; None: it is made of ``bundle``.
     """
 
     bundle: Path
@@ -61,14 +62,13 @@ class Point:
     method: str | None
     overlap: int | None
     threads: int
+    made: Path | None = None
     power_mode: str | None = None
 
     @property
     def name(self) -> str:
         """Unique within a sweep, for people."""
-        precision = self.precision
-        parts = [self.bundle.name, TARGETS[self.target].short]
-        parts.append(precision if self.budget is None else f"planned ≤ {self.budget:g}")
+        parts = [(self.made or self.bundle).name, TARGETS[self.target].short, self.precision_told]
         if self.method not in (None, "percentile"):
             parts.append(str(self.method))
         if self.overlap is not None:
@@ -78,6 +78,11 @@ class Point:
         if self.power_mode:
             parts.append(self.power_mode)
         return " · ".join(parts)
+
+    @property
+    def precision_told(self) -> str:
+        """The precision, of a plan with its budget."""
+        return self.precision if self.budget is None else f"planned ≤ {self.budget:g}"
 
 
 def points(grid: SweepGrid) -> list[Point]:
@@ -96,12 +101,16 @@ def points(grid: SweepGrid) -> list[Point]:
             for method, budget in _calibrated(grid, precision):
                 for overlap, count in product(grid.overlaps, threads):
                     wanted: PrecisionChoice = precision
-                    found.append(
-                        Point(
-                            bundle, target, wanted, budget, method, overlap, count, grid.power_mode
-                        )
-                    )
-    return found
+                    found.append(Point(bundle, target, wanted, budget, method, overlap, count))
+    for made in grid.made:
+        for target in made.targets(grid.targets):
+            threads = grid.threads if TARGETS[target].takes_threads else (0,)
+            found += [
+                Point(made.parent, target, made.precision, None, None, overlap, count, made.path)
+                for overlap, count in product(grid.overlaps, threads)
+            ]
+    found = [replace(point, power_mode=grid.power_mode) for point in found]
+    return sorted(found, key=lambda point: point.precision != "fp32")
 
 
 def _calibrated(grid: SweepGrid, precision: str) -> Iterator[tuple[str | None, float | None]]:

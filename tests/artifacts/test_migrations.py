@@ -33,6 +33,7 @@ from tests.support.helpers import call
 
 OLD = Path(__file__).with_name("fixtures") / "schema1"
 OLD_2 = Path(__file__).with_name("fixtures") / "schema2"
+OLD_3 = Path(__file__).with_name("fixtures") / "schema3"
 SIZE = InputSpec(height=64, width=64)
 
 
@@ -142,6 +143,16 @@ def test_records_of_schema_2_say_what_they_said() -> None:
     assert json.loads(json.dumps(engine.built.to_json())) == built
 
 
+def test_records_of_schema_3_say_what_they_said_and_have_no_temperature() -> None:
+    said, built = read_json(OLD_3 / "bundle.json"), read_json(OLD_3 / "engine.json")["built"]
+    assert said.pop("schema") == 3
+    bundle = BUNDLE.read(OLD_3 / "bundle.json", fix="f")
+    engine = ENGINE.read(OLD_3 / "engine.json", fix="f")
+    for record in (bundle, engine.bundle):
+        assert json.loads(json.dumps(record.to_json())) == {**said, "temperature": None}
+    assert json.loads(json.dumps(engine.built.to_json())) == built
+
+
 def test_a_plan_of_schema_2_says_what_it_said() -> None:
     said = yaml.safe_load((OLD_2 / "plan.yaml").read_text(encoding="utf-8"))
     plan = load_plan(OLD_2 / "plan.yaml")
@@ -170,7 +181,7 @@ def test_an_old_bundle_is_verified_and_quantized(scheme: str, fp32: Path, tmp_pa
     assert result.exit_code == 0, result.output
     table = calibrated(fp32, [EXAMPLE / "images"], 16)
     made = load_bundle(uniformly(fp32, table, tmp_path / "low", scheme, "int8"))
-    assert json.loads((made.path / "bundle.json").read_text())["schema"] == BUNDLE.schema == 3
+    assert json.loads((made.path / "bundle.json").read_text())["schema"] == BUNDLE.schema == 4
     assert made.record.parents.bundle == load_bundle(fp32).sha256
     assert made.record.trained_for_int8 == load_bundle(fp32).record.trained_for_int8 != ()
 
@@ -206,7 +217,7 @@ def test_an_engine_of_schema_2_is_refused_with_the_command_that_builds_it_anew(
     with pytest.raises(BadArtifact) as caught:
         load_engine(path)
     assert str(caught.value) == (
-        f"{record_path(path)}: its schema 2 is older than this version reads (5); "
+        f"{record_path(path)}: its schema 2 is older than this version reads (6); "
         f"segclip-deploy build-engine {fp32} -o {path} --device CPU"
     )
 

@@ -11,8 +11,7 @@ from PIL import Image
 
 from segclip_deploy.artifacts.vocabulary import Vocabulary
 from segclip_deploy.errors import BadInput
-from segclip_deploy.evaluation.dataset import open_dataset
-from segclip_deploy.planning.planner import choose_plan_split
+from segclip_deploy.evaluation.dataset import choose_plan_split, open_dataset
 from tests.conftest import EXAMPLE
 from tests.support.helpers import call
 

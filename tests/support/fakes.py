@@ -46,6 +46,12 @@ def logits_of(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
     return 10 * np.eye(CLASSES, dtype=np.float32)[corners].transpose(2, 0, 1)
 
 
+def drawn_from(logits: NDArray[np.float32], temperature: float, seed: int) -> NDArray[np.uint8]:
+    """A class for each pixel of logits (K, …), with the probabilities softmax(logits / temperature)."""
+    noise = np.random.default_rng(seed).gumbel(size=logits.shape)
+    return (logits / temperature + noise).argmax(0).astype(np.uint8)
+
+
 def blue_of(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """The blue of each block's first pixel (⌈H/4⌉, ⌈W/4⌉)."""
     return pixels[::LOGIT_STRIDE, ::LOGIT_STRIDE, 2]

@@ -18,6 +18,7 @@ from segclip_deploy.runtime.inference.label_map import LabelMap, StageTimes
 from segclip_deploy.runtime.inference.stitching import (
     Blend,
     Centres,
+    OnLogits,
     Read,
     Rows,
     Tally,
@@ -121,11 +122,20 @@ class Segmenter:
         self._check_open()
         return self.segment(as_frame(image), overlap=overlap)
 
-    def segment(self, frame: Frame, *, overlap: int | None = None) -> LabelMap:
-        """Label every pixel of a frame, with another ``overlap`` than the Segmenter's own if given.
+    def segment(
+        self, frame: Frame, *, overlap: int | None = None, on_logits: OnLogits | None = None
+    ) -> LabelMap:
+        """Label every pixel of a frame.
+
+        Args:
+            frame: the image.
+            overlap: in place of the Segmenter's own.
+            on_logits: told the blended logits, while labels are made; those of the frame as it is
+                ``padded``.
 
         Raises:
             BadInput: an overlap as the Segmenter itself would refuse, or the Segmenter is closed.
+            ValueError: ``on_logits`` of an engine that outputs none.
         """
         self._check_open()
         started = time.perf_counter()
@@ -142,7 +152,10 @@ class Segmenter:
         def read(w: Window) -> NDArray[np.uint8]:
             return pixels[w.top : w.top + w.height, w.left : w.left + w.width]
 
-        for rows in self.rows(shape, read, overlap=overlap, margin=self.measures, tally=tally):
+        parts = self.rows(
+            shape, read, overlap=overlap, margin=self.measures, on_logits=on_logits, tally=tally
+        )
+        for rows in parts:
             whole[rows.output][rows.top : rows.bottom] = rows.values
         margin = whole["margin"][: -(-height // LOGIT_STRIDE), : -(-width // LOGIT_STRIDE)]
         joining = time.perf_counter() - prepared - tally.cutting - tally.inferring
@@ -170,6 +183,7 @@ class Segmenter:
         *,
         overlap: int | None = None,
         margin: bool = False,
+        on_logits: OnLogits | None = None,
         first: int = 0,
         stop: int | None = None,
         tally: Tally | None = None,
@@ -183,20 +197,23 @@ class Segmenter:
             read: the pixels of a window.
             overlap: in place of the Segmenter's own.
             margin: whether to give margins, too.
-            first: the first row of labels that is wanted; there are no margins then.
-            stop: the row after the last that is wanted, or all; there are no margins then.
+            on_logits: told the blended logits of all rows.
+            first: the first row of labels that is wanted; there are no margins and logits then.
+            stop: the row after the last that is wanted, or all; there are no margins and logits then.
             tally: is added to.
 
         Yields:
             labels, and margins, of all rows that are wanted, each once and in order.
 
         Raises:
-            ValueError: margins of a part.
+            ValueError: margins or logits of a part; or logits of an engine that outputs none.
             BadInput: the Segmenter is closed.
         """
         self._check_open()
-        if margin and (first or stop is not None):
-            raise ValueError("margins are given of whole images")
+        if (margin or on_logits) and (first or stop is not None):
+            raise ValueError("margins and logits are given of whole images")
+        if on_logits and not self.blends:
+            raise ValueError(f"{self.backend.name} outputs no logits")
         stop = shape[0] if stop is None else stop
         overlap = self.overlap if overlap is None else overlap
         size = (self.spec.height, self.spec.width)
@@ -208,7 +225,9 @@ class Segmenter:
         joins: list[Centres | Blend]
         if self.blends:
             classes = next(o.shape[1] for o in self.backend.outputs if o.name == "logits")
-            joins = [Blend(windows, classes, margin=margin, decode=self._decode)]
+            joins = [
+                Blend(windows, classes, margin=margin, decode=self._decode, on_logits=on_logits)
+            ]
         else:
             joins = [Centres("labels", windows)]
             if margin:

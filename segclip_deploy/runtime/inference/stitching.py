@@ -17,9 +17,10 @@ from segclip_deploy.runtime.inference.windows import (
     Window,
     decode,
     triangle,
+    upsample,
 )
 
-__all__ = ["Blend", "Centres", "Read", "Rows", "Tally", "infer_windows"]
+__all__ = ["Blend", "Centres", "LogitRows", "OnLogits", "Read", "Rows", "Tally", "infer_windows"]
 
 Read = Callable[[Window], NDArray[np.uint8] | None]
 """The pixels (h, w, 3) of a window, uint8 RGB; None where there is nothing to label."""
@@ -43,6 +44,44 @@ class Rows:
     def bottom(self) -> int:
         """The row after the last."""
         return self.top + len(self.values)
+
+
+_SLAB = 8  # rows of logits that are upsampled at once
+
+
+@dataclass(frozen=True)
+class LogitRows:
+    """Blended logits of some rows of an image, whose labels are finished.
+
+    Attributes:
+        top: the first finished row of pixels.
+        values: (K, h, W/4) float32; beside the finished rows of logits the one above and the one below, where
+            the image has them.
+        first, stop: the finished rows of ``values``, from and to.
+    """
+
+    top: int
+    values: NDArray[np.float32]
+    first: int
+    stop: int
+
+    def upsampled(self) -> Iterator[tuple[int, NDArray[np.float32]]]:
+        """The logits of every pixel, a few rows at a time: row of the first, and (K, h, W).
+
+        These are the logits that ``windows.labels_of`` takes the best of.
+        """
+        top = self.top
+        for start in range(self.first, self.stop, _SLAB):
+            end = min(start + _SLAB, self.stop)
+            above = max(0, start - 1)
+            planes = [upsample(plane[above : end + 1]) for plane in self.values]
+            rows = slice((start - above) * LOGIT_STRIDE, (end - above) * LOGIT_STRIDE)
+            yield top, np.stack([plane[rows] for plane in planes])
+            top += (end - start) * LOGIT_STRIDE
+
+
+OnLogits = Callable[[LogitRows], None]
+"""Told the logits that labels come from, row by row from the top: each row once."""
 
 
 @dataclass
@@ -94,16 +133,24 @@ class Blend:
         classes: K.
         margin: whether margins are wanted.
         decode: logits → labels and margin, as ``windows.decode`` does.
+        on_logits: told the averages.
     """
 
     output = "logits"
 
     def __init__(
-        self, windows: Sequence[Window], classes: int, *, margin: bool, decode: Decode = decode
+        self,
+        windows: Sequence[Window],
+        classes: int,
+        *,
+        margin: bool,
+        decode: Decode = decode,
+        on_logits: OnLogits | None = None,
     ) -> None:
         self._windows = windows
         self._margin = margin
         self._decode = decode
+        self._on_logits = on_logits
         self._width = windows[-1].keep[3] // LOGIT_STRIDE
         h, w = (side // LOGIT_STRIDE for side in (windows[0].height, windows[0].width))
         self._ramp = np.outer(triangle(h), triangle(w))
@@ -151,8 +198,10 @@ class Blend:
         skip = max(0, context - 1)  # their labels are out, or above what was asked for
         stop = logits.shape[1] - (0 if last else 1)
         if stop > skip:
-            part = labels[skip * LOGIT_STRIDE : stop * LOGIT_STRIDE]
-            yield Rows("labels", (first + skip) * LOGIT_STRIDE, part)
+            top = (first + skip) * LOGIT_STRIDE
+            if self._on_logits:
+                self._on_logits(LogitRows(top, logits, skip, stop))
+            yield Rows("labels", top, labels[skip * LOGIT_STRIDE : stop * LOGIT_STRIDE])
         self._above = logits[:, -2:]
         self._top = end
         self._total = self._total[:, count:]

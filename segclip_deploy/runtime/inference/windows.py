@@ -18,6 +18,7 @@ __all__ = [
     "labels_of",
     "margin_of",
     "triangle",
+    "upsample",
 ]
 
 LOGIT_STRIDE = 4
@@ -88,19 +89,28 @@ def decode(
 def labels_of(logits: NDArray[np.float32]) -> NDArray[np.uint8]:
     """Upsample logits (K, h, w) by ``LOGIT_STRIDE``, bilinear, half-pixel centres; argmax → (H, W).
 
-    The same function as the graph's own upsampling (align_corners=False). Pillow's
-    triangle filter is that interpolation when it enlarges.
+    The same function as the graph's own upsampling (align_corners=False).
     """
     classes, height, width = logits.shape
-    size = (width * LOGIT_STRIDE, height * LOGIT_STRIDE)
-    best = np.full(size[::-1], -np.inf, dtype=np.float32)
-    labels = np.zeros(size[::-1], dtype=np.uint8)
+    size = (height * LOGIT_STRIDE, width * LOGIT_STRIDE)
+    best = np.full(size, -np.inf, dtype=np.float32)
+    labels = np.zeros(size, dtype=np.uint8)
     for index in range(classes):
-        plane = np.asarray(Image.fromarray(logits[index]).resize(size, Image.Resampling.BILINEAR))
+        plane = upsample(logits[index])
         better = plane > best  # strictly: the first of equal classes wins, as in argmax
         labels[better] = index
         best[better] = plane[better]
     return labels
+
+
+def upsample(plane: NDArray[np.float32]) -> NDArray[np.float32]:
+    """One class's logits (h, w) → (4h, 4w), bilinear, half-pixel centres.
+
+    Pillow's triangle filter is that interpolation when it enlarges.
+    """
+    height, width = plane.shape
+    size = (width * LOGIT_STRIDE, height * LOGIT_STRIDE)
+    return np.asarray(Image.fromarray(plane).resize(size, Image.Resampling.BILINEAR))
 
 
 def triangle(length: int) -> NDArray[np.float32]:

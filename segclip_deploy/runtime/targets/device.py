@@ -28,6 +28,7 @@ __all__ = [
     "has_gpu",
     "list_power_modes",
     "power_mode",
+    "system_memory",
     "usable_cores",
 ]
 
@@ -211,6 +212,13 @@ def usable_cores() -> int:
     """Cores this process may run on."""
     affinity = getattr(os, "sched_getaffinity", None)  # Linux
     return len(affinity(0)) if affinity else os.cpu_count() or 1
+
+
+def system_memory(field: str) -> int | None:
+    """Bytes of a field of /proc/meminfo, as ``"MemAvailable"``; on a Jetson the GPU shares them."""
+    text = _read(_ROOT / "proc" / "meminfo") or ""
+    found = re.search(rf"^{field}:\s+(\d+) kB", text, re.MULTILINE)
+    return int(found[1]) << 10 if found else None
 
 
 def command_output(*command: str) -> str | None:

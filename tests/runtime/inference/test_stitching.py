@@ -18,8 +18,14 @@ from segclip_deploy.artifacts.bundle import InputSpec
 from segclip_deploy.artifacts.vocabulary import IGNORE_INDEX, load_vocabulary
 from segclip_deploy.runtime.inference.frame import prepare
 from segclip_deploy.runtime.inference.segmenter import Segmenter
-from segclip_deploy.runtime.inference.stitching import Tally
-from segclip_deploy.runtime.inference.windows import Window, cover, labels_of, margin_of
+from segclip_deploy.runtime.inference.stitching import LogitRows, Tally
+from segclip_deploy.runtime.inference.windows import (
+    Window,
+    cover,
+    labels_of,
+    margin_of,
+    upsample,
+)
 from tests.support.fakes import FakeBackend, random_frame
 from tests.support.whole import blend_logits, join_centres
 
@@ -102,6 +108,29 @@ def test_blending_in_strips_equals_blending_of_the_whole_image(
 
 
 @PROPERTY
+@given(size=st.tuples(SIDE, SIDE), overlap=OVERLAP, batch=st.integers(1, 5))
+def test_the_logits_that_are_told_are_those_of_the_labels(
+    size: tuple[int, int], overlap: int, batch: int
+) -> None:
+    frame, flyer = random_frame(*size), moody(overlap, batch, logits=True)
+    pixels = prepare(frame, *flyer.padded(*size))
+    windows = cover(pixels.shape[:2], (32, 48), (overlap, overlap))
+    told: list[NDArray[np.float32]] = []
+
+    def on_logits(rows: LogitRows) -> None:
+        for top, logits in rows.upsampled():
+            assert top == sum(part.shape[1] for part in told)
+            told.append(logits)
+
+    result = flyer.segment(frame, on_logits=on_logits)
+    whole = blend_logits(pixels.shape[:2], windows, answers(pixels, windows, "logits", logits=True))
+    got = np.concatenate(told, axis=1)
+    assert got.tobytes() == np.stack([upsample(plane) for plane in whole]).tobytes()
+    assert result.labels.tobytes() == got.argmax(0)[: size[0], : size[1]].astype(np.uint8).tobytes()
+    assert max(part.shape[1] for part in told) <= 32  # pixel rows at once, however large the image
+
+
+@PROPERTY
 @given(
     size=st.tuples(SIDE, SIDE),
     overlap=OVERLAP,
@@ -161,10 +190,17 @@ def test_windows_without_pixels_are_not_run_and_get_no_label(logits: bool) -> No
         assert (labels[:, :48] == IGNORE_INDEX).all()
 
 
-def test_margins_of_a_part_are_refused() -> None:
-    flyer = moody(0, margin=True)
+def test_margins_and_logits_of_a_part_are_refused() -> None:
+    flyer, read = moody(0, margin=True, logits=True), cut_from(random_frame(64, 96).pixels)
     with pytest.raises(ValueError, match="whole images"):
-        list(flyer.rows((64, 96), cut_from(random_frame(64, 96).pixels), margin=True, first=8))
+        list(flyer.rows((64, 96), read, margin=True, first=8))
+    with pytest.raises(ValueError, match="whole images"):
+        list(flyer.rows((64, 96), read, on_logits=print, stop=8))
+
+
+def test_logits_of_an_engine_that_outputs_none_are_refused() -> None:
+    with pytest.raises(ValueError, match="fake outputs no logits"):
+        moody(0).segment(random_frame(64, 96), on_logits=print)
 
 
 @pytest.mark.parametrize("logits", [False, True])
@@ -176,7 +212,10 @@ def test_memory_is_that_of_a_row_of_windows(logits: bool) -> None:
         flyer = Segmenter(backend, InputSpec(64, 64, 4, 1), DUBAI)
         window = random_frame(64, 64).pixels
         tracemalloc.start()
-        done = sum(len(rows.values) for rows in flyer.rows((height, 1024), lambda _: window))
+        # upsampled, too
+        told = (lambda rows: [None for _ in rows.upsampled()]) if logits else None
+        labelled = flyer.rows((height, 1024), lambda _: window, on_logits=told)
+        done = sum(len(rows.values) for rows in labelled)
         most = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()
         assert done == height
