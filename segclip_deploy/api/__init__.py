@@ -49,6 +49,7 @@ if TYPE_CHECKING:
     from segclip_deploy.progress import Report
     from segclip_deploy.runtime.doctor import Machine
     from segclip_deploy.runtime.profiling.compare import Comparison
+    from segclip_deploy.runtime.profiling.mode_switch import POWER_COMMAND
     from segclip_deploy.runtime.profiling.record import ProfileRecord
     from segclip_deploy.runtime.streaming.result import RunResult, RunStopped
     from segclip_deploy.tradeoff.benchmark import Benchmark
@@ -88,6 +89,7 @@ _HOMES = {
     "progress": ("Report",),
     "runtime.doctor": ("Machine",),
     "runtime.profiling.compare": ("Comparison",),
+    "runtime.profiling.mode_switch": ("POWER_COMMAND",),
     "runtime.profiling.record": ("ProfileRecord",),
     "runtime.streaming.result": ("RunResult", "RunStopped"),
     "tradeoff.benchmark": ("Benchmark",),
@@ -102,6 +104,7 @@ _HOME = {name: home for home, names in _HOMES.items() for name in names}
 __all__ = [
     "LAYOUT_NAMES",
     "METHOD_NAMES",
+    "POWER_COMMAND",
     "PRECISIONS",
     "PROTOCOL_NAMES",
     "Benchmark",

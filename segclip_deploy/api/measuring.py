@@ -265,6 +265,9 @@ def benchmark(
     sensor: str | None = None,
     front_overlap: float = 0.7,
     side_overlap: float = 0.7,
+    power_modes: Sequence[str] = (),
+    power_command: str | None = None,
+    ambient: float | None = None,
     dry_run: bool = False,
     report: Report = silent,
 ) -> Benchmark | Steps | BoardFolder:
@@ -314,6 +317,11 @@ def benchmark(
         speed: of a mission: metres a second.
         sensor: of a mission: ``"dji-p1"``, or ``"4000x2250,6.17mm,3.61mm"``.
         front_overlap, side_overlap: of a mission: shares of a photo.
+        power_modes: of this Jetson, in which the grid is built and measured, one after another:
+            ``("15W", "25W")``; by default the one that is found.
+        power_command: that switches them: ``"sudo nvpmodel -m {id}"``. The mode that was found is put
+            back at the end, on an error, and on Ctrl-C.
+        ambient: °C around the machine, which goes into the report.
         dry_run: say what would be done, and do nothing.
         report: told how far it is.
 
@@ -321,9 +329,10 @@ def benchmark(
         page and results; with ``dry_run`` the steps there would be; with ``prepare`` the folder.
 
     Raises:
-        UsageError: arguments that do not go together.
+        UsageError: arguments that do not go together, or no command for the power modes.
         BadArtifact: an artefact that is neither bundle nor engine, or a prepared folder without its manifest.
-        BadInput: a dataset, split, class, board or frame that is none, or a disk or memory that is too small.
+        BadInput: a dataset, split, class, board, frame or power mode that is none, a disk or memory that is
+            too small; a mode that cannot be entered, or needs a reboot.
         StaleArtifact: a prepared folder whose files have changed.
     """
     check_choice("--layout", layout, LAYOUT_NAMES)
@@ -376,6 +385,9 @@ def benchmark(
             camera=sensor,
             front_overlap=front_overlap,
             side_overlap=side_overlap,
+            power_modes=power_modes,
+            power_command=power_command,
+            ambient=ambient,
         ),
         report,
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 import click
@@ -18,6 +19,14 @@ from segclip_deploy.cli.output import print_json, print_table
 from segclip_deploy.cli.progress import stage_bar
 
 __all__ = ["benchmark"]
+
+
+def _names(_context: object, _option: object, text: str) -> tuple[str, ...]:
+    """Parse ``15W,25W``."""
+    names = tuple(name.strip() for name in text.split(",")) if text else ()
+    if not all(names):
+        raise click.BadParameter(f"{text!r} is no list like 15W,25W")
+    return names
 
 
 @click.command()
@@ -82,6 +91,19 @@ __all__ = ["benchmark"]
 @click.option("--sensor", help="Mission: dji-p1, …, or 4000x2250,6.17mm,3.61mm.")
 @click.option("--front-overlap", type=float, default=0.7, show_default=True)
 @click.option("--side-overlap", type=float, default=0.7, show_default=True)
+@click.option(
+    "--power-modes",
+    default="",
+    callback=_names,
+    metavar="15W,25W,…",
+    help="Of this Jetson: the grid is built and measured in each.  [default: the one it is in]",
+)
+@click.option(
+    "--power-command",
+    metavar="COMMAND",
+    help="Switches the mode, e.g. 'sudo nvpmodel -m {id}'.  [default: a terminal is asked]",
+)
+@click.option("--ambient", type=float, help="°C around the machine, for the report.")
 @click.option("--dry-run", is_flag=True, help="Say what would be done, and do nothing.")
 @json_option
 def benchmark(as_json: bool, **options: Any) -> None:
@@ -90,6 +112,8 @@ def benchmark(as_json: bool, **options: Any) -> None:
     These are bundles and engines, or one folder that --prepare has written.
     Killed? The same command goes on. Exit code 3: no engine keeps the limits.
     """
+    if options["power_modes"] and not options["power_command"] and not options["dry_run"]:
+        options["power_command"] = _confirmed_command()
     with stage_bar() as report:
         done = api.benchmark(**options, report=report)
     if as_json:
@@ -108,6 +132,18 @@ def benchmark(as_json: bool, **options: Any) -> None:
         click.get_current_context().exit(3)
 
 
+def _confirmed_command() -> str | None:
+    """The usual command that switches power modes, where somebody sits there and agrees."""
+    if not _at_terminal():
+        return None
+    question = f"Switch the power mode by {api.POWER_COMMAND}, and back at the end?"
+    return api.POWER_COMMAND if click.confirm(question, err=True) else None
+
+
+def _at_terminal() -> bool:
+    return sys.stdin.isatty() and sys.stderr.isatty()
+
+
 def _print(done: api.Benchmark, rank: float) -> None:
     results = done.results
     print_table(
@@ -123,6 +159,8 @@ def _print(done: api.Benchmark, rank: float) -> None:
         ],
         [_cells(row, rank) for row in sorted(results.rows, key=lambda r: r.percentile(rank))],
     )
+    for note in done.notes:
+        click.echo(note)
     for failure in results.failures:
         click.echo(f"must not fly: {failure.name}: {failure.why}")
     if results.recommended:

@@ -83,7 +83,9 @@ class ArtifactCache:
 
     def recipe(self, point: Point) -> str:
         """The digest of everything an engine is made of."""
-        return digest_of(self._model_digest(point), point.target, find_cpu().to_json())
+        # An engine is built in the mode that it flies in: kernels are chosen by timing them.
+        mode = [point.power_mode] if point.power_mode else []
+        return digest_of(self._model_digest(point), point.target, find_cpu().to_json(), *mode)
 
     def engine_path(self, point: Point) -> Path:
         """Where a point's engine lies, or will."""

@@ -18,9 +18,12 @@ from segclip_deploy.progress import Report, saying
 from segclip_deploy.runtime.inference.frame import Frame
 from segclip_deploy.runtime.io.raster.source import Reading
 from segclip_deploy.runtime.profiling.conditions import device_conditions, load_average
+from segclip_deploy.runtime.profiling.mode_switch import choose_power_modes, plan_mode_switch
 from segclip_deploy.runtime.registry import TARGETS
+from segclip_deploy.runtime.targets.device import PowerMode, list_power_modes
 from segclip_deploy.tradeoff.artifact_cache import SENSITIVITY_FILE, ArtifactCache
 from segclip_deploy.tradeoff.comparison import EngineComparison, compare_with
+from segclip_deploy.tradeoff.heat_notes import heat_notes
 from segclip_deploy.tradeoff.made import Given, PrecisionChoice, sort_given
 from segclip_deploy.tradeoff.measure_points import WARM_UP_ROUNDS
 from segclip_deploy.tradeoff.mission import Mission, margins, sensor
@@ -37,8 +40,13 @@ from segclip_deploy.tradeoff.report import write_report
 from segclip_deploy.tradeoff.results import ResultsRecord, SweepConditions, write_results
 from segclip_deploy.tradeoff.roofline import LowerBound, find_boards, lower_bound
 from segclip_deploy.tradeoff.row import FailedPoint
-from segclip_deploy.tradeoff.sweep import Steps, count_steps, run_sweep
+from segclip_deploy.tradeoff.sweep import Steps
 from segclip_deploy.tradeoff.sweep_grid import SweepGrid, points, targets_here
+from segclip_deploy.tradeoff.sweep_modes import (
+    count_steps_in_modes,
+    grids_of_modes,
+    sweep_in_modes,
+)
 from segclip_deploy.tradeoff.timed_frames import say_what_fits, timed_frames
 
 __all__ = [
@@ -79,6 +87,9 @@ class Request:
     camera: str | None = None
     front_overlap: float = 0.7
     side_overlap: float = 0.7
+    power_modes: Sequence[str] = ()
+    power_command: str | None = None
+    ambient: float | None = None
 
 
 @dataclass(frozen=True)
@@ -93,6 +104,7 @@ class Prepared:
         split: the part of the dataset that reports accuracy.
         plan_split: the part that planned mixes are chosen on; None where nothing is planned.
         frames: that latency is measured on; none where a folder is prepared.
+        modes: power modes that the grid is measured in; none: the one that is found.
         failures: of the workstation that prepared the folder: variants that are not in it.
     """
 
@@ -103,11 +115,17 @@ class Prepared:
     split: str
     plan_split: str | None
     frames: tuple[Frame, ...]
+    modes: tuple[PowerMode, ...]
     failures: tuple[FailedPoint, ...] = ()
+
+    @property
+    def grids(self) -> tuple[SweepGrid, ...]:
+        """The grid in each of its power modes."""
+        return grids_of_modes(self.grid, self.modes)
 
     def steps(self) -> Steps:
         """How many engines are there, how many are to be made, and how many samples to be taken."""
-        return count_steps(self.grid, self.cache, self.request.samples)
+        return count_steps_in_modes(self.grids, self.cache, self.request.samples)
 
 
 @dataclass(frozen=True)
@@ -121,6 +139,11 @@ class Benchmark:
 
     page: Path | None
     results: ResultsRecord
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What a reader must know of the heat that rows were measured in, in words."""
+        return heat_notes(self.results.rows)
 
     def to_json(self) -> dict[str, Any]:
         """The page, and the recommendation; all else is in ``results.json``."""
@@ -174,6 +197,7 @@ def prepare_sweep(request: Request, report: Report) -> Prepared:
         find_boards(request.boards)
         require("onnx", why="lower bounds")
     grid = _grid(request, given, precisions)
+    modes = _power_modes(request)
     cache = ArtifactCache(
         work,
         request.calib,
@@ -190,10 +214,10 @@ def prepare_sweep(request: Request, report: Report) -> Prepared:
         frames = timed_frames(request.frames, request.reading, images, split)
         say_what_fits(given, frames, report)
     if folder is None:
-        return Prepared(request, given, grid, cache, split, plans, frames)
+        return Prepared(request, given, grid, cache, split, plans, frames, modes)
     manifest = folder.manifest
     return Prepared(
-        request, given, grid, cache, split, manifest.plan_split, frames, manifest.failures
+        request, given, grid, cache, split, manifest.plan_split, frames, modes, manifest.failures
     )
 
 
@@ -209,6 +233,17 @@ def _grid(request: Request, given: Given, precisions: tuple[PrecisionChoice, ...
         threads=tuple(request.threads) or (0,),
         made=given.made,
     )
+
+
+def _power_modes(request: Request) -> tuple[PowerMode, ...]:
+    """The modes that are asked for; none: the one that is found."""
+    if request.power_command is not None and not request.power_modes:
+        raise UsageError("--power-command switches nothing without --power-modes")
+    if request.prepare and request.power_modes:
+        raise UsageError("--power-modes is for the board: give it there, with the folder")
+    if not request.power_modes:
+        return ()
+    return choose_power_modes(request.power_modes, list_power_modes())
 
 
 def _exported(path: Path, work: Path, report: Report) -> Path:
@@ -270,16 +305,19 @@ def benchmark_bundles(prepared: Prepared, report: Report) -> Benchmark:
         BadInput: the folder of the report holds something else.
         SegclipError: whatever else the sweep raises.
     """
-    request, cache = prepared.request, prepared.cache
+    request, cache, modes = prepared.request, prepared.cache, prepared.modes
+    switch = plan_mode_switch(request.power_command) if modes else None
     if request.out.exists() and any(request.out.iterdir()) and not cache.root.is_dir():
         raise BadInput(
             "exists and was not written by this command", where=request.out, fix="choose another -o"
         )
     cache.root.mkdir(parents=True, exist_ok=True)
     check_disk(cache.root, _bytes_to_make(prepared))
-    sweep = run_sweep(
+    sweep = sweep_in_modes(
         prepared.grid,
         cache,
+        switch,
+        modes,
         split=prepared.split,
         samples=request.samples,
         frames=prepared.frames,
@@ -355,7 +393,8 @@ def write_prepared(prepared: Prepared, out: Path, report: Report) -> BoardFolder
 def _bytes_to_make(prepared: Prepared) -> int:
     """Of engines that are not there: about their bundles' models, and as much again of a quantized bundle."""
     cache = prepared.cache
-    paths = {cache.engine_path(point): point for point in points(prepared.grid)}
+    wanted = [point for grid in prepared.grids for point in points(grid)]
+    paths = {cache.engine_path(point): point for point in wanted}
     models = [
         load_bundle(point.made or point.bundle).model_path.stat().st_size
         for path, point in paths.items()
@@ -400,5 +439,7 @@ def _conditions(prepared: Prepared, dataset: Dataset) -> SweepConditions:
         frame_sizes=tuple(sorted({(one.shape[0], one.shape[1]) for one in pixels})),
         samples=prepared.request.samples,
         warm_up=WARM_UP_ROUNDS,
-        points=len(points(prepared.grid)),
+        points=len(points(prepared.grid)) * max(1, len(prepared.modes)),
+        power_modes=tuple(mode.name for mode in prepared.modes),
+        ambient=prepared.request.ambient,
     )

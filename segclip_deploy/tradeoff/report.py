@@ -12,6 +12,7 @@ from segclip_deploy.artifacts.files import replace_file
 from segclip_deploy.evaluation.dataset import Dataset
 from segclip_deploy.runtime.inference.segmenter import Segmenter
 from segclip_deploy.runtime.open_engine import open_segmenter
+from segclip_deploy.tradeoff.heat_notes import heat_notes
 from segclip_deploy.tradeoff.mission import Mission, mission_text
 from segclip_deploy.tradeoff.page import embedded_png, render_page
 from segclip_deploy.tradeoff.pareto_plot import tradeoff
@@ -80,6 +81,8 @@ def write_report(
         "rank": f"{rank:g}" if rank != int(rank) else int(rank),
         "speed": {r.name: references[r.name].percentile(50) / r.percentile(50) for r in rows},
         "joules": any(row.joules is not None for row in rows),
+        "heat": [row for row in rows if row.heat],
+        "heat_notes": heat_notes(rows),
         "classes": dataset.vocabulary.names,
         "pictures": {name: embedded_png(data) for name, data in pictures.items()},
         "worst": _worst(results, best, references, dataset),
@@ -103,6 +106,9 @@ def _told(conditions: SweepConditions) -> dict[str, object]:
         "made": conditions.made,
         "processor": f"{cpu.cpu}, {cpu.cores} cores ({' '.join(cpu.flags)})",
         "gpu": gpu and gpu.gpu,
+        "power_mode": conditions.device.power_mode,
+        "power_modes": ", ".join(conditions.power_modes) or None,
+        "ambient": None if conditions.ambient is None else f"{conditions.ambient:g} °C",
         "load": conditions.load,
         "dataset": conditions.dataset,
         "split": conditions.split,

@@ -12,6 +12,7 @@ from segclip_deploy.artifacts.files import replace_file
 from segclip_deploy.artifacts.records import Format, Record
 from segclip_deploy.errors import BadArtifact, BadInput, command
 from segclip_deploy.runtime.profiling.conditions import DeviceConditions
+from segclip_deploy.runtime.profiling.heat import HeatSpan
 from segclip_deploy.runtime.profiling.measure import rename_restore
 from segclip_deploy.tradeoff.comparison import EngineComparison
 from segclip_deploy.tradeoff.mission import Margin, Mission
@@ -47,8 +48,10 @@ class SweepConditions(Record, frozen=True):
         frames: how many latency was measured on.
         frame_sizes: (height, width) of these, each once, pixels.
         samples: of latency, how many a row has at least.
-        warm_up: rounds over all rows and frames that did not count.
+        warm_up: rounds over all rows and frames that did not count, at least.
         points: how many the grid has, failures included.
+        power_modes: that the rows were measured in, in their order; empty where none was switched.
+        ambient: °C around the machine, as the user said; None where nobody said it.
     """
 
     made: str
@@ -64,6 +67,8 @@ class SweepConditions(Record, frozen=True):
     samples: int
     warm_up: int
     points: int
+    power_modes: tuple[str, ...] = ()
+    ambient: float | None = None
 
 
 class ResultsRecord(Record, frozen=True):
@@ -156,17 +161,26 @@ def write_results(out: Path, results: ResultsRecord) -> None:
     text = io.StringIO()
     writer = csv.writer(text)
     columns = ("name", "target", "precision", "threads", "overlap", "windows", "bytes", "miou")
-    writer.writerow(
-        [*columns, "drop", "drop_low", "drop_high", "p50_ms", "p99_ms", "sha256", "pixel_ratio"]
-    )
+    costs = ("p50_ms", "p99_ms", "joules", "joules_above_idle")
+    heat = ("power_mode", "celsius_before", "celsius_after", "steady", "throttled_by")
+    last = ("sha256", "pixel_ratio")
+    writer.writerow([*columns, "drop", "drop_low", "drop_high", *costs, *heat, *last])
     for row in results.rows:
         writer.writerow(
             [
                 *(row.name, row.target, row.precision, row.threads, row.overlap, row.windows),
                 *(row.bytes, row.miou, row.drop.value, row.drop.low, row.drop.high),
-                *(row.percentile(50), row.percentile(99), row.sha256),
-                row.pixel_ratio,
+                *(row.percentile(50), row.percentile(99), row.joules, row.joules_above_idle),
+                *(row.power_mode, *_heat_cells(row.heat), row.sha256, row.pixel_ratio),
             ]
         )
     with replace_file(out / "results.csv") as temporary:
         temporary.write_text(text.getvalue(), encoding="utf-8")
+
+
+def _heat_cells(heat: HeatSpan | None) -> tuple[object, ...]:
+    """Temperatures, whether they were steady, and what took clocks away; empty where nothing tells."""
+    if heat is None:
+        return (None,) * 4
+    causes = None if heat.causes is None else " ".join(heat.causes) or "nothing"
+    return heat.before.hottest, heat.after.hottest, heat.steady, causes

@@ -9,8 +9,23 @@ from numpy.typing import NDArray
 
 from segclip_deploy.artifacts.plan import Drop
 from segclip_deploy.artifacts.records import Record
+from segclip_deploy.runtime.profiling.heat import HeatSpan
 
-__all__ = ["FailedPoint", "Row", "pareto_front"]
+__all__ = ["FailedPoint", "IdlePower", "Row", "pareto_front"]
+
+
+class IdlePower(Record, frozen=True):
+    """What a machine takes while no engine runs.
+
+    Attributes:
+        watts: the mean.
+        seconds: that it was metered for.
+        sensor: name of the wattmeter.
+    """
+
+    watts: float
+    seconds: float
+    sensor: str
 
 
 class Row(Record, frozen=True):
@@ -41,7 +56,14 @@ class Row(Record, frozen=True):
         pixel_ratio: pixels computed over pixels needed, of all frames; None in results of an older schema.
         stages: median milliseconds by stage.
         backend: library that ran it, and its version.
-        joules: energy a frame; None where no sensor could be read.
+        joules: energy a frame, all that the sensor sees; None where no sensor could be read.
+        joules_above_idle: the same without what the idle machine takes in that time; below 0 where
+            the sensor's noise is larger.
+        idle: what the idle machine takes in this power mode.
+        power_mode: of a Jetson, as ``nvpmodel`` calls it, that everything of this row was measured in.
+        heat: of the machine while latency was sampled.
+
+    ``joules_above_idle``, ``idle``, ``power_mode`` and ``heat`` are None in results of older versions.
     """
 
     name: str
@@ -66,6 +88,10 @@ class Row(Record, frozen=True):
     stages: Mapping[str, float]
     backend: str
     joules: float | None
+    joules_above_idle: float | None = None
+    idle: IdlePower | None = None
+    power_mode: str | None = None
+    heat: HeatSpan | None = None
 
     @property
     def frames_per_second(self) -> float:

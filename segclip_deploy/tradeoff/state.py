@@ -9,12 +9,14 @@ from typing import Annotated, Any
 import numpy as np
 from msgspec import Meta
 
-from segclip_deploy.artifacts.records import Format, Record
+from segclip_deploy.artifacts.records import Format, Record, replace
 from segclip_deploy.errors import BadArtifact, command
 from segclip_deploy.evaluation.accuracy import Accuracy
 from segclip_deploy.evaluation.metrics import BoundaryTally, Confusion
 from segclip_deploy.runtime.inference.label_map import LabelMap
+from segclip_deploy.runtime.profiling.heat import HeatSpan
 from segclip_deploy.runtime.profiling.measure import rename_restore
+from segclip_deploy.tradeoff.row import IdlePower
 
 __all__ = [
     "ACCURACY",
@@ -68,6 +70,7 @@ class Latency(Record, frozen=True):
         stages: milliseconds of each stage, as many samples.
         windows: in each frame.
         backend: what ran.
+        heat: of the machine while they were taken; None if an older version took some of them.
 
     Raises:
         ValueError: a stage with more or fewer samples than frames.
@@ -77,6 +80,7 @@ class Latency(Record, frozen=True):
     stages: Mapping[str, tuple[float, ...]]
     windows: tuple[int, ...]
     backend: str
+    heat: HeatSpan | None = None
 
     def __post_init__(self) -> None:
         for name, values in self.stages.items():
@@ -99,7 +103,14 @@ class Latency(Record, frozen=True):
             stages=stages,
             windows=tuple(r.windows for r in results),
             backend=backend,
+            heat=self.heat,
         )
+
+    def heated(self, earlier: Latency, span: HeatSpan) -> Latency:
+        """With the heat of the samples that came after ``earlier``, and of those before."""
+        if earlier.frame_ms:
+            return replace(self, heat=earlier.heat.then(span) if earlier.heat else None)
+        return replace(self, heat=span)
 
 
 class Energy(Record, frozen=True):
@@ -107,9 +118,13 @@ class Energy(Record, frozen=True):
 
     Attributes:
         joules: a frame; None where the sensor told nothing.
+        above_idle: the same without what the idle machine takes in that time.
+        idle: what the idle machine takes; None where the sensor told nothing, or an older version metered.
     """
 
     joules: float | None
+    above_idle: float | None = None
+    idle: IdlePower | None = None
 
 
 def _latency_of_schema_1(data: dict[str, Any]) -> dict[str, Any]:
@@ -117,8 +132,16 @@ def _latency_of_schema_1(data: dict[str, Any]) -> dict[str, Any]:
 
 
 ACCURACY = Format("a sweep's accuracy", AccuracyState, schema=1)
-LATENCY = Format("a sweep's latency", Latency, schema=2, migrations={1: _latency_of_schema_1})
-ENERGY = Format("a sweep's energy", Energy, schema=1)
+
+
+def _without_heat(data: dict[str, Any]) -> dict[str, Any]:
+    return data  # what is new is None
+
+
+LATENCY = Format(
+    "a sweep's latency", Latency, schema=3, migrations={1: _latency_of_schema_1, 2: _without_heat}
+)
+ENERGY = Format("a sweep's energy", Energy, schema=2, migrations={1: _without_heat})
 
 
 def save_accuracy(path: Path, accuracy: Accuracy) -> None:

@@ -14,7 +14,7 @@ from segclip_deploy.artifacts.engine import Engine
 from segclip_deploy.artifacts.records import replace
 from segclip_deploy.errors import BadArtifact, GateFailed
 from segclip_deploy.evaluation.accuracy import Accuracy, miou_drop
-from segclip_deploy.progress import Report, stage
+from segclip_deploy.progress import Report
 from segclip_deploy.runtime.inference.frame import Frame
 from segclip_deploy.runtime.inference.window_fit import WindowGrid, pixel_ratio
 from segclip_deploy.runtime.inference.windows import flight_overlap
@@ -25,7 +25,7 @@ from segclip_deploy.tradeoff.measure_points import (
     measure_latency,
 )
 from segclip_deploy.tradeoff.row import FailedPoint, Row
-from segclip_deploy.tradeoff.state import Latency
+from segclip_deploy.tradeoff.state import Energy, Latency
 from segclip_deploy.tradeoff.sweep_grid import Point, SweepGrid, points
 
 __all__ = ["Steps", "Sweep", "count_steps", "run_sweep"]
@@ -113,7 +113,7 @@ def run_sweep(
         accuracies[point] = measure_accuracy(
             path, point, engine, cache.open_dataset(engine.vocabulary), split
         )
-    latencies, joules = _costs(engines, cache, frames, samples, report)
+    latencies, energies = _costs(engines, cache, frames, samples, report)
     references = {point: _reference(point, list(engines)) or point for point in engines}
     rows = tuple(
         _row(
@@ -123,7 +123,7 @@ def run_sweep(
             accuracies[point],
             accuracies[references[point]],
             latencies[point],
-            joules[point],
+            energies[point],
             frames,
         )
         for point, engine in engines.items()
@@ -166,8 +166,8 @@ def _costs(
     frames: Sequence[Frame],
     samples: int,
     report: Report,
-) -> tuple[dict[Point, Latency], dict[Point, float | None]]:
-    """Latency and joules a frame of every point, on the same frames."""
+) -> tuple[dict[Point, Latency], dict[Point, Energy]]:
+    """Latency and energy of every point, on the same frames."""
     if not engines:
         return {}, {}
     seen = [(f.pixels.shape, hashlib.sha256(f.pixels.tobytes()).hexdigest()) for f in frames]
@@ -180,8 +180,8 @@ def _costs(
         folder = cache.root / kind
         return {folder / f"{keys[p]}.json": (p, engine) for p, engine in engines.items()}
 
-    timed = measure_latency(files("latency"), frames, samples, stage(report, "timing, in turns"))
-    spent = measure_energy(files("energy"), frames, stage(report, "metering"))
+    timed = measure_latency(files("latency"), frames, samples, report)
+    spent = measure_energy(files("energy"), frames, report)
     return (
         dict(zip(engines, timed.values(), strict=True)),
         dict(zip(engines, spent.values(), strict=True)),
@@ -208,7 +208,7 @@ def _row(
     accuracy: Accuracy,
     before: Accuracy,
     latency: Latency,
-    joules: float | None,
+    energy: Energy,
     frames: Sequence[Frame],
 ) -> Row:
     overlap = flight_overlap(engine.input) if point.overlap is None else point.overlap
@@ -236,7 +236,11 @@ def _row(
         pixel_ratio=round(pixel_ratio(WindowGrid(shape, laid) for shape in shapes), 4),
         stages={name: round(median(values), 4) for name, values in latency.stages.items()},
         backend=latency.backend,
-        joules=joules,
+        joules=energy.joules,
+        joules_above_idle=energy.above_idle,
+        idle=energy.idle,
+        power_mode=point.power_mode,
+        heat=latency.heat,
     )
 
 

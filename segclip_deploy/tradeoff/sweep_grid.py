@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
 
@@ -27,6 +27,7 @@ class SweepGrid:
         overlaps: pixels windows share; None: what ``export --frame`` chose, or a quarter of the window.
         threads: of engines on the CPU; 0: what was fastest when the engine was built.
         made: quantized bundles and engines that are there already.
+        power_mode: of the Jetson that all is built and measured in; None elsewhere.
     """
 
     bundles: Sequence[Path]
@@ -37,6 +38,7 @@ class SweepGrid:
     overlaps: Sequence[int | None] = (None,)
     threads: Sequence[int] = (0,)
     made: Sequence[MadeArtefact] = ()
+    power_mode: str | None = None
 
 
 @dataclass(frozen=True)
@@ -49,7 +51,7 @@ class Point:
         precision: of the engine.
         budget: points of mIoU that a plan may lose; None where nothing is planned.
         method: of calibration; None where nothing is calibrated.
-        overlap, threads: as in ``SweepGrid``.
+        overlap, threads, power_mode: as in ``SweepGrid``.
         made: the quantized bundle or the engine, where it is there already; None: it is made of ``bundle``.
     """
 
@@ -61,6 +63,7 @@ class Point:
     overlap: int | None
     threads: int
     made: Path | None = None
+    power_mode: str | None = None
 
     @property
     def name(self) -> str:
@@ -72,6 +75,8 @@ class Point:
             parts.append(f"overlap {self.overlap}")
         if self.threads:
             parts.append(f"{self.threads} threads")
+        if self.power_mode:
+            parts.append(self.power_mode)
         return " · ".join(parts)
 
     @property
@@ -104,6 +109,7 @@ def points(grid: SweepGrid) -> list[Point]:
                 Point(made.parent, target, made.precision, None, None, overlap, count, made.path)
                 for overlap, count in product(grid.overlaps, threads)
             ]
+    found = [replace(point, power_mode=grid.power_mode) for point in found]
     return sorted(found, key=lambda point: point.precision != "fp32")
 
 

@@ -19,6 +19,7 @@ from segclip_deploy.runtime.inference.segmenter import Segmenter
 from segclip_deploy.runtime.profiling import power
 from segclip_deploy.tradeoff import artifact_cache, benchmark, measure_points, timed_frames
 from segclip_deploy.tradeoff.results import RESULTS
+from segclip_deploy.tradeoff.row import IdlePower
 from tests.conftest import EXAMPLE
 from tests.support.fakes import FakeBackend, random_frame
 from tests.support.helpers import call
@@ -29,7 +30,7 @@ def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_dataset(tmp_path_factory.mktemp("data"))
 
 
-def make_dataset(root: Path) -> Path:
+def make_dataset(root: Path, height: int = 256, width: int = 480) -> Path:
     """Crops of real images with random masks: two to calibrate, one to plan, two that judge."""
     vocabulary = load_vocabulary("dubai")
     for folder in ("images", "masks"):
@@ -43,8 +44,8 @@ def make_dataset(root: Path) -> Path:
         names.append(f"image<{index}>")  # a name that HTML must escape
         with Image.open(source) as image:
             left = 500 * (index // 4)
-            image.crop((left, 0, left + 480, 256)).save(root / "images" / f"{names[-1]}.png")
-        mask = values[rng.integers(0, len(values), (256, 480))]
+            image.crop((left, 0, left + width, height)).save(root / "images" / f"{names[-1]}.png")
+        mask = values[rng.integers(0, len(values), (height, width))]
         Image.fromarray(mask).save(root / "masks" / f"{names[-1]}.png")
     split = {"train": names[:2], "plan": names[2:3], "val": names[3:]}
     (root / "split.json").write_text(json.dumps(split))
@@ -195,11 +196,15 @@ def test_energy_is_metered_where_there_is_a_sensor(
     for module in (measure_points, power):
         monkeypatch.setattr(module, "find_wattmeter", lambda _: ("a rail of 7 W", lambda: 7.0))
     monkeypatch.setattr(measure_points, "_ENERGY_SECONDS", 0.3)
+    monkeypatch.setattr(measure_points, "_IDLE_SECONDS", 0.2)
+    monkeypatch.setattr(measure_points, "_IDLE_PAUSE", 0)
     result = call(*sweep(tmp_path, "--precision", "fp32", "--max-joules", 1e-6))
     assert result.exit_code == 3
     assert "energy" in result.stdout
     (row,) = RESULTS.read(tmp_path / "results.json", fix="").rows
     assert row.joules is not None
+    assert row.idle == IdlePower(watts=7.0, seconds=0.2, sensor="a rail of 7 W")
+    assert row.joules_above_idle == pytest.approx(0, abs=1e-9)  # it takes no watt more
     assert "J a frame" in (tmp_path / "report.html").read_text()
 
 
@@ -210,11 +215,14 @@ def test_energy_is_power_by_time_over_frames(monkeypatch: pytest.MonkeyPatch) ->
     backend = FakeBackend(64, 64, latency_ms=5)
     segmenter = Segmenter(backend, InputSpec(64, 64), load_vocabulary("dubai"))
     started = time.perf_counter()
-    joules = measure_points._joules(segmenter, frames, Path("/"))
+    idle = IdlePower(watts=2.0, seconds=10.0, sensor="a rail of 7 W")
+    found = measure_points._energy(segmenter, frames, idle, Path("/"))
     elapsed = time.perf_counter() - started
     counted = len(backend.seen) - len(frames)  # the first round warms up
-    assert joules is not None
-    assert 7 * 0.3 / counted <= joules <= 7 * elapsed / counted
+    assert found.joules is not None
+    assert 7 * 0.3 / counted <= found.joules <= 7 * elapsed / counted
+    assert found.above_idle == pytest.approx(found.joules * (7 - 2) / 7)
+    assert measure_points._energy(segmenter, frames, None, Path("/")).above_idle is None
 
 
 def test_what_cannot_be_swept_is_refused_before_anything_is_made(

@@ -14,9 +14,11 @@ from segclip_deploy.artifacts.records import replace
 from segclip_deploy.errors import BadArtifact
 from segclip_deploy.evaluation.accuracy import Accuracy
 from segclip_deploy.evaluation.metrics import BoundaryTally, Confusion
+from segclip_deploy.runtime.profiling.steadiness import HeatLog
 from segclip_deploy.tradeoff.results import RESULTS, ResultsRecord
 from segclip_deploy.tradeoff.state import (
     LATENCY,
+    Energy,
     Latency,
     load_accuracy,
     load_energy,
@@ -35,12 +37,21 @@ def test_results_are_read_as_they_were_written(results: ResultsRecord) -> None:
     assert RESULTS.parse(json.loads(text), where="r", fix="") == results
 
 
+HEAT: dict[str, Any] = {
+    "joules_above_idle": None,
+    "idle": None,
+    "power_mode": None,
+    "heat": None,
+}
+"""What rows know since schema 4 of power and temperature."""
+
+
 def as_schema_3_says(results: ResultsRecord) -> ResultsRecord:
     """The results without what schema 4 added."""
-    unknown = {"bundle_sha256": None, "ground_truth_sha256": None, "pixel_ratio": None}
+    unknown = {"bundle_sha256": None, "ground_truth_sha256": None, "pixel_ratio": None, **HEAT}
     rows = tuple(replace(row, **unknown) for row in results.rows)
     bounds = tuple(replace(bound, bundle_sha256=None) for bound in results.bounds)
-    conditions = replace(results.conditions, frame_folder=None)
+    conditions = replace(results.conditions, frame_folder=None, power_modes=(), ambient=None)
     return replace(
         results, rows=rows, bounds=bounds, conditions=conditions, flight=None, comparisons=()
     )
@@ -50,9 +61,11 @@ def schema_3(results: ResultsRecord) -> dict[str, Any]:
     """The file of results as a version wrote it that knew schema 3."""
     data = {**RESULTS.dump(results), "schema": 3}
     data = json.loads(json.dumps(data))
-    del data["flight"], data["comparisons"], data["conditions"]["frame_folder"]
+    del data["flight"], data["comparisons"]
+    for name in ("frame_folder", "power_modes", "ambient"):
+        del data["conditions"][name]
     for part in (*data["rows"], *data["bounds"]):
-        for name in ("bundle_sha256", "ground_truth_sha256", "pixel_ratio"):
+        for name in ("bundle_sha256", "ground_truth_sha256", "pixel_ratio", *HEAT):
             part.pop(name, None)
     return data
 
@@ -60,6 +73,23 @@ def schema_3(results: ResultsRecord) -> dict[str, Any]:
 def test_results_of_schema_3_do_not_say_what_their_engines_were_made_of() -> None:
     results = as_schema_3_says(some(ResultsRecord, lambda one: bool(one.rows and one.bounds)))
     assert RESULTS.parse(schema_3(results), where="r", fix="") == results
+
+
+def test_states_of_before_heat_say_what_they_said(tmp_path: Path) -> None:
+    (tmp_path / "l.json").write_text(json.dumps({"schema": 2, **LATENCY_DATA}))
+    latency = load_latency(tmp_path / "l.json")
+    assert (latency.frame_ms, latency.heat) == ((1.0,), None)
+    (tmp_path / "e.json").write_text(json.dumps({"schema": 1, "joules": 1.5}))
+    assert load_energy(tmp_path / "e.json") == Energy(joules=1.5)
+
+
+def test_samples_of_unknown_heat_leave_it_unknown(tmp_path: Path) -> None:
+    span = HeatLog(tmp_path).span()
+    known = Latency(frame_ms=(1.0,), stages={}, windows=(1,), backend="x", heat=span)
+    unknown = replace(known, heat=None)
+    assert known.heated(Latency.empty(), span).heat == span
+    assert known.heated(known, span).heat == span.then(span)
+    assert known.heated(unknown, span).heat is None
 
 
 def test_older_results_and_latencies_call_postprocess_restore(tmp_path: Path) -> None:

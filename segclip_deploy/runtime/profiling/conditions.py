@@ -12,6 +12,7 @@ from segclip_deploy.artifacts.engine import CpuDevice
 from segclip_deploy.artifacts.records import Record
 from segclip_deploy.errors import SegclipError
 from segclip_deploy.runtime.inference.backend import Backend
+from segclip_deploy.runtime.profiling.kernel_files import kernel_number, kernel_text
 from segclip_deploy.runtime.targets.device import (
     Gpu,
     Jetson,
@@ -85,14 +86,14 @@ def device_conditions(root: Path = _ROOT) -> DeviceConditions:
         gpu: Gpu | None = find_gpu(why="a profile", root=root)
     except SegclipError:
         gpu = None
-    frequency = _read(root / "sys/devices/system/cpu/cpu0/cpufreq/scaling_cur_freq")
+    frequency = kernel_number(root / "sys/devices/system/cpu/cpu0/cpufreq/scaling_cur_freq")
     return DeviceConditions(
         cpu=find_cpu(root),
         gpu=gpu,
         jetson=find_jetson(root),
-        governor=_read(root / "sys/devices/system/cpu/cpu0/cpufreq/scaling_governor"),
+        governor=kernel_text(root / "sys/devices/system/cpu/cpu0/cpufreq/scaling_governor") or None,
         cpu_mhz=int(frequency) // 1000 if frequency else None,
-        power_mode=power_mode(),
+        power_mode=power_mode(root),
         clocks=command_output("jetson_clocks", "--show"),
         system=platform.platform(),
         python=platform.python_version(),
@@ -107,14 +108,7 @@ def load_average() -> float | None:
 
 def find_memory(backend: Backend, root: Path = _ROOT) -> Memory:
     """What this process takes, and its GPU where the backend runs on one."""
-    status = _read(root / "proc/self/status") or ""
+    status = kernel_text(root / "proc/self/status")
     fields = dict(re.findall(r"^(VmRSS|VmHWM):\s+(\d+) kB", status, re.MULTILINE))
     resident, peak = (int(fields[k]) << 10 if k in fields else None for k in ("VmRSS", "VmHWM"))
     return Memory(resident=resident, peak=peak, gpu=backend.memory_taken())
-
-
-def _read(path: Path) -> str | None:
-    try:
-        return path.read_text(encoding="ascii", errors="replace").strip()
-    except OSError:
-        return None

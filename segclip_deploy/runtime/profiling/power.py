@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import ctypes
 import math
 import threading
 import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any
 
 from segclip_deploy.artifacts.records import Record
+from segclip_deploy.runtime.profiling.heat import find_sensors
+from segclip_deploy.runtime.profiling.kernel_files import kernel_number, kernel_text
+from segclip_deploy.runtime.profiling.nvml import find_card
 
 __all__ = ["PowerLog", "PowerMeter", "find_thermometer", "find_wattmeter"]
 
@@ -32,7 +33,7 @@ class PowerLog(Record, frozen=True):
         sensor: name of the wattmeter; None where there is none.
         at: seconds since the start, one value a reading.
         watts: power at each reading that told it; empty without a sensor.
-        celsius: temperature of the hottest zone, likewise; empty where none can be read.
+        celsius: temperature of the hottest sensor, likewise; empty where none can be read.
     """
 
     sensor: str | None
@@ -98,16 +99,14 @@ def find_wattmeter(root: Path = _ROOT) -> tuple[str | None, _Watts | None]:
 
 
 def find_thermometer(root: Path = _ROOT) -> Callable[[], float | None] | None:
-    """Reader of the hottest thermal zone, °C; None where there is none."""
-    zones = sorted(root.glob("sys/class/thermal/thermal_zone*/temp"))
-    if not any(_number(zone) is not None for zone in zones):
-        return None
+    """Reader of the hottest sensor, °C; None where there is none."""
+    sensors = find_sensors(root).values()
 
     def hottest() -> float | None:
-        values = [v for zone in zones if (v := _number(zone)) is not None]
+        values = [v for sensor in sensors if (v := kernel_number(sensor)) is not None]
         return max(values) / 1e3 if values else None
 
-    return hottest
+    return None if hottest() is None else hottest
 
 
 def _ina3221(root: Path) -> tuple[str, _Watts] | None:
@@ -123,7 +122,7 @@ def _ina3221(root: Path) -> tuple[str, _Watts] | None:
     for label in sorted(root.glob("sys/bus/i2c/drivers/ina3221/*/hwmon/hwmon*/in*_label")):
         index = label.name.removeprefix("in").removesuffix("_label")
         volts, amps = label.with_name(f"in{index}_input"), label.with_name(f"curr{index}_input")
-        rails[_text(label)] = volts, amps
+        rails[kernel_text(label)] = volts, amps
     for names in _TOTALS:
         if rails.keys() >= set(names):
             return f"INA3221 {' + '.join(names)}", _watts_of(*(rails[name] for name in names))
@@ -140,7 +139,7 @@ def _ina238(root: Path) -> tuple[str, _Watts] | None:
     inputs = [
         power
         for power in root.glob("sys/bus/i2c/drivers/ina238/*/hwmon/hwmon*/power1_input")
-        if _text(power.with_name("label")) in ("VIN", "")
+        if kernel_text(power.with_name("label")) in ("VIN", "")
     ]
     return ("INA238 VIN", _watts_of(inputs)) if len(inputs) == 1 else None
 
@@ -149,7 +148,7 @@ def _watts_of(*rails: Iterable[Path]) -> _Watts:
     """Reader of the sum over rails, each the product of its files, in µW; None while one is unreadable."""
 
     def watts() -> float | None:
-        read = [[_number(path) for path in rail] for rail in rails]
+        read = [[kernel_number(path) for path in rail] for rail in rails]
         total = sum(math.prod(math.nan if v is None else v for v in values) for values in read)
         return None if math.isnan(total) else total / 1e6
 
@@ -157,34 +156,23 @@ def _watts_of(*rails: Iterable[Path]) -> _Watts:
 
 
 def _nvml() -> tuple[str, _Watts] | None:
-    """The whole card, by NVIDIA's management library."""
-    try:
-        library: Any = ctypes.CDLL("libnvidia-ml.so.1")
-    except OSError:
+    """The whole card, by NVIDIA's management library; on a Jetson it answers "not supported"."""
+    card = find_card()
+    if card is None or card.watts() is None:
         return None
-    card, milliwatts = ctypes.c_void_p(), ctypes.c_uint()
-    if library.nvmlInit_v2() or library.nvmlDeviceGetHandleByIndex_v2(0, ctypes.byref(card)):
-        return None
-    if library.nvmlDeviceGetPowerUsage(card, ctypes.byref(milliwatts)):
-        return None  # Jetson's library answers "not supported"
-
-    def watts() -> float | None:
-        failed = library.nvmlDeviceGetPowerUsage(card, ctypes.byref(milliwatts))
-        return None if failed else milliwatts.value / 1e3
-
-    return "NVML, the GPU's card", watts
+    return "NVML, the GPU's card", card.watts
 
 
 def _rapl(root: Path) -> tuple[str, _Watts] | None:
     """The processor's package: a counter of microjoules that only root may read, on most systems."""
     counter = root / "sys/class/powercap/intel-rapl:0/energy_uj"
-    before = _number(counter)
+    before = kernel_number(counter)
     if before is None:
         return None
     last = [time.monotonic(), before]
 
     def watts() -> float | None:
-        now, energy = time.monotonic(), _number(counter)
+        now, energy = time.monotonic(), kernel_number(counter)
         if energy is None:
             return None
         spent, elapsed = energy - last[1], now - last[0]
@@ -192,18 +180,3 @@ def _rapl(root: Path) -> tuple[str, _Watts] | None:
         return spent / 1e6 / elapsed if spent >= 0 and elapsed > 0 else None  # it wraps around
 
     return "RAPL, the processor's package", watts
-
-
-def _number(path: Path) -> float | None:
-    try:
-        return float(_text(path))
-    except ValueError:
-        return None
-
-
-def _text(path: Path) -> str:
-    """What a file of the kernel says; "" where it cannot be read."""
-    try:
-        return path.read_text(encoding="ascii", errors="replace").strip()
-    except OSError:
-        return ""

@@ -19,12 +19,14 @@ from segclip_deploy.errors import MissingDependency
 __all__ = [
     "Gpu",
     "Jetson",
+    "PowerMode",
     "cache_folder",
     "command_output",
     "find_cpu",
     "find_gpu",
     "find_jetson",
     "has_gpu",
+    "list_power_modes",
     "power_mode",
     "system_memory",
     "usable_cores",
@@ -71,6 +73,18 @@ class Jetson(Record, frozen=True):
     board: str | None
     l4t: str
     jetpack: str | None
+
+
+class PowerMode(Record, frozen=True):
+    """A power mode of a Jetson.
+
+    Attributes:
+        id: number that ``nvpmodel -m`` takes.
+        name: as ``/etc/nvpmodel.conf`` says, for example ``"MODE_30W"``.
+    """
+
+    id: int
+    name: str
 
 
 def find_cpu(root: Path = _ROOT) -> CpuDevice:
@@ -158,10 +172,33 @@ def find_jetson(root: Path = _ROOT) -> Jetson | None:
     return Jetson(board.rstrip("\0\n") if board else None, f"{found[1]}.{found[2]}", jetpack)
 
 
-def power_mode() -> str | None:
-    """A Jetson's power mode, as ``nvpmodel`` calls it: ``"MAXN"``, ``"30W"``; None elsewhere."""
-    found = re.search(r"Power Mode:\s*(\S+)", command_output("nvpmodel", "-q") or "")
-    return found[1] if found else None
+def power_mode(root: Path = _ROOT) -> str | None:
+    """A Jetson's power mode, as ``nvpmodel`` calls it: ``"MAXN"``, ``"30W"``; None elsewhere.
+
+    ``nvpmodel -q`` tells it; where that is absent, as in a container, the two files of nvpmodel do:
+    the state that it keeps (``pmode:0002``), and the list of modes.
+
+    Args:
+        root: of the file system; of another than this machine's only the files are read.
+    """
+    told = command_output("nvpmodel", "-q") if root == _ROOT else None
+    found = re.search(r"Power Mode:\s*(\S+)", told or "")
+    if found:
+        return found[1]
+    kept = re.search(r"pmode:(\d+)", _read(root / "var/lib/nvpmodel/status") or "")
+    names = {mode.id: mode.name for mode in list_power_modes(root)}
+    return names.get(int(kept[1])) if kept else None
+
+
+def list_power_modes(root: Path = _ROOT) -> tuple[PowerMode, ...]:
+    """The modes of this Jetson, in the order of ``/etc/nvpmodel.conf``; none elsewhere.
+
+    A mode is a line ``< POWER_MODEL ID=2 NAME=MODE_30W >``: Jetson Linux Developer Guide r36.3,
+    "Jetson Orin Nano Series, Jetson Orin NX Series and Jetson AGX Orin Series", "Power Mode Controls".
+    """
+    text = _read(root / "etc/nvpmodel.conf") or ""
+    found = re.findall(r"^<\s*POWER_MODEL\s+ID=(\d+)\s+NAME=(\S+)\s*>", text, re.MULTILINE)
+    return tuple(PowerMode(id=int(number), name=name) for number, name in found)
 
 
 def cache_folder() -> Path:

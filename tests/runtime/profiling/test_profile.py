@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import math
+import os
+import time
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +25,7 @@ from segclip_deploy.runtime.inference.segmenter import Segmenter
 from segclip_deploy.runtime.profiling import measure
 from segclip_deploy.runtime.profiling.cold import cold_starts
 from segclip_deploy.runtime.profiling.conditions import device_conditions, find_memory
+from segclip_deploy.runtime.profiling.kernel_files import kernel_number
 from segclip_deploy.runtime.profiling.layers import layer_medians
 from segclip_deploy.runtime.profiling.measure import sample, statistics, warm_up
 from segclip_deploy.runtime.profiling.power import PowerMeter, find_thermometer, find_wattmeter
@@ -300,6 +303,22 @@ def test_a_counter_of_energy_gives_watts(tmp_path: Path) -> None:
     assert value > 0
     put(counter, "0")  # it wraps around
     assert watts() is None
+
+
+@pytest.mark.faults
+def test_a_sensor_without_power_stops_no_meter(tmp_path: Path) -> None:
+    """It answers EAGAIN, as the GPU's zone of a Jetson does whose GPU sleeps; an empty pipe does, too."""
+    put(tmp_path / "sys/class/thermal/thermal_zone0/temp", "41500\n")
+    asleep = tmp_path / "sys/class/thermal/thermal_zone1/temp"
+    asleep.parent.mkdir()
+    os.mkfifo(asleep)
+    writer = os.open(asleep, os.O_RDWR)
+    assert kernel_number(asleep) is None
+    with PowerMeter(period=0.01, root=tmp_path) as meter:
+        time.sleep(0.1)
+    os.close(writer)
+    assert len(meter.log().celsius) > 2
+    assert set(meter.log().celsius) == {41.5}
 
 
 def test_nothing_to_read_is_none_and_no_figure(tmp_path: Path) -> None:
