@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from segclip_deploy.artifacts.records import Record
+from segclip_deploy.artifacts.records import Record, replace
 from segclip_deploy.errors import BadInput, command
 from segclip_deploy.tradeoff.results import ResultsRecord, load_results
 from segclip_deploy.tradeoff.row import Row
@@ -93,12 +93,31 @@ def load_machines(folders: Sequence[Path]) -> tuple[MeasuredMachine, ...]:
                 fix=command("segclip-deploy", "report", *rest, "-o", "OUT.html"),
             )
         read[folder] = found
-    kinds = {folder: _kind(folder, results) for folder, results in read.items()}
-    axes = {kind: number for number, kind in enumerate(dict.fromkeys(kinds.values()), start=1)}
-    names = _names(read)
+    parts = [(folder, part) for folder, results in read.items() for part in _by_mode(results)]
+    kinds = [_kind(folder, results) for folder, results in parts]
+    axes = {kind: number for number, kind in enumerate(dict.fromkeys(kinds), start=1)}
     return tuple(
-        MeasuredMachine(names[folder], folder, axes[kinds[folder]], results)
-        for folder, results in read.items()
+        MeasuredMachine(name, folder, axes[kind], results)
+        for name, kind, (folder, results) in zip(_names(parts), kinds, parts, strict=True)
+    )
+
+
+def _by_mode(results: ResultsRecord) -> list[ResultsRecord]:
+    """The results of each power mode: in each of them a board is another machine."""
+    modes = results.conditions.power_modes
+    return [_in_mode(results, mode) for mode in modes] if modes else [results]
+
+
+def _in_mode(results: ResultsRecord, mode: str) -> ResultsRecord:
+    rows = tuple(row for row in results.rows if row.power_mode == mode)
+    names = {row.name for row in rows}
+    device = replace(results.conditions.device, power_mode=mode)
+    return replace(
+        results,
+        conditions=replace(results.conditions, device=device, power_modes=()),
+        rows=rows,
+        recommended=results.recommended if results.recommended in names else None,
+        engines={name: path for name, path in results.engines.items() if name in names},
     )
 
 
@@ -172,6 +191,10 @@ def row_marks(machine: MeasuredMachine, row: Row) -> tuple[str, ...]:
     if abs(drift) > _STEADY:
         told = f"{100 * drift:+.0f}".replace("-", "−")
         found.append(f"not steady: {told} % from its first half to its second")
+    elif row.heat is not None and row.heat.steady is False:
+        found.append("not steady: the temperature changed")
+    if row.heat is not None and row.heat.causes:
+        found.append(f"throttled: {', '.join(row.heat.causes)}")
     if row.precision.startswith("planned") and conditions.plan_split == conditions.split:
         found.append("planned on the images that score it")
     return tuple(found)
@@ -213,17 +236,17 @@ def _shared_libraries(told: Iterable[Mapping[str, str]]) -> list[str]:
     return sorted(name for name, times in count.items() if times > 1)
 
 
-def _names(read: Mapping[Path, ResultsRecord]) -> dict[Path, str]:
-    """A name for each folder; where machines share one, with their folder's."""
-    plain = {}
-    for folder, results in read.items():
+def _names(parts: Sequence[tuple[Path, ResultsRecord]]) -> list[str]:
+    """A name for each machine; where two share one, with their folder's."""
+    plain = []
+    for _, results in parts:
         device = results.conditions.device
         short = re.sub(r"NVIDIA | Engineering Reference| Developer Kit", "", device.name)
-        plain[folder] = f"{short}, {device.power_mode}" if device.power_mode else short
+        plain.append(f"{short}, {device.power_mode}" if device.power_mode else short)
     for of_folder in (lambda folder: folder.name, str):
-        shared = Counter(plain.values())
-        plain = {
-            folder: f"{name} ({of_folder(folder)})" if shared[name] > 1 else name
-            for folder, name in plain.items()
-        }
+        shared = Counter(plain)
+        plain = [
+            f"{name} ({of_folder(folder)})" if shared[name] > 1 else name
+            for name, (folder, _) in zip(plain, parts, strict=True)
+        ]
     return plain

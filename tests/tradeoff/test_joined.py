@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from segclip_deploy import api
+from segclip_deploy.artifacts.records import replace
 from segclip_deploy.errors import SegclipError, UsageError
 from segclip_deploy.tradeoff.join_results import join_results
 from segclip_deploy.tradeoff.joined import RANK, Joined
@@ -65,6 +66,30 @@ def test_equal_artefacts_of_two_boards_are_found_by_what_they_were_built_from(
         assert one.times == pytest.approx((1, 2))
         assert {row.precision for row in one.rows} == {one.precision}
         assert one.miou_spread == 0
+
+
+def test_a_board_in_two_power_modes_is_two_machines(tmp_path: Path) -> None:
+    def named(mode: str, times: float) -> list[Row]:
+        return [
+            replace(
+                row,
+                name=f"{row.name} · {mode}",
+                reference=f"{row.reference} · {mode}",
+                power_mode=mode,
+            )
+            for row in three(times)
+        ]
+
+    measured_in = replace(conditions(device(ORIN)), power_modes=("15W", "MAXN"))
+    joined = join(sweep_folder(tmp_path / "o", measured_in, [*named("15W", 3), *named("MAXN", 1)]))
+    assert [front.machine for front in joined.machines] == [
+        "Jetson AGX Orin, 15W",
+        "Jetson AGX Orin, MAXN",
+    ]
+    assert [front.recommended is None for front in joined.machines] == [True, False]
+    assert [one.times for one in joined.shared] == [pytest.approx((1, 3))] * 3
+    assert {one.condition for one in joined.differences} == {"power mode"}
+    assert len(joined.gains) == 2
 
 
 def test_what_was_quantized_apart_or_overlaps_otherwise_is_no_equal_artefact(

@@ -60,7 +60,9 @@ def measured(
 ) -> Sweep:
     monkeypatch.setattr(sweep_modes, "run_sweep", run_sweep)
     cache: Any = None
-    return sweep_in_modes(GRID, cache, switch, modes, split="val", samples=10, report=silent)
+    return sweep_in_modes(
+        GRID, cache, switch, modes, split="val", samples=10, frames=(), report=silent
+    )
 
 
 def test_the_grid_is_measured_in_each_mode_and_the_found_one_comes_back(
