@@ -5,7 +5,7 @@
 DATA has the folders dubai, uav_frames_brighton, uavid_gif_lossy, loveda_mmseg and isaid_devkit. The cloud
 of tiles is that of Dubai's train. Night, fog and blur are made of Dubai's val by the formulas in
 ``tests/support/weather.py``. Costs: median and least of 200 looks at one frame, on one thread. With ENGINE, of
-512²: the same frames are labelled 20 times, in turns with looks at them.
+512²: the same frames are labelled 8 times, in turns with looks at them.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from tests.support.weather import fog, motion_blur, night, underexposed
 
 WINDOW = (512, 512)
 LOOKS = 200
-ROUNDS = 20
+ROUNDS = 8
 CHANGES: Mapping[str, Callable[[NDArray[np.uint8]], NDArray[np.uint8]]] = {
     **{f"motion {n} px": lambda p, n=n: motion_blur(p, n, 30.0) for n in (5, 9, 15, 25)},
     **{f"fog, {v} m": lambda p, v=v: fog(p, 100.0, v) for v in (1000, 500, 300, 200)},
@@ -124,7 +124,7 @@ def main() -> None:
     large = Frame(np.ascontiguousarray(large.pixels[:2160, :3840]), "4K")
     for name, frame in (("1600 × 900", small), ("3840 × 2160", large)):
         rows.append(cost(name, frame, appearance, given.engine))
-    record("health", rows, window=WINDOW, looks=LOOKS)
+    record("health", rows, window=WINDOW, looks=LOOKS, rounds=ROUNDS)
 
 
 if __name__ == "__main__":

@@ -135,6 +135,7 @@ def _name_marks(figure: Any, axes: Any, marks: Sequence[_Mark]) -> None:
                 fontsize=9,
                 ha=across,
                 va=up,
+                parse_math=False,  # a bundle may be called $x_{
             )
             box = text.get_window_extent(canvas.get_renderer())
             inside = frame.x0 <= box.x0 and box.x1 <= frame.x1 and frame.y0 <= box.y0

@@ -83,6 +83,7 @@ def check_health(
     Examples:
         >>> import numpy as np
         >>> from segclip_deploy import Frame
+        >>> from segclip_deploy.runtime.inference.health import check_health
         >>> check_health(Frame(np.zeros((90, 160, 3), np.uint8), "lid on"), (64, 64)).problems
         ('dark',)
     """
