@@ -171,6 +171,10 @@ def test_modes_that_are_none_are_refused_before_anything_is_made(
     assert "no list like 15W,25W" in said("--power-modes", "15W,", code=2)
     assert "without --power-modes" in said("--power-command", "x {id}", code=2)
     assert "names no mode" in said("--power-modes", "15W", "--power-command", "x", code=2)
+    ahead = ("benchmark", tiny_bundle, "--eval", data, "--prepare", out, "--precision", "fp32")
+    result = call(*ahead, "--power-modes", "15W")
+    assert (result.exit_code, out.exists()) == (2, False)
+    assert "--power-modes is for the board" in result.stderr
 
 
 @pytest.mark.parametrize(("answer", "command"), [("y\n", api.POWER_COMMAND), ("n\n", None)])
