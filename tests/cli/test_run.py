@@ -40,6 +40,7 @@ from segclip_deploy.runtime.io.sources.listing import find_files
 from segclip_deploy.runtime.io.sources.live import LiveSource
 from segclip_deploy.runtime.io.sources.video import VideoFrame, count_frames, read_video
 from segclip_deploy.runtime.io.telemetry.exif import Capture
+from segclip_deploy.runtime.streaming.deadline import Decision, Pacer
 from segclip_deploy.runtime.streaming.run import Run
 from tests.conftest import ROOT, SHARED
 from tests.support.fake_cli import open_fake
@@ -291,12 +292,25 @@ def test_a_deadline_leaves_out_what_does_not_fit_and_says_so(tmp_path: Path) -> 
         assert line["deadline"]["action"] == "fewer windows"
         assert 1 <= line["windows"] <= 8
         assert line["areas"]["unlabelled"]["pixels"] > 0
-    assert run.summary.pixel_ratio == 12 * 64 * 64 / (150 * 200)  # of the frame that is whole
+    # Of the frame that is whole, and of no other.
+    assert (run.summary.computed, run.summary.needed) == (12 * 64 * 64, 150 * 200)
     report = run.summary.to_json()["deadline"]
     assert report["actions"] == {"full": 1, "fewer windows": 7}
     late = sum(not line["deadline"]["met"] for line in found)
     assert report["late"] == late
     assert report["miss_rate"] == pytest.approx(late / 8)
+
+
+def test_windows_that_a_deadline_lays_side_by_side_are_counted_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source, out = images(tmp_path / "in", 1, 64, 240), tmp_path / "out"
+    monkeypatch.setattr(Pacer, "decide", lambda *_: Decision("no overlap", 1, 4))
+    flyer = Segmenter(FakeBackend(64, 64), InputSpec(64, 64), DUBAI)  # 5 windows with overlap
+    with flyer, FolderSink(out) as sink:
+        run = Run(flyer, FileSource(find_files([source], out)), sink, deadline_ms=1e6)
+        list(run)
+    assert (run.summary.windows, run.summary.computed) == (4, 4 * 64 * 64)
 
 
 def test_a_frame_that_is_skipped_has_a_line_and_no_old_files(tmp_path: Path) -> None:
