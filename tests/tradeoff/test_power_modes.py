@@ -73,7 +73,7 @@ def test_the_grid_is_measured_in_each_mode_and_the_found_one_comes_back(
     def run_sweep(grid: SweepGrid, *_: Any, **__: Any) -> Sweep:
         seen.append((grid.power_mode, power_mode(board)))
         name = points(grid)[0].name
-        return Sweep(rows=(), failures=(), engines={name: Path(name)})
+        return Sweep(rows=(), failures=(), engines={name: Path(name)}, accuracies={})
 
     switch = plan_mode_switch(write_switch(tmp_path, board), board)
     found = measured(switch, switch.modes[:2], monkeypatch, run_sweep)
