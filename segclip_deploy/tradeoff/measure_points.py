@@ -79,7 +79,7 @@ def measure_latency(
     *,
     root: Path = Path("/"),
 ) -> dict[Path, Latency]:
-    """Time all points in turns, frame by frame, so that a slow minute hits them all.
+    """Time all points in turns, each on all frames, so that a slow minute hits them all.
 
     Samples are written after every round; a killed measurement goes on where it was. Before the first
     one, the points run until the temperature is steady. How hot it was is read between the rounds.

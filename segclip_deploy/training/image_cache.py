@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ctypes
+import sys
 from collections import OrderedDict
 from collections.abc import Callable
 from typing import NamedTuple
@@ -98,8 +100,17 @@ class ImageCache:
         """Keep nothing, unless it is everything."""
         if not self.whole:
             self._drop_to(0)
+            _give_back()
 
     def _drop_to(self, size: int) -> None:
         while self._bytes > size:
             _, oldest = self._held.popitem(last=False)
             self._bytes -= oldest.nbytes
+
+
+def _give_back() -> None:
+    """Return freed memory to the system. Once glibc has seen large arrays freed, it keeps the next ones."""
+    if sys.platform == "linux":
+        trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # musl has none, and keeps nothing
+        if trim is not None:
+            trim(0)
