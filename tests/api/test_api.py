@@ -116,6 +116,7 @@ def _imports(tree: ast.Module) -> Iterator[tuple[str, list[str]]]:
             yield from ((alias.name, []) for alias in node.names)
 
 
+@pytest.mark.long
 def test_every_verb_works_twice_in_one_process(
     tiny_checkpoint: Path,
     tiny_bundle: Path,

@@ -114,6 +114,7 @@ def test_an_error_while_measuring_leaves_the_found_mode(
     assert power_mode(board) == "MAXN_SUPER"
 
 
+@pytest.mark.long
 def test_the_command_measures_two_modes_and_says_so(
     here: Path, tiny_bundle: Path, tmp_path: Path
 ) -> None:

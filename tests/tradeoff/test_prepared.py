@@ -135,6 +135,7 @@ def test_a_killed_run_on_a_board_goes_on_to_the_same_rows(
     assert {row.ground_truth_sha256 for row in rows} == {scored.ground_truth_sha256}
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("no_page")
 def test_engines_are_measured_as_they_are(
     board: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -196,6 +197,7 @@ def test_a_prepared_folder_that_is_not_what_was_prepared_is_refused(
     assert not (tmp_path / "r").exists()
 
 
+@pytest.mark.long
 def test_a_checkpoint_is_exported_once(
     tiny_checkpoint: Path, board: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

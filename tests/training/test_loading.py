@@ -163,7 +163,7 @@ def _most_memory(images: int, loading: Loading, steps: int) -> int:
 
 
 @pytest.mark.skipif(not Path("/proc/self/smaps_rollup").exists(), reason="reads /proc of Linux")
-@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("workers", [pytest.param(0, marks=pytest.mark.long), 2])
 def test_memory_follows_the_cache_and_not_the_set(workers: int) -> None:
     """A set of 20 times the cache takes hardly more memory than one that just fits into it."""
     cache = 16 * ONE
