@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -230,3 +231,11 @@ def calibrated(bundle: Path, images: list[Path], count: int) -> Path:
     tiles = select_tiles(find_tiles(images, loaded.input), count)
     calibrate(loaded, tiles, out, method="percentile")
     return out
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _sweeps_collect_no_garbage() -> Iterator[None]:
+    """A collection before each timed round takes a second in this process, which holds what all tests loaded."""
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr("segclip_deploy.tradeoff.measure_points.gc", SimpleNamespace(collect=int))
+        yield
