@@ -11,7 +11,7 @@ from segclip_deploy.artifacts.records import Record
 from segclip_deploy.evaluation.accuracy import Accuracy, miou_drop
 from segclip_deploy.tradeoff.row import Row
 
-__all__ = ["EngineComparison", "SpeedUp", "compare_with"]
+__all__ = ["EngineComparison", "SpeedUp", "compare_with", "speed_up_bounds"]
 
 
 class SpeedUp(Record, frozen=True):
@@ -63,9 +63,7 @@ def compare_with(
 ) -> tuple[EngineComparison, ...]:
     """Compare an engine with each of the other rows.
 
-    The bounds of ΔmIoU are those of ``miou_drop``, paired by image. Those of latency are a percentile
-    bootstrap, too (Efron & Tibshirani, 1993): frames are drawn with replacement, of each engine by
-    themselves, since a sweep that went on later did not time both side by side.
+    The bounds of ΔmIoU are those of ``miou_drop``, paired by image.
 
     Args:
         engine: one of the rows.
@@ -74,21 +72,31 @@ def compare_with(
         rank: percentile of latency that counts.
     """
     found = []
-    own = engine.resampled(rank, seed=0)
     for other in rows:
         if other.name == engine.name:
             continue
-        low, high = np.percentile(other.resampled(rank, seed=1) / own, [2.5, 97.5])
+        low, high = speed_up_bounds(engine, other, rank)
         value = other.percentile(rank) / engine.percentile(rank)
         found.append(
             EngineComparison(
                 engine=engine.name,
                 other=other.name,
-                speed_up=SpeedUp(value=value, low=float(low), high=float(high)),
+                speed_up=SpeedUp(value=value, low=low, high=high),
                 drop=miou_drop(accuracies[other.name], accuracies[engine.name]),
             )
         )
     return tuple(found)
+
+
+def speed_up_bounds(engine: Row, other: Row, rank: float) -> tuple[float, float]:
+    """95 % bounds of how many times as fast an engine is as another, at a percentile of latency.
+
+    A percentile bootstrap (Efron & Tibshirani, 1993): frames are drawn with replacement, of each engine
+    by themselves, since a sweep that went on later did not time both side by side.
+    """
+    times = other.resampled(rank, seed=1) / engine.resampled(rank, seed=0)
+    low, high = np.percentile(times, [2.5, 97.5])
+    return float(low), float(high)
 
 
 def _sure(sure: bool) -> str:

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-import numpy as np
-
+from segclip_deploy.tradeoff.comparison import speed_up_bounds
 from segclip_deploy.tradeoff.joined import (
     RANK,
     Int8Gain,
@@ -29,8 +28,6 @@ from segclip_deploy.tradeoff.roofline import board_of
 from segclip_deploy.tradeoff.row import Row, pareto_front
 
 __all__ = ["join_results"]
-
-_RESAMPLES = 1000
 
 
 @dataclass(frozen=True)
@@ -163,20 +160,9 @@ def _gains(entries: Sequence[_Entry]) -> Iterator[Int8Gain]:
             row=entry.joined,
             fp16=half.joined if half else None,
             times=half.joined.p50_ms / entry.joined.p50_ms if half else None,
-            interval=_ratio_interval(half.row, row) if half else None,
+            interval=speed_up_bounds(row, half.row, 50) if half else None,
             points=100 * (row.miou - half.row.miou) if half else None,
         )
-
-
-def _ratio_interval(slow: Row, fast: Row) -> tuple[float, float]:
-    """95 % bounds of the ratio of medians, by resampling the frames of each (as ``Row.interval``)."""
-    generator = np.random.default_rng(0)
-    slow_ms, fast_ms = (
-        np.median(generator.choice(row.frame_ms, (_RESAMPLES, len(row.frame_ms))), axis=1)
-        for row in (slow, fast)
-    )
-    low, high = np.percentile(slow_ms / fast_ms, [2.5, 97.5])
-    return float(low), float(high)
 
 
 def _missions(

@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from io import BytesIO
 from typing import Any
 
-from segclip_deploy._optional import require
-from segclip_deploy.runtime.profiling.picture import save_png
 from segclip_deploy.tradeoff.joined import (
     RANK,
     Int8Gain,
@@ -17,6 +14,7 @@ from segclip_deploy.tradeoff.joined import (
     MeasuredBound,
     SharedArtifact,
 )
+from segclip_deploy.tradeoff.plots import figure_png, log_scale, new_figure
 from segclip_deploy.tradeoff.roofline import BOARDS
 
 __all__ = ["draw_bounds", "draw_fronts", "draw_gains", "draw_shared", "machine_sign"]
@@ -30,7 +28,7 @@ machines apart in grey, too, and as there are eight, 56 machines in all."""
 
 def draw_fronts(joined: Joined, axes: int) -> bytes:
     """MIoU over latency, and the Pareto front of each machine of one pair of axes."""
-    figure, plot = _figure(9, 5.2)
+    figure, plot = new_figure(9, 5.2)
     for machine in joined.machines:
         if machine.axes != axes or not machine.rows:
             continue
@@ -56,17 +54,17 @@ def draw_fronts(joined: Joined, axes: int) -> bytes:
                 fontsize=8,
                 color=colour,
             )
-    _log_scale(plot)
+    log_scale(plot, minor=(2, 5))
     plot.set_xlabel(f"p{RANK:g} latency of a frame, ms (bars: 95 % bounds)")
     plot.set_ylabel("mIoU")
     plot.grid(alpha=0.25, which="both")
     figure.legend(fontsize=8, loc="outside lower left", ncols=1, frameon=False)
-    return _png(figure)
+    return figure_png(figure)
 
 
 def draw_shared(joined: Joined, shared: Sequence[SharedArtifact], axes: int) -> bytes:
     """Latency of equal artefacts on the machines of one pair of axes, a line an artefact."""
-    figure, plot = _figure(9, 1.3 + 0.5 * len(shared) + 0.2 * len(joined.machines))
+    figure, plot = new_figure(9, 1.3 + 0.5 * len(shared) + 0.2 * len(joined.machines))
     seen: dict[str, None] = {}
     for place, artifact in enumerate(shared):
         rows = [row for row in artifact.rows if row.axes == axes]
@@ -80,16 +78,16 @@ def draw_shared(joined: Joined, shared: Sequence[SharedArtifact], axes: int) -> 
         plot.plot([], [], color=colour, marker=marker, linestyle="none", label=machine)
     plot.set_yticks(range(len(shared)), [one.label for one in shared], fontsize=8)
     plot.set_ylim(len(shared) - 0.5, -0.5)
-    _log_scale(plot)
+    log_scale(plot, minor=(2, 5))
     plot.set_xlabel("median ms a frame")
     plot.grid(alpha=0.25, which="both", axis="x")
     figure.legend(fontsize=8, loc="outside lower left", ncols=1, frameon=False)
-    return _png(figure)
+    return figure_png(figure)
 
 
 def draw_gains(joined: Joined, gains: Sequence[Int8Gain]) -> bytes:
     """How many times faster than FP16, with 95 % bounds; each is of one machine by itself."""
-    figure, plot = _figure(9, 1.1 + 0.42 * len(gains))
+    figure, plot = new_figure(9, 1.1 + 0.42 * len(gains))
     for place, gain in enumerate(gains):
         if gain.times is None or gain.interval is None:
             continue
@@ -109,12 +107,12 @@ def draw_gains(joined: Joined, gains: Sequence[Int8Gain]) -> bytes:
     plot.set_ylim(len(gains) - 0.5, -0.5)
     plot.margins(x=0.15)
     plot.set_xlabel("times as fast as FP16, medians (dashed: as fast)")
-    return _png(figure)
+    return figure_png(figure)
 
 
 def draw_bounds(joined: Joined, bounds: Sequence[MeasuredBound]) -> bytes:
     """Milliseconds a window that no engine can go below, hatched, and what was measured, a mark."""
-    figure, plot = _figure(9, 1.1 + 0.34 * len(bounds))
+    figure, plot = new_figure(9, 1.1 + 0.34 * len(bounds))
     for place, one in enumerate(bounds):
         plot.barh(place, one.bound.ms, facecolor="#f1f3f5", edgecolor="#868e96", hatch="///")
         if one.row is not None and one.ms is not None:
@@ -138,7 +136,7 @@ def draw_bounds(joined: Joined, bounds: Sequence[MeasuredBound]) -> bytes:
     plot.set_ylim(len(bounds) - 0.5, -0.5)
     plot.margins(x=0.3)
     plot.set_xlabel("ms a window (hatched: a lower bound, computed; marks: measured)")
-    return _png(figure)
+    return figure_png(figure)
 
 
 def machine_sign(joined: Joined, machine: str) -> tuple[str, str]:
@@ -177,29 +175,3 @@ def _point(
 
 def _bar(row: JoinedRow) -> tuple[tuple[float, float], tuple[float, float]]:
     return row.p99_interval, (row.miou, row.miou)
-
-
-def _log_scale(plot: Any) -> None:
-    """A logarithmic x axis with plain numbers: machines may lie decades apart."""
-    from matplotlib.ticker import LogLocator
-
-    plot.set_xscale("log")
-    plot.xaxis.set_minor_locator(LogLocator(subs=(2, 5)))
-    plot.xaxis.set_major_formatter("{x:g}")
-    plot.xaxis.set_minor_formatter("{x:g}")
-
-
-def _figure(width: float, height: float) -> tuple[Any, Any]:
-    require("matplotlib", why="a report")
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(width, height), dpi=130, layout="constrained")
-    plot = figure.subplots()
-    plot.spines[["top", "right"]].set_visible(False)
-    return figure, plot
-
-
-def _png(figure: Any) -> bytes:
-    buffer = BytesIO()
-    save_png(figure, buffer)
-    return buffer.getvalue()

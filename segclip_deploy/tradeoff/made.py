@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from segclip_deploy.artifacts.bundle import bundle_sha256, load_bundle
+from segclip_deploy.artifacts.bundle import load_bundle
 from segclip_deploy.artifacts.bundle_record import BundleRecord
 from segclip_deploy.artifacts.engine import load_engine
 from segclip_deploy.artifacts.scheme import Precision, Scheme
@@ -103,7 +103,8 @@ def sort_given(paths: Sequence[Path]) -> Given:
 
 def _open(path: Path) -> _Artefact:
     if path.is_dir():
-        return _Artefact(path, load_bundle(path).record, bundle_sha256(path), None)
+        bundle = load_bundle(path)
+        return _Artefact(path, bundle.record, bundle.sha256, None)
     engine = load_engine(path)
     return _Artefact(path, engine.record.bundle, engine.record.bundle_sha256, engine.record.target)
 

@@ -141,12 +141,12 @@ def _points(value: float | None, before: float | None) -> float:
     return np.nan if value is None or before is None else 100 * (value - before)
 
 
-def log_scale(axes: Any) -> None:
-    """A logarithmic x axis with plain numbers: latencies lie within a decade or two."""
+def log_scale(axes: Any, *, minor: tuple[int, ...] = (2, 3, 5, 7)) -> None:
+    """A logarithmic x axis with plain numbers, those within a decade too: fewer where it spans many."""
     from matplotlib.ticker import LogLocator
 
     axes.set_xscale("log")
-    axes.xaxis.set_minor_locator(LogLocator(subs=(2, 3, 5, 7)))
+    axes.xaxis.set_minor_locator(LogLocator(subs=minor))
     axes.xaxis.set_major_formatter("{x:g}")
     axes.xaxis.set_minor_formatter("{x:g}")
 
