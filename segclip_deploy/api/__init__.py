@@ -22,8 +22,9 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from segclip_deploy.api.building import build_engine, verify
     from segclip_deploy.api.exporting import export, set_texts
-    from segclip_deploy.api.flying import map, run
+    from segclip_deploy.api.flying import run
     from segclip_deploy.api.looking import dataset, doctor, inspect
+    from segclip_deploy.api.mapping import map
     from segclip_deploy.api.measuring import benchmark, compare, evaluate, profile
     from segclip_deploy.api.preparing import import_, list_keys, train
     from segclip_deploy.api.quantizing import calibrate, plan, quantize, smooth
@@ -62,8 +63,9 @@ if TYPE_CHECKING:
 _HOMES = {
     "api.building": ("build_engine", "verify"),
     "api.exporting": ("export", "set_texts"),
-    "api.flying": ("map", "run"),
+    "api.flying": ("run",),
     "api.looking": ("dataset", "doctor", "inspect"),
+    "api.mapping": ("map",),
     "api.measuring": ("benchmark", "compare", "evaluate", "profile"),
     "api.preparing": ("import_", "list_keys", "train"),
     "api.quantizing": ("calibrate", "plan", "quantize", "smooth"),
