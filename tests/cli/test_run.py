@@ -39,7 +39,7 @@ from segclip_deploy.runtime.io.sources.file_source import FileSource
 from segclip_deploy.runtime.io.sources.listing import find_files
 from segclip_deploy.runtime.io.sources.live import LiveSource
 from segclip_deploy.runtime.io.sources.video import VideoFrame, count_frames, read_video
-from segclip_deploy.runtime.io.telemetry.exif import Capture
+from segclip_deploy.runtime.io.telemetry.capture import Capture
 from segclip_deploy.runtime.streaming.deadline import Decision, Pacer
 from segclip_deploy.runtime.streaming.run import Run
 from tests.conftest import ROOT, SHARED

@@ -17,7 +17,8 @@ from segclip_deploy.errors import BadInput
 from segclip_deploy.evaluation.dataset import open_dataset
 from segclip_deploy.runtime.inference.frame import read_frame
 from segclip_deploy.runtime.io.sources.listing import find_files
-from segclip_deploy.runtime.io.telemetry.exif import Capture, read_capture
+from segclip_deploy.runtime.io.telemetry.capture import Capture
+from segclip_deploy.runtime.io.telemetry.exif import read_capture
 from tests.support.faults import error_lines, segclip
 
 pytestmark = pytest.mark.faults

@@ -17,7 +17,7 @@ from segclip_deploy.runtime.inference.segmenter import Segmenter
 from segclip_deploy.runtime.io.sinks.base import FrameResult, stage_ms
 from segclip_deploy.runtime.io.sinks.folder import FolderSink
 from segclip_deploy.runtime.io.sources.base import Shot
-from segclip_deploy.runtime.io.telemetry.exif import Capture
+from segclip_deploy.runtime.io.telemetry.capture import Capture
 
 __all__ = [
     "STAGES",

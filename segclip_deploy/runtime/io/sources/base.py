@@ -9,7 +9,7 @@ from typing import Protocol
 
 from segclip_deploy.errors import BadInput
 from segclip_deploy.runtime.inference.frame import Frame
-from segclip_deploy.runtime.io.telemetry.exif import Capture
+from segclip_deploy.runtime.io.telemetry.capture import Capture
 
 __all__ = ["Shot", "Source", "Unreadable"]
 

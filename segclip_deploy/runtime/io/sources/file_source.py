@@ -16,7 +16,8 @@ from segclip_deploy.runtime.io.raster.source import Reading
 from segclip_deploy.runtime.io.sources.base import Shot, Unreadable
 from segclip_deploy.runtime.io.sources.naming import RemoteFilm, SourceFile
 from segclip_deploy.runtime.io.sources.video import VideoFrame, read_video
-from segclip_deploy.runtime.io.telemetry.exif import Capture, read_capture
+from segclip_deploy.runtime.io.telemetry.capture import Capture
+from segclip_deploy.runtime.io.telemetry.exif import read_capture
 
 __all__ = ["FileSource"]
 

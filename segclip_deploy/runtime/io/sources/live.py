@@ -13,7 +13,7 @@ from segclip_deploy.runtime.formats.address import Address, is_address
 from segclip_deploy.runtime.inference.frame import Frame
 from segclip_deploy.runtime.io.sources.base import Shot, Unreadable
 from segclip_deploy.runtime.io.sources.video import VideoFrame, read_live
-from segclip_deploy.runtime.io.telemetry.exif import Capture
+from segclip_deploy.runtime.io.telemetry.capture import Capture
 
 __all__ = ["LiveSource", "is_live"]
 

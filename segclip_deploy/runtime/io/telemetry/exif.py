@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import re
 import warnings
-from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -15,8 +14,9 @@ from PIL import Image
 from segclip_deploy.artifacts.vocabulary import Vocabulary
 from segclip_deploy.runtime.formats.geotiff import ONE_SCALE
 from segclip_deploy.runtime.formats.image_file import header_of
+from segclip_deploy.runtime.io.telemetry.capture import Capture, Position
 
-__all__ = ["Capture", "Position", "read_capture", "scale_warning"]
+__all__ = ["read_capture", "scale_warning"]
 
 _EXIF, _GPS = 0x8769, 0x8825  # the sub-directories
 _STATUS = 9  # GPSStatus: A for a fix, V for none
@@ -25,35 +25,6 @@ _WIDTH, _HEIGHT, _FOCAL_35 = 0xA002, 0xA003, 0xA405
 _DIAGONAL_35 = math.hypot(36, 24)  # mm
 _SIGNS = {"N": 1, "S": -1, "E": 1, "W": -1}
 _NADIR = 10.0  # degrees from straight down within which a pixel has one size
-
-
-@dataclass(frozen=True)
-class Position:
-    """Where the camera was.
-
-    Attributes:
-        lat, lon: degrees, north and east positive.
-        alt: metres above sea level, or None.
-    """
-
-    lat: float
-    lon: float
-    alt: float | None
-
-
-@dataclass(frozen=True)
-class Capture:
-    """What is known of how a frame was taken.
-
-    Attributes:
-        time: ISO 8601; without a zone where the camera states none.
-        position: by GPS.
-        ground_sample_distance_m: metres per pixel.
-    """
-
-    time: str | None = None
-    position: Position | None = None
-    ground_sample_distance_m: float | None = None
 
 
 def read_capture(path: Path) -> Capture:

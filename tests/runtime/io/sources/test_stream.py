@@ -26,7 +26,8 @@ from segclip_deploy.runtime.io.sources.file_source import FileSource
 from segclip_deploy.runtime.io.sources.live import LiveSource, is_live
 from segclip_deploy.runtime.io.sources.naming import SourceFile
 from segclip_deploy.runtime.io.sources.video import VideoFrame, count_frames, read_video
-from segclip_deploy.runtime.io.telemetry.exif import Capture, Position, read_capture, scale_warning
+from segclip_deploy.runtime.io.telemetry.capture import Capture, Position
+from segclip_deploy.runtime.io.telemetry.exif import read_capture, scale_warning
 from tests.conftest import SHARED
 
 BRIGHTON = SHARED / "uav_frames_brighton"
