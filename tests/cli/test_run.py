@@ -82,7 +82,7 @@ def test_a_line_says_when_what_and_how_long(tmp_path: Path) -> None:
     found = lines(out)
     assert [line["index"] for line in found] == [0, 1, 2]
     for line in found:
-        assert line["time"] is line["gps"] is line["seconds"] is None
+        assert line["time"] is line["gps"] is line["attitude"] is line["seconds"] is None
         assert list(line["ms"]) == ["read", "health", "prepare", "infer", "postprocess", "write"]
         assert line["age_ms"] >= line["ms"]["infer"] + line["ms"]["write"]
         assert "dropped" not in line  # files lose nothing

@@ -66,6 +66,7 @@ def frame_line(result: FrameResult, times: WriteTimes) -> str:
         "time": shot.capture.time,
         "seconds": shot.seconds,
         "gps": asdict(shot.capture.position) if shot.capture.position else None,
+        "attitude": asdict(shot.capture.attitude) if shot.capture.attitude else None,
         "labels": None if labelled is None else labels_name,
         "margin": margin_name if has_margin else None,
         "areas": None if labelled is None else labelled.areas(),
