@@ -11,7 +11,20 @@ from segclip_deploy.errors import BadInput
 from segclip_deploy.runtime.inference.frame import Frame
 from segclip_deploy.runtime.io.telemetry.capture import Capture
 
-__all__ = ["Shot", "Source", "Unreadable"]
+__all__ = ["Header", "Shot", "Source", "Unreadable"]
+
+
+@dataclass(frozen=True)
+class Header:
+    """What a ROS message says of its own time and place: ``std_msgs/Header``.
+
+    Attributes:
+        stamp_ns: when it was taken, nanoseconds by the sender's clock; 0 where it was not set.
+        frame_id: the coordinate frame that it belongs to, such as ``"camera_optical"``.
+    """
+
+    stamp_ns: int
+    frame_id: str
 
 
 @dataclass(frozen=True)
@@ -27,6 +40,7 @@ class Shot:
         read_ms: reading and decoding.
         clock: ``time.perf_counter()`` when it was there.
         damaged: it was decoded from damaged data, or from frames that were.
+        header: of an image that came as a ROS message, live or from a recording.
     """
 
     frame: Frame
@@ -37,6 +51,7 @@ class Shot:
     read_ms: float
     clock: float
     damaged: bool = False
+    header: Header | None = None
 
 
 @dataclass(frozen=True)
