@@ -24,6 +24,7 @@ def make_film(
     container: str | None = None,
     first: int = 0,
     pixels: NDArray[np.uint8] | None = None,
+    created: str | None = None,
     **options: str,
 ) -> Path:
     """A film of 25 frames a second.
@@ -31,9 +32,12 @@ def make_film(
     Args:
         first: packets before this one are left out, as where a film begins in its midst.
         pixels: of every frame, in place of ``textured``.
+        created: when, as the container says it.
         options: of the encoder.
     """
     with av.open(str(path), "w", format=container) as film:
+        if created is not None:
+            film.metadata["creation_time"] = created
         stream = film.add_stream(codec, rate=25, options=options)
         height, width = (textured(0) if pixels is None else pixels).shape[:2]
         stream.width, stream.height = width, height

@@ -14,6 +14,7 @@ from segclip_deploy.runtime.io.pages import read_pages
 from segclip_deploy.runtime.io.pictures import read_picture
 from segclip_deploy.runtime.io.raster.source import Reading
 from segclip_deploy.runtime.io.sources.base import Shot, Unreadable
+from segclip_deploy.runtime.io.sources.film_capture import FilmCapture
 from segclip_deploy.runtime.io.sources.naming import RemoteFilm, SourceFile
 from segclip_deploy.runtime.io.sources.video import VideoFrame, read_video
 from segclip_deploy.runtime.io.telemetry.capture import Capture
@@ -92,9 +93,13 @@ class FileSource:
             picture = replace(self._picture(file.path), source=file.shown)
             yield picture, file.name, read_capture(file.path), None, False
             return
+        known = None
+        if isinstance(file, SourceFile) and file.is_film:
+            known = FilmCapture(file.path, report=self._report)
         for number, one in enumerate(self._series(file)):
             frame, name = Frame(one.pixels, file.shown), f"{file.name}_{number:06d}"
-            yield frame, name, Capture(), one.seconds, one.damaged
+            capture = Capture() if known is None else known.at(one.seconds)
+            yield frame, name, capture, one.seconds, one.damaged
 
     def _series(self, file: SourceFile | RemoteFilm) -> Iterator[VideoFrame]:
         if isinstance(file, RemoteFilm):

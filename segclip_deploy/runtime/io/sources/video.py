@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import datetime, timezone
 from io import BufferedReader
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,14 @@ from segclip_deploy.runtime.formats.address import Address
 from segclip_deploy.runtime.io.sources.damage import Damage
 from segclip_deploy.runtime.io.sources.rotation import rotation_of
 
-__all__ = ["VideoFrame", "count_frames", "has_many_frames", "read_live", "read_video"]
+__all__ = [
+    "VideoFrame",
+    "count_frames",
+    "creation_time",
+    "has_many_frames",
+    "read_live",
+    "read_video",
+]
 
 _OPEN_S, _READ_S = 10.0, 5.0  # a camera that is silent for so long has vanished
 
@@ -61,6 +69,20 @@ def count_frames(path: Path) -> int | None:
             return container.streams.video[0].frames or None
     except (av.error.FFmpegError, IndexError, BadInput):
         return None
+
+
+def creation_time(path: Path) -> datetime | None:
+    """When a video was made, by its container, in UTC and to the second; None where it does not say."""
+    av = _av()
+    try:
+        with _open_film(path) as container:
+            said = container.metadata.get("creation_time", "")
+            time = datetime.fromisoformat(said.replace("Z", "+00:00"))  # Python 3.10 knows no Z
+    except (av.error.FFmpegError, ValueError, BadInput):
+        return None
+    # Without a clock, cameras write the zero of theirs: 1904, 1970 or 1980.
+    known = time.tzinfo is not None and time.year > 1980
+    return time.astimezone(timezone.utc) if known else None
 
 
 def has_many_frames(path: Path) -> bool:

@@ -11,7 +11,6 @@ _NS = 1_000_000_000
 _FASTEST = 200.0  # metres per second; faster than what carries such a camera
 _SLACK = 100.0  # metres that a good fix may be off
 _SETTLED_NS = 5 * _NS  # after so long at a new place, that is where it is
-_FROZEN_NS = 10 * _NS  # a receiver's noise moves the last digits sooner, also of one that stands
 _FROZEN_FIXES = 5
 _DEGREE_M = 111_195.0  # of a great circle, on a sphere of 6371 km
 
@@ -42,11 +41,16 @@ class GpsCheck:
     - No number, no place on Earth, or 0° 0°, as receivers write it before they know.
     - A jump: faster than 200 m/s from the last one that was believed. A place is believed again
       after 5 s without a jump.
-    - Frozen: the same latitude, longitude and altitude, to the last digit, for 10 s and over at
-      least 5 fixes. All of them but the first are marked, also those that were good until then.
+    - Frozen: the same latitude, longitude and altitude, to the last digit, over at least 5 fixes
+      and for longer than a receiver's noise allows, also that of one that stands. All of them but
+      the first are marked, also those that were good until then.
+
+    Args:
+        frozen_s: how long that is; None: a position may stay as it is.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, frozen_s: float | None) -> None:
+        self._frozen_s = frozen_s
         self._believed: Fix | None = None  # the last one
         self._before: Fix | None = None  # the last that is a place
         self._settling = 0  # since when there was no jump
@@ -61,16 +65,18 @@ class GpsCheck:
         return self._stuck(fix) or self._jumped(fix)
 
     def _stuck(self, fix: Fix) -> str | None:
+        if self._frozen_s is None:
+            return None
         if self._same and _place(self._same[0]) != _place(fix):
             self._same = []
         self._same.append(fix)
-        lasted = fix.time_ns - self._same[0].time_ns
-        if lasted < _FROZEN_NS or len(self._same) < _FROZEN_FIXES:
+        lasted = (fix.time_ns - self._same[0].time_ns) / _NS
+        if lasted < self._frozen_s or len(self._same) < _FROZEN_FIXES:
             return None
         for same in self._same[1:]:
             same.good = False
         del self._same[_FROZEN_FIXES:]  # those are marked; the count stays
-        return f"the position has been the same to the last digit for {_FROZEN_NS / _NS:g} s: the GPS is frozen"
+        return f"the GPS is frozen: a position stays the same to the last digit for {self._frozen_s:g} s"
 
     def _jumped(self, fix: Fix) -> str | None:
         if self._before is not None and not _reaches(self._before, fix):

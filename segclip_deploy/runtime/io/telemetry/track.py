@@ -6,6 +6,7 @@ import math
 import threading
 from bisect import bisect_right
 from collections.abc import Callable
+from datetime import datetime, timezone
 from typing import Generic, Literal, TypeVar
 
 from segclip_deploy.runtime.io.telemetry.capture import Attitude, Position
@@ -85,6 +86,8 @@ class Track:
         name: of the file or link, for lines.
         report: is told what is wrong.
         live: it remembers the last minutes only.
+        frozen_s: after so many seconds at one place, to the last digit, a receiver is frozen; None:
+            never, where the digits are too few to tell.
 
     Examples:
         >>> track = Track("flight.tlog", report=print)
@@ -95,21 +98,43 @@ class Track:
         (46.00005, 501.0, 0.5, None)
     """
 
-    def __init__(self, name: str, *, report: Callable[[str], None], live: bool = False) -> None:
-        self.name = name
+    def __init__(
+        self,
+        name: str,
+        *,
+        report: Callable[[str], None],
+        live: bool = False,
+        frozen_s: float | None = 10.0,
+    ) -> None:
+        self.name, self._live = name, live
         keep = _LIVE_NS if live else None
         self._fixes: Timed[Fix] = Timed(keep)
         self._turns: dict[Literal["camera", "vehicle"], Timed[Quaternion]] = {
             "camera": Timed(keep),  # first: it says more of a picture
             "vehicle": Timed(keep),
         }
-        self._check = GpsCheck()
+        self._check = GpsCheck(frozen_s)
         self._report, self._told = report, set[str]()
         self._lock = threading.Lock()
 
     def __len__(self) -> int:
         """How many positions and attitudes it holds."""
         return len(self._fixes.times) + sum(len(turns.times) for turns in self._turns.values())
+
+    def describe(self) -> str:
+        """How much it holds, and of when: half a sentence for a line."""
+        counts = {
+            "positions": len(self._fixes.times),
+            "attitudes": sum(len(turns.times) for turns in self._turns.values()),
+        }
+        told = ", ".join(f"{count} {what}" for what, count in counts.items() if count)
+        if not self._fixes.times:
+            return told
+        first, last = (
+            datetime.fromtimestamp(time_ns / _NS, timezone.utc)
+            for time_ns in (self._fixes.times[0], self._fixes.times[-1])
+        )
+        return f"{told}, {first:%Y-%m-%dT%H:%M:%SZ} to {last:%Y-%m-%dT%H:%M:%SZ}"
 
     def add_position(
         self,
@@ -176,8 +201,10 @@ class Track:
 
     def _away(self, time_ns: int) -> str | None:
         """Why no fix is near a frame, where there are fixes."""
-        if not self._fixes.times or "away" in self._told:
+        if "away" in self._told:
             return None
+        if not self._fixes.times:
+            return "no position has come yet, so that of frames is null" if self._live else None
         first, last = self._fixes.times[0], self._fixes.times[-1]
         nearest = min(self._fixes.times, key=lambda time: abs(time - time_ns))
         seconds = abs(nearest - time_ns) / _NS
