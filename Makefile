@@ -24,7 +24,7 @@ $(VENV)/demo.stamp: pyproject.toml | $(BIN)/python
 	@touch $@
 
 $(VENV)/test.stamp: pyproject.toml | $(BIN)/python
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[train,openvino,report,geo,cluster,video,dev]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[train,openvino,report,geo,cluster,video,recordings,telemetry,dev]'
 	@touch $@ $(VENV)/demo.stamp
 
 # PyCUDA for the driver without a GPU (tests/fakecuda): compiled once, into a folder that no program

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from segclip_deploy.runtime.inference.segmenter import Segmenter
     from segclip_deploy.runtime.io.sinks.lines import LineFile
     from segclip_deploy.runtime.io.sinks.video_sink import VideoSink
+    from segclip_deploy.runtime.io.sources.base import Source
     from segclip_deploy.runtime.streaming.result import RunResult
     from segclip_deploy.runtime.streaming.run import Outcome, Run
 
@@ -51,6 +52,7 @@ def run(
     keep_scale: bool = False,
     ignore_alpha: bool = False,
     allow_remote: bool = False,
+    telemetry: str | None = None,
     stop: Event | None = None,
     report: Report = silent,
 ) -> RunResult:
@@ -83,6 +85,8 @@ def run(
         keep_scale: rasters are not resampled to the model's ground sample distance.
         ignore_alpha: an alpha band takes no pixel away.
         allow_remote: VRTs may refer to the network and to other folders.
+        telemetry: where position and attitude of frames come from: ``"udp:127.0.0.1:14550"``,
+            ``"serial:/dev/ttyTHS1:57600"``, a ``.tlog`` or a ``.bin``.
         stop: set it from another thread or a signal to end early: the frame in work is finished.
         report: told how far it is.
 
@@ -109,6 +113,8 @@ def run(
     from segclip_deploy.runtime.io.sinks.base import FanOut
     from segclip_deploy.runtime.io.sinks.folder import FolderSink
     from segclip_deploy.runtime.io.sources.opening import find_sources
+    from segclip_deploy.runtime.io.sources.placed import PlacedSource
+    from segclip_deploy.runtime.io.telemetry.mavlink import open_telemetry
     from segclip_deploy.runtime.open_engine import engine_sha256, open_segmenter
     from segclip_deploy.runtime.streaming.rasters import RasterOptions, run_rasters, split_rasters
     from segclip_deploy.runtime.streaming.result import RunResult, RunStopped
@@ -125,7 +131,10 @@ def run(
         frames, rasters = split_rasters(found.files, options)
         if healthy_only and rasters:
             raise UsageError("--healthy-only is for frames", where=rasters[0].shown)
-        source = found.open(frames, say, reading=reading, max_megapixels=max_megapixels)
+        source: Source = found.open(frames, say, reading=reading, max_megapixels=max_megapixels)
+        if telemetry is not None:
+            track = stack.enter_context(open_telemetry(telemetry, report=say))
+            source = PlacedSource(source, track, report=say)
         videos = _videos(video)
         segmenter = stack.enter_context(
             open_segmenter(engine, overlap=overlap, threads=threads, preflight=preflight)

@@ -60,6 +60,11 @@ __all__ = ["run"]
     is_flag=True,
     help="Of rasters: label twice, and say how well windows join.",
 )
+@click.option(
+    "--telemetry",
+    metavar="SOURCE",
+    help="Position and attitude: udp:HOST:PORT, serial:DEVICE:BAUD, a .tlog or a .bin.",
+)
 @reading_options
 @json_option
 def run(as_json: bool, **options: Any) -> None:

@@ -7,14 +7,14 @@ import re
 import warnings
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from PIL import Image
 
 from segclip_deploy.artifacts.vocabulary import Vocabulary
 from segclip_deploy.runtime.formats.geotiff import ONE_SCALE
 from segclip_deploy.runtime.formats.image_file import header_of
-from segclip_deploy.runtime.io.telemetry.capture import Capture, Position
+from segclip_deploy.runtime.io.telemetry.capture import Attitude, Capture, Position
 
 __all__ = ["read_capture", "scale_warning"]
 
@@ -24,6 +24,7 @@ _TIME, _FRACTION, _ZONE = 0x9003, 0x9291, 0x9011  # DateTimeOriginal, SubSec…,
 _WIDTH, _HEIGHT, _FOCAL_35 = 0xA002, 0xA003, 0xA405
 _DIAGONAL_35 = math.hypot(36, 24)  # mm
 _SIGNS = {"N": 1, "S": -1, "E": 1, "W": -1}
+_TURNED: dict[bytes, Literal["camera", "vehicle"]] = {b"Gimbal": "camera", b"Flight": "vehicle"}
 _NADIR = 10.0  # degrees from straight down within which a pixel has one size
 
 
@@ -36,7 +37,8 @@ def read_capture(path: Path) -> Capture:
                 exif = image.getexif()
                 taken, place = exif.get_ifd(_EXIF), exif.get_ifd(_GPS)
                 size, xmp = image.size, _xmp(image)
-        return Capture(_time(taken), _position(place), _ground_sample_distance(size, taken, xmp))
+        ground = _ground_sample_distance(size, taken, xmp)
+        return Capture(_time(taken), _position(place), ground, _attitude(xmp))
     except Exception:  # EXIF is whatever the camera wrote, and Pillow raises many types on it
         return Capture()
 
@@ -107,6 +109,16 @@ def _degrees(parts: Any) -> float:
     except (TypeError, ValueError):
         return math.nan
     return degrees + minutes / 60 + seconds / 3600
+
+
+def _attitude(xmp: bytes) -> Attitude | None:
+    """That of DJI's gimbal, or else of the drone; DJI counts as ``Attitude`` does."""
+    for key, of in _TURNED.items():
+        angles = [_dji(xmp, key + angle + b"Degree") for angle in (b"Roll", b"Pitch", b"Yaw")]
+        if None not in angles:
+            roll, pitch, yaw = (float(angle or 0) for angle in angles)
+            return Attitude(roll, pitch, yaw, of=of)
+    return None
 
 
 def _ground_sample_distance(

@@ -26,7 +26,7 @@ from segclip_deploy.runtime.io.sources.file_source import FileSource
 from segclip_deploy.runtime.io.sources.live import LiveSource, is_live
 from segclip_deploy.runtime.io.sources.naming import SourceFile
 from segclip_deploy.runtime.io.sources.video import VideoFrame, count_frames, read_video
-from segclip_deploy.runtime.io.telemetry.capture import Capture, Position
+from segclip_deploy.runtime.io.telemetry.capture import Attitude, Capture, Position
 from segclip_deploy.runtime.io.telemetry.exif import read_capture, scale_warning
 from tests.conftest import SHARED
 
@@ -348,6 +348,7 @@ def test_height_and_lens_give_the_ground_sample_distance(tmp_path: Path) -> None
     capture = read_capture(original)
     assert capture.ground_sample_distance_m == pytest.approx(0.0171, rel=0.12)
     loveda, dubai = load_vocabulary("loveda"), load_vocabulary("dubai")
+    assert capture.attitude == Attitude(0.0, -89.9, -132.0, of="camera")
     assert "0.019 m on the ground" in str(scale_warning(capture, loveda))
     assert scale_warning(capture, dubai) is None  # it states none
     assert scale_warning(Capture(), loveda) is None
@@ -362,6 +363,9 @@ def test_height_and_lens_give_the_ground_sample_distance(tmp_path: Path) -> None
     small.save(tmp_path / "oblique.jpg", **oblique)
     found = read_capture(tmp_path / "small.jpg").ground_sample_distance_m
     assert found == pytest.approx(4 * capture.ground_sample_distance_m, rel=0.01)
+    flown = {**packet, "xmp": packet["xmp"].replace(b"GimbalYaw", b"GimbalNotYaw")}
+    small.save(tmp_path / "flown.jpg", **flown)
+    assert read_capture(tmp_path / "flown.jpg").attitude == Attitude(0.4, -1.8, -129.9)
     assert read_capture(tmp_path / "cut.jpg").ground_sample_distance_m is None
     assert read_capture(tmp_path / "oblique.jpg").ground_sample_distance_m is None
     assert read_frame(tmp_path / "small.jpg").pixels.shape == (563, 1000, 3)
