@@ -1,0 +1,1 @@
+"""ROS 2: images as messages, and a node that labels them."""
