@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from segclip_deploy._optional import require
 from segclip_deploy.errors import BadInput, UsageError, command
@@ -140,13 +141,12 @@ def _listening(
 
 def _read_log(path: Path, track: Track, report: Callable[[str], None]) -> None:
     """Add to a track what a log holds."""
-    util = require("pymavlink.mavutil", why="telemetry")
     autopilot = Autopilot(track, report)
-    told = io.StringIO()  # pymavlink prints to stdout, where lines for a program may go
+    told = io.StringIO()  # pymavlink prints a line for each damaged byte
     try:
         path.open("rb").close()
-        with contextlib.redirect_stdout(told):
-            log = util.mavlink_connection(str(path))
+        with contextlib.redirect_stdout(told), contextlib.redirect_stderr(told):
+            log = _opened_log(path)
             while (message := log.recv_match(type=autopilot.kinds)) is not None:
                 autopilot.take(message, round(message._timestamp * 1e6) * 1000)
             log.close()
@@ -157,4 +157,22 @@ def _read_log(path: Path, track: Track, report: Callable[[str], None]) -> None:
         raise BadInput(f"no log that can be read ({reason})", where=path) from error
     if not len(track):
         raise BadInput("holds no position and no attitude", where=path)
-    report(f"{path}: {track.describe()}")
+    damaged = "; parts of it are damaged, and left out" if told.getvalue() else ""
+    report(f"{path}: {track.describe()}{damaged}")
+
+
+def _opened_log(path: Path) -> Any:
+    """A log of pymavlink's; of a damaged ``.bin`` that would be read for ever, an error in time."""
+    if path.suffix.lower() != ".bin":
+        return require("pymavlink.mavutil", why="telemetry").mavlink_connection(str(path))
+    reader = require("pymavlink.DFReader", why="telemetry")
+
+    class Log(reader.DFReader_binary):  # type: ignore[misc, name-defined]
+        def _parse_next(self) -> Any:
+            before = self.offset
+            message = super()._parse_next()
+            if message is not None and self.offset <= before:
+                raise ValueError("a record without a length")
+            return message
+
+    return Log(str(path))

@@ -130,11 +130,8 @@ class Track:
         told = ", ".join(f"{count} {what}" for what, count in counts.items() if count)
         if not self._fixes.times:
             return told
-        first, last = (
-            datetime.fromtimestamp(time_ns / _NS, timezone.utc)
-            for time_ns in (self._fixes.times[0], self._fixes.times[-1])
-        )
-        return f"{told}, {first:%Y-%m-%dT%H:%M:%SZ} to {last:%Y-%m-%dT%H:%M:%SZ}"
+        first, last = (_shown_time(self._fixes.times[i]) for i in (0, -1))
+        return f"{told}, {first} to {last}"
 
     def add_position(
         self,
@@ -245,6 +242,15 @@ def _mixed(first: float | None, last: float | None, share: float) -> float | Non
     if first is None or last is None:
         return None
     return round(first + share * (last - first), 3)
+
+
+def _shown_time(time_ns: int) -> str:
+    """A time as people write it; as seconds where a damaged log says a year that is none."""
+    try:
+        time = datetime.fromtimestamp(time_ns / _NS, timezone.utc)
+    except (OverflowError, ValueError, OSError):
+        return f"{time_ns / _NS:.0f} s"
+    return f"{time:%Y-%m-%dT%H:%M:%SZ}"
 
 
 def _finite(value: float | None) -> float | None:

@@ -73,6 +73,22 @@ def test_a_log_that_says_nothing_is_refused(
     assert "\n" not in str(caught.value)
 
 
+def test_a_damaged_log_is_not_read_for_ever(tmp_path: Path) -> None:
+    """A format that says that its records have no length: found by a fuzzer, pymavlink 2.4.50."""
+    path = write_bin(tmp_path / "flight.bin")
+    data = bytearray(path.read_bytes())
+    del data[384:396]
+    data[187:190] = bytes(7)
+    del data[182:186]
+    data[116] = 0x2D
+    path.write_bytes(data)
+    with (
+        pytest.raises(BadInput, match=r"no log that can be read \(ValueError: a record without"),
+        open_telemetry(str(path), report=print),
+    ):
+        pass
+
+
 @pytest.mark.parametrize("source", ["flight.log", "udp:14550", "serial:/dev/ttyS0", "tcp:a:1", ""])
 def test_what_is_no_telemetry_is_told_what_is(source: str) -> None:
     with pytest.raises(UsageError, match=r"udp:HOST:PORT"), open_telemetry(source, report=print):
