@@ -5,15 +5,11 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from datetime import datetime, timezone
 
 from segclip_deploy.runtime.io.sources.base import Shot, Source, Unreadable
-from segclip_deploy.runtime.io.telemetry.capture import Capture
 from segclip_deploy.runtime.io.telemetry.track import Track
 
-__all__ = ["PlacedSource", "placed_capture"]
-
-_EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
+__all__ = ["PlacedSource"]
 
 
 class PlacedSource:
@@ -40,9 +36,17 @@ class PlacedSource:
             yield item if isinstance(item, Unreadable) else self._placed(item)
 
     def _placed(self, shot: Shot) -> Shot:
-        time_ns = _time_ns(shot)
+        stamp_ns = 0 if shot.header is None else shot.header.stamp_ns  # 0: it was not set
+        time_ns = stamp_ns or shot.capture.time_ns
         if time_ns is not None:
-            return replace(shot, capture=placed_capture(shot.capture, self._track, time_ns))
+            position, attitude = self._track.at(time_ns)
+            known = shot.capture
+            capture = replace(
+                known,
+                position=position or known.position,
+                attitude=attitude or known.attitude,
+            )
+            return replace(shot, capture=capture)
         if not self._told:
             self._told = True
             self._report(
@@ -50,33 +54,3 @@ class PlacedSource:
                 "nothing of it"
             )
         return shot
-
-
-def placed_capture(capture: Capture, track: Track, time_ns: int) -> Capture:
-    """What is known of a frame, with the position and attitude of a track where it has them.
-
-    Args:
-        capture: what is known already; it stays where the track says nothing.
-        track: over the time since 1970 in UTC.
-        time_ns: when the frame was taken, of the same clock.
-    """
-    position, attitude = track.at(time_ns)
-    return replace(
-        capture, position=position or capture.position, attitude=attitude or capture.attitude
-    )
-
-
-def _time_ns(shot: Shot) -> int | None:
-    """When a frame was taken, nanoseconds since 1970; None where it has no time with a zone."""
-    if shot.header is not None:
-        return shot.header.stamp_ns
-    if shot.capture.time is None:
-        return None
-    try:
-        time = datetime.fromisoformat(shot.capture.time)
-    except ValueError:  # EXIF's fraction of a second may have any number of digits
-        return None
-    if time.tzinfo is None:
-        return None
-    since = time - _EPOCH
-    return (since.days * 86_400 + since.seconds) * 1_000_000_000 + since.microseconds * 1000

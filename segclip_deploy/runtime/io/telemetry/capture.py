@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
+from datetime import datetime, timezone
 from typing import Literal
 
 __all__ = ["Attitude", "Capture", "Position"]
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
+# The fraction by itself: EXIF's may have any number of digits, and Python 3.10 reads 3 or 6.
+_ZONED = re.compile(r"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d)(?:\.(\d+))?([+-]\d\d:\d\d)")
 
 
 @dataclass(frozen=True)
@@ -63,3 +69,21 @@ class Capture:
     position: Position | None = None
     ground_sample_distance_m: float | None = None
     attitude: Attitude | None = None
+
+    @property
+    def time_ns(self) -> int | None:
+        """``time`` as nanoseconds since 1970; None without one, or without a zone.
+
+        Examples:
+            >>> Capture("1970-01-01T01:00:00.5+01:00").time_ns
+            500000000
+        """
+        found = _ZONED.fullmatch(self.time or "")
+        if found is None:
+            return None
+        try:
+            since = datetime.fromisoformat(found[1] + found[3]) - _EPOCH
+        except ValueError:
+            return None
+        fraction_ns = int(f"{found[2] or '':0<9.9}")
+        return (since.days * 86_400 + since.seconds) * 1_000_000_000 + fraction_ns
