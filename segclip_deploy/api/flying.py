@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 from threading import Event
@@ -21,8 +22,10 @@ from segclip_deploy.progress import Report, saying, silent
 if TYPE_CHECKING:
     from segclip_deploy.runtime.inference.segmenter import Segmenter
     from segclip_deploy.runtime.io.sinks.lines import LineFile
+    from segclip_deploy.runtime.io.sinks.mcap_sink import McapSink
     from segclip_deploy.runtime.io.sinks.video_sink import VideoSink
     from segclip_deploy.runtime.io.sources.base import Source
+    from segclip_deploy.runtime.io.sources.opening import Found
     from segclip_deploy.runtime.streaming.result import RunResult
     from segclip_deploy.runtime.streaming.run import Outcome, Run
 
@@ -53,6 +56,8 @@ def run(
     ignore_alpha: bool = False,
     allow_remote: bool = False,
     telemetry: str | None = None,
+    topic: str | None = None,
+    mcap: AnyPath | None = None,
     stop: Event | None = None,
     report: Report = silent,
 ) -> RunResult:
@@ -63,8 +68,9 @@ def run(
 
     Args:
         engine: an engine or a bundle.
-        sources: files, folders with their sub-folders, and http:// URLs of such files; or one
-            camera: ``"/dev/video0"``, ``"rtsp://..."``.
+        sources: files, folders with their sub-folders, and http:// URLs of such files; or
+            recordings of ROS 2: ``"flight.mcap"``, a folder of rosbag2; or one camera:
+            ``"/dev/video0"``, ``"rtsp://..."``.
         out: the folder to write; results lie in it as the sources lie in their common folder.
         overlap: pixels that windows share; by default what ``export --frame`` chose, or a quarter.
         threads: of an engine on the CPU; 0: the engine's choice.
@@ -87,6 +93,8 @@ def run(
         allow_remote: VRTs may refer to the network and to other folders.
         telemetry: where position and attitude of frames come from: ``"udp:127.0.0.1:14550"``,
             ``"serial:/dev/ttyTHS1:57600"``, a ``.tlog`` or a ``.bin``.
+        topic: of a recording's images; by default the only one of images.
+        mcap: write labels, overlays and lines as a ROS 2 recording, NAME.mcap.
         stop: set it from another thread or a signal to end early: the frame in work is finished.
         report: told how far it is.
 
@@ -131,7 +139,9 @@ def run(
         frames, rasters = split_rasters(found.files, options)
         if healthy_only and rasters:
             raise UsageError("--healthy-only is for frames", where=rasters[0].shown)
-        source: Source = found.open(frames, say, reading=reading, max_megapixels=max_megapixels)
+        source: Source = found.open(
+            frames, say, reading=reading, max_megapixels=max_megapixels, topic=topic
+        )
         if telemetry is not None:
             track = stack.enter_context(open_telemetry(telemetry, report=say))
             source = PlacedSource(source, track, report=say)
@@ -141,7 +151,7 @@ def run(
         )
         say(f"{engine} runs in {segmenter.backend.name}" + ", verification passed" * preflight)
         folder = FolderSink(out, overlays=not no_overlay, lines=_lines(jsonl, stack), keep=keep)
-        sink = FanOut(folder, *videos)
+        sink = FanOut(folder, *videos, *_recordings(mcap, not no_overlay, found, say))
         flight = Run(
             segmenter,
             source,
@@ -184,6 +194,18 @@ def _videos(path: AnyPath | None) -> list[VideoSink]:
     from segclip_deploy.runtime.io.sinks.video_sink import VideoSink
 
     return [] if path is None else [VideoSink(Path(path))]
+
+
+def _recordings(
+    path: AnyPath | None, overlays: bool, found: Found, say: Callable[[str], None]
+) -> list[McapSink]:
+    from segclip_deploy.runtime.io.sinks.mcap_sink import McapSink
+
+    if path is None:
+        return []
+    if Path(path).resolve() in [one.path.resolve() for one in found.recordings]:
+        raise BadInput("the labels would overwrite a source", where=path)
+    return [McapSink(Path(path), overlays=overlays, report=say)]
 
 
 def _lines(jsonl: AnyPath | None, stack: ExitStack) -> LineFile | None:

@@ -65,13 +65,18 @@ __all__ = ["run"]
     metavar="SOURCE",
     help="Position and attitude: udp:HOST:PORT, serial:DEVICE:BAUD, a .tlog or a .bin.",
 )
+@click.option("--topic", help="Of a recording's images.  [default: the only one of images]")
+@click.option(
+    "--mcap", type=PATH, help="Write labels, overlays and lines as a ROS 2 recording, NAME.mcap."
+)
 @reading_options
 @json_option
 def run(as_json: bool, **options: Any) -> None:
     """Segment SOURCES with ENGINE, an engine or a bundle.
 
     SOURCES are images, videos, rasters, folders of them with their sub-folders, and http:// URLs
-    of such files; or one camera: /dev/video0, rtsp://... Results lie below --out as the sources lie below the deepest
+    of such files; or ROS 2 recordings: flight.mcap, a folder of rosbag2; or one camera: /dev/video0,
+    rtsp://... Results lie below --out as the sources lie below the deepest
     folder that holds all of them. Writes NAME.png (labels), NAME.overlay.png, NAME.margin.png where the engine has
     a margin, and areas.jsonl; of a raster that has a place NAME.tif, a Cloud-Optimized GeoTIFF. Bad
     images are listed, the others done, and the exit code is 1, as it is where frames of a video are damaged.

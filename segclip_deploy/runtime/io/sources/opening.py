@@ -8,13 +8,15 @@ from pathlib import Path
 from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
-from segclip_deploy.errors import BadInput
+from segclip_deploy.errors import BadInput, UsageError
 from segclip_deploy.runtime.formats.address import Address, display_name, is_address
 from segclip_deploy.runtime.io.raster.source import Reading
+from segclip_deploy.runtime.io.rosbag import is_rosbag
 from segclip_deploy.runtime.io.sources.file_source import FileSource
 from segclip_deploy.runtime.io.sources.listing import count_folders, find_files
 from segclip_deploy.runtime.io.sources.live import LiveSource, is_live
 from segclip_deploy.runtime.io.sources.naming import RemoteFilm, SourceFile
+from segclip_deploy.runtime.io.sources.recording import Recording, RecordingSource, name_recordings
 from segclip_deploy.runtime.io.sources.remote import Remote, fetch_picture, find_kind
 
 __all__ = ["Found", "find_sources"]
@@ -22,17 +24,19 @@ __all__ = ["Found", "find_sources"]
 
 @dataclass(frozen=True)
 class Found:
-    """What the sources of a run are: files, or one camera.
+    """What the sources of a run are: files, recordings, or one camera.
 
     Attributes:
         files: on this machine, copies of pictures from servers among them.
         films: on servers.
         camera: its URL or device.
+        recordings: of ROS 2.
     """
 
     files: tuple[SourceFile, ...] = ()
     films: tuple[RemoteFilm, ...] = ()
     camera: str | None = None
+    recordings: tuple[Recording, ...] = ()
 
     def open(
         self,
@@ -41,8 +45,21 @@ class Found:
         *,
         reading: Reading | None = None,
         max_megapixels: float | None = None,
-    ) -> FileSource | LiveSource:
-        """The camera; or ``frames``, those of ``files`` that are no rasters, and then the films."""
+        topic: str | None = None,
+    ) -> FileSource | LiveSource | RecordingSource:
+        """The camera, or the recordings; or ``frames``, those of ``files`` that are no rasters, and the films.
+
+        Raises:
+            UsageError: ``topic``, of what is no recording.
+            BadInput: a recording without such images.
+        """
+        if topic is not None and not self.recordings:
+            raise UsageError(
+                "is for recordings: flight.mcap, or a folder of rosbag2", where="--topic"
+            )
+        if self.recordings:
+            bands = None if reading is None else reading.bands
+            return RecordingSource(self.recordings, topic=topic, bands=bands, report=report)
         if self.camera is not None:
             return LiveSource(self.camera, report=report)
         return FileSource(
@@ -65,8 +82,8 @@ def find_sources(
         report: is told how many files lie in how many folders.
 
     Raises:
-        BadInput: as ``find_files``; a camera beside other sources; files of servers whose results
-            would have one name.
+        BadInput: as ``find_files`` and ``is_rosbag``; a camera or a recording beside other sources;
+            results that would have one name.
     """
     sources = [_local(source) for source in sources]
     kinds = {
@@ -79,6 +96,15 @@ def find_sources(
             shown = " ".join(map(display_name, sources))
             raise BadInput("a camera is the only source of a run", where=shown)
         return Found(camera=sources[0])
+    recordings = [source for source in sources if source not in kinds and _is_recording(source)]
+    if recordings and len(recordings) < len(sources):
+        raise BadInput(
+            "recordings and other sources are two runs",
+            where=recordings[0],
+            fix="name the recordings in a run of their own",
+        )
+    if recordings:
+        return Found(recordings=tuple(name_recordings([Path(one) for one in recordings])))
     files = find_files([Path(source) for source in sources if source not in kinds], out)
     counted = count_folders(files)
     if counted is not None:
@@ -99,6 +125,10 @@ def find_sources(
         else:
             files.append(SourceFile(fetch_picture(address, folder), address.stem, address))
     return Found(tuple(files), tuple(films))
+
+
+def _is_recording(source: str) -> bool:
+    return Path(source).exists() and is_rosbag(Path(source))
 
 
 def _local(source: str) -> str:
