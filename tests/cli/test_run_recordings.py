@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import resource
 import shutil
 import signal
 import sqlite3
@@ -65,6 +66,8 @@ RECORDED = {
     "mcap": lambda p: made.write_mcap(p / "flight.mcap", made.images(5)),
     "folder of mcap": lambda p: made.write_rosbag(p / "flight", made.images(5, encoding="bgr8")),
     "folder of sqlite": lambda p: made.write_rosbag(p / "flight", made.images(5), "sqlite3"),
+    "chunks of zstd": lambda p: made.write_chunks(p / "flight.mcap", made.images(5)),
+    "chunks of lz4": lambda p: made.write_chunks(p / "flight.mcap", made.images(5), "LZ4"),
     "compressed": lambda p: made.write_mcap(
         p / "flight.mcap", made.images(5, made.compressed, "/camera/compressed")
     ),
@@ -108,6 +111,7 @@ def test_the_topic_is_asked_for_where_there_are_several(tmp_path: Path) -> None:
     assert "--topic: is for recordings" in done.stderr
 
 
+@pytest.mark.faults
 @pytest.mark.parametrize(
     ("write", "said"),
     [
@@ -134,6 +138,7 @@ def test_what_is_no_recording_is_told_in_a_line(write: Any, said: str, tmp_path:
 # ---- damage
 
 
+@pytest.mark.faults
 def test_a_recording_cut_off_is_done_as_far_as_it_goes(
     labels_of_pictures: list[bytes], tmp_path: Path
 ) -> None:
@@ -153,6 +158,7 @@ def test_a_recording_cut_off_is_done_as_far_as_it_goes(
         assert (out / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
 
 
+@pytest.mark.faults
 def test_a_damaged_part_is_passed_over(tmp_path: Path) -> None:
     path = made.write_chunks(tmp_path / "flight.mcap", made.images(5))
     with path.open("rb") as stream:
@@ -166,6 +172,7 @@ def test_a_damaged_part_is_passed_over(tmp_path: Path) -> None:
     assert [line["seconds"] for line in lines(tmp_path / "out")] == [0, 0.1, 0.3, 0.4]
 
 
+@pytest.mark.faults
 def test_an_image_that_cannot_be_read_costs_itself(tmp_path: Path) -> None:
     messages = made.images(4)
     messages[1] = (messages[1][0], messages[1][1], made.image(START + STEP, made.picture(1)[:9]))
@@ -179,6 +186,7 @@ def test_an_image_that_cannot_be_read_costs_itself(tmp_path: Path) -> None:
     assert done.stderr.count(f"error: {path}: ") == 2
 
 
+@pytest.mark.faults
 def test_a_database_cut_off_is_done_as_far_as_it_goes(
     labels_of_pictures: list[bytes], tmp_path: Path
 ) -> None:
@@ -191,6 +199,7 @@ def test_a_database_cut_off_is_done_as_far_as_it_goes(
     assert 15 <= len(lines(tmp_path / "out")) < 20
 
 
+@pytest.mark.faults
 def test_what_a_killed_recorder_left_in_the_log_beside_a_database_is_read(tmp_path: Path) -> None:
     folder = made.write_rosbag(tmp_path / "flight", made.images(9), "sqlite3")
     (file,) = folder.glob("*.db3")
@@ -361,6 +370,7 @@ def test_a_source_and_another_name_are_refused(tmp_path: Path) -> None:
     assert "flight.mcap: recordings and other sources are two runs" in done.stderr
 
 
+@pytest.mark.faults
 @pytest.mark.parametrize("sent", [signal.SIGKILL, signal.SIGINT])
 def test_a_run_that_is_ended_leaves_a_whole_recording_or_none(
     sent: signal.Signals, tmp_path: Path
@@ -386,3 +396,22 @@ def test_a_run_that_is_ended_leaves_a_whole_recording_or_none(
     else:
         assert process.returncode == 130
         assert 4 <= len(opened(mcap)["/segclip/labels"]) == len(lines(out)) < 99
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize(("count", "room"), [(300, 200_000), (8, 10_000)], ids=["write", "finish"])
+def test_a_recording_that_does_not_fit_is_not_there_in_part(
+    count: int, room: int, tmp_path: Path
+) -> None:
+    source = made.write_mcap(tmp_path / "flight.mcap", made.images(count))
+    (tmp_path / "to").mkdir()
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (room, before[1]))
+    try:
+        mcap = tmp_path / "to" / "labels.mcap"
+        done = call("run", "engine", source, "-o", tmp_path / "o", "--mcap", mcap, "--no-overlay")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert done.exit_code == 1
+    assert done.stderr.strip().endswith(f"{mcap}: File too large")
+    assert list((tmp_path / "to").iterdir()) == []

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from mcap.writer import CompressionType
 from mcap.writer import Writer as McapWriter
 from numpy.typing import NDArray
 from PIL import Image
@@ -106,10 +107,10 @@ def write_mcap(path: Path, messages: Messages) -> Path:
     return written.rename(path)
 
 
-def write_chunks(path: Path, messages: Messages) -> Path:
+def write_chunks(path: Path, messages: Messages, compression: str = "ZSTD") -> Path:
     """One file, written by the library mcap: each message in a chunk of its own, with its checksum."""
     with path.open("wb") as stream:
-        writer = McapWriter(stream, chunk_size=1)
+        writer = McapWriter(stream, chunk_size=1, compression=CompressionType[compression])
         writer.start(profile="ros2")
         channels: dict[str, int] = {}
         for topic, time_ns, message in messages:

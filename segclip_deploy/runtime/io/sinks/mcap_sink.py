@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import time
 from collections.abc import Callable
@@ -69,15 +70,17 @@ class McapSink:
         """Finish the file and put it in its place; where writing failed, remove it."""
         if self._writer is None:
             return
-        broken = self._broken
         try:
-            if broken is None:
+            if self._broken is None:
                 self._writer.finish()
+                self._file.close()
         except OSError as error:
-            broken = OSError(error.errno, error.strerror, str(self.path))
-            raise broken from error
+            self._broken = OSError(error.errno, error.strerror, str(self.path))
+            raise self._broken from error
         finally:
-            self._file.__exit__(type(broken) if broken else None, broken, None)
+            if self._broken is not None:
+                with contextlib.suppress(OSError):  # closing it fails as writing did
+                    self._file.__exit__(type(self._broken), self._broken, None)
 
     def write(self, result: FrameResult | RasterResult) -> WriteTimes:
         """Add a frame's messages.

@@ -17,6 +17,7 @@ from segclip_deploy.runtime.io.bag_storage import BagMessage
 from segclip_deploy.runtime.io.rosbag import Rosbag, deserialize
 from segclip_deploy.runtime.io.sources.base import Header, Shot, Unreadable
 from segclip_deploy.runtime.io.telemetry.capture import Capture
+from segclip_deploy.runtime.io.telemetry.ros_readings import add_fix, add_transforms, stamp_ns
 from segclip_deploy.runtime.io.telemetry.track import Track
 from segclip_deploy.runtime.io.telemetry.transforms import TransformTree
 from segclip_deploy.runtime.ros.messages import ImageFields, read_compressed, read_image
@@ -161,16 +162,16 @@ class _Contents:
 
     def header(self, fields: Any, message: BagMessage) -> Header:
         """The header of an image; without a stamp it takes the recorder's time."""
-        stamp_ns = _nanoseconds(fields.header.stamp)
-        if not stamp_ns:
-            stamp_ns = message.time_ns
+        time_ns = stamp_ns(fields.header.stamp)
+        if not time_ns:
+            time_ns = message.time_ns
             if not self._unstamped:
                 self._unstamped = True
                 self._report(
                     f"{self.recording.path}: images of {self.topic} have no stamp; their time is "
                     "that of the recorder"
                 )
-        return Header(stamp_ns, fields.header.frame_id)
+        return Header(time_ns, fields.header.frame_id)
 
     def capture(self, header: Header) -> Capture:
         """When, where and how an image was taken."""
@@ -184,22 +185,31 @@ class _Contents:
 
     def _look(self) -> None:
         """Read everything but the pixels; what is damaged is said when the images are read."""
-        path = self.recording.path
         try:
             for message in self._bag.messages({_IMAGE, _COMPRESSED, _FIX, _TF}):
                 if message.kind in (_IMAGE, _COMPRESSED):
                     self._images[message.topic, message.kind] += 1
-                elif message.kind == _FIX:
-                    track = self._tracks.get(message.topic)
-                    if track is None:
-                        name = f"{path} {message.topic}"
-                        track = self._tracks[message.topic] = Track(name, report=self._report)
-                    _add_fix(track, message)
                 else:
-                    _add_transforms(self._tree, message)
+                    self._add_reading(message)
         except BadInput:
             if not self._images:
                 raise
+
+    def _add_reading(self, message: BagMessage) -> None:
+        try:
+            fields = deserialize(message)
+        except BadInput as error:
+            self._report(f"{self.recording.path}: {error}, which is left out")
+            return
+        if message.kind == _TF:
+            still = message.topic == _STATIC
+            add_transforms(self._tree, fields, recorded_ns=message.time_ns, still=still)
+            return
+        track = self._tracks.get(message.topic)
+        if track is None:
+            name = f"{self.recording.path} {message.topic}"
+            track = self._tracks[message.topic] = Track(name, report=self._report)
+        add_fix(track, fields, recorded_ns=message.time_ns)
 
     def _chosen(self, topic: str | None) -> tuple[str, str]:
         path, there = self.recording.path, sorted(self._images)
@@ -229,38 +239,3 @@ class _Contents:
         more = f", of {others + 1} topics that with the most" if others else ""
         self._report(f"{self.recording.path}: position by {topic}{more}: {track.describe()}")
         return track
-
-
-def _add_fix(track: Track, message: BagMessage) -> None:
-    """Add a NavSatFix, whose altitude is above WGS 84."""
-    try:
-        fix = deserialize(message)
-    except BadInput:
-        return
-    track.add_position(
-        _nanoseconds(fix.header.stamp) or message.time_ns,
-        fix.latitude,
-        fix.longitude,
-        ellipsoid_alt=fix.altitude,
-        has_fix=fix.status.status >= 0,
-    )
-
-
-def _add_transforms(tree: TransformTree, message: BagMessage) -> None:
-    try:
-        transforms = deserialize(message).transforms
-    except BadInput:
-        return
-    for one in transforms:
-        stamp = _nanoseconds(one.header.stamp) or message.time_ns
-        turn = one.transform.rotation
-        tree.add(
-            None if message.topic == _STATIC else stamp,
-            one.header.frame_id,
-            one.child_frame_id,
-            (turn.w, turn.x, turn.y, turn.z),
-        )
-
-
-def _nanoseconds(stamp: Any) -> int:
-    return int(stamp.sec) * 1_000_000_000 + int(stamp.nanosec)

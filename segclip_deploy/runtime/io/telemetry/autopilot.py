@@ -14,6 +14,7 @@ __all__ = ["Autopilot"]
 _3D_FIX = 3  # GPS_FIX_TYPE_3D_FIX, and Status of ArduPilot's GPS message
 # GIMBAL_DEVICE_FLAGS: what a gimbal's yaw counts from.
 _YAW_LOCK, _YAW_IN_VEHICLE_FRAME, _YAW_IN_EARTH_FRAME = 16, 32, 64
+_UNIT_ERROR = 0.01  # how far a turn's length may be from 1
 _HEADING_NS = 1_000_000_000  # how old the vehicle's heading may be beside a gimbal's yaw
 
 
@@ -104,6 +105,8 @@ class Autopilot:
         )
         w, x, y, z = message.q
         turn = (w, x, y, z)
+        if not abs(math.hypot(*turn) - 1) < _UNIT_ERROR:  # zeros and NaN: it does not know
+            return
         if not is_earth:
             since, heading = self._heading
             if abs(time_ns - since) > _HEADING_NS or not math.isfinite(heading):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import socket
 import time
@@ -44,6 +45,7 @@ def test_a_log_gives_position_and_attitude(
     assert capfd.readouterr().out == ""  # lines for a program may go there
 
 
+@pytest.mark.faults
 def test_a_log_that_is_cut_off_is_read_as_far_as_it_goes(tmp_path: Path) -> None:
     path = write_tlog(tmp_path / "flight.tlog")
     path.write_bytes(b"\xfd\x00garbage" + path.read_bytes()[:-20])
@@ -73,6 +75,7 @@ def test_a_log_that_says_nothing_is_refused(
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.faults
 def test_a_damaged_log_is_not_read_for_ever(tmp_path: Path) -> None:
     """A format that says that its records have no length: found by a fuzzer, pymavlink 2.4.50."""
     path = write_bin(tmp_path / "flight.bin")
@@ -133,6 +136,7 @@ def test_what_comes_to_a_port_is_of_now_and_damage_costs_one_message() -> None:
             pass
 
 
+@pytest.mark.faults
 def test_a_serial_line_is_read_until_it_is_pulled() -> None:
     master, slave = os.openpty()
     told: list[str] = []
@@ -179,3 +183,12 @@ def test_a_gimbals_yaw_counts_from_what_its_flags_say(flags: int, yaw: float) ->
     angles = attitude.roll, attitude.pitch, attitude.yaw
     assert angles == pytest.approx((5, -60, yaw), abs=0.001)
     assert attitude.of == "camera"
+
+
+@pytest.mark.parametrize("q", [[0.0] * 4, [math.nan] * 4])
+def test_a_gimbal_that_does_not_know_says_nothing(q: list[float]) -> None:
+    track = Track("link", report=print)
+    autopilot = Autopilot(track, print)
+    message = mavlink.MAVLink_gimbal_device_attitude_status_message(0, 0, 0, 64, q, 0, 0, 0, 0)
+    autopilot.take(mavlink.MAVLink(None).decode(bytearray(packed(message))), TAKE_OFF)
+    assert track.at(TAKE_OFF) == (None, None)

@@ -123,6 +123,7 @@ def far(second: int) -> tuple[float, float]:
     return 46.5 + 1e-4 * second, 7.0
 
 
+@pytest.mark.faults
 @pytest.mark.parametrize(
     ("changed", "null", "line"),
     [
@@ -150,6 +151,7 @@ def test_a_bad_position_is_null_and_said_once(
     assert line is None or line in told[0]
 
 
+@pytest.mark.faults
 def test_a_frozen_receiver_is_null_from_when_it_froze() -> None:
     told: list[str] = []
     made = track(told)
@@ -171,6 +173,7 @@ def test_a_receiver_that_says_so_has_no_fix() -> None:
     assert told == ["flight: the receiver has no fix; such positions are null"]
 
 
+@pytest.mark.faults
 @pytest.mark.parametrize(
     ("hours", "said"), [(2, "2 h earlier"), (-7, "7 h later"), (0.4, None), (20, None)]
 )
