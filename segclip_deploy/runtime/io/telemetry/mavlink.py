@@ -168,6 +168,9 @@ def _opened_log(path: Path) -> Any:
     reader = require("pymavlink.DFReader", why="telemetry")
 
     class Log(reader.DFReader_binary):  # type: ignore[misc, name-defined]
+        def init_arrays_fast(self, progress_callback: Any = None) -> None:
+            self.init_arrays(progress_callback)  # the fast one prints past sys.stderr
+
         def _parse_next(self) -> Any:
             before = self.offset
             message = super()._parse_next()

@@ -92,6 +92,21 @@ def test_a_damaged_log_is_not_read_for_ever(tmp_path: Path) -> None:
         pass
 
 
+@pytest.mark.faults
+def test_a_log_with_damage_in_it_says_so_in_its_line_alone(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    path = write_bin(tmp_path / "flight.bin")
+    data = bytearray(path.read_bytes())
+    data[93] += 1  # the length of GPS; pymavlink prints each error to stdout
+    path.write_bytes(data)
+    told: list[str] = []
+    with open_telemetry(str(path), report=told.append):
+        pass
+    assert told[-1].endswith("; parts of it are damaged, and left out")
+    assert capfd.readouterr() == ("", "")
+
+
 @pytest.mark.parametrize("source", ["flight.log", "udp:14550", "serial:/dev/ttyS0", "tcp:a:1", ""])
 def test_what_is_no_telemetry_is_told_what_is(source: str) -> None:
     with pytest.raises(UsageError, match=r"udp:HOST:PORT"), open_telemetry(source, report=print):
