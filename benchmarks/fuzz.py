@@ -21,6 +21,7 @@ import re
 import subprocess
 import sys
 import tempfile
+import threading
 import traceback
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -28,6 +29,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # tests.support makes good files
+SUBTITLES = b"""1
+00:00:00,000 --> 00:00:00,033
+2026-05-27 13:14:22.500 [latitude: 46.000000] [longitude: 7.000000] [rel_alt: 80.0 abs_alt: 596.4] [gb_yaw: 1 gb_pitch: -90 gb_roll: 0]
+
+2
+00:00:00,033 --> 00:00:00,066
+GPS(7.0001,46.0001,16) F.PRY (2.7, -7.0, 110.1), G.PRY (-24.4, 0.0, 110.4)
+"""
 HERE = Path("/dev/shm") if Path("/dev/shm").is_dir() else None
 STRANGE = (
     None, True, -1, 0, 1.5, 1e400, float("nan"), 10**30, 2**31, "", "x", "-1", "\ud800", "../x",
@@ -207,9 +217,16 @@ def targets(folder: Path) -> dict[str, Target]:
     from segclip_deploy.runtime.io.raster.vrt import check_vrt
     from segclip_deploy.runtime.io.sources.video import read_video
     from segclip_deploy.runtime.io.telemetry.exif import read_capture
+    from segclip_deploy.runtime.io.telemetry.srt import read_srt
     from segclip_deploy.runtime.targets.compile_cache import CompileCache
     from segclip_deploy.tradeoff.state import load_accuracy, load_latency
+    from tests.support import autopilots, recordings
 
+    messages = [*recordings.images(2), *recordings.images(2, recordings.compressed, "/jpeg")]
+    messages.append(("/fix", 0, recordings.fix(recordings.START, 46.0, 7.0)))
+    messages.append(
+        ("/tf", 0, recordings.transform(0, "map", "camera_optical_frame", (0, 0, 0, 1)))
+    )
     rng = np.random.default_rng(0)
     vocabulary = load_vocabulary("dubai")
     entry = {"mask_value": 0, "colour": [1, 2, 3], "descriptions": ["a"], "texts": ["b"]}
@@ -350,6 +367,10 @@ def targets(folder: Path) -> dict[str, Target]:
         "checkpoint": Target("c.safetensors", load_checkpoint, [made("c.safetensors", lambda p: save_checkpoint(p, checkpoint))], edit_safetensors("segclip_deploy")),
         "PyTorch weights": Target("w.pth", lambda p: tensors_of(read_torch_file(p), p), [made("w.pth", lambda p: torch.save({"model": {"w": torch.zeros(2, 2)}, "epoch": np.float64(1)}, p))]),
         "video": Target("film", lambda p: deque(read_video(p), 0), [made(f"f{end}", film) for end in (".mp4", ".mpg", ".avi", ".mjpeg")]),
+        "MCAP": Target("r.mcap", read_recording, [made("r.mcap", lambda p: recordings.write_mcap(p, messages)), made("c.mcap", lambda p: recordings.write_chunks(p, messages))]),
+        "MAVLink tlog": Target("l.tlog", read_log, [made("l.tlog", autopilots.write_tlog)]),
+        "MAVLink bin": Target("l.bin", read_log, [made("l.bin", autopilots.write_bin)]),
+        "DJI subtitles": Target("f.SRT", lambda p: read_srt(p, report=str), [SUBTITLES]),
         "split.json": Target("split.json", read_split, [dump({"train": ["a"], "val": ["b"]})], edit_json),
         "frame": Target("frame", lambda p: both(read_frame, read_mask, p), images),
         "EXIF": Target("frame", read_capture, images),
@@ -376,6 +397,23 @@ def both(
     for read in (first, second, *more):
         with contextlib.suppress(SegclipError):
             read(path)
+
+
+def read_recording(path: Path) -> None:
+    """Every image of a topic, and what lies beside it."""
+    from segclip_deploy.runtime.io.sources.recording import RecordingSource, name_recordings
+
+    for topic in ("/camera", "/jpeg"):
+        source = RecordingSource(name_recordings([path]), topic=topic)
+        deque(source.shots(threading.Event()), 0)
+
+
+def read_log(path: Path) -> None:
+    """A log of MAVLink."""
+    from segclip_deploy.runtime.io.telemetry.mavlink import open_telemetry
+
+    with open_telemetry(str(path), report=str):
+        pass
 
 
 def film(path: Path) -> None:

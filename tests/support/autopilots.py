@@ -75,7 +75,7 @@ def write_bin(path: Path, seconds: int = 10) -> Path:
             ms = 1000 * (into + second)
             log.write(record("GPS", us, 0, 3, ms, week, 12, 80, lat, lng, 50_000 + 100 * second))
             log.write(record("POS", us, lat, lng, 500.0 + second, 0, 0))
-            log.write(record("ATT", us, 0, 573, 0, -1146, 0, 200 * second, 0))
+            log.write(record("ATT", us, 0, 573, 0, -1146, 0, 200 * (second % 150), 0))
     return path
 
 
