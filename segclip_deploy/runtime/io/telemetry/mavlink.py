@@ -20,6 +20,7 @@ from segclip_deploy.runtime.io.telemetry.track import Track
 __all__ = ["open_telemetry"]
 
 _POLL_S = 0.2  # how soon a link is left when the run ends
+_RECORD_HEAD = 3  # bytes of a record in a .bin before its fields
 _LOGS = (".tlog", ".bin")
 _FORMS = "udp:HOST:PORT, serial:DEVICE:BAUD, a .tlog or a .bin"
 
@@ -161,6 +162,15 @@ def _read_log(path: Path, track: Track, report: Callable[[str], None]) -> None:
     report(f"{path}: {track.describe()}{damaged}")
 
 
+class _Formats(dict[int, Any]):
+    """Formats of records by their number; none may be shorter than the three bytes it begins with."""
+
+    def __setitem__(self, number: int, layout: Any) -> None:
+        if layout.len < _RECORD_HEAD:
+            raise ValueError("a record without a length")
+        super().__setitem__(number, layout)
+
+
 def _opened_log(path: Path) -> Any:
     """A log of pymavlink's; of a damaged ``.bin`` that would be read for ever, an error in time."""
     if path.suffix.lower() != ".bin":
@@ -168,14 +178,13 @@ def _opened_log(path: Path) -> Any:
     reader = require("pymavlink.DFReader", why="telemetry")
 
     class Log(reader.DFReader_binary):  # type: ignore[misc, name-defined]
+        formats: Any
+
+        def init_arrays(self, progress_callback: Any = None) -> None:
+            self.formats = _Formats(self.formats)
+            super().init_arrays(progress_callback)
+
         def init_arrays_fast(self, progress_callback: Any = None) -> None:
             self.init_arrays(progress_callback)  # the fast one prints past sys.stderr
-
-        def _parse_next(self) -> Any:
-            before = self.offset
-            message = super()._parse_next()
-            if message is not None and self.offset <= before:
-                raise ValueError("a record without a length")
-            return message
 
     return Log(str(path))
