@@ -136,7 +136,8 @@ def run(
         found = find_sources(texts_of(sources), out, folder=fetched, report=say)
         if video is not None and Path(video).resolve() in [f.path.resolve() for f in found.files]:
             raise BadInput("the overlays would overwrite a source", where=video)
-        frames, rasters = split_rasters(found.files, options)
+        recorded = bool(found.recordings)
+        frames, rasters = split_rasters(found.files, options, recordings=recorded)
         if healthy_only and rasters:
             raise UsageError("--healthy-only is for frames", where=rasters[0].shown)
         source: Source = found.open(

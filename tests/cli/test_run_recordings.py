@@ -89,6 +89,23 @@ def test_labels_of_a_recording_are_those_of_its_pictures_to_the_byte(
         assert line["seconds"] == n / 10
 
 
+def test_grey_images_are_read_with_the_option_that_their_error_quotes(tmp_path: Path) -> None:
+    grey = [made.picture(n)[..., 2] for n in range(3)]
+    messages = [
+        ("/camera", START + n * STEP, made.image(START + n * STEP, one, "mono8"))
+        for n, one in enumerate(grey)
+    ]
+    path = made.write_mcap(tmp_path / "flight.mcap", messages)
+    done = run(path, "-o", tmp_path / "o", code=1)
+    assert done.stderr.count("--bands 1,1,1") == 3
+    run(path, "-o", tmp_path / "out", "--bands", "1,1,1", "--no-overlay")
+    for n, one in enumerate(grey):  # the engine's classes are five bands of blue
+        with Image.open(tmp_path / "out" / f"flight_{n:06d}.png") as labels:
+            assert (np.asarray(labels) == (one / 256 * 5).astype(np.uint8)).all()
+    done = run(path, "-o", tmp_path / "p", "--scale", "0,9", code=2)
+    assert "--scale is for images and rasters, and there is none" in done.stderr
+
+
 # ---- topics
 
 

@@ -48,9 +48,14 @@ class RasterOptions:
 
 
 def split_rasters(
-    files: Sequence[SourceFile], options: RasterOptions
+    files: Sequence[SourceFile], options: RasterOptions, *, recordings: bool = False
 ) -> tuple[list[SourceFile], list[SourceFile]]:
     """(images and films, rasters) among the sources.
+
+    Args:
+        files: the sources.
+        options: that the user gave.
+        recordings: the sources are recordings, whose images take ``--bands`` too.
 
     Raises:
         UsageError: options for what is not there.
@@ -62,6 +67,8 @@ def split_rasters(
         (rasters if find_georeference(file.path) else frames).append(file)
     images = [file for file in frames if not file.is_film]
     for option in options.given:
+        if recordings and option == "--bands":
+            continue
         if option in _OF_IMAGES and not images and not rasters:
             raise UsageError(f"{option} is for images and rasters, and there is none")
         if option not in _OF_IMAGES and not rasters:

@@ -5,15 +5,22 @@ from __future__ import annotations
 import math
 import os
 import socket
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
+import numpy as np
 import pytest
 from pymavlink.dialects.v20 import ardupilotmega as mavlink
 from scipy.spatial.transform import Rotation
 
 from segclip_deploy.errors import BadInput, UsageError
+from segclip_deploy.runtime.io.sources.base import Shot
+from segclip_deploy.runtime.io.sources.live import LiveSource
+from segclip_deploy.runtime.io.sources.placed import PlacedSource
+from segclip_deploy.runtime.io.sources.video import VideoFrame
 from segclip_deploy.runtime.io.telemetry.autopilot import Autopilot
 from segclip_deploy.runtime.io.telemetry.mavlink import open_telemetry
 from segclip_deploy.runtime.io.telemetry.track import Track
@@ -149,6 +156,35 @@ def test_what_comes_to_a_port_is_of_now_and_damage_costs_one_message() -> None:
         taken = pytest.raises(BadInput, match="cannot listen there")
         with taken, open_telemetry(f"udp:127.0.0.1:{port}", report=print):
             pass
+
+
+def test_frames_of_a_camera_take_what_came_last() -> None:
+    master, slave = os.openpty()
+    pixels = np.zeros((48, 64, 3), np.uint8)
+
+    def read(_: str) -> Iterator[VideoFrame]:
+        for second in (4, 5):
+            for message in messages(second):
+                os.write(master, packed(message))
+            wait_for(partial(holds, 2 * (second - 3)))
+            yield VideoFrame(pixels, None, damaged=False)
+
+    def holds(count: int) -> bool:
+        return len(track) == count
+
+    with open_telemetry(f"serial:{os.ttyname(slave)}:57600", report=print) as track:
+        camera = LiveSource("rtsp://camera/x", report=print, patience_s=0, read=read)
+        source = PlacedSource(camera, track, report=print)
+        assert source.live
+        shots = source.shots(threading.Event())
+        found = [shot.capture for shot in (next(shots), next(shots)) if isinstance(shot, Shot)]
+    os.close(master)
+    os.close(slave)
+    assert [c.position and c.position.lat for c in found] == [
+        pytest.approx(46.0004, abs=1e-4),
+        pytest.approx(46.0005, abs=1e-7),
+    ]
+    assert all(c.attitude and c.attitude.of == "vehicle" for c in found)
 
 
 @pytest.mark.faults
