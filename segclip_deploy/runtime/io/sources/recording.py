@@ -11,7 +11,7 @@ from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
 
-from segclip_deploy.errors import BadInput
+from segclip_deploy.errors import BadInput, command
 from segclip_deploy.runtime.inference.frame import Frame
 from segclip_deploy.runtime.io.bag_storage import BagMessage
 from segclip_deploy.runtime.io.rosbag import Rosbag, deserialize
@@ -226,7 +226,9 @@ class _Contents:
                 else f"has no images of {topic}"
             )
             raise BadInput(
-                f"{what}: {listed}", where=path, fix=f"choose with --topic {there[0][0]}"
+                f"{what}: {listed}",
+                where=path,
+                fix=f"choose with {command('--topic', there[0][0])}",
             )
         return found[0]
 
