@@ -1,4 +1,4 @@
-"""Results as a ROS 2 recording (MCAP), which Foxglove, RViz and ``ros2 bag play`` open."""
+"""Results as a ROS 2 recording (MCAP) with the definitions of its messages."""
 
 from __future__ import annotations
 
