@@ -188,13 +188,16 @@ def check(stubs: Path, changed: Mapping[str, str] | None = None) -> Checked:
     """
     files = sorted(FOLDER.glob("*.py"))
     flags = ["--config-file", str(ROOT / "pyproject.toml"), "--no-warn-unused-ignores"]
-    flags += ["--cache-dir", os.devnull]
+    flags += ["--cache-dir", str(CACHE / "mypy")]  # of NumPy and the like, which all checks share
     _, options = process_options([*flags, *map(str, files)])
     options.export_types = True
     options.mypy_path = [str(stubs), str(ROOT)]
     changed = changed or {}
     sources = [
-        BuildSource(str(file), f"{PACKAGE}.{file.stem}", changed.get(file.stem))
+        # Of a file that is given as text mypy keeps nothing, so its types are found each time.
+        BuildSource(
+            str(file), f"{PACKAGE}.{file.stem}", changed.get(file.stem) or file.read_text()
+        )
         for file in files
         if file.stem != "__init__"
     ]
