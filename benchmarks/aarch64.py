@@ -5,9 +5,10 @@
 An arm64 Debian is made in FOLDER (once; later runs take it as it is), and the wheel of this clone is
 installed there with its dependencies from PyPI. Here the example is exported at 128², in FP32 and INT8,
 and FP32 built for OpenVINO. There and here `verify`, `run` and `evaluate` get the same crops of the
-example's images. Labels are compared pixel by pixel, the result goes to results/PROCESSOR/aarch64.json,
-and anything that failed makes the exit code 1. Needs root, Linux, and qemu-user-static, debootstrap and
-binfmt-support of Debian.
+example's images. Labels are compared pixel by pixel. Then `benchmark` measures a folder that was prepared
+here, in FP32 and INT8, on either side, and `report` joins both. The result goes to
+results/PROCESSOR/aarch64.json, and anything that failed makes the exit code 1. Needs root, Linux, and
+qemu-user-static, debootstrap and binfmt-support of Debian.
 
 It proves that the dependencies exist, load and give these labels. It proves nothing about speed, about a
 GPU, or about one processor's own faults: instructions are emulated.
@@ -18,6 +19,7 @@ from __future__ import annotations
 import argparse
 import json
 import re
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -37,6 +39,7 @@ from segclip_deploy.runtime.verify import MIN_AGREEMENT
 
 EXAMPLE = ROOT / "examples" / "dubai"
 CROP = 256  # pixels; nine windows of 128² each, which takes the emulator a minute
+SAMPLES = 10  # of latency; an emulator's says nothing, so the fewest
 
 SUBJECTS = {
     "fp32": MIN_AGREEMENT["fp32"],
@@ -85,7 +88,7 @@ class There(Emulated):
         need(subprocess.run([sys.executable, "-m", "pip", *build], capture_output=True, text=True))
         (wheel,) = self.work.glob("*.whl")
         need(self.call("python3", "-m", "venv", "--clear", "/venv"))
-        need(self.call("/venv/bin/pip", "install", "-q", f"/mnt/{wheel.name}[openvino]"))
+        need(self.call("/venv/bin/pip", "install", "-q", f"/mnt/{wheel.name}[openvino,report]"))
 
 
 def prepare(here: Here) -> None:
@@ -104,6 +107,9 @@ def prepare(here: Here) -> None:
     int8 = ("--scheme", "cpu", "--precision", "int8", "--table", table)
     need(here.segclip("quantize", bundle, *int8, "-o", "/mnt/int8"))
     need(here.segclip("build-engine", bundle, "-o", "/mnt/fp32.ov.onnx"))
+    grid = ("--target", "onnxruntime", "--precision", "fp32", "--precision", "int8", "--samples", SAMPLES)
+    judged = ("--eval", "/mnt/data", "--calib", EXAMPLE / "images")
+    need(here.segclip("benchmark", bundle, *judged, *grid, "--prepare", "/mnt/board"))
 
 
 def measure(machine: Here | There, subject: str) -> dict[str, Any]:
@@ -154,8 +160,35 @@ def examine(here: Here, there: There, subject: str) -> dict[str, Any]:
     return {**row, "failed": failed}
 
 
-def show(rows: list[dict[str, Any]]) -> None:
-    """Print the table that docs/verified-on.md has, and what failed."""
+def sweep(here: Here, there: There) -> dict[str, Any]:
+    """The prepared folder's row of the result: mIoU by precision on either side, and what failed."""
+    row: dict[str, Any] = {"subject": "prepared folder", "failed": []}
+    for machine in (here, there):
+        # Each machine has its own copy, as a workstation and a board have.
+        folder, report = f"/mnt/board-{machine.name}", f"/mnt/report-{machine.name}"
+        shutil.copytree(here.work / "board", here.work / Path(folder).name)
+        started = time.monotonic()
+        done = machine.segclip("benchmark", folder, "-o", report)
+        seconds = round(time.monotonic() - started, 1)
+        print(f"{machine.name} benchmark of the prepared folder: {seconds} s", flush=True)
+        if done.returncode:
+            said = (done.stderr.strip().splitlines() or [""])[-1]
+            row["failed"].append(f"{machine.name} benchmark: exit code {done.returncode}: {said}")
+            continue
+        results = json.loads((here.work / Path(report).name / "results.json").read_text())
+        measured = {one["precision"]: one["miou"] for one in results["rows"]}
+        row[machine.name] = {"seconds": seconds, "miou": measured}
+        if set(measured) != {"fp32", "int8"}:
+            row["failed"].append(f"{machine.name} benchmark: rows of {sorted(measured)} only")
+    if not row["failed"]:
+        reports = [f"/mnt/report-{machine.name}" for machine in (here, there)]
+        need(there.segclip("report", *reports, "-o", "/mnt/joined.html"))
+        row["joined_bytes"] = (here.work / "joined.html").stat().st_size
+    return row
+
+
+def show(rows: list[dict[str, Any]], swept: dict[str, Any]) -> None:
+    """Print the tables that docs/verified-on.md has, and what failed."""
     cells = [
         [
             row["subject"],
@@ -168,7 +201,16 @@ def show(rows: list[dict[str, Any]]) -> None:
     ]
     header = ("subject", "verify", "run", "evaluate", "mIoU x86-64", "mIoU aarch64", "labels equal")
     print(markdown(header, cells))
-    for row in rows:
+    if not swept["failed"]:
+        cells = [
+            [
+                precision,
+                *(f"{100 * swept[name]['miou'][precision]:.2f}" for name in ("x86-64", "aarch64")),
+            ]
+            for precision in swept["aarch64"]["miou"]
+        ]
+        print(markdown(("prepared folder", "mIoU x86-64", "mIoU aarch64"), cells))
+    for row in (*rows, swept):
         for said in row["failed"]:
             print(f"  failed: {row['subject']}: {said}")
 
@@ -184,11 +226,12 @@ def check_all(root: Path) -> int:
         there.install()
         system = json.loads(need(there.segclip("doctor", "--json")))["system"]
         rows = [examine(here, there, subject) for subject in SUBJECTS]
+        swept = sweep(here, there)
         packages = need(there.call("/venv/bin/pip", "list", "--format=freeze")).split()
     version = subprocess.run(["qemu-aarch64-static", "--version"], capture_output=True, text=True)
     path = record(
         "aarch64",
-        rows,
+        [*rows, swept],
         date=time.strftime("%Y-%m-%d"),
         qemu=need(version).splitlines()[0],
         emulated={
@@ -200,9 +243,9 @@ def check_all(root: Path) -> int:
         },
         seconds=round(time.monotonic() - started),
     )
-    show(rows)
-    bad = [row for row in rows if row["failed"]]
-    print(f"{path}: {len(rows) - len(bad)} of {len(rows)} well")
+    show(rows, swept)
+    bad = [row for row in (*rows, swept) if row["failed"]]
+    print(f"{path}: {1 + len(rows) - len(bad)} of {1 + len(rows)} well")
     return 1 if bad else 0
 
 

@@ -115,7 +115,10 @@ def test_engines_agree_with_pytorch(
     backend.close()
 
 
-@pytest.fixture(scope="module", params=["open_clip:RN50", "open_clip:ViT-B-16"])
+@pytest.fixture(
+    scope="module",
+    params=["open_clip:RN50", pytest.param("open_clip:ViT-B-16", marks=pytest.mark.long)],
+)
 def clip_export(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[TorchBackend, FoldedSegCLIP, Path]:

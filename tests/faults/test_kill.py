@@ -53,7 +53,8 @@ def killed(number: str, *arguments: object, stride: int = 1) -> list[dict[str, A
     return attempts
 
 
-@pytest.mark.parametrize("number", ["SIGKILL", pytest.param("SIGINT", marks=pytest.mark.long)])
+@pytest.mark.long
+@pytest.mark.parametrize("number", SIGNALS)
 def test_export_killed_at_steps_all_over_it(
     number: str, tiny_checkpoint: Path, tmp_path: Path
 ) -> None:
