@@ -45,13 +45,16 @@ _EXTRA_OF = {
 _LATER_LOAD_ORT = {"onnx_ir", "onnxscript", "onnxslim"}  # when they are used, not when imported
 
 
-def require(module: str, *, why: str, extra: str | None = None) -> ModuleType:
+def require(
+    module: str, *, why: str, extra: str | None = None, remedy: str | None = None
+) -> ModuleType:
     """Import ``module`` or say how to install it.
 
     Args:
         module: dotted module name, for example ``"openvino"``.
         why: what needs it, a phrase that completes "… needs it".
         extra: that installs it; None: the one it is in.
+        remedy: what installs it where pip does not.
 
     Raises:
         MissingDependency: the module, or something it imports, is not installed.
@@ -61,7 +64,8 @@ def require(module: str, *, why: str, extra: str | None = None) -> ModuleType:
     except ModuleNotFoundError as error:
         package = module.partition(".")[0]
         extra = extra or _EXTRA_OF.get(package)
-        remedy = install_command(extra) if extra else command("pip", "install", package)
+        if remedy is None:
+            remedy = install_command(extra) if extra else command("pip", "install", package)
         raise MissingDependency(
             f"{why} needs the package {error.name or package!r}, which is not installed", fix=remedy
         ) from error

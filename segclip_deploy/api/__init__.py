@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from segclip_deploy.api.looking import dataset, doctor, inspect
     from segclip_deploy.api.mapping import map
     from segclip_deploy.api.measuring import benchmark, compare, evaluate, profile
+    from segclip_deploy.api.onboard import ros
     from segclip_deploy.api.preparing import import_, list_keys, train
     from segclip_deploy.api.quantizing import calibrate, plan, quantize, smooth
     from segclip_deploy.api.reporting import report
@@ -52,6 +53,7 @@ if TYPE_CHECKING:
     from segclip_deploy.runtime.profiling.compare import Comparison
     from segclip_deploy.runtime.profiling.mode_switch import POWER_COMMAND
     from segclip_deploy.runtime.profiling.record import ProfileRecord
+    from segclip_deploy.runtime.ros.node.node_result import NodeResult
     from segclip_deploy.runtime.streaming.result import RunResult, RunStopped
     from segclip_deploy.tradeoff.benchmark import Benchmark
     from segclip_deploy.tradeoff.joined import JoinedRow
@@ -67,6 +69,7 @@ _HOMES = {
     "api.looking": ("dataset", "doctor", "inspect"),
     "api.mapping": ("map",),
     "api.measuring": ("benchmark", "compare", "evaluate", "profile"),
+    "api.onboard": ("ros",),
     "api.preparing": ("import_", "list_keys", "train"),
     "api.quantizing": ("calibrate", "plan", "quantize", "smooth"),
     "api.reporting": ("report",),
@@ -93,6 +96,7 @@ _HOMES = {
     "runtime.profiling.compare": ("Comparison",),
     "runtime.profiling.mode_switch": ("POWER_COMMAND",),
     "runtime.profiling.record": ("ProfileRecord",),
+    "runtime.ros.node.node_result": ("NodeResult",),
     "runtime.streaming.result": ("RunResult", "RunStopped"),
     "tradeoff.benchmark": ("Benchmark",),
     "tradeoff.joined": ("JoinedRow",),
@@ -131,6 +135,7 @@ __all__ = [
     "MapResult",
     "Method",
     "ModelSpec",
+    "NodeResult",
     "Planned",
     "Precision",
     "ProfileRecord",
@@ -160,6 +165,7 @@ __all__ = [
     "profile",
     "quantize",
     "report",
+    "ros",
     "run",
     "set_texts",
     "smooth",

@@ -21,6 +21,7 @@ from segclip_deploy.cli.plan import plan
 from segclip_deploy.cli.profile import profile
 from segclip_deploy.cli.quantize import quantize
 from segclip_deploy.cli.report import report
+from segclip_deploy.cli.ros import ros
 from segclip_deploy.cli.run import run
 from segclip_deploy.cli.set_texts import set_texts
 from segclip_deploy.cli.smooth import smooth
@@ -45,7 +46,7 @@ for _part, _commands in {
     "Export": (export, set_texts),
     "Quantize": (smooth, calibrate, plan, quantize),
     "Build": (build_engine, verify),
-    "Fly": (run, map_),
+    "Fly": (run, map_, ros),
     "Measure": (evaluate, profile, compare, benchmark, report),
     "Look": (dataset, inspect, doctor),
 }.items():

@@ -14,6 +14,7 @@ from segclip_deploy import api
 
 __all__ = [
     "PATH",
+    "bands_option",
     "batches",
     "camera_frame",
     "checkpoint_option",
@@ -134,10 +135,12 @@ def _scale(_context: object, _option: object, text: str | None) -> tuple[float, 
     return low, high
 
 
+bands_option = click.option(
+    "--bands", callback=_bands, help="Which bands are red, green and blue, e.g. 4,3,2."
+)
+
 _READING = (
-    click.option(
-        "--bands", callback=_bands, help="Which bands are red, green and blue, e.g. 4,3,2."
-    ),
+    bands_option,
     click.option(
         "--scale",
         callback=_scale,

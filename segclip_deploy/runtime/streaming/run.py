@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -84,6 +85,7 @@ class Run:
         self._segmenter, self._source, self._sink = segmenter, source, sink
         self._margin_below, self._healthy_only = margin_below, healthy_only
         self._pacer = Pacer(deadline_ms, segmenter.spec.batch) if deadline_ms else None
+        self._looker = ThreadPoolExecutor(1, thread_name_prefix="health")
         stop = stop or threading.Event()
         self._pipeline = Pipeline(
             source.shots(stop), self._label, self._write, stop=stop, newest=source.live
@@ -91,7 +93,8 @@ class Run:
 
     def __iter__(self) -> Iterator[Outcome]:
         """Outcomes in the order of the frames, each after its files have been written."""
-        return iter(self._pipeline)
+        with self._looker:
+            yield from self._pipeline
 
     @property
     def dropped(self) -> int:
@@ -105,9 +108,10 @@ class Run:
         dropped = self.dropped if self._source.live else None
         segmenter = self._segmenter
         window = segmenter.spec.height, segmenter.spec.width
-        health = check_health(item.frame, window, segmenter.appearance)
+        # Beside the inference, which waits for it only where it decides.
+        looking = self._looker.submit(check_health, item.frame, window, segmenter.appearance)
         vocabulary = segmenter.vocabulary
-        if self._healthy_only and health.problems:
+        if self._healthy_only and (health := looking.result()).problems:
             return FrameResult(item, None, vocabulary, None, dropped, health, refused=True)
         deadline = None
         try:
@@ -117,7 +121,7 @@ class Run:
                 labelled, deadline = self._in_time(self._pacer, item)
         except BadInput as error:
             return Outcome(item.frame.source, error=error)
-        return FrameResult(item, labelled, vocabulary, deadline, dropped, health)
+        return FrameResult(item, labelled, vocabulary, deadline, dropped, looking.result())
 
     def _in_time(self, pacer: Pacer, shot: Shot) -> tuple[LabelMap | None, DeadlineResult]:
         """As much of a frame as its deadline allows, and how that went."""
