@@ -113,7 +113,8 @@ class RosNode:
         for name in chosen:
             if name in given:
                 chosen[name] = _typed(name, given[name], type(getattr(NodeOptions(), name)))
-            self._declare(name, 0.0 if chosen[name] is None else chosen[name])
+            number = getattr(NodeOptions(), name) is None  # None: no parameter can be that
+            self._declare(name, float(chosen[name] or 0) if number else chosen[name])
         for name, value in facts.items():
             self._declare(name, value)
         known = (*chosen, *facts)

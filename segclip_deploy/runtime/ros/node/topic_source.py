@@ -23,13 +23,16 @@ _POLL_S = 0.1  # how soon a signal is noticed while nothing comes
 _LOOK_S = 1.0  # without an image: how often publishers are looked at
 _SILENCE_S = 5.0  # without an image: when that is said
 _BEHIND_S = 10.0  # that images wait longer than the first did
+# Images that may wait in the middleware before the thread that takes them comes by; it would overwrite
+# them uncounted. The profile of sensors has 5.
+_BURST = 20
 _KINDS = ("Image", "CompressedImage")
 
 
 class TopicSource:
     """Images and compressed images of a topic.
 
-    By default it subscribes with the quality of service of sensors: the newest image is kept, others
+    By default it subscribes as to sensors, with best effort: the newest image is kept, others
     are dropped. A reliable subscription keeps all, and loses none that the publisher keeps.
 
     Args:
@@ -110,11 +113,12 @@ class TopicSource:
             self._node.node.destroy_subscription(self._subscription)
         self._kind, ros = kind, self._node.ros
         qos = ros.rclpy.qos
+        reliability = qos.ReliabilityPolicy
         profile = (
-            qos.qos_profile_sensor_data
+            qos.QoSProfile(depth=_BURST, reliability=reliability.BEST_EFFORT)
             if self.live
             else qos.QoSProfile(
-                history=qos.HistoryPolicy.KEEP_ALL, reliability=qos.ReliabilityPolicy.RELIABLE
+                history=qos.HistoryPolicy.KEEP_ALL, reliability=reliability.RELIABLE
             )
         )
         self._subscription = self._node.node.create_subscription(
