@@ -9,6 +9,8 @@ Within one process Fast DDS hands messages over without its queues, so what queu
 from __future__ import annotations
 
 import os
+import re
+import shlex
 import subprocess
 import sys
 import threading
@@ -17,6 +19,7 @@ from array import array
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
+from xml.etree import ElementTree
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,6 +31,7 @@ from tests.conftest import ROOT
 
 IMAGE = "/camera/image_raw"
 PATIENCE_S = 20.0
+EXAMPLES = ROOT / "examples" / "ros"
 
 
 def environment() -> dict[str, str]:
@@ -105,10 +109,11 @@ class Robot:
         """Take what comes, until something is so."""
         end = time.monotonic() + seconds
         while not ready():
-            if time.monotonic() > end:
+            left = end - time.monotonic()
+            if left < 0:
                 assert not must, "it did not come to be in time"
                 return
-            self._executor.spin_once(timeout_sec=0.05)
+            self._executor.spin_once(timeout_sec=min(left, 0.05))
 
     def meet(self, publishers: tuple[str, ...] = ("/segclip/labels",)) -> None:
         """Wait for the node: it hears the camera, and its publishers are heard."""
@@ -149,6 +154,23 @@ def companion(*words: object) -> subprocess.Popen[str]:
     """Another process, of this module's command line."""
     command = [sys.executable, "-m", "tests.support.topics", *map(str, words)]
     return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
+
+
+def launched(**arguments: str) -> list[str]:
+    """The command that the launch file starts, as launch puts it together."""
+    launch = ElementTree.parse(EXAMPLES / "segclip.launch.xml").getroot()
+    values = {arg.attrib["name"]: arg.attrib.get("default") for arg in launch.iter("arg")}
+    assert not arguments.keys() - values.keys()
+    values |= arguments
+    (executable,) = launch.iter("executable")
+
+    def value(found: re.Match[str]) -> str:
+        return str(values[found[1]]).replace("$(dirname)", str(EXAMPLES))
+
+    return [
+        re.sub(r"\$\(var (\w+)\)", value, word)
+        for word in shlex.split(executable.attrib["cmd"].replace("$(var ", "$(var\\ "))
+    ]
 
 
 def numbers(messages: list[Any]) -> list[int]:
