@@ -20,7 +20,7 @@ from PIL import Image
 
 from segclip_deploy.artifacts.bundle import InputSpec
 from segclip_deploy.artifacts.vocabulary import load_vocabulary
-from segclip_deploy.errors import BadInput, UsageError
+from segclip_deploy.errors import BadInput, DeviceLost, UsageError
 from segclip_deploy.runtime.inference.drawing import overlay
 from segclip_deploy.runtime.io.sinks.base import FrameResult, RasterResult, WriteTimes
 from segclip_deploy.runtime.open_engine import Opened
@@ -133,6 +133,7 @@ def test_sensors_drop_what_nobody_has_time_for_and_count_it(
     assert len(heard) == result.summary.done
 
 
+@pytest.mark.faults
 def test_a_wrong_encoding_is_said_once_and_the_node_goes_on() -> None:
     from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
 
@@ -184,6 +185,7 @@ def test_compressed_images_are_found_under_any_name() -> None:
         assert (switched in lines) == (topic == IMAGE)
 
 
+@pytest.mark.faults
 @pytest.mark.usefixtures("quick")
 def test_a_silent_topic_is_said_with_the_reason_and_so_is_its_return() -> None:
     from diagnostic_msgs.msg import DiagnosticArray
@@ -241,6 +243,23 @@ def test_a_margin_of_an_engine_without_one_is_refused() -> None:
     )
     with refused, flying(margin=True):
         pass
+
+
+@pytest.mark.faults
+def test_a_gpu_that_is_lost_ends_the_node(monkeypatch: pytest.MonkeyPatch) -> None:
+    def lose(*_: object) -> None:
+        raise DeviceLost("the GPU went away", fix="restart the process")
+
+    monkeypatch.setattr("segclip_deploy.runtime.targets.fake.FakeBackend.infer", lose)
+
+    def fly() -> None:
+        with flying() as (_, results), Robot() as robot:
+            robot.meet()
+            robot.publish(robot.image(random_frame(64, 64).pixels, 1))
+            robot.until(lambda: results)
+
+    with pytest.raises(DeviceLost, match="the GPU went away"):
+        fly()
 
 
 def test_parameters_say_what_flies_and_stay_as_they_are() -> None:
