@@ -26,6 +26,7 @@ _BEHIND_S = 10.0  # that images wait longer than the first did
 # Images that may wait in the middleware before the thread that takes them comes by; it would overwrite
 # them uncounted. The profile of sensors has 5.
 _BURST = 20
+_MANY = 10  # images lost, and one in so many: when that is said
 _KINDS = ("Image", "CompressedImage")
 
 
@@ -65,7 +66,7 @@ class TopicSource:
         self._kind = _KINDS[self.topic.endswith("compressed")]
         self._subscribe(self._kind)
         self._heard = self._looked = time.perf_counter()
-        self._silent = self._behind = False
+        self._silent = self._behind = self._lossy = False
         self._least_age: int | None = None
 
     def shots(self, stop: threading.Event) -> Iterator[Shot | Unreadable]:
@@ -134,7 +135,15 @@ class TopicSource:
         self._status.add("received")
 
     def _lose(self, event: Any) -> None:
-        self._status.set_total("lost", event.total_count)
+        lost, arrived = event.total_count, self._status.counts["received"]
+        self._status.set_total("lost", lost)
+        if not self._lossy and lost >= _MANY and lost > arrived / _MANY:
+            self._lossy = True
+            self._say(
+                f"warning: {self.topic}: {lost} images were lost on their way here, {arrived} arrived. They "
+                "do not fit into the middleware's shared memory, or the network drops them: "
+                "docs/ros.md, «Lost images»"
+            )
 
     def _welcome(self, message: Any) -> None:
         """Say that images come again, or that they come faster than they are labelled."""

@@ -115,6 +115,18 @@ def test_class_names_are_latched_where_vision_messages_are() -> None:
         assert classes == list(enumerate(DUBAI.names))
 
 
+def test_many_lost_images_are_warned_about_once() -> None:
+    status, lines = FlightStatus(), []
+    options = {"reliable": False, "bands": None, "status": status, "say": lines.append}
+    source = TopicSource(StandIn(), "/c", **options)  # type: ignore[arg-type]
+    for lost, arrived in ((9, 0), (10, 120), (30, 200), (31, 200)):
+        status.set_total("received", arrived)
+        source._lose(SimpleNamespace(total_count=lost))
+    (line,) = lines
+    assert line.startswith("warning: /c: 30 images were lost on their way here, 200 arrived.")
+    assert status.counts["lost"] == 31
+
+
 def test_images_that_pile_up_are_warned_about_once() -> None:
     """Whatever the camera's clock says: what counts is how much longer an image waits than the first did."""
     node, lines = StandIn(), []
