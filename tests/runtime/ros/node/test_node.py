@@ -81,7 +81,7 @@ def keep_order(count: int) -> None:
 
 
 def test_reliable_labels_keep_stamp_frame_and_order() -> None:
-    keep_order(500)
+    keep_order(300)
 
 
 @pytest.mark.long
@@ -344,10 +344,12 @@ def test_a_subscriber_that_dies_takes_nobody_with_it(reliable: bool) -> None:
             robot.publish(robot.image(pixels, number))
             robot.spin(0.02)
             if number == 20:
+                assert victim.stdout is not None
+                took = [int(victim.stdout.readline()) for _ in range(3)]
                 victim.kill()
-        took, _ = victim.communicate()
+        victim.communicate()
         robot.until(lambda: heard and heard[-1].header.stamp.nanosec == count - 1, 40)
-    assert len(took.splitlines()) > 5
+    assert took == sorted({*took})
     assert numbers(heard)[-1] == count - 1
     if reliable:
         assert numbers(heard) == list(range(count))
