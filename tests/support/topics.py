@@ -121,6 +121,20 @@ class Robot:
         self.until(lambda: all(self.node.count_publishers(p) for p in publishers))
         self.spin(0.3)  # both ends of a connection learn of it
 
+    def publish_until(self, ready: Callable[[], object], message: Any) -> int:
+        """Publish a message again and again, and count that: the first may come before the node listens."""
+        count = 0
+
+        def publish() -> object:
+            nonlocal count
+            self.publish(message)
+            count += 1
+            self.spin(0.05)
+            return ready()
+
+        self.until(publish)
+        return count
+
     def image(self, pixels: NDArray[np.uint8], number: int = 0, encoding: str = "rgb8") -> Any:
         """A message; its stamp and frame tell its number."""
         height, width = pixels.shape[:2]

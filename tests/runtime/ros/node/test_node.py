@@ -98,15 +98,14 @@ def test_overlay_and_margin_come_on_request_and_options_as_parameters() -> None:
     ):
         heard = [robot.hear(f"/eye/{name}") for name in ("labels", "overlay", "margin")]
         robot.meet(("/eye/labels", "/eye/overlay", "/eye/margin"))
-        robot.publish(robot.image(pixels, 7))
-        robot.until(lambda: all(heard))
-    assert [numbers(messages) for messages in heard] == [[7], [7], [7]]
+        robot.publish_until(lambda: all(heard), robot.image(pixels, 7))
+    assert [{*numbers(messages)} for messages in heard] == [{7}, {7}, {7}]
     labels, drawn, margin = (pixels_of(messages[0]) for messages in heard)
     assert np.array_equal(labels, classes_of(pixels))
     assert np.array_equal(drawn, np.asarray(overlay(pixels, labels, DUBAI.palette)))
     assert np.array_equal(margin, blue_of(pixels))
     assert results[0].topic == "/front"
-    assert results[0].summary.actions == {"full": 1}
+    assert results[0].summary.actions["full"] > 0
     assert lines[0].startswith(
         "warning: -p oops: this node has no such parameter; it has deadline_ms"
     )
@@ -121,16 +120,18 @@ def test_sensors_drop_what_nobody_has_time_for_and_count_it(
     with Robot(best_effort=True) as robot, flying() as (_, results):
         heard = robot.hear(LABELS)
         robot.meet()
+        first = robot.publish_until(lambda: heard, robot.image(random_frame(64, 64).pixels))
+        heard.clear()
         for number, pixels in frames(count):
             robot.publish(robot.image(pixels, number))
             robot.spin(0.01 if number < 40 else 0.0)
         robot.until(lambda: heard and heard[-1].header.stamp.nanosec == count - 1)
     result = results[0]
     assert result.dropped > 5
-    assert result.received + result.lost == count
+    assert count < result.received + result.lost <= count + first
     assert result.summary.done + result.dropped == result.received
-    assert numbers(heard) == sorted({*numbers(heard)})
-    assert len(heard) == result.summary.done
+    assert numbers(heard) == sorted(numbers(heard))
+    assert 10 < len(heard) < result.summary.done
 
 
 @pytest.mark.faults
@@ -177,9 +178,8 @@ def test_compressed_images_are_found_under_any_name() -> None:
             heard = robot.hear(LABELS)
             robot.meet()
             message = robot.ros.sensor.CompressedImage(format="jpeg", data=data)
-            robot.publish(robot.numbered(message, 1))
-            robot.until(lambda h=heard: h)
-        assert numbers(heard) == [1]
+            robot.publish_until(lambda h=heard: h, robot.numbered(message, 1))
+        assert {*numbers(heard)} == {1}
         assert np.array_equal(pixels_of(heard[0]), expected)
         switched = f"{topic}: publishes CompressedImage, and is read as such"
         assert (switched in lines) == (topic == IMAGE)
@@ -200,10 +200,8 @@ def test_a_silent_topic_is_said_with_the_reason_and_so_is_its_return() -> None:
         )
         robot.node.create_publisher(DiagnosticArray, "/nothing", 1)
         camera = robot.node.create_publisher(robot.ros.sensor.Image, IMAGE, 10)
-        robot.until(lambda: camera.get_subscription_count())
-        robot.spin(0.3)
-        camera.publish(robot.image(random_frame(64, 64).pixels, 2))
-        robot.until(lambda: heard)
+        message = robot.image(random_frame(64, 64).pixels, 2)
+        robot.until(lambda: camera.publish(message) or robot.spin(0.05) or heard)
         robot.until(lambda: silence + "it has 1 publisher" in lines)
     assert f"{IMAGE}: there again" in lines
     assert results[0].reconnects == 1
@@ -255,8 +253,7 @@ def test_a_gpu_that_is_lost_ends_the_node(monkeypatch: pytest.MonkeyPatch) -> No
     def fly() -> None:
         with flying() as (_, results), Robot() as robot:
             robot.meet()
-            robot.publish(robot.image(random_frame(64, 64).pixels, 1))
-            robot.until(lambda: results)
+            robot.publish_until(lambda: results, robot.image(random_frame(64, 64).pixels, 1))
 
     with pytest.raises(DeviceLost, match="the GPU went away"):
         fly()
