@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from segclip_deploy.errors import UsageError, command
+from segclip_deploy.errors import SegclipError, UsageError, command
 from segclip_deploy.progress import Say
 from segclip_deploy.runtime.ros.node.ros_library import RosLibrary
 
@@ -52,6 +53,7 @@ class RosNode:
 
     Raises:
         UsageError: arguments that ROS does not take.
+        SegclipError: ROS does not start.
     """
 
     def __init__(self, ros: RosLibrary, arguments: Sequence[str] = ()) -> None:
@@ -72,8 +74,10 @@ class RosNode:
             )
         except Exception as error:  # rclpy's own types, and C's, change with the distribution
             self.__exit__()
+            if not self._arguments:
+                raise SegclipError(f"ROS does not start ({error})") from error
             given = command("--ros-args", *self._arguments)
-            raise UsageError(f"ROS does not take this ({error})", where=given) from error
+            raise UsageError(f"ROS does not start with this ({error})", where=given) from error
         self._executor = rclpy.executors.SingleThreadedExecutor(context=self._context)
         self._executor.add_node(self.node)
         return self
@@ -154,6 +158,6 @@ def _typed(name: str, value: Any, kind: type) -> Any:
     """A parameter's value as the option takes it."""
     wanted = {bool: "true or false", int: "a whole number"}.get(kind, "a number")
     fits = isinstance(value, bool) == (kind is bool) and isinstance(value, bool | int | float)
-    if not fits or (kind is int and isinstance(value, float)):
+    if not (fits and math.isfinite(value)) or (kind is int and isinstance(value, float)):
         raise UsageError(f"{value!r} is not {wanted}", where=f"-p {name}")
     return (float(value) or None) if kind is type(None) else value

@@ -6,9 +6,10 @@ import threading
 import time
 from collections import deque
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
-from segclip_deploy.errors import BadInput
+from segclip_deploy.errors import BadInput, UsageError
 from segclip_deploy.progress import Say
 from segclip_deploy.runtime.inference.frame import Frame
 from segclip_deploy.runtime.io.sources.base import Header, Shot, Unreadable
@@ -44,6 +45,9 @@ class TopicSource:
         bands: as of ``read_image``.
         status: counts what is received and lost.
         say: is told when the topic is silent, and when it comes back.
+
+    Raises:
+        UsageError: the topic's name is none.
     """
 
     total: int | None = None
@@ -59,7 +63,11 @@ class TopicSource:
         say: Say,
     ) -> None:
         self.live, self.reconnects = not reliable, 0
-        self.topic = node.node.resolve_topic_name(topic)
+        self._given = topic  # ROS remaps what it is given, and would remap a remapped name again
+        try:
+            self.topic = node.node.resolve_topic_name(topic)
+        except Exception as error:  # of rclpy, several
+            raise UsageError(f"no name of a topic ({error})", where=f"--image {topic}") from error
         self._node, self._bands, self._status, self._say = node, bands, status, say
         self._waiting: deque[tuple[Any, float]] = deque()
         self._subscription: Any = None
@@ -122,13 +130,16 @@ class TopicSource:
                 history=qos.HistoryPolicy.KEEP_ALL, reliability=reliability.RELIABLE
             )
         )
-        self._subscription = self._node.node.create_subscription(
-            getattr(ros.sensor, kind),
-            self.topic,
-            self._take,
-            profile,
-            event_callbacks=ros.events.SubscriptionEventCallbacks(message_lost=self._lose),
+        message, events = getattr(ros.sensor, kind), ros.events
+        subscribe = partial(
+            self._node.node.create_subscription, message, self._given, self._take, profile
         )
+        try:
+            told = events.SubscriptionEventCallbacks(message_lost=self._lose)
+            self._subscription = subscribe(event_callbacks=told)
+        except events.UnsupportedEventTypeError:
+            self._say("warning: this middleware does not tell of lost images; lost stays 0")
+            self._subscription = subscribe()
 
     def _take(self, message: Any) -> None:
         self._waiting.append((message, time.perf_counter()))
@@ -168,7 +179,7 @@ class TopicSource:
         if now - self._heard < _LOOK_S or now - self._looked < _LOOK_S:
             return
         self._looked = now
-        found = self._node.node.get_publishers_info_by_topic(self.topic)
+        found = self._node.node.get_publishers_info_by_topic(self._given)
         kinds = [info.topic_type.rpartition("/")[2] for info in found]
         if kinds and self._kind not in kinds and {*kinds} & {*_KINDS}:
             self._subscribe(next(kind for kind in kinds if kind in _KINDS))

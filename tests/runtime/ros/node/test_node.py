@@ -222,17 +222,33 @@ def test_a_silent_topic_is_said_with_the_reason_and_so_is_its_return() -> None:
     ("words", "said"),
     [
         (["-p", "deadline_ms:=soon"], "-p deadline_ms: 'soon' is not a number"),
+        (["-p", "deadline_ms:=.nan"], "-p deadline_ms: nan is not a number"),
         (["-p", "margin_below:=0.5"], "-p margin_below: 0.5 is not a whole number"),
         (["-p", "reliable:=1"], "-p reliable: 1 is not true or false"),
         (["-p", "deadline_ms:=-1"], "deadline_ms: -1.0 is not 0 or more"),
-        (["-p", "deadline_ms"], "--ros-args -p deadline_ms: ROS does not take this ("),
-        (["--no-such"], "--ros-args --no-such: ROS does not take this ("),
+        (["-p", "deadline_ms"], "--ros-args -p deadline_ms: ROS does not start with this ("),
+        (["--no-such"], "--ros-args --no-such: ROS does not start with this ("),
     ],
 )
 def test_arguments_that_are_none_are_refused(words: list[str], said: str) -> None:
     with pytest.raises(UsageError) as caught, flying(ros_args=words):
         pass
     assert str(caught.value).startswith(said)
+
+
+def test_a_topic_whose_name_is_none_is_refused() -> None:
+    with (
+        pytest.raises(UsageError, match=r"^--image a b: no name of a topic \("),
+        flying(image="a b"),
+    ):
+        pass
+
+
+def test_a_name_is_remapped_once() -> None:
+    words = ["-r", f"{IMAGE}:=/front", "-r", "/front:=/back"]
+    with Robot(topic="/front") as robot, flying(ros_args=words) as (_, results):
+        robot.meet()
+    assert results[0].topic == "/front"
 
 
 def test_a_margin_of_an_engine_without_one_is_refused() -> None:

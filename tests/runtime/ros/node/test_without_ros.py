@@ -66,7 +66,7 @@ class StandIn:
     def __init__(self, vision: Any = None) -> None:
         self.made: list[tuple[str, int, bool]] = []
         self.published: list[Any] = []
-        self.now = 0
+        self.now, self.tells = 0, True
         self.node = self
         policies = SimpleNamespace(RELIABLE=1, BEST_EFFORT=2, KEEP_ALL=3)
         qos = SimpleNamespace(
@@ -76,7 +76,9 @@ class StandIn:
             vision=vision,
             sensor=SimpleNamespace(Image=SimpleNamespace),
             rclpy=SimpleNamespace(qos=qos),
-            events=SimpleNamespace(SubscriptionEventCallbacks=SimpleNamespace),
+            events=SimpleNamespace(
+                SubscriptionEventCallbacks=SimpleNamespace, UnsupportedEventTypeError=KeyError
+            ),
         )
 
     def publisher(self, _: Any, topic: str, *, depth: int, latched: bool = False) -> Any:
@@ -89,7 +91,10 @@ class StandIn:
     def resolve_topic_name(self, topic: str) -> str:
         return topic
 
-    def create_subscription(self, *_: Any, **__: Any) -> None: ...
+    def create_subscription(self, *_: Any, **events: Any) -> str:
+        if events and not self.tells:
+            raise KeyError
+        return "subscribed"
 
     def now_ns(self) -> int:
         return self.now
@@ -125,6 +130,15 @@ def test_many_lost_images_are_warned_about_once() -> None:
     (line,) = lines
     assert line.startswith("warning: /c: 30 images were lost on their way here, 200 arrived.")
     assert status.counts["lost"] == 31
+
+
+def test_a_middleware_that_does_not_tell_of_lost_images_is_said() -> None:
+    node, lines = StandIn(), []
+    node.tells = False
+    options = {"reliable": False, "bands": None, "status": FlightStatus(), "say": lines.append}
+    source = TopicSource(node, "/c", **options)  # type: ignore[arg-type]
+    assert source._subscription == "subscribed"
+    assert lines == ["warning: this middleware does not tell of lost images; lost stays 0"]
 
 
 def test_images_that_pile_up_are_warned_about_once() -> None:
