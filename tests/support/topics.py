@@ -1,7 +1,7 @@
 """The rest of a robot, for tests of the node: a camera that publishes, and whoever takes labels.
 
     python -m tests.support.topics take TOPIC   prints a line for each image, until it is killed
-    python -m tests.support.topics send COUNT   publishes so many images, reliably
+    python -m tests.support.topics send COUNT [SIDE HERTZ]   publishes so many images, reliably
 
 Within one process Fast DDS hands messages over without its queues, so what queues do is seen between two.
 """
@@ -241,16 +241,21 @@ def take(topic: str) -> None:
                 print(message.header.stamp.nanosec, flush=True)
 
 
-def send(count: int) -> None:
-    """Publish images as fast as the queue takes them, until all were taken."""
+def send(count: int, side: int = 64, hertz: float = 0.0) -> None:
+    """Publish images as fast as the queue takes them, or so often, until all were taken."""
     from tests.support.fakes import random_frame
 
     with Robot(keep_all=True) as robot:
         robot.meet()
         for number in range(count):
-            robot.publish(robot.image(random_frame(64, 64, number).pixels, number))
+            robot.publish(robot.image(random_frame(side, side, number).pixels, number))
+            if hertz:
+                time.sleep(1 / hertz)
         assert robot.acknowledged(10 + count / 50)
 
 
 if __name__ == "__main__":
-    {"take": take, "send": lambda count: send(int(count))}[sys.argv[1]](sys.argv[2])
+    verb, first, *more = sys.argv[1:]
+    if verb == "take":
+        take(first)
+    send(int(first), *map(int, more))
