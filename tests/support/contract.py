@@ -195,9 +195,7 @@ def check(stubs: Path, changed: Mapping[str, str] | None = None) -> Checked:
     changed = changed or {}
     sources = [
         # Of a file that is given as text mypy keeps nothing, so its types are found each time.
-        BuildSource(
-            str(file), f"{PACKAGE}.{file.stem}", changed.get(file.stem) or file.read_text()
-        )
+        BuildSource(str(file), f"{PACKAGE}.{file.stem}", changed.get(file.stem) or file.read_text())
         for file in files
         if file.stem != "__init__"
     ]
