@@ -107,7 +107,7 @@ def prepare(here: Here) -> None:
     int8 = ("--scheme", "cpu", "--precision", "int8", "--table", table)
     need(here.segclip("quantize", bundle, *int8, "-o", "/mnt/int8"))
     need(here.segclip("build-engine", bundle, "-o", "/mnt/fp32.ov.onnx"))
-    grid = ("--target", "onnxruntime", "--precision", "fp32", "--precision", "int8", "--samples", SAMPLES)
+    grid = ("--target", "onnxruntime", "--precision", "fp32", "--precision", "int8")
     judged = ("--eval", "/mnt/data", "--calib", EXAMPLE / "images")
     need(here.segclip("benchmark", bundle, *judged, *grid, "--prepare", "/mnt/board"))
 
@@ -168,7 +168,8 @@ def sweep(here: Here, there: There) -> dict[str, Any]:
         folder, report = f"/mnt/board-{machine.name}", f"/mnt/report-{machine.name}"
         shutil.copytree(here.work / "board", here.work / Path(folder).name)
         started = time.monotonic()
-        done = machine.segclip("benchmark", folder, "-o", report)
+        where = ("--target", "onnxruntime", "--samples", SAMPLES)
+        done = machine.segclip("benchmark", folder, "-o", report, *where)
         seconds = round(time.monotonic() - started, 1)
         print(f"{machine.name} benchmark of the prepared folder: {seconds} s", flush=True)
         if done.returncode:
