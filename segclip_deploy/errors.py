@@ -3,15 +3,17 @@
     SegclipError            1  anything below; catch this one to catch them all
     ├── UsageError          2  arguments of a call, or options of a command, that do not go together
     ├── MissingDependency   1  an extra is not installed
+    │   └── GpuAbsent       1  the driver finds no GPU; 4 of a service
     ├── BadInput            1  an image, mask, dataset, vocabulary or text bank that cannot be used
     ├── BadArtifact         1  a checkpoint, bundle or engine that cannot be read
-    │   └── StaleArtifact   1  readable, but no longer what its record says it is
+    │   ├── StaleArtifact   1  readable, but no longer what its record says it is
+    │   └── GpuRefused      1  the GPU refuses an engine, for want of memory for one; 4 of a service
     ├── GateFailed          3  a result that misses its accuracy, latency or parity gate
     ├── DeviceLost          4  a camera or GPU that has gone away; a process started later may find it
     └── RunStopped             what ended a run before its end, with the exit code of that
 
-Beside these 0 is success and 130 Ctrl-C. A message is one line: what is wrong, where, and what
-mends it.
+Beside these 0 is success, 130 Ctrl-C or SIGTERM, and 70 a bug in a service, with its traceback. A
+message is one line: what is wrong, where, and what mends it.
 """
 
 from __future__ import annotations
@@ -25,6 +27,8 @@ __all__ = [
     "BadInput",
     "DeviceLost",
     "GateFailed",
+    "GpuAbsent",
+    "GpuRefused",
     "MissingDependency",
     "SegclipError",
     "StaleArtifact",
@@ -67,6 +71,10 @@ class MissingDependency(SegclipError):
     """An optional package is needed and not installed."""
 
 
+class GpuAbsent(MissingDependency):
+    """The driver is there and finds no GPU, or cannot tell of it."""
+
+
 class BadInput(SegclipError):
     """Data given by the user cannot be used as it is."""
 
@@ -77,6 +85,10 @@ class BadArtifact(SegclipError):
 
 class StaleArtifact(BadArtifact):
     """An artefact differs from what its record says, or its parent has changed."""
+
+
+class GpuRefused(BadArtifact):
+    """The GPU refuses an engine now: another program may have it, or its memory."""
 
 
 class GateFailed(SegclipError):

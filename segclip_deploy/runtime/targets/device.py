@@ -14,7 +14,7 @@ from typing import Any
 
 from segclip_deploy.artifacts.engine import CpuDevice
 from segclip_deploy.artifacts.records import Record
-from segclip_deploy.errors import MissingDependency
+from segclip_deploy.errors import GpuAbsent, MissingDependency
 
 __all__ = [
     "Gpu",
@@ -109,7 +109,8 @@ def find_gpu(*, why: str, driver: Any = None, root: Path = _ROOT) -> Gpu:
         root: of the file system.
 
     Raises:
-        MissingDependency: no driver, or no GPU.
+        MissingDependency: no driver.
+        GpuAbsent: no GPU.
     """
     name = "nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1"
     try:
@@ -123,7 +124,7 @@ def find_gpu(*, why: str, driver: Any = None, root: Path = _ROOT) -> Gpu:
     device = ctypes.c_int()
     code = code or cuda.cuDeviceGet(ctypes.byref(device), 0)
     if code:
-        raise MissingDependency(
+        raise GpuAbsent(
             f"{why} needs an NVIDIA GPU, and the driver finds none (CUDA error {code})",
             fix="see what nvidia-smi says",
         )
@@ -138,7 +139,7 @@ def find_gpu(*, why: str, driver: Any = None, root: Path = _ROOT) -> Gpu:
     for value, attribute in zip((major, minor, count), attributes, strict=True):
         codes.append(cuda.cuDeviceGetAttribute(ctypes.byref(value), attribute, device))
     if any(codes):
-        raise MissingDependency(
+        raise GpuAbsent(
             f"{why} needs an NVIDIA GPU, and the driver does not tell of it (CUDA error {max(codes)})",
             fix="see what nvidia-smi says",
         )

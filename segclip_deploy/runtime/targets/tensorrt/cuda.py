@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from segclip_deploy.errors import BadArtifact, DeviceLost
+from segclip_deploy.errors import DeviceLost, GpuRefused
 from segclip_deploy.runtime.inference.backend import TensorSpec
 from segclip_deploy.runtime.targets.tensorrt.library import load_cuda
 
@@ -54,7 +54,7 @@ class Cuda:
             where: what is at work, for messages.
 
         Raises:
-            BadArtifact: the GPU refuses something inside.
+            GpuRefused: the GPU refuses something inside.
             DeviceLost: it refuses everything from now on.
         """
         try:
@@ -72,7 +72,7 @@ class Cuda:
             if not isinstance(error, self.driver.Error):
                 raise
             if self._answers():
-                raise BadArtifact(f"the GPU refuses it ({error})", where=where, fix=_FIX) from error
+                raise GpuRefused(f"the GPU refuses it ({error})", where=where, fix=_FIX) from error
             self._lost = str(error)
             raise self._gone(where) from error
         finally:
@@ -119,14 +119,14 @@ def open_cuda() -> Cuda:
     """The GPU, once for the process: PyCUDA would retain its context once more at each opening.
 
     Raises:
-        BadArtifact: the driver refuses it.
+        GpuRefused: the driver refuses it.
         MissingDependency: PyCUDA is not installed, or finds no driver.
     """
     driver = load_cuda()
     try:
         return Cuda(driver)
     except driver.Error as error:
-        raise BadArtifact(f"the GPU cannot be opened ({error})", fix=_FIX) from error
+        raise GpuRefused(f"the GPU cannot be opened ({error})", fix=_FIX) from error
 
 
 class Buffer:
