@@ -22,10 +22,12 @@ from segclip_deploy.errors import BadArtifact, BadInput
 __all__ = [
     "UNREADABLE",
     "flush",
+    "flush_folder",
     "locked",
     "parse_json",
     "read_json",
     "read_npz",
+    "remove_unfinished",
     "replace_directory",
     "replace_file",
     "sha256_file",
@@ -76,14 +78,33 @@ def replace_file(path: Path) -> Iterator[Path]:
         temporary.replace(path)
 
 
+def remove_unfinished(folder: Path) -> None:
+    """Remove what a killed process has left half written in a folder and its sub-folders."""
+    for path in folder.rglob(f"{_TEMPORARY}*"):
+        if path.is_file():
+            path.unlink(missing_ok=True)
+
+
 def flush(path: Path) -> None:
     """Bring a file's bytes to the disk: what is renamed into its place then survives a power cut."""
     with path.open("rb") as stream:
         os.fsync(stream.fileno())
 
 
-def write_file(path: Path, data: bytes) -> None:
+def flush_folder(path: Path) -> None:
+    """Bring a folder's entries to the disk: files that were renamed in it survive a power cut there."""
+    folder = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+
+
+def write_file(path: Path, data: bytes, *, flushed: bool = False) -> None:
     """Write a file, whole or not at all.
+
+    Args:
+        flushed: after a power cut, too.
 
     Raises:
         OSError: it could not be written; says which file.
@@ -91,6 +112,8 @@ def write_file(path: Path, data: bytes) -> None:
     try:
         with replace_file(path) as temporary:
             temporary.write_bytes(data)
+            if flushed:
+                flush(temporary)
     except OSError as error:
         raise OSError(error.errno, error.strerror or str(error), str(path)) from error
 

@@ -8,14 +8,18 @@ from pathlib import Path
 
 from PIL import Image
 
+from segclip_deploy.artifacts.files import remove_unfinished
 from segclip_deploy.errors import BadInput
 from segclip_deploy.runtime.inference.drawing import label_image, png
 from segclip_deploy.runtime.io.sinks.base import FrameResult, RasterResult, WriteTimes
+from segclip_deploy.runtime.io.sinks.line_log import LineLog, older_lines
 from segclip_deploy.runtime.io.sinks.lines import LineFile, frame_line, raster_line
 from segclip_deploy.runtime.io.sinks.storage import Storage
 from segclip_deploy.runtime.io.sources.naming import AREAS_FILE, result_names
 
 __all__ = ["FolderSink"]
+
+_FLUSH_S = 1.0  # between two flushes of names and lines; pictures are flushed one by one
 
 
 class FolderSink:
@@ -31,6 +35,8 @@ class FolderSink:
         overlays: whether to write them.
         lines: gets a copy of every line.
         keep: bytes that the images in it and its sub-folders may take; the oldest are removed.
+        log: of a service: takes the lines. What is written then survives a power cut, but for the
+            names and lines of the last second; unfinished files of a killed process are removed.
 
     Raises:
         BadInput: the folder holds something else, which a label map might overwrite.
@@ -43,10 +49,12 @@ class FolderSink:
         overlays: bool = True,
         lines: LineFile | None = None,
         keep: int | None = None,
+        log: LineLog | None = None,
     ) -> None:
         marker = folder / AREAS_FILE
+        markers = (marker, older_lines(marker))  # killed between the two, there is the older one
         if folder.exists() and not (
-            folder.is_dir() and (marker.exists() or not any(folder.iterdir()))
+            folder.is_dir() and (any(m.exists() for m in markers) or not any(folder.iterdir()))
         ):
             raise BadInput(
                 f"exists and was not written by this command (no {AREAS_FILE}); "
@@ -54,21 +62,29 @@ class FolderSink:
                 where=folder,
                 fix="choose a new folder with -o",
             )
+        if log:
+            remove_unfinished(folder)
         self.folder = folder
-        self.storage = Storage(keep, folder.rglob("*.png"))
+        self.storage = Storage(keep, folder.rglob("*.png"), flushed=log is not None)
+        self._log, self._flushed = log, 0.0
         self._overlays = overlays
-        self._lines = [lines] if lines else []
+        self._lines: list[LineFile | LineLog] = [lines] if lines else []
         self._opened = ExitStack()
 
     def __enter__(self) -> FolderSink:
         self.folder.mkdir(parents=True, exist_ok=True)
-        path = self.folder / AREAS_FILE
-        stream = self._opened.enter_context(path.open("ab", buffering=0))
-        self._lines.insert(0, LineFile(stream, str(path), anew=True))
+        if self._log:
+            self._lines.insert(0, self._opened.enter_context(self._log))
+        else:
+            path = self.folder / AREAS_FILE
+            stream = self._opened.enter_context(path.open("ab", buffering=0))
+            self._lines.insert(0, LineFile(stream, str(path), anew=True))
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._opened.close()
+        with self._opened:
+            if self._log:
+                self._flush(self._log)
 
     def write(self, result: FrameResult | RasterResult) -> WriteTimes:
         """Write a result's images, and its line when they are there.
@@ -108,3 +124,12 @@ class FolderSink:
     def _write_line(self, line: str) -> None:
         for file in self._lines:
             file.write(line)
+        now = time.perf_counter()
+        if self._log and now - self._flushed >= _FLUSH_S:
+            self._flushed = now
+            self._flush(self._log)
+
+    def _flush(self, log: LineLog) -> None:
+        """Names first: a line never says more than what is on the disk."""
+        self.storage.flush()
+        log.flush()
