@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from segclip_deploy.api.preparing import import_, list_keys, train
     from segclip_deploy.api.quantizing import calibrate, plan, quantize, smooth
     from segclip_deploy.api.reporting import report
+    from segclip_deploy.api.serving import service
     from segclip_deploy.artifacts.bundle import Bundle
     from segclip_deploy.artifacts.bundle_record import BlockCost, BlockMacs, BundleRecord
     from segclip_deploy.artifacts.checkpoint_record import Training
@@ -54,6 +55,7 @@ if TYPE_CHECKING:
     from segclip_deploy.runtime.profiling.mode_switch import POWER_COMMAND
     from segclip_deploy.runtime.profiling.record import ProfileRecord
     from segclip_deploy.runtime.ros.node.node_result import NodeResult
+    from segclip_deploy.runtime.service.unit import ServiceUnit
     from segclip_deploy.runtime.streaming.result import RunResult, RunStopped
     from segclip_deploy.tradeoff.benchmark import Benchmark
     from segclip_deploy.tradeoff.joined import JoinedRow
@@ -70,6 +72,7 @@ _HOMES = {
     "api.mapping": ("map",),
     "api.measuring": ("benchmark", "compare", "evaluate", "profile"),
     "api.onboard": ("ros",),
+    "api.serving": ("service",),
     "api.preparing": ("import_", "list_keys", "train"),
     "api.quantizing": ("calibrate", "plan", "quantize", "smooth"),
     "api.reporting": ("report",),
@@ -97,6 +100,7 @@ _HOMES = {
     "runtime.profiling.mode_switch": ("POWER_COMMAND",),
     "runtime.profiling.record": ("ProfileRecord",),
     "runtime.ros.node.node_result": ("NodeResult",),
+    "runtime.service.unit": ("ServiceUnit",),
     "runtime.streaming.result": ("RunResult", "RunStopped"),
     "tradeoff.benchmark": ("Benchmark",),
     "tradeoff.joined": ("JoinedRow",),
@@ -145,6 +149,7 @@ __all__ = [
     "RunStopped",
     "Scheme",
     "Search",
+    "ServiceUnit",
     "Steps",
     "Training",
     "Verification",
@@ -167,6 +172,7 @@ __all__ = [
     "report",
     "ros",
     "run",
+    "service",
     "set_texts",
     "smooth",
     "train",

@@ -14,7 +14,9 @@ __all__ = [
     "AnyPaths",
     "check_above",
     "check_choice",
+    "check_endless",
     "check_range",
+    "check_values",
     "optional_path",
     "paths_of",
     "texts_of",
@@ -78,6 +80,50 @@ def check_choice(option: str, value: str | Sequence[str] | None, choices: Collec
     for one in [value] if isinstance(value, str) else value or ():
         if one not in choices:
             raise UsageError(f"{one!r} is not one of {', '.join(choices)}", where=option)
+
+
+def check_values(
+    threads: int,
+    deadline_ms: float | None,
+    margin_below: int | None,
+    max_megapixels: float | None,
+) -> None:
+    """Accept numbers of ``run``.
+
+    Raises:
+        UsageError: one that is none.
+    """
+    check_range("--threads", threads, 0)
+    check_above("--deadline-ms", deadline_ms, 0)
+    check_range("--margin-below", margin_below, 1, 255)
+    check_above("--max-megapixels", max_megapixels, 0)
+
+
+def check_endless(
+    *,
+    keep: int | None,
+    video: AnyPath | None,
+    mcap: AnyPath | None,
+    jsonl: AnyPath | None,
+) -> None:
+    """Accept what a service may write: nothing that grows for ever.
+
+    Raises:
+        UsageError: no bound, or a file that has none.
+    """
+    if keep is None:
+        raise UsageError(
+            "its results would fill the disk", where="--service", fix="add --keep 10GB"
+        )
+    for option, given in {"--video": video, "--mcap": mcap}.items():
+        if given is not None:
+            raise UsageError("a service writes none: it would never be complete", where=option)
+    if jsonl not in (None, "-") and (Path(jsonl).is_file() or not Path(jsonl).exists()):
+        raise UsageError(
+            "a copy of the lines would grow for ever; areas.jsonl in --out has them, "
+            "and a pipe may be named here",
+            where="--jsonl",
+        )
 
 
 def _each(value: float | Sequence[float] | None) -> Sequence[float]:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, nullcontext
 from pathlib import Path
 from threading import Event
 from typing import TYPE_CHECKING
@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING
 from segclip_deploy.api._arguments import (
     AnyPath,
     AnyPaths,
-    check_above,
-    check_range,
+    check_endless,
+    check_values,
     texts_of,
 )
 from segclip_deploy.errors import BadInput, SegclipError, UsageError
-from segclip_deploy.progress import Report, saying, silent
+from segclip_deploy.progress import Report, Say, saying, silent
 
 if TYPE_CHECKING:
     from segclip_deploy.runtime.inference.segmenter import Segmenter
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from segclip_deploy.runtime.io.sinks.video_sink import VideoSink
     from segclip_deploy.runtime.io.sources.base import Source
     from segclip_deploy.runtime.io.sources.opening import Found
+    from segclip_deploy.runtime.service.endless import EndlessRun
     from segclip_deploy.runtime.streaming.result import RunResult
     from segclip_deploy.runtime.streaming.run import Outcome, Run
 
@@ -58,6 +59,7 @@ def run(
     telemetry: str | None = None,
     topic: str | None = None,
     mcap: AnyPath | None = None,
+    service: bool = False,
     stop: Event | None = None,
     report: Report = silent,
 ) -> RunResult:
@@ -95,6 +97,8 @@ def run(
             ``"serial:/dev/ttyTHS1:57600"``, a ``.tlog`` or a ``.bin``.
         topic: of a recording's images; by default the only one of images.
         mcap: write labels, overlays and lines as a ROS 2 recording, NAME.mcap.
+        service: run as docs/service.md says: tell systemd of every frame, go on after a restart,
+            survive power cuts. ``preflight`` is implied, ``keep`` needed.
         stop: set it from another thread or a signal to end early: the frame in work is finished.
         report: told how far it is.
 
@@ -103,6 +107,7 @@ def run(
         BadArtifact: the engine cannot run here.
         BadInput: sources or an output that cannot be used.
         GateFailed: the engine failed its verification.
+        DeviceLost: of a service: the camera or the GPU is not there.
         RunStopped: something ended the run before its end; it has the result so far.
 
     Examples:
@@ -111,10 +116,9 @@ def run(
         >>> result.complete, result.summary.done
         (True, 1)
     """
-    check_range("--threads", threads, 0)
-    check_above("--deadline-ms", deadline_ms, 0)
-    check_range("--margin-below", margin_below, 1, 255)
-    check_above("--max-megapixels", max_megapixels, 0)
+    check_values(threads, deadline_ms, margin_below, max_megapixels)
+    if service:
+        check_endless(keep=keep, video=video, mcap=mcap, jsonl=jsonl)
     from tempfile import TemporaryDirectory
 
     from segclip_deploy.runtime.io.raster.source import Reading
@@ -124,6 +128,7 @@ def run(
     from segclip_deploy.runtime.io.sources.placed import PlacedSource
     from segclip_deploy.runtime.io.telemetry.mavlink import open_telemetry
     from segclip_deploy.runtime.open_engine import engine_sha256, open_segmenter
+    from segclip_deploy.runtime.service.restarts import lost_when_refused, wait_for_devices
     from segclip_deploy.runtime.streaming.rasters import RasterOptions, run_rasters, split_rasters
     from segclip_deploy.runtime.streaming.result import RunResult, RunStopped
     from segclip_deploy.runtime.streaming.run import Run
@@ -132,27 +137,45 @@ def run(
     reading = Reading(bands, scale, keep_scale, ignore_alpha, allow_remote)
     options = RasterOptions(reading, polygons, seam_score)
     with ExitStack() as stack:
+        endless = _endless(out, keep, say, stack) if service else None
+        if endless:
+            wait_for_devices(texts_of(sources), stop, say)
         fetched = Path(stack.enter_context(TemporaryDirectory(prefix="segclip-deploy.")))
         found = find_sources(texts_of(sources), out, folder=fetched, report=say)
         if video is not None and Path(video).resolve() in [f.path.resolve() for f in found.files]:
             raise BadInput("the overlays would overwrite a source", where=video)
         recorded = bool(found.recordings)
         frames, rasters = split_rasters(found.files, options, recordings=recorded)
-        if healthy_only and rasters:
-            raise UsageError("--healthy-only is for frames", where=rasters[0].shown)
+        for option, given in {"--healthy-only": healthy_only, "--service": service}.items():
+            if given and rasters:
+                raise UsageError(f"{option} is for frames", where=rasters[0].shown)
         source: Source = found.open(
             frames, say, reading=reading, max_megapixels=max_megapixels, topic=topic
         )
+        source = endless.number(source) if endless else source
         if telemetry is not None:
             track = stack.enter_context(open_telemetry(telemetry, report=say))
             source = PlacedSource(source, track, report=say)
         videos = _videos(video)
-        segmenter = stack.enter_context(
-            open_segmenter(engine, overlap=overlap, threads=threads, preflight=preflight)
-        )
+        if endless:
+            preflight, keep = True, endless.keep
+            endless.heartbeat.stage(f"opening and verifying {engine}")
+        with lost_when_refused() if service else nullcontext():
+            segmenter = stack.enter_context(
+                open_segmenter(engine, overlap=overlap, threads=threads, preflight=preflight)
+            )
         say(f"{engine} runs in {segmenter.backend.name}" + ", verification passed" * preflight)
-        folder = FolderSink(out, overlays=not no_overlay, lines=_lines(jsonl, stack), keep=keep)
-        sink = FanOut(folder, *videos, *_recordings(mcap, not no_overlay, found, say))
+        folder = FolderSink(
+            out,
+            overlays=not no_overlay,
+            lines=_lines(jsonl, stack),
+            keep=keep,
+            log=endless.log(source) if endless else None,
+        )
+        recordings = _recordings(mcap, not no_overlay, found, say)
+        sink = FanOut(folder, *videos, *recordings, *([endless.heartbeat] if endless else []))
+        if endless:
+            endless.heartbeat.stage("waiting for the first frame")
         flight = Run(
             segmenter,
             source,
@@ -163,7 +186,7 @@ def run(
             stop=stop,
         )
         stack.enter_context(sink)
-        failed, ended = _fly(flight, source.total, segmenter, report)
+        failed, ended = _fly(flight, source.total, segmenter, report, service=service)
         left = [] if ended or stop.is_set() else rasters
         done, bad = run_rasters(
             segmenter,
@@ -189,6 +212,18 @@ def run(
     if ended is not None:
         raise RunStopped(ended, result) from ended
     return result
+
+
+def _endless(out: Path, keep: int | None, say: Say, stack: ExitStack) -> EndlessRun:
+    """The parts of a service, with the manager that listens, if one does."""
+    from segclip_deploy.runtime.service.endless import EndlessRun
+    from segclip_deploy.runtime.service.notify import open_notifier
+
+    assert keep is not None  # check_endless
+    notifier = open_notifier()
+    if notifier:
+        stack.enter_context(notifier)
+    return EndlessRun(out, keep, notifier, say)
 
 
 def _videos(path: AnyPath | None) -> list[VideoSink]:
@@ -221,7 +256,7 @@ def _lines(jsonl: AnyPath | None, stack: ExitStack) -> LineFile | None:
 
 
 def _fly(
-    flight: Run, total: int | None, segmenter: Segmenter, report: Report
+    flight: Run, total: int | None, segmenter: Segmenter, report: Report, *, service: bool
 ) -> tuple[list[Outcome], SegclipError | OSError | None]:
     """Run to the end: the bad frames, and what ended it early, if anything."""
     from segclip_deploy.runtime.inference.window_fit import fit_hint
@@ -231,7 +266,7 @@ def _fly(
     warning, say = None, saying(report)
     first = True  # a camera's frames have one size, so its first says all
     try:
-        for count, outcome in enumerate(flight, start=1):
+        for count, outcome in enumerate(_told(flight, service=service), start=1):
             if outcome.error is not None:
                 failed.append(outcome)
                 say(f"error: {outcome.error}")
@@ -248,3 +283,11 @@ def _fly(
     except (SegclipError, OSError) as error:
         return failed, error
     return failed, None
+
+
+def _told(flight: Run, *, service: bool) -> Iterator[Outcome]:
+    """Outcomes of a flight; of a service, a GPU that refuses ends it as one that is lost."""
+    from segclip_deploy.runtime.service.restarts import lost_when_refused
+
+    with lost_when_refused() if service else nullcontext():
+        yield from flight

@@ -23,6 +23,7 @@ from segclip_deploy.cli.quantize import quantize
 from segclip_deploy.cli.report import report
 from segclip_deploy.cli.ros import ros
 from segclip_deploy.cli.run import run
+from segclip_deploy.cli.service import service
 from segclip_deploy.cli.set_texts import set_texts
 from segclip_deploy.cli.smooth import smooth
 from segclip_deploy.cli.train import train
@@ -46,7 +47,7 @@ for _part, _commands in {
     "Export": (export, set_texts),
     "Quantize": (smooth, calibrate, plan, quantize),
     "Build": (build_engine, verify),
-    "Fly": (run, map_, ros),
+    "Fly": (run, service, map_, ros),
     "Measure": (evaluate, profile, compare, benchmark, report),
     "Look": (dataset, inspect, doctor),
 }.items():

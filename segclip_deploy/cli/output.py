@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import signal
 import warnings
@@ -21,9 +22,13 @@ __all__ = [
     "print_json",
     "print_table",
     "stop_at_signals",
+    "tell",
 ]
 
 _PACKAGE = Path(__file__).parents[1]
+
+_PRIORITIES = {"error": 3, "warning": 4, "note": 5, "hint": 5}
+"""Of syslog, by what a line begins with; 6 is information."""
 
 
 class Verbs(click.Group):
@@ -73,7 +78,7 @@ class Verbs(click.Group):
         except OSError as error:  # disk full, no permission
             where = f"{error.filename}: " if error.filename else ""
             message, code = f"{where}{error.strerror or error}", 1
-        click.echo(f"error: {message}", err=True)
+        tell(f"error: {message}")
         return ctx.exit(code)
 
 
@@ -85,7 +90,7 @@ def _notes() -> Iterator[None]:
 
         def note(message: Any, category: Any, filename: str, *more: Any, **options: Any) -> None:
             if issubclass(category, UserWarning) and Path(filename).is_relative_to(_PACKAGE):
-                click.echo(f"note: {message}", err=True)
+                tell(f"note: {message}")
             else:
                 show(message, category, filename, *more, **options)
 
@@ -93,15 +98,40 @@ def _notes() -> Iterator[None]:
         yield
 
 
+def tell(line: str) -> None:
+    """A line on stderr, with its priority where the journal reads it (sd-daemon(3))."""
+    priority = ""
+    if _to_journal():
+        kind = line.partition(":")[0]
+        priority = f"<{_PRIORITIES.get(kind, 6)}>"
+    click.echo(f"{priority}{line}", err=True)
+
+
+def _to_journal() -> bool:
+    """Whether stderr is the stream that JOURNAL_STREAM names, by device and inode (systemd.exec(5))."""
+    try:
+        found = os.fstat(2)
+    except OSError:  # closed
+        return False
+    return os.environ.get("JOURNAL_STREAM") == f"{found.st_dev}:{found.st_ino}"
+
+
 @contextmanager
-def stop_at_signals() -> Iterator[Event]:
-    """An event that the first Ctrl-C or SIGTERM sets; the second ends the process as ever."""
+def stop_at_signals(begun: Event | None = None) -> Iterator[Event]:
+    """An event that the first Ctrl-C or SIGTERM sets; the second ends the process as ever.
+
+    Args:
+        begun: set when there is work that can be finished; before, the first one ends it. None: there is
+            from the start.
+    """
     stop = Event()
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
 
     def ask(*_: object) -> None:
         stop.set()
         restore()
+        if begun and not begun.is_set():
+            raise KeyboardInterrupt
 
     def restore() -> None:
         for number, handler in before.items():

@@ -8,13 +8,15 @@ from datetime import timedelta
 from threading import Event, Thread
 from typing import TYPE_CHECKING
 
+from segclip_deploy.cli.output import tell
+
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.progress import Progress, Task, TaskID
 
     from segclip_deploy import api
 
-__all__ = ["console", "phase_bars", "spinner", "stage_bar"]
+__all__ = ["console", "phase_bars", "service_lines", "spinner", "stage_bar"]
 
 _EVERY_S = 30.0
 """Between two lines of a log."""
@@ -89,6 +91,17 @@ def stage_bar() -> Iterator[api.Report]:
             bar.update(task, description=what, completed=done, total=total or None, visible=True)
 
         yield report
+
+
+@contextmanager
+def service_lines() -> Iterator[api.Report]:
+    """Lines only: how far a service is, its manager hears from itself."""
+
+    def report(what: str, done: int, total: int) -> None:
+        if not (done or total):
+            tell(what)
+
+    yield report
 
 
 @contextmanager

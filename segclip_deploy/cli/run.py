@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from threading import Event
 from typing import Any
 
 import click
@@ -16,9 +20,12 @@ from segclip_deploy.cli.options import (
     threads_option,
 )
 from segclip_deploy.cli.output import print_json, print_table, stop_at_signals
-from segclip_deploy.cli.progress import stage_bar
+from segclip_deploy.cli.progress import service_lines, stage_bar
+from segclip_deploy.errors import SegclipError
 
 __all__ = ["run"]
+
+_BUG = 70  # EX_SOFTWARE of sysexits.h
 
 
 @click.command()
@@ -70,6 +77,11 @@ __all__ = ["run"]
     "--mcap", type=PATH, help="Write labels, overlays and lines as a ROS 2 recording, NAME.mcap."
 )
 @reading_options
+@click.option(
+    "--service",
+    is_flag=True,
+    help="For systemd: READY=1, WATCHDOG=1 and STATUS=; needs --keep, implies --preflight.",
+)
 @json_option
 def run(as_json: bool, **options: Any) -> None:
     """Segment SOURCES with ENGINE, an engine or a bundle.
@@ -83,10 +95,17 @@ def run(as_json: bool, **options: Any) -> None:
     """
     if as_json and options["jsonl"] == "-":
         raise click.UsageError("--json and --jsonl - would both write to stdout")
-    ended = None
-    with stage_bar() as report, stop_at_signals() as stop:
+    ended, begun = None, Event()
+    lines = service_lines if options["service"] else stage_bar
+    with lines() as report, stop_at_signals(begun) as stop, _bugs(options["service"]):
+
+        def told(what: str, done: int, total: int) -> None:
+            if done or total:
+                begun.set()
+            report(what, done, total)
+
         try:
-            result = api.run(**options, stop=stop, report=report)
+            result = api.run(**options, stop=stop, report=told)
         except api.RunStopped as error:
             result, ended = error.result, error  # what was done before is told first
     if as_json:
@@ -100,6 +119,20 @@ def run(as_json: bool, **options: Any) -> None:
     if not result.complete:
         only_refused = not (result.failed or result.summary.damaged)
         click.get_current_context().exit(3 if only_refused else 1)
+
+
+@contextmanager
+def _bugs(of_service: bool) -> Iterator[None]:
+    """End a service with an exit code of its own where Python's would be 1, so that it is started anew."""
+    try:
+        yield
+    except (SegclipError, OSError, click.ClickException, click.exceptions.Exit):
+        raise
+    except Exception:
+        if not of_service:
+            raise
+        traceback.print_exc()
+        click.get_current_context().exit(_BUG)
 
 
 def _print_report(report: dict[str, Any], deadline_ms: float | None, *, err: bool) -> None:

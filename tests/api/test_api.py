@@ -31,7 +31,8 @@ from tests.support.rasters import noise, write_raster
 VERBS = {name.replace("-", "_"): command for name, command in main.commands.items()}
 VERBS["import_"] = VERBS.pop("import")
 CLI = Path(segclip_deploy.__file__).parent / "cli"
-OF_THE_COMMAND = {"as_json", "list_keys"}  # --json prints a result; import --list is api.list_keys
+# --json and --print print a result; import --list is api.list_keys
+OF_THE_COMMAND = {"as_json", "list_keys", "shown"}
 OF_THE_CALL = {"report", "stop"}  # the command line shows progress and hears signals itself
 
 
@@ -180,6 +181,7 @@ def test_every_verb_works_twice_in_one_process(
         "build_engine": lambda out: api.build_engine(tiny_bundle, out=out / "e.ort.onnx"),
         "verify": lambda _: api.verify(tiny_bundle),
         "run": flown,
+        "service": lambda out: api.service(tiny_bundle, "/dev/video0", out=out, keep=10**9),
         "ros": lambda _: api.ros(tiny_bundle, image="/camera", stop=ended),
         "map": lambda out: api.map(raster, engine=tiny_bundle, out=out / "labels"),
         "evaluate": lambda _: api.evaluate(tiny_bundle, data),

@@ -6,6 +6,7 @@ import base64
 import socketserver
 import struct
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -26,11 +27,17 @@ class Server:
         port: of 127.0.0.1.
         connections: how many frames each connection to /live gets, in turn; then none come.
         asked: paths that were asked for.
+        frame_s: seconds between frames of /live.
+        silent: while it is set, connections to /live stay and no frame comes.
+        dead: while it is set, connections to /live end, and no other is answered.
     """
 
     port: int
     connections: list[int] = field(default_factory=list)
     asked: list[str] = field(default_factory=list)
+    frame_s: float = 0.0
+    silent: threading.Event = field(default_factory=threading.Event)
+    dead: threading.Event = field(default_factory=threading.Event)
 
     def url(self, path: str, login: str = "") -> str:
         return f"http://{login}{'@' if login else ''}127.0.0.1:{self.port}/{path}"
@@ -90,7 +97,7 @@ def serve(folder: Path, *, login: str = "") -> Iterator[Server]:
             self.wfile.write(b"0\r\n\r\n")
 
         def _live(self) -> None:
-            if not server.connections:
+            if server.dead.is_set() or not server.connections:
                 self.send_error(503)
                 return
             count = server.connections.pop(0)
@@ -98,6 +105,11 @@ def serve(folder: Path, *, login: str = "") -> Iterator[Server]:
             self.send_header("Content-Type", "multipart/x-mixed-replace; boundary=frame")
             self.end_headers()
             for number in range(count):
+                time.sleep(server.frame_s)
+                while server.silent.is_set():
+                    time.sleep(0.02)
+                if server.dead.is_set():
+                    return
                 data = BytesIO()
                 Image.new("RGB", (64, 48), (20 * number % 256,) * 3).save(data, "JPEG")
                 picture = data.getvalue()
