@@ -16,6 +16,7 @@ from segclip_deploy.artifacts.scheme import Scheme
 from segclip_deploy.artifacts.vocabulary import Vocabulary, load_vocabulary
 from segclip_deploy.errors import MissingDependency
 from segclip_deploy.runtime.targets.device import find_gpu
+from tests.support.missing import OBSTACLES
 
 ROOT = Path(__file__).resolve().parents[1]
 SHARED = ROOT.parent / "shared" / "data"
@@ -35,6 +36,19 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(absent)
         if obstacle and item.get_closest_marker("gpu"):
             item.add_marker(pytest.mark.skip(reason=obstacle))
+        for marker, (look, remedy) in OBSTACLES.items():
+            if item.get_closest_marker(marker) and (missing := look()):
+                item.add_marker(pytest.mark.skip(reason=f"{missing}: {remedy}"))
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """A line for each onboard interface whose tests were skipped."""
+    for marker, (look, remedy) in OBSTACLES.items():
+        skipped = terminalreporter.stats.get("skipped", [])
+        count = sum(marker in report.keywords for report in skipped)
+        if count and (missing := look()):
+            line = f"{missing}: {count} tests marked {marker} were SKIPPED; to run them: {remedy}"
+            terminalreporter.write_line(line, yellow=True)
 
 
 def _gpu_obstacle() -> str | None:

@@ -7,11 +7,12 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, nullcontext
 from pathlib import Path
 from threading import Event
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from segclip_deploy.api._arguments import (
     AnyPath,
     AnyPaths,
+    check_choice,
     check_endless,
     check_values,
     texts_of,
@@ -60,6 +61,7 @@ def run(
     topic: str | None = None,
     mcap: AnyPath | None = None,
     service: bool = False,
+    decoder: Literal["nv", "sw", "auto"] | None = None,
     stop: Event | None = None,
     report: Report = silent,
 ) -> RunResult:
@@ -72,7 +74,7 @@ def run(
         engine: an engine or a bundle.
         sources: files, folders with their sub-folders, and http:// URLs of such files; or
             recordings of ROS 2: ``"flight.mcap"``, a folder of rosbag2; or one camera:
-            ``"/dev/video0"``, ``"rtsp://..."``.
+            ``"/dev/video0"``, ``"rtsp://..."``, ``"csi:0"``, ``"usb:0"``, ``"gst:PIPELINE"``.
         out: the folder to write; results lie in it as the sources lie in their common folder.
         overlap: pixels that windows share; by default what ``export --frame`` chose, or a quarter.
         threads: of an engine on the CPU; 0: the engine's choice.
@@ -99,6 +101,8 @@ def run(
         mcap: write labels, overlays and lines as a ROS 2 recording, NAME.mcap.
         service: run as docs/service.md says: tell systemd of every frame, go on after a restart,
             survive power cuts. ``preflight`` is implied, ``keep`` needed.
+        decoder: GStreamer decodes video files and rtsp:// cameras: with a Jetson's decoder, with the
+            processor, or with the first of them that is there; by default PyAV does.
         stop: set it from another thread or a signal to end early: the frame in work is finished.
         report: told how far it is.
 
@@ -119,6 +123,7 @@ def run(
     check_values(threads, deadline_ms, margin_below, max_megapixels)
     if service:
         check_endless(keep=keep, video=video, mcap=mcap, jsonl=jsonl)
+    check_choice("--decoder", decoder, ("nv", "sw", "auto"))
     from tempfile import TemporaryDirectory
 
     from segclip_deploy.runtime.io.raster.source import Reading
@@ -149,8 +154,15 @@ def run(
         for option, given in {"--healthy-only": healthy_only, "--service": service}.items():
             if given and rasters:
                 raise UsageError(f"{option} is for frames", where=rasters[0].shown)
-        source: Source = found.open(
-            frames, say, reading=reading, max_megapixels=max_megapixels, topic=topic
+        source: Source = stack.enter_context(
+            found.open(
+                frames,
+                say,
+                reading=reading,
+                max_megapixels=max_megapixels,
+                topic=topic,
+                decoder=decoder,
+            )
         )
         source = endless.number(source) if endless else source
         if telemetry is not None:

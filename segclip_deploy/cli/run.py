@@ -82,13 +82,18 @@ _BUG = 70  # EX_SOFTWARE of sysexits.h
     is_flag=True,
     help="For systemd: READY=1, WATCHDOG=1 and STATUS=; needs --keep, implies --preflight.",
 )
+@click.option(
+    "--decoder",
+    type=click.Choice(["nv", "sw", "auto"]),
+    help="GStreamer decodes videos and rtsp://: by a Jetson's decoder, the processor, or what is there.  [default: PyAV]",
+)
 @json_option
 def run(as_json: bool, **options: Any) -> None:
     """Segment SOURCES with ENGINE, an engine or a bundle.
 
     SOURCES are images, videos, rasters, folders of them with their sub-folders, and http:// URLs
     of such files; or ROS 2 recordings: flight.mcap, a folder of rosbag2; or one camera: /dev/video0,
-    rtsp://... Results lie below --out as the sources lie below the deepest
+    rtsp://..., csi:0, usb:0, 'gst:PIPELINE'. Results lie below --out as the sources lie below the deepest
     folder that holds all of them. Writes NAME.png (labels), NAME.overlay.png, NAME.margin.png where the engine has
     a margin, and areas.jsonl; of a raster that has a place NAME.tif, a Cloud-Optimized GeoTIFF. Bad
     images are listed, the others done, and the exit code is 1, as it is where frames of a video are damaged.

@@ -593,7 +593,7 @@ def test_two_thousand_frames_grow_no_memory(tmp_path: Path) -> None:
     class Endless:
         live = False
         total = None
-        reconnects = 0
+        reconnects = dropped = 0
 
         def shots(self, stop: object) -> Iterator[Shot]:
             for n in range(2000):

@@ -99,7 +99,7 @@ class Run:
     @property
     def dropped(self) -> int:
         """Frames of a live source that nobody had time for."""
-        return self._pipeline.dropped
+        return self._source.dropped + self._pipeline.dropped
 
     def _label(self, item: Shot | Unreadable) -> FrameResult | Outcome:
         """What the model says of a frame; the outcome of a bad one."""

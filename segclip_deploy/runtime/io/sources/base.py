@@ -38,7 +38,7 @@ class Shot:
         capture: when, where and how it was taken.
         seconds: its time in the video, or since the first frame of a camera.
         read_ms: reading and decoding.
-        clock: ``time.perf_counter()`` when it was there.
+        clock: ``time.perf_counter()`` when it was there; where a camera's driver says it, when it was taken.
         damaged: it was decoded from damaged data, or from frames that were.
         header: of an image that came as a ROS message, live or from a recording.
     """
@@ -69,11 +69,13 @@ class Source(Protocol):
         live: whether they come whether anyone is ready or not.
         total: how many there are, if known.
         reconnects: how often it vanished and came back.
+        dropped: frames that were dropped before they were read.
     """
 
     live: bool
     total: int | None
     reconnects: int
+    dropped: int
 
     def shots(self, stop: threading.Event) -> Iterator[Shot | Unreadable]:
         """Read them one by one; what waits inside for more gives up once ``stop`` is set."""

@@ -15,6 +15,8 @@ from segclip_deploy.runtime.io.pictures import read_picture
 from segclip_deploy.runtime.io.raster.source import Reading
 from segclip_deploy.runtime.io.sources.base import Shot, Unreadable
 from segclip_deploy.runtime.io.sources.film_capture import FilmCapture
+from segclip_deploy.runtime.io.sources.gstreamer_decoders import Decoder
+from segclip_deploy.runtime.io.sources.gstreamer_films import read_film
 from segclip_deploy.runtime.io.sources.naming import RemoteFilm, SourceFile
 from segclip_deploy.runtime.io.sources.video import VideoFrame, read_video
 from segclip_deploy.runtime.io.telemetry.capture import Capture
@@ -30,11 +32,12 @@ class FileSource:
         files: to read, in this order.
         reading: how images are read; by default as they are stored.
         max_megapixels: how large an image may be; by default Pillow's bound, 89.5.
+        decoder: of films, by GStreamer; by default PyAV.
         report: is told in a line what is odd in a file and no error.
     """
 
     live = False
-    reconnects = 0
+    reconnects = dropped = 0
 
     def __init__(
         self,
@@ -42,9 +45,10 @@ class FileSource:
         *,
         reading: Reading | None = None,
         max_megapixels: float | None = None,
+        decoder: Decoder | None = None,
         report: Callable[[str], None] = lambda _: None,
     ) -> None:
-        self.files, self._report = files, report
+        self.files, self._report, self._decoder = files, report, decoder
         self._picture = partial(
             read_picture, reading=reading or Reading(), max_megapixels=max_megapixels
         )
@@ -104,6 +108,8 @@ class FileSource:
     def _series(self, file: SourceFile | RemoteFilm) -> Iterator[VideoFrame]:
         if isinstance(file, RemoteFilm):
             return read_video(file.address, report=self._report)
+        if file.is_film and self._decoder is not None:
+            return read_film(file.path, self._decoder, file.count())
         if file.is_film:
             return read_video(file.path, report=self._report)
         return (VideoFrame(*page, damaged=False) for page in read_pages(file.path))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterator
-from datetime import datetime, timezone
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
 from segclip_deploy.errors import BadInput, DeviceLost
@@ -27,7 +27,10 @@ class LiveSource:
         url: see ``read_live``.
         report: is told when it vanishes and returns.
         patience_s: how long it may be away.
-        read: url → its frames until it ends; for tests.
+        read: url → its frames until it ends; by default through PyAV.
+
+    Attributes:
+        dropped: frames that came while ``read`` was busy.
     """
 
     live = True
@@ -42,7 +45,7 @@ class LiveSource:
         read: Callable[[str], Iterator[VideoFrame]] = read_live,
     ) -> None:
         self.address, self.report, self.patience_s = Address(url), report, patience_s
-        self.reconnects = 0
+        self.reconnects = self.dropped = 0
         self._read = read
 
     def shots(self, stop: threading.Event) -> Iterator[Shot | Unreadable]:
@@ -64,6 +67,8 @@ class LiveSource:
                         self.reconnects += 1
                         self.report(f"{self.address}: there again")
                     wait, lost = _FIRST_WAIT_S, False
+                    self.dropped += found.dropped
+                    index += found.dropped
                     yield self._shot(found, index, now - first, 1e3 * (now - started), now)
                     index += 1
                     started = time.perf_counter()
@@ -88,10 +93,12 @@ class LiveSource:
     def _shot(
         self, found: VideoFrame, index: int, seconds: float, read_ms: float, clock: float
     ) -> Shot:
-        capture = Capture(time=datetime.now(timezone.utc).isoformat(timespec="milliseconds"))
+        taken = clock if found.taken is None else found.taken
+        moment = datetime.now(timezone.utc) - timedelta(seconds=time.perf_counter() - taken)
+        capture = Capture(time=moment.isoformat(timespec="milliseconds"))
         frame = Frame(found.pixels, str(self.address))
         return Shot(
-            frame, f"live_{index:06d}", index, capture, seconds, read_ms, clock, found.damaged
+            frame, f"live_{index:06d}", index, capture, seconds, read_ms, taken, found.damaged
         )
 
 

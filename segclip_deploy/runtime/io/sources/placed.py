@@ -21,18 +21,19 @@ class PlacedSource:
         report: is told once where frames have no time that can be compared.
 
     Attributes:
-        live, total, reconnects: of the source.
+        live, total, reconnects, dropped: of the source.
     """
 
     def __init__(self, source: Source, track: Track, *, report: Callable[[str], None]) -> None:
         self._source, self._track, self._report = source, track, report
-        self.live, self.total, self.reconnects = source.live, source.total, source.reconnects
+        self.live, self.total = source.live, source.total
+        self.reconnects, self.dropped = source.reconnects, source.dropped
         self._told = False
 
     def shots(self, stop: threading.Event) -> Iterator[Shot | Unreadable]:
         """Read them one by one."""
         for item in self._source.shots(stop):
-            self.reconnects = self._source.reconnects
+            self.reconnects, self.dropped = self._source.reconnects, self._source.dropped
             yield item if isinstance(item, Unreadable) else self._placed(item)
 
     def _placed(self, shot: Shot) -> Shot:

@@ -76,7 +76,7 @@ class RecordingSource:
     """
 
     live = False
-    reconnects = 0
+    reconnects = dropped = 0
 
     def __init__(
         self,

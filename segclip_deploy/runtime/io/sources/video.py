@@ -20,6 +20,7 @@ from segclip_deploy.runtime.io.sources.damage import Damage
 from segclip_deploy.runtime.io.sources.rotation import rotation_of
 
 __all__ = [
+    "MOST_FRAME_PIXELS",
     "VideoFrame",
     "count_frames",
     "creation_time",
@@ -42,7 +43,8 @@ _NETWORK_PROTOCOLS = (
     "http,https,httpproxy,tcp,tls,udp,rtp,srtp,rtmp,rtmpe,rtmps,rtmpt,rtmpte,rtmpts,srt,crypto"
 )
 _AS_BYTES = {"metadata_errors": "backslashreplace"}  # titles are of any coding, or damaged
-_MOST_PIXELS = 89_478_485  # as of images
+MOST_FRAME_PIXELS = 89_478_485
+"""That a frame may have: as many as an image."""
 _FRUITLESS = 20  # reads in a row that fail, after which a damaged film has ended
 
 
@@ -54,11 +56,15 @@ class VideoFrame:
         pixels: (H, W, 3) uint8 RGB, turned as players show it.
         seconds: its time.
         damaged: from a damaged packet on, up to the next key frame.
+        taken: ``time.perf_counter()`` when a camera took it; None where it does not say.
+        dropped: frames of a camera since the one before it that nobody had time to read.
     """
 
     pixels: NDArray[np.uint8]
     seconds: float | None
     damaged: bool
+    taken: float | None = None
+    dropped: int = 0
 
 
 def count_frames(path: Path) -> int | None:
@@ -273,8 +279,8 @@ def _av() -> Any:
 def _video_stream(container: Any, where: object) -> Any:
     for stream in container.streams.video:
         if stream.codec_context is not None:  # of a codec that this FFmpeg knows
-            if stream.width * stream.height > _MOST_PIXELS:
-                raise BadInput(f"frames of over {_MOST_PIXELS} pixels", where=where)
-            stream.codec_context.options = {"max_pixels": str(_MOST_PIXELS)}  # of later ones
+            if stream.width * stream.height > MOST_FRAME_PIXELS:
+                raise BadInput(f"frames of over {MOST_FRAME_PIXELS} pixels", where=where)
+            stream.codec_context.options = {"max_pixels": str(MOST_FRAME_PIXELS)}  # of later ones
             return stream
     raise BadInput("no video in it that can be decoded", where=where)

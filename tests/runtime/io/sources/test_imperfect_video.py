@@ -321,7 +321,7 @@ def test_a_film_of_huge_frames_is_refused_before_any_is_decoded(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     film = make_film(tmp_path / "film.mp4", 3)
-    monkeypatch.setattr("segclip_deploy.runtime.io.sources.video._MOST_PIXELS", 128 * 96 - 1)
+    monkeypatch.setattr("segclip_deploy.runtime.io.sources.video.MOST_FRAME_PIXELS", 128 * 96 - 1)
     shots, (bad,) = read(film)
     assert shots == []
     assert str(bad.error) == f"{film}: frames of over 12287 pixels"
