@@ -1,5 +1,6 @@
 # `make demo`  runs the main job on the shipped example and says where to look.
 # `make test`  lints, type-checks and tests.
+# `make gstreamer`  as root or with sudo, on Debian or Ubuntu: GStreamer and PyGObject, for the tests that need them.
 # `make test-long`  the tests that take minutes: families of timm, remedies that make artefacts, versions of TensorRT and ONNX Runtime.
 # `make benchmark`  measures the example against what else could fly; its tables are those of the README.
 # `make gpu-check`  on a machine with an NVIDIA GPU: what `make test` has to skip, measured (docs/verified-on.md).
@@ -11,7 +12,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test test-long benchmark gpu-check gpu-kit test-aarch64 clean
+.PHONY: demo test gstreamer test-long benchmark gpu-check gpu-kit test-aarch64 clean
 .DELETE_ON_ERROR:
 
 # ---- environments: the demo needs less than the tests
@@ -37,6 +38,18 @@ $(VENV)/benchmark.stamp: $(VENV)/test.stamp benchmarks/requirements.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r benchmarks/requirements.txt
 	@touch $@
 
+# GStreamer from Debian, and what PyGObject is built with (docs/gstreamer.md).
+GSTREAMER_PACKAGES = gstreamer1.0-plugins-base gstreamer1.0-plugins-good gstreamer1.0-plugins-bad \
+  gstreamer1.0-plugins-ugly gstreamer1.0-libav gir1.2-gstreamer-1.0 gir1.2-gst-plugins-base-1.0 \
+  gir1.2-gst-rtsp-server-1.0 libgirepository1.0-dev libcairo2-dev pkg-config
+APT_GET = $(if $(filter-out 0,$(shell id -u)),sudo )env DEBIAN_FRONTEND=noninteractive apt-get -qq -o DPkg::Lock::Timeout=300
+
+$(VENV)/gstreamer.stamp: pyproject.toml | $(VENV)/test.stamp
+	$(APT_GET) update
+	$(APT_GET) install --yes --no-install-recommends $(GSTREAMER_PACKAGES) >/dev/null
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[gstreamer]'
+	@touch $@
+
 # ---- the jobs
 
 demo: $(VENV)/demo.stamp
@@ -51,6 +64,8 @@ test: $(VENV)/test.stamp $(VENV)/fakecuda.stamp
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/pytest
+
+gstreamer: $(VENV)/gstreamer.stamp
 
 test-long: $(VENV)/test.stamp
 	$(BIN)/pytest -m long --durations=0

@@ -1,10 +1,12 @@
 """Does ``run`` stay as it is for as long as a flight? Memory, threads and open files, watched from outside.
 
     python benchmarks/soak.py ENGINE [IMAGES] [--minutes 30] [--threads 1]
+    python benchmarks/soak.py ENGINE --source 'gst:videotestsrc is-live=true ! video/x-raw,format=NV12,width=640,height=480,framerate=30/1'
 
 The real command flies the middles of IMAGES, one window each, again and again (as links in a folder,
 more than the time allows), and is ended as a pilot ends it, by SIGINT. Every second /proc tells its
-resident memory, threads and open files. The rule, after five minutes of warm-up:
+resident memory, threads and open files. ``--source`` names a camera or a pipeline in place of the images;
+its result goes to results/soak-live.json. The rule, after five minutes of warm-up:
 
 - resident memory: the line of least squares rises by less than 6 MB an hour;
 - threads: as many all the time;
@@ -54,6 +56,15 @@ def middles(images: list[Path], folder: Path, spec: InputSpec) -> list[Path]:
         made.append(folder / f"{path.stem}.jpg")
         middle = pixels[top : top + spec.height, left : left + spec.width]
         Image.fromarray(middle).save(made[-1], quality=95)
+    return made
+
+
+def links(images: Path, folder: Path, spec: InputSpec, count: int) -> list[Path]:
+    """Fill a folder with so many links to the middles of images; the middles."""
+    folder.mkdir()
+    made = middles(list_images(images), folder.parent, spec)
+    for number, image in enumerate(islice(cycle(made), count)):
+        (folder / f"{number:07d}.jpg").symlink_to(image)
     return made
 
 
@@ -116,6 +127,7 @@ def main() -> None:
     parser.add_argument(
         "images", type=Path, nargs="?", default=ROOT / "examples" / "dubai" / "images"
     )
+    parser.add_argument("--source", help="a camera or pipeline, in place of images")
     parser.add_argument("--minutes", type=float, default=30)
     parser.add_argument("--threads", type=int, default=1)
     given = parser.parse_args()
@@ -123,12 +135,12 @@ def main() -> None:
     with open_segmenter(given.engine) as segmenter:
         spec = segmenter.spec
     with tempfile.TemporaryDirectory() as scratch:
-        frames, out = Path(scratch) / "frames", Path(scratch) / "out"
-        frames.mkdir()
-        images = middles(list_images(given.images), Path(scratch), spec)
-        for number, image in enumerate(islice(cycle(images), int(FASTEST_FPS * seconds))):
-            (frames / f"{number:07d}.jpg").symlink_to(image)
-        command = [sys.executable, "-c", MAIN, "run", given.engine, frames, "-o", out]
+        out, frames = Path(scratch) / "out", Path(scratch) / "frames"
+        images = (
+            [] if given.source else links(given.images, frames, spec, int(FASTEST_FPS * seconds))
+        )
+        source = given.source or frames
+        command = [sys.executable, "-c", MAIN, "run", given.engine, source, "-o", out]
         command += ["--threads", str(given.threads), "--keep", "20MB", "--json"]
         with (Path(scratch) / "log").open("wb") as log:
             process = subprocess.Popen(
@@ -140,18 +152,23 @@ def main() -> None:
         lines = (out / "areas.jsonl").read_text().splitlines()
     found = judge(rows, min(WARM_UP_S, seconds / 3))
     whole = process.returncode == 130 and len(lines) == report["done"]
+    shown = (
+        {"source": given.source, "dropped": report["dropped"], "reconnects": report["reconnects"]}
+        if given.source
+        else {"images": {"count": len(images), "folder": given.images.name}}
+    )
     result = {
         "engine": report["engine"],
         "engine_threads": given.threads,
         "input": spec.sides,
-        "images": {"count": len(images), "folder": given.images.name},
+        **shown,
         "minutes": given.minutes,
         "frames": report["done"],
         "frames_per_second": report["fps"],
         "ended_well": whole,
         **found,
     }
-    record("soak", [result])
+    record("soak-live" if given.source else "soak", [result])
     print(json.dumps(result, indent=2))
     if not (whole and found["steady"]):
         sys.exit(3)

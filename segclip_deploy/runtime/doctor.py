@@ -14,6 +14,7 @@ from segclip_deploy import __version__
 from segclip_deploy._optional import load, require
 from segclip_deploy.artifacts.engine import CpuDevice
 from segclip_deploy.errors import SegclipError
+from segclip_deploy.runtime.io.sources.gstreamer_library import load_gstreamer
 from segclip_deploy.runtime.registry import TARGETS
 from segclip_deploy.runtime.targets.base import Target
 from segclip_deploy.runtime.targets.device import (
@@ -103,7 +104,7 @@ class Machine:
         system: without the GPU.
         gpu: of NVIDIA; None where there is none.
         board: a Jetson; None on other machines.
-        packages: versions by name; None of what is not installed.
+        packages: versions by name; None of what is not installed, and of a GStreamer that Python cannot load.
         onnxruntime_providers: of the ONNX Runtime that is installed.
         targets: by name.
     """
@@ -162,7 +163,7 @@ def examine(folder: Path) -> Machine:
         ),
         gpu=_or_none(lambda: find_gpu(why="TensorRT")),
         board=None if jetson is None else _board(jetson),
-        packages={name: _version(name) for name in _PACKAGES},
+        packages={name: _version(name) for name in _PACKAGES} | {"gstreamer": _gstreamer()},
         onnxruntime_providers=_providers(),
         targets={name: _report(target) for name, target in TARGETS.items()},
     )
@@ -206,6 +207,11 @@ def _version(module: str) -> str | None:
         return str(told).partition("-")[0]
     except PackageNotFoundError:
         return "of unknown version"
+
+
+def _gstreamer() -> str | None:
+    loaded = _or_none(load_gstreamer)
+    return loaded and ".".join(map(str, loaded.Gst.version()[:3]))
 
 
 def _providers() -> tuple[str, ...]:

@@ -40,6 +40,13 @@ def test_doctor_is_right_on_a_machine_without_a_gpu(monkeypatch: pytest.MonkeyPa
     assert all(o["fix"] for t in found["targets"].values() for o in t["obstacles"])
 
 
+@pytest.mark.gstreamer
+def test_doctor_says_whether_gstreamer_can_be_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert re.fullmatch(r"1\.\d+\.\d+", diagnosis()["packages"]["gstreamer"])
+    monkeypatch.setitem(sys.modules, "gi", None)
+    assert diagnosis()["packages"]["gstreamer"] is None
+
+
 def test_what_is_not_installed_comes_with_its_install_line(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 import threading
 import time
 import tracemalloc
@@ -434,6 +436,32 @@ def test_a_decoder_that_is_not_here_is_said(tmp_path: Path) -> None:
     film = make_film(tmp_path / "film.mp4", 3)
     with pytest.raises(BadInput, match="has no element nvv4l2decoder; it comes with JetPack"):
         next(read_film(film, "nv", 3))
+
+
+@pytest.mark.parametrize(
+    ("codec", "decoder", "chosen", "error"),
+    [
+        ("libx264", "nv", "nvv4l2decoder", None),
+        ("libx264", "auto", "nvv4l2decoder", None),
+        ("libx264", "sw", "avdec_h264", None),
+        ("libx265", "auto", "avdec_h265", None),
+        ("libx265", "nv", None, "nvv4l2decoder does not decode video/x-h265; --decoder sw"),
+    ],
+)
+def test_a_jetsons_decoder_is_taken_where_it_is_there(
+    tmp_path: Path, codec: str, decoder: str, chosen: str | None, error: str | None
+) -> None:
+    """With stand-ins of these names, in a process of their own; its nvvidconv gives BGRx."""
+    film = make_film(tmp_path / "film.mp4", 12, codec=codec)
+    command = [sys.executable, "-m", "tests.support.jetson_elements", str(film), decoder]
+    told = json.loads(subprocess.run(command, check=True, capture_output=True).stdout)
+    assert told["decoders"] == [chosen]
+    if error is not None:
+        assert told["error"] == f"{film}: {error}"
+        return
+    assert (told["error"], told["frames"]) == (None, 12)
+    assert told["formats"] == ["I420" if decoder == "sw" else "BGRx"]
+    assert told["mean"] == pytest.approx(textured(11).mean(), abs=3)
 
 
 def test_packages_are_those_that_elements_come_with() -> None:
