@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ctypes
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any, NamedTuple
 
 from segclip_deploy._optional import install_command, load, require
@@ -62,6 +64,7 @@ def load_gstreamer() -> GStreamer:
         gi = require("gi", why="a GStreamer source", extra="gstreamer")
     except MissingDependency as error:
         raise MissingDependency(error.what, fix=_install_pygobject()) from error
+    _keep_unwinder()
     try:
         for name in ("Gst", "GstApp", "GstVideo"):
             gi.require_version(name, "1.0")
@@ -75,6 +78,16 @@ def load_gstreamer() -> GStreamer:
         ) from error
     gst.init(None)
     return GStreamer(gst, app, video, glib.Error)
+
+
+def _keep_unwinder() -> None:
+    """Let C++ go on to throw exceptions through GCC's own library.
+
+    PyGObject loads GStreamer for all to see, and with it libunwind, which has functions of the same names as libgcc_s.
+    A C++ library that finds those, as OpenVINO's does, ends the process at its first exception. What is loaded first is found first.
+    """
+    with suppress(OSError):  # a system without it has nothing to mix up
+        ctypes.CDLL("libgcc_s.so.1", mode=ctypes.RTLD_GLOBAL)
 
 
 def install_elements(elements: Sequence[str]) -> str:

@@ -18,6 +18,7 @@ from segclip_deploy.runtime.io.sources.video import MOST_FRAME_PIXELS
 __all__ = ["layout_of", "pixels_of", "seconds_of", "taken_at", "turn_of"]
 
 _MATRICES = {"bt601": "601", "bt709": "709", "bt2020": "2020", "smpte240m": "240m"}
+_FULL, _LIMITED = 1, 2  # GST_VIDEO_COLOR_RANGE_0_255, GST_VIDEO_COLOR_RANGE_16_235
 
 # Values of the tag "image-orientation": turned clockwise, and mirrored before that.
 _TURNS = {
@@ -67,16 +68,10 @@ def layout_of(modules: GStreamer, sample: Any) -> PixelLayout:
 
 def _colours(video: Any, info: Any) -> Colours:
     """As the caps say; what they leave out GStreamer has filled in, by the format and the lines."""
-    matrix, span = info.colorimetry.matrix, info.colorimetry.range
+    matrix, span = info.colorimetry.matrix.value_nick, int(info.colorimetry.range)
     if info.finfo.flags & video.VideoFormatFlags.RGB:
-        return Colours("601", full_range=span != _enum(video.VideoColorRange, "16_235"))
-    name = _MATRICES.get(matrix.value_nick, matrix.value_nick)
-    return Colours(name, full_range=span == _enum(video.VideoColorRange, "0_255"))
-
-
-def _enum(kind: Any, name: str) -> Any:
-    """A value whose name begins with a digit."""
-    return getattr(kind, name)
+        return Colours("601", full_range=span != _LIMITED)
+    return Colours(_MATRICES.get(matrix, matrix), full_range=span == _FULL)
 
 
 def turn_of(modules: GStreamer, tags: Any) -> Rotation | None:

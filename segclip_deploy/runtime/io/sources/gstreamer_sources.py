@@ -66,10 +66,13 @@ class _Camera:
     """A live pipeline, opened at once and, for each return of a camera that vanished, anew."""
 
     def __init__(self, opened: GstPipeline, reopen: Callable[[], GstPipeline]) -> None:
-        self._pipeline, self._reopen, self._fresh = opened, reopen, True
+        self._pipeline, self._reopen = opened, reopen
+        self._fresh, self._closed = True, False
 
     def read(self, _url: str) -> Iterator[VideoFrame]:
         """Frames until it vanishes."""
+        if self._closed:
+            return
         if not self._fresh:
             self._pipeline = self._reopen()
         self._fresh = False
@@ -79,7 +82,8 @@ class _Camera:
             self._pipeline.close()
 
     def close(self) -> None:
-        """Stop it, whoever waits for its frames."""
+        """Stop it, whoever waits for its frames, for good."""
+        self._closed = True
         self._pipeline.close()
 
 

@@ -256,6 +256,24 @@ def test_a_run_of_a_pipeline_that_breaks_off_ends_with_1(
     assert (report["done"], report["bad"]) == (7, 1)
 
 
+OPENVINO_AFTER_GSTREAMER = """
+from segclip_deploy.runtime.io.sources.gstreamer_sources import open_pipeline
+
+with open_pipeline("gst:videotestsrc num-buffers=2", print):
+    import openvino
+
+    print(len(list(openvino.PartialShape([1, 2]))))  # ends by an exception of C++
+"""
+
+
+@pytest.mark.faults
+def test_an_engine_in_cpp_may_be_opened_after_a_pipeline() -> None:
+    """libunwind, which GStreamer brings, once ended the process at the first exception of OpenVINO."""
+    command = [sys.executable, "-c", OPENVINO_AFTER_GSTREAMER]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (0, "2\n"), done.stderr
+
+
 # ---- live pipelines
 
 
