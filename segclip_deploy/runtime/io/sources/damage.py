@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-__all__ = ["Damage"]
+__all__ = ["Damage", "is_cut_off"]
 
 _HELD = 8  # frames; encoders reorder fewer
 _EMPTY = 16  # bytes of a packet that may say "as before" (MPEG-4 in AVI)
@@ -167,10 +167,7 @@ class Damage:
         last = self._times[-1] if self._times else 0.0
         covered = max(last, last - (self._begins or 0.0))
         gap = last - self._times[0] if self._times else 0.0
-        # A count may include frames that an edit list hides; Matroska has none, but says how long it lasts.
-        fewer, shorter = self.packets < promised, lasts - covered > 1.5 * gap
-        much_shorter = not promised and alone and lasts - covered > max(1.0, 2 * gap)
-        if (fewer and shorter) or much_shorter:
+        if is_cut_off(self.packets, promised, covered=covered, lasts=lasts, gap=gap, alone=alone):
             return f"cut off: {self.frames} frames in {covered:.1f} of {lasts:.1f} s"
         if self.lost:
             return (
@@ -181,3 +178,22 @@ class Damage:
 
     def _begin(self, number: int) -> None:
         self._since = number if self._since is None else min(self._since, number)
+
+
+def is_cut_off(
+    count: int, promised: int, *, covered: float, lasts: float, gap: float, alone: bool
+) -> bool:
+    """Whether a film ends before its header says so.
+
+    Args:
+        count: frames that came.
+        promised: by the header; 0: it does not say.
+        covered: seconds up to the last frame.
+        lasts: seconds, by the header; 0: it does not say.
+        gap: seconds between the last two frames.
+        alone: no sound lasts longer than the picture.
+    """
+    # A count may include frames that an edit list hides; Matroska has none, but says how long it lasts.
+    fewer, shorter = count < promised, lasts - covered > 1.5 * gap
+    much_shorter = not promised and alone and lasts - covered > max(1.0, 2 * gap)
+    return (fewer and shorter) or much_shorter

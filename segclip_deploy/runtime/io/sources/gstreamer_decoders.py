@@ -9,7 +9,7 @@ from typing import Any, Literal
 from segclip_deploy.errors import BadInput
 from segclip_deploy.runtime.formats.address import Address
 from segclip_deploy.runtime.io.sources.gstreamer_library import GStreamer
-from segclip_deploy.runtime.io.sources.gstreamer_pipeline import SINK, Failure
+from segclip_deploy.runtime.io.sources.gstreamer_pipeline import SINK, Told
 from segclip_deploy.runtime.io.sources.gstreamer_problems import has, install_decoders, lacking
 
 __all__ = ["Decoder", "decoding_pipeline"]
@@ -32,20 +32,18 @@ _HARDWARE = (
 _TAILS = {True: "nvvidconv ! video/x-raw,format=BGRx", False: "videoconvert"}
 
 
-def decoding_pipeline(
-    source: Path | Address, decoder: Decoder
-) -> Callable[[GStreamer, Failure], Any]:
+def decoding_pipeline(source: Path | Address, decoder: Decoder) -> Callable[[GStreamer, Told], Any]:
     """What makes the pipeline of a film, or of an RTSP camera, whose first video is decoded.
 
     videoconvert passes on what is read here; it converts what is not, such as frames of 10 bits.
     The function that is returned raises BadInput where the decoder is not here.
     """
 
-    def build(modules: GStreamer, failure: Failure) -> Any:
+    def build(modules: GStreamer, told: Told) -> Any:
         by_nv = decoder != "sw" and has(modules, _NV)
         if decoder == "nv" and not by_nv:
             raise lacking([_NV], source)
-        plan = _Plan(modules, failure, source, by_nv=by_nv, only_nv=decoder == "nv")
+        plan = _Plan(modules, told, source, by_nv=by_nv, only_nv=decoder == "nv")
         return plan.pipeline
 
     return build
@@ -57,14 +55,14 @@ class _Plan:
     def __init__(
         self,
         modules: GStreamer,
-        failure: Failure,
+        told: Told,
         source: Path | Address,
         *,
         by_nv: bool,
         only_nv: bool,
     ) -> None:
         gst = self._gst = modules.Gst
-        self._modules, self._failure, self._source = modules, failure, source
+        self._modules, self._told, self._source = modules, told, source
         self._by_nv, self._only_nv, self._linked = by_nv, only_nv, False
         self.pipeline = gst.Pipeline.new(None)
         self._tail = gst.parse_bin_from_description(f"{_TAILS[by_nv]} ! {SINK}", True)
@@ -107,7 +105,7 @@ class _Plan:
         self._linked = True
         factory = self._choose(caps)
         if factory is None:
-            self._failure.tell(
+            self._told.tell(
                 BadInput(
                     f"{_NV} does not decode {kind}"
                     if self._only_nv
@@ -125,6 +123,7 @@ class _Plan:
 
     def _ignore(self, pad: Any) -> None:
         """Sound, and all but the first video: taken, or the demuxer would call the film broken."""
+        self._told.alone = False
         sink = self._make("fakesink", sync=False)
         sink.set_property("async", False)
         self.pipeline.add(sink)

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from segclip_deploy.errors import BadInput
+from segclip_deploy.runtime.io.sources.damage import is_cut_off
 from segclip_deploy.runtime.io.sources.gstreamer_decoders import Decoder, decoding_pipeline
 from segclip_deploy.runtime.io.sources.gstreamer_pipeline import GstPipeline
 from segclip_deploy.runtime.io.sources.video import VideoFrame
@@ -26,11 +27,19 @@ def read_film(path: Path, decoder: Decoder, promised: int | None) -> Iterator[Vi
         MissingDependency: GStreamer is not here.
     """
     pipeline = GstPipeline(decoding_pipeline(path, decoder), path)
-    count = 0
+    count, times = 0, [0.0]
     try:
-        for count, frame in enumerate(pipeline.frames(), start=1):  # noqa: B007 (used below)
+        lasts = pipeline.lasts()
+        for frame in pipeline.frames():
             yield frame
+            count += 1
+            if frame.seconds is not None:
+                times = [times[-1], frame.seconds]
     finally:
         pipeline.close()
-    if promised is not None and count < promised:
-        raise BadInput(f"cut off: {count} of {promised} frames", where=path)
+    covered, gap = times[-1], times[-1] - times[0]
+    short = is_cut_off(
+        count, promised or 0, covered=covered, lasts=lasts, gap=gap, alone=pipeline.alone
+    )
+    if short:
+        raise BadInput(f"cut off: {count} frames in {covered:.1f} of {lasts:.1f} s", where=path)

@@ -29,7 +29,7 @@ from segclip_deploy.runtime.io.sources.gstreamer_zero_copy import take_as_decode
 from segclip_deploy.runtime.io.sources.rotation import Rotation
 from segclip_deploy.runtime.io.sources.video import VideoFrame
 
-__all__ = ["SINK", "Failure", "GstPipeline", "parse_pipeline"]
+__all__ = ["SINK", "GstPipeline", "Told", "parse_pipeline"]
 
 _OPEN_S = 10.0  # for its first frame, or until its camera answers
 _LIVE_S, _FILE_S = 5.0, 30.0  # what is silent for so long has vanished, or hangs
@@ -45,14 +45,16 @@ SINK = (
 """How a pipeline of ours ends, in the language of gst-launch."""
 
 
-class Failure:
-    """Why a pipeline cannot go on, told by its elements, or by callbacks in its own threads.
+class Told:
+    """What elements of a pipeline tell, and callbacks in its own threads.
 
     Attributes:
-        error: what is wrong; None as long as nothing is.
+        error: why it cannot go on; None as long as nothing is wrong.
+        alone: nothing but the video is in the stream.
     """
 
     error: BadInput | None = None
+    alone = True
 
     def tell(self, error: BadInput) -> None:
         """The first error stays."""
@@ -60,14 +62,14 @@ class Failure:
             self.error = error
 
 
-def parse_pipeline(text: str, where: object) -> Callable[[GStreamer, Failure], Any]:
+def parse_pipeline(text: str, where: object) -> Callable[[GStreamer, Told], Any]:
     """What makes the pipeline of a text in the language of gst-launch, with our appsink at its end.
 
     The function that is returned raises BadInput where the text names elements that are not
     installed, or cannot be understood.
     """
 
-    def build(modules: GStreamer, _failure: Failure) -> Any:
+    def build(modules: GStreamer, _told: Told) -> Any:
         gst = modules.Gst
         context = gst.ParseContext.new()
         reason = None
@@ -99,11 +101,11 @@ class GstPipeline:
         MissingDependency: GStreamer is not here.
     """
 
-    def __init__(self, build: Callable[[GStreamer, Failure], Any], where: object) -> None:
-        self._modules, self._where, self._failure = load_gstreamer(), where, Failure()
+    def __init__(self, build: Callable[[GStreamer, Told], Any], where: object) -> None:
+        self._modules, self._where, self._told = load_gstreamer(), where, Told()
         self._closed = False
         self._turn = Rotation()
-        self._pipeline = build(self._modules, self._failure)
+        self._pipeline = build(self._modules, self._told)
         self._sink = self._pipeline.get_by_name(_NAME)
         self._bus = self._pipeline.get_bus()
         take_as_decoded(self._sink.get_static_pad("sink"))
@@ -132,6 +134,17 @@ class GstPipeline:
             yield self._frame(sample)
         if first and not self._closed:
             raise BadInput("it ended before its first picture", where=self._where, fix=FIT)
+
+    def lasts(self) -> float:
+        """Seconds that its stream lasts by its header; 0: that does not say."""
+        gst = self._modules.Gst
+        known, duration = self._pipeline.query_duration(gst.Format.TIME)
+        return float(duration / gst.SECOND) if known else 0.0
+
+    @property
+    def alone(self) -> bool:
+        """Whether no sound lasts longer than the picture."""
+        return self._told.alone
 
     def close(self) -> None:
         """Stop it, whoever waits for its frames; again is allowed."""
@@ -193,10 +206,10 @@ class GstPipeline:
             if message.type == kinds.TAG:
                 self._turn = turn_of(self._modules, message.parse_tag()) or self._turn
             elif message.type == kinds.ERROR:
-                self._failure.tell(problem(self._modules, message, self._where))
+                self._told.tell(problem(self._modules, message, self._where))
             elif (what := missing_plugin(message)) is not None:
-                self._failure.tell(BadInput(what, where=self._where, fix=install_decoders()))
-        return self._failure.error
+                self._told.tell(BadInput(what, where=self._where, fix=install_decoders()))
+        return self._told.error
 
 
 class _Newest:

@@ -128,11 +128,23 @@ def test_a_film_is_turned_as_players_show_it(
 
 @pytest.mark.faults
 def test_a_film_that_was_cut_off_is_done_as_far_as_it_goes_and_said(tmp_path: Path) -> None:
-    film = make_film(tmp_path / "film.mp4", 50, movflags="faststart")
+    """A copy that was interrupted; Matroska has its header in front."""
+    film = make_film(tmp_path / "film.mkv", 75, bf="2")
+    assert len(list(read_film(film, "sw", None))) == 75
+    data = film.read_bytes()
+    film.write_bytes(data[: len(data) // 2])
     frames = []
-    with pytest.raises(BadInput, match=r"film\.mp4: cut off: 50 of 60 frames"):
-        frames.extend(read_film(film, "sw", 60))
-    assert len(frames) == 50
+    with pytest.raises(BadInput, match=r"film\.mkv: cut off: \d\d frames in 1\.\d of 3\.0 s"):
+        frames.extend(read_film(film, "sw", None))
+    assert 25 < len(frames) < 50
+
+
+def test_a_film_with_fewer_frames_than_its_header_counts_need_not_be_cut_off(
+    tmp_path: Path,
+) -> None:
+    """An edit list hides some; it lasts as long as it says."""
+    film = make_film(tmp_path / "film.mp4", 10)
+    assert len(list(read_film(film, "sw", 12))) == 10
 
 
 def test_a_film_without_a_picture_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
