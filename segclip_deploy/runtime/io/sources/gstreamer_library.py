@@ -13,7 +13,13 @@ from segclip_deploy.errors import MissingDependency, command
 
 __all__ = ["PACKAGES", "GStreamer", "install_elements", "load_gstreamer"]
 
-_TYPELIBS = "gir1.2-gst-plugins-base-1.0"  # depends on gir1.2-gstreamer-1.0
+_RUNTIME = (
+    "gir1.2-gst-plugins-base-1.0",  # depends on gir1.2-gstreamer-1.0
+    "gstreamer1.0-plugins-base",
+    "gstreamer1.0-plugins-good",
+    "gstreamer1.0-plugins-bad",
+    "gstreamer1.0-libav",
+)
 _TO_BUILD = ("libgirepository1.0-dev", "libcairo2-dev", "pkg-config", "gcc", "python3-dev")
 _JETPACK = "it comes with JetPack, package nvidia-l4t-gstreamer"
 _OF_JETPACK = ("nvargus", "nvv4l2", "nvvidconv", "nvjpeg", "nvcompositor", "nvdrm", "nvegl")
@@ -74,7 +80,7 @@ def load_gstreamer() -> GStreamer:
     except (ValueError, ImportError) as error:  # a namespace is not there
         raise MissingDependency(
             "a GStreamer source needs GStreamer's descriptions for Python, which are not installed",
-            fix=command(*_APT, _TYPELIBS, "gstreamer1.0-plugins-base", "gstreamer1.0-plugins-good"),
+            fix=command(*_APT, *_RUNTIME),
         ) from error
     gst.init(None)
     return GStreamer(gst, app, video, glib.Error)
@@ -111,5 +117,5 @@ def install_elements(elements: Sequence[str]) -> str:
 def _install_pygobject() -> str:
     """Debian's package where this Python looks into Debian's folder; otherwise it has to be built."""
     if any(place.endswith("dist-packages") for place in sys.path):
-        return command(*_APT, "python3-gi", _TYPELIBS)
-    return f"{command(*_APT, *_TO_BUILD, _TYPELIBS)} && {install_command('gstreamer')}"
+        return command(*_APT, "python3-gi", *_RUNTIME)
+    return f"{command(*_APT, *_TO_BUILD, *_RUNTIME)} && {install_command('gstreamer')}"

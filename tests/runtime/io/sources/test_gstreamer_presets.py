@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import sys
+
 import pytest
 
-from segclip_deploy.errors import BadInput
+from segclip_deploy._optional import install_command
+from segclip_deploy.errors import BadInput, MissingDependency
 from segclip_deploy.runtime.formats.address import display_name, hide_secrets
 from segclip_deploy.runtime.io.sources.gstreamer_presets import is_pipeline, pipeline_text
 
@@ -72,6 +75,30 @@ def test_a_source_that_stands_for_none_is_refused(source: str, said: str) -> Non
 
 def test_other_sources_are_no_pipelines() -> None:
     assert not any(map(is_pipeline, ("rtsp://host/x", "/dev/video0", "gst.mp4", "csi/0.png")))
+
+
+@pytest.mark.parametrize(
+    ("places", "remedy"),
+    [
+        (
+            ["/usr/lib/python3/dist-packages"],
+            "sudo apt-get install python3-gi gir1.2-gst-plugins-base-1.0",
+        ),
+        (["/home/me/venv/lib/python3.10/site-packages"], f"&& {install_command('gstreamer')}"),
+    ],
+)
+def test_without_pygobject_the_command_that_brings_it_is_said(
+    monkeypatch: pytest.MonkeyPatch, places: list[str], remedy: str
+) -> None:
+    """Debian's package only where this Python would find it."""
+    from segclip_deploy.runtime.io.sources import gstreamer_library
+
+    monkeypatch.setitem(sys.modules, "gi", None)
+    monkeypatch.setattr(sys, "path", places)
+    with pytest.raises(MissingDependency) as caught:
+        gstreamer_library.load_gstreamer()
+    assert remedy in str(caught.value)
+    assert "gstreamer1.0-plugins-good" in str(caught.value)
 
 
 SECRET = "s3cret"
