@@ -14,7 +14,7 @@ from segclip_deploy import __version__
 from segclip_deploy._optional import load, require
 from segclip_deploy.artifacts.engine import CpuDevice
 from segclip_deploy.errors import SegclipError
-from segclip_deploy.runtime.io.sources.gstreamer_library import load_gstreamer
+from segclip_deploy.runtime.io.sources.gstreamer_library import gstreamer_version
 from segclip_deploy.runtime.registry import TARGETS
 from segclip_deploy.runtime.targets.base import Target
 from segclip_deploy.runtime.targets.device import (
@@ -163,7 +163,8 @@ def examine(folder: Path) -> Machine:
         ),
         gpu=_or_none(lambda: find_gpu(why="TensorRT")),
         board=None if jetson is None else _board(jetson),
-        packages={name: _version(name) for name in _PACKAGES} | {"gstreamer": _gstreamer()},
+        packages={name: _version(name) for name in _PACKAGES}
+        | {"gstreamer": _or_none(gstreamer_version)},
         onnxruntime_providers=_providers(),
         targets={name: _report(target) for name, target in TARGETS.items()},
     )
@@ -207,11 +208,6 @@ def _version(module: str) -> str | None:
         return str(told).partition("-")[0]
     except PackageNotFoundError:
         return "of unknown version"
-
-
-def _gstreamer() -> str | None:
-    loaded = _or_none(load_gstreamer)
-    return loaded and ".".join(map(str, loaded.Gst.version()[:3]))
 
 
 def _providers() -> tuple[str, ...]:

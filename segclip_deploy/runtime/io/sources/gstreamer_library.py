@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from segclip_deploy._optional import install_command, load, require
 from segclip_deploy.errors import MissingDependency, command
 
-__all__ = ["PACKAGES", "GStreamer", "install_elements", "load_gstreamer"]
+__all__ = ["PACKAGES", "GStreamer", "gstreamer_version", "install_elements", "load_gstreamer"]
 
 _RUNTIME = (
     "gir1.2-gst-plugins-base-1.0",  # depends on gir1.2-gstreamer-1.0
@@ -61,11 +61,26 @@ class GStreamer(NamedTuple):
 
 
 def load_gstreamer() -> GStreamer:
-    """Import and start GStreamer.
+    """Import and start GStreamer, which keeps a list of its plugins in the user's cache directory.
 
     Raises:
         MissingDependency: PyGObject, or what it needs of GStreamer, is not installed.
     """
+    modules = _import_gstreamer()
+    modules.Gst.init(None)
+    return modules
+
+
+def gstreamer_version() -> str:
+    """Of the GStreamer that is here, which is not started.
+
+    Raises:
+        MissingDependency: as ``load_gstreamer``.
+    """
+    return ".".join(map(str, _import_gstreamer().Gst.version()[:3]))
+
+
+def _import_gstreamer() -> GStreamer:
     try:
         gi = require("gi", why="a GStreamer source", extra="gstreamer")
     except MissingDependency as error:
@@ -82,7 +97,6 @@ def load_gstreamer() -> GStreamer:
             "a GStreamer source needs GStreamer's descriptions for Python, which are not installed",
             fix=command(*_APT, *_RUNTIME),
         ) from error
-    gst.init(None)
     return GStreamer(gst, app, video, glib.Error)
 
 
