@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import cache
@@ -27,11 +26,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Skip, and say why, what needs data or a GPU that is not here."""
     absent = pytest.mark.skip(reason=f"needs {SHARED}, which is absent")
     obstacle = _gpu_obstacle()
-    no_ros = pytest.mark.skip(reason="needs ROS 2 (rclpy), which is not installed: docs/ros.md")
-    has_ros = importlib.util.find_spec("rclpy") is not None
     for item in items:
-        if not has_ros and item.get_closest_marker("ros"):
-            item.add_marker(no_ros)
         if "shared" in item.keywords and not SHARED.is_dir():
             item.add_marker(absent)
         if obstacle and item.get_closest_marker("gpu"):

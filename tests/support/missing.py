@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Callable
 from functools import cache
 
@@ -26,7 +27,13 @@ def _gstreamer() -> str | None:
     return f"GStreamer has no {', '.join(lacking)}" if lacking else None
 
 
+def _ros() -> str | None:
+    """Why tests marked ``ros`` cannot run."""
+    return None if importlib.util.find_spec("rclpy") else "ROS 2 (rclpy) is not installed"
+
+
 OBSTACLES: dict[str, tuple[Callable[[], str | None], str]] = {
     "gstreamer": (_gstreamer, "make gstreamer"),
+    "ros": (_ros, "docs/ros.md"),
 }
-"""By marker: what is in the way of its tests, if anything, and the command that removes it."""
+"""By marker: what is in the way of its tests, if anything, and what removes it."""

@@ -62,7 +62,7 @@ class TopicSource:
         status: FlightStatus,
         say: Say,
     ) -> None:
-        self.live, self.reconnects = not reliable, 0
+        self.live, self.reconnects, self.dropped = not reliable, 0, 0
         self._given = topic  # ROS remaps what it is given, and would remap a remapped name again
         try:
             self.topic = node.node.resolve_topic_name(topic)
