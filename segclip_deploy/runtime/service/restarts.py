@@ -70,7 +70,8 @@ class EndlessCamera:
     total: int | None = None
 
     def __init__(self, source: Source, first: int, say: Say, *, patience_s: float = 60.0) -> None:
-        self._source, self._first, self.reconnects = source, first, 0
+        self._source, self._first = source, first
+        self.reconnects = self.dropped = 0
         self._say, self._patience_s = say, patience_s
 
     def shots(self, stop: threading.Event) -> Iterator[Shot | Unreadable]:
@@ -83,7 +84,7 @@ class EndlessCamera:
         while not stop.is_set():
             try:
                 for shot in self._source.shots(stop):
-                    self.reconnects = self._source.reconnects
+                    self.reconnects, self.dropped = self._source.reconnects, self._source.dropped
                     yield self._numbered(shot) if isinstance(shot, Shot) else shot
             except BadInput as error:  # only before the first frame
                 if time.perf_counter() + wait > end:
