@@ -8,11 +8,12 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from segclip_deploy.errors import BadInput
-from segclip_deploy.runtime.formats.address import Address, display_name
+from segclip_deploy.runtime.formats.address import PIPELINE, Address, display_name
 from segclip_deploy.runtime.inference.frame import Frame
 from segclip_deploy.runtime.io.sources.base import Shot, Unreadable
 from segclip_deploy.runtime.io.sources.gstreamer_decoders import Decoder, decoding_pipeline
-from segclip_deploy.runtime.io.sources.gstreamer_pipeline import GstPipeline, parse_pipeline
+from segclip_deploy.runtime.io.sources.gstreamer_library import load_gstreamer
+from segclip_deploy.runtime.io.sources.gstreamer_pipeline import GstPipeline, Told, parse_pipeline
 from segclip_deploy.runtime.io.sources.gstreamer_presets import pipeline_text
 from segclip_deploy.runtime.io.sources.live import LiveSource
 from segclip_deploy.runtime.io.sources.video import VideoFrame
@@ -63,19 +64,17 @@ class EndingPipeline:
 
 
 class _Camera:
-    """A live pipeline, opened at once and, for each return of a camera that vanished, anew."""
+    """A live pipeline; for each return of a camera that vanished it is opened anew."""
 
-    def __init__(self, opened: GstPipeline, reopen: Callable[[], GstPipeline]) -> None:
-        self._pipeline, self._reopen = opened, reopen
-        self._fresh, self._closed = True, False
+    def __init__(self, opened: GstPipeline | None, reopen: Callable[[], GstPipeline]) -> None:
+        self._opened, self._reopen, self._closed = opened, reopen, False
+        self._pipeline = opened
 
     def read(self, _url: str) -> Iterator[VideoFrame]:
         """Frames until it vanishes."""
         if self._closed:
             return
-        if not self._fresh:
-            self._pipeline = self._reopen()
-        self._fresh = False
+        self._pipeline, self._opened = self._opened or self._reopen(), None
         try:
             yield from self._pipeline.frames()
         finally:
@@ -84,7 +83,8 @@ class _Camera:
     def close(self) -> None:
         """Stop it, whoever waits for its frames, for good."""
         self._closed = True
-        self._pipeline.close()
+        if self._pipeline is not None:
+            self._pipeline.close()
 
 
 @contextmanager
@@ -103,6 +103,11 @@ def open_pipeline(
     def open_it() -> GstPipeline:
         return GstPipeline(build, shown)
 
+    if not source.startswith(PIPELINE):  # a camera: a service may start before it is there
+        build(load_gstreamer(), Told())  # but not without its elements
+        with _live(None, open_it, source, report) as live:
+            yield live
+        return
     pipeline = open_it()
     if pipeline.live:
         with _live(pipeline, open_it, source, report) as live:
@@ -133,7 +138,10 @@ def open_camera(url: str, decoder: Decoder, report: Callable[[str], None]) -> It
 
 @contextmanager
 def _live(
-    opened: GstPipeline, reopen: Callable[[], GstPipeline], url: str, report: Callable[[str], None]
+    opened: GstPipeline | None,
+    reopen: Callable[[], GstPipeline],
+    url: str,
+    report: Callable[[str], None],
 ) -> Iterator[LiveSource]:
     camera = _Camera(opened, reopen)
     try:

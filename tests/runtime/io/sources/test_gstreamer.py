@@ -444,8 +444,13 @@ def test_a_camera_dies_and_returns(way: Any, monkeypatch: pytest.MonkeyPatch) ->
     ],
 )
 def test_what_cannot_be_opened_is_one_line(source: str, said: str) -> None:
-    with pytest.raises(BadInput) as caught, opened(source):
-        pass
+    def start() -> None:
+        with opened(source) as found:
+            assert source == "usb:99"  # a camera may come later, which a service waits for
+            next(found.shots(NEVER))
+
+    with pytest.raises(BadInput) as caught:
+        start()
     line = str(caught.value)
     assert said in line
     assert "\n" not in line
