@@ -87,8 +87,9 @@ def check_values(
     deadline_ms: float | None,
     margin_below: int | None,
     max_megapixels: float | None,
+    decoder: str | None,
 ) -> None:
-    """Accept numbers of ``run``.
+    """Accept numbers and words of ``run``.
 
     Raises:
         UsageError: one that is none.
@@ -97,6 +98,7 @@ def check_values(
     check_above("--deadline-ms", deadline_ms, 0)
     check_range("--margin-below", margin_below, 1, 255)
     check_above("--max-megapixels", max_megapixels, 0)
+    check_choice("--decoder", decoder, ("nv", "sw", "auto"))
 
 
 def check_endless(

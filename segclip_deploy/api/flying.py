@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Callable, Iterator
 from contextlib import ExitStack, nullcontext
 from pathlib import Path
 from threading import Event
@@ -12,24 +10,22 @@ from typing import TYPE_CHECKING, Literal
 from segclip_deploy.api._arguments import (
     AnyPath,
     AnyPaths,
-    check_choice,
     check_endless,
     check_values,
     texts_of,
 )
-from segclip_deploy.errors import BadInput, SegclipError, UsageError
-from segclip_deploy.progress import Report, Say, saying, silent
+from segclip_deploy.api._run_parts import (
+    fly,
+    open_endless,
+    open_films,
+    open_lines,
+    open_source,
+)
+from segclip_deploy.errors import GpuAbsent, GpuRefused, UsageError
+from segclip_deploy.progress import Report, saying, silent
 
 if TYPE_CHECKING:
-    from segclip_deploy.runtime.inference.segmenter import Segmenter
-    from segclip_deploy.runtime.io.sinks.lines import LineFile
-    from segclip_deploy.runtime.io.sinks.mcap_sink import McapSink
-    from segclip_deploy.runtime.io.sinks.video_sink import VideoSink
-    from segclip_deploy.runtime.io.sources.base import Source
-    from segclip_deploy.runtime.io.sources.opening import Found
-    from segclip_deploy.runtime.service.endless import EndlessRun
     from segclip_deploy.runtime.streaming.result import RunResult
-    from segclip_deploy.runtime.streaming.run import Outcome, Run
 
 __all__ = ["run"]
 
@@ -120,20 +116,17 @@ def run(
         >>> result.complete, result.summary.done
         (True, 1)
     """
-    check_values(threads, deadline_ms, margin_below, max_megapixels)
+    check_values(threads, deadline_ms, margin_below, max_megapixels, decoder)
     if service:
         check_endless(keep=keep, video=video, mcap=mcap, jsonl=jsonl)
-    check_choice("--decoder", decoder, ("nv", "sw", "auto"))
     from tempfile import TemporaryDirectory
 
     from segclip_deploy.runtime.io.raster.source import Reading
     from segclip_deploy.runtime.io.sinks.base import FanOut
     from segclip_deploy.runtime.io.sinks.folder import FolderSink
     from segclip_deploy.runtime.io.sources.opening import find_sources
-    from segclip_deploy.runtime.io.sources.placed import PlacedSource
-    from segclip_deploy.runtime.io.telemetry.mavlink import open_telemetry
     from segclip_deploy.runtime.open_engine import engine_sha256, open_segmenter
-    from segclip_deploy.runtime.service.restarts import lost_when_refused, wait_for_devices
+    from segclip_deploy.runtime.service.restarts import lost_when, wait_for_devices
     from segclip_deploy.runtime.streaming.rasters import RasterOptions, run_rasters, split_rasters
     from segclip_deploy.runtime.streaming.result import RunResult, RunStopped
     from segclip_deploy.runtime.streaming.run import Run
@@ -142,37 +135,33 @@ def run(
     reading = Reading(bands, scale, keep_scale, ignore_alpha, allow_remote)
     options = RasterOptions(reading, polygons, seam_score)
     with ExitStack() as stack:
-        endless = _endless(out, keep, say, stack) if service else None
+        endless = open_endless(out, keep, say, stack) if service else None
         if endless:
             wait_for_devices(texts_of(sources), stop, say)
         fetched = Path(stack.enter_context(TemporaryDirectory(prefix="segclip-deploy.")))
         found = find_sources(texts_of(sources), out, folder=fetched, report=say)
-        if video is not None and Path(video).resolve() in [f.path.resolve() for f in found.files]:
-            raise BadInput("the overlays would overwrite a source", where=video)
         recorded = bool(found.recordings)
         frames, rasters = split_rasters(found.files, options, recordings=recorded)
         for option, given in {"--healthy-only": healthy_only, "--service": service}.items():
             if given and rasters:
                 raise UsageError(f"{option} is for frames", where=rasters[0].shown)
-        source: Source = stack.enter_context(
-            found.open(
-                frames,
-                say,
-                reading=reading,
-                max_megapixels=max_megapixels,
-                topic=topic,
-                decoder=decoder,
-            )
+        source = open_source(
+            found,
+            frames,
+            stack,
+            say,
+            reading=reading,
+            max_megapixels=max_megapixels,
+            topic=topic,
+            decoder=decoder,
+            telemetry=telemetry,
+            endless=endless,
         )
-        source = endless.number(source) if endless else source
-        if telemetry is not None:
-            track = stack.enter_context(open_telemetry(telemetry, report=say))
-            source = PlacedSource(source, track, report=say)
-        videos = _videos(video)
+        films = open_films(video, mcap, found, say, overlays=not no_overlay)
         if endless:
             preflight, keep = True, endless.keep
             endless.heartbeat.stage(f"opening and verifying {engine}")
-        with lost_when_refused() if service else nullcontext():
+        with lost_when(GpuAbsent, GpuRefused) if service else nullcontext():
             segmenter = stack.enter_context(
                 open_segmenter(engine, overlap=overlap, threads=threads, preflight=preflight)
             )
@@ -180,12 +169,11 @@ def run(
         folder = FolderSink(
             out,
             overlays=not no_overlay,
-            lines=_lines(jsonl, stack),
+            lines=open_lines(jsonl, stack),
             keep=keep,
             log=endless.log(source) if endless else None,
         )
-        recordings = _recordings(mcap, not no_overlay, found, say)
-        sink = FanOut(folder, *videos, *recordings, *([endless.heartbeat] if endless else []))
+        sink = FanOut(folder, *films, *([endless.heartbeat] if endless else []))
         if endless:
             endless.heartbeat.stage("waiting for the first frame")
         flight = Run(
@@ -198,7 +186,7 @@ def run(
             stop=stop,
         )
         stack.enter_context(sink)
-        failed, ended = _fly(flight, source.total, segmenter, report, service=service)
+        failed, ended = fly(flight, source.total, segmenter, report, service=service)
         left = [] if ended or stop.is_set() else rasters
         done, bad = run_rasters(
             segmenter,
@@ -224,82 +212,3 @@ def run(
     if ended is not None:
         raise RunStopped(ended, result) from ended
     return result
-
-
-def _endless(out: Path, keep: int | None, say: Say, stack: ExitStack) -> EndlessRun:
-    """The parts of a service, with the manager that listens, if one does."""
-    from segclip_deploy.runtime.service.endless import EndlessRun
-    from segclip_deploy.runtime.service.notify import open_notifier
-
-    assert keep is not None  # check_endless
-    notifier = open_notifier()
-    if notifier:
-        stack.enter_context(notifier)
-    return EndlessRun(out, keep, notifier, say)
-
-
-def _videos(path: AnyPath | None) -> list[VideoSink]:
-    from segclip_deploy.runtime.io.sinks.video_sink import VideoSink
-
-    return [] if path is None else [VideoSink(Path(path))]
-
-
-def _recordings(
-    path: AnyPath | None, overlays: bool, found: Found, say: Callable[[str], None]
-) -> list[McapSink]:
-    from segclip_deploy.runtime.io.sinks.mcap_sink import McapSink
-
-    if path is None:
-        return []
-    if Path(path).resolve() in [one.path.resolve() for one in found.recordings]:
-        raise BadInput("the labels would overwrite a source", where=path)
-    return [McapSink(Path(path), overlays=overlays, report=say)]
-
-
-def _lines(jsonl: AnyPath | None, stack: ExitStack) -> LineFile | None:
-    from segclip_deploy.runtime.io.sinks.lines import LineFile
-
-    if jsonl is None:
-        return None
-    if jsonl == "-":
-        stdout = sys.stdout.buffer
-        return LineFile(getattr(stdout, "raw", stdout), "--jsonl -")
-    return LineFile(stack.enter_context(Path(jsonl).open("wb", buffering=0)), str(jsonl))
-
-
-def _fly(
-    flight: Run, total: int | None, segmenter: Segmenter, report: Report, *, service: bool
-) -> tuple[list[Outcome], SegclipError | OSError | None]:
-    """Run to the end: the bad frames, and what ended it early, if anything."""
-    from segclip_deploy.runtime.inference.window_fit import fit_hint
-    from segclip_deploy.runtime.io.telemetry.exif import scale_warning
-
-    failed: list[Outcome] = []
-    warning, say = None, saying(report)
-    first = True  # a camera's frames have one size, so its first says all
-    try:
-        for count, outcome in enumerate(_told(flight, service=service), start=1):
-            if outcome.error is not None:
-                failed.append(outcome)
-                say(f"error: {outcome.error}")
-            elif outcome.shot is not None and warning is None:
-                warning = scale_warning(outcome.shot.capture, segmenter.vocabulary)
-                if warning is not None:
-                    say(f"warning: {outcome.source}: {warning}")
-            if outcome.shot is not None and first:
-                first = False
-                height, width = outcome.shot.frame.pixels.shape[:2]
-                if hint := fit_hint(segmenter.grid(height, width)):
-                    say(f"hint: {hint}")
-            report("segmenting frames", count, total or 0)
-    except (SegclipError, OSError) as error:
-        return failed, error
-    return failed, None
-
-
-def _told(flight: Run, *, service: bool) -> Iterator[Outcome]:
-    """Outcomes of a flight; of a service, a GPU that refuses ends it as one that is lost."""
-    from segclip_deploy.runtime.service.restarts import lost_when_refused
-
-    with lost_when_refused() if service else nullcontext():
-        yield from flight

@@ -83,16 +83,19 @@ def service(engine: AnyPath, sources: AnyPaths, *, out: AnyPath, **options: Any)
         options["deadline_ms"],
         options["margin_below"],
         options["max_megapixels"],
+        options["decoder"],
     )
     check_endless(keep=options["keep"], video=None, mcap=None, jsonl=options["jsonl"])
     from segclip_deploy.runtime.formats.address import display_name
+    from segclip_deploy.runtime.io.sources.gstreamer_presets import is_pipeline
     from segclip_deploy.runtime.io.sources.live import is_live
     from segclip_deploy.runtime.open_engine import is_threaded
     from segclip_deploy.runtime.service.unit import make_unit
 
     named = texts_of(sources)
     for source in named:
-        later = is_live(source) or source.startswith("/dev/")  # a camera may come later
+        # A camera may come later.
+        later = is_live(source) or is_pipeline(source) or source.startswith("/dev/")
         if not later and not Path(source).exists():
             raise BadInput("no such file or folder", where=display_name(source))
     on_gpu = not is_threaded(Path(engine))

@@ -378,7 +378,7 @@ def test_a_source_and_another_name_are_refused(tmp_path: Path) -> None:
     source = made.write_mcap(tmp_path / "flight.mcap", made.images(1))
     before = source.read_bytes()
     done = run(source, "-o", tmp_path / "out", "--mcap", source, code=1)
-    assert "flight.mcap: the labels would overwrite a source" in done.stderr
+    assert "flight.mcap: the results would overwrite a source" in done.stderr
     assert source.read_bytes() == before
     done = run(source, "-o", tmp_path / "out", "--mcap", tmp_path / "a.bag", code=1)
     assert "a.bag: a recording is named NAME.mcap" in done.stderr

@@ -247,6 +247,19 @@ def test_a_gpu_that_refuses_is_worth_a_restart(
     assert call("run", engine, source, "-o", out, *KEEP, "--service").exit_code == 4
 
 
+@pytest.mark.gstreamer
+@pytest.mark.faults
+def test_a_pipeline_whose_camera_is_absent_is_worth_a_restart(
+    engine: Path, fake_engine: None, tmp_path: Path
+) -> None:
+    """systemd starts it anew for ever, and one start will find the camera."""
+    words = ("run", engine, "gst:v4l2src device=/dev/video97", "-o", tmp_path / "out")
+    assert call(*words).exit_code == 1
+    result = call(*words, *KEEP, "--service")
+    assert result.exit_code == 4
+    assert "/dev/video97" in result.stderr
+
+
 def test_a_bug_in_a_service_is_worth_a_restart(
     engine: Path, fake_engine: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

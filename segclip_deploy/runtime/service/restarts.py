@@ -10,18 +10,21 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
-from segclip_deploy.errors import BadInput, DeviceLost, GpuAbsent, GpuRefused, SegclipError
+from segclip_deploy.errors import BadInput, DeviceLost, SegclipError
 from segclip_deploy.progress import Say
 from segclip_deploy.runtime.io.sources.base import Shot, Source, Unreadable
 
-__all__ = ["EndlessCamera", "lost_when_refused", "wait_for_devices"]
+__all__ = ["EndlessCamera", "lost_when", "wait_for_devices"]
 
 _FIRST_WAIT_S, _LONGEST_WAIT_S = 0.5, 8.0  # between attempts to reach a camera
 
 
 @contextmanager
-def lost_when_refused() -> Iterator[None]:
-    """Make errors of a GPU that a later start may not have a ``DeviceLost``: systemd then starts anew.
+def lost_when(*kinds: type[SegclipError]) -> Iterator[None]:
+    """Make errors that a later start may not have a ``DeviceLost``: systemd then starts anew.
+
+    Args:
+        kinds: of errors: a GPU that is absent or refuses, a camera that is not there.
 
     Raises:
         DeviceLost: in the place of one of them.
@@ -30,7 +33,7 @@ def lost_when_refused() -> Iterator[None]:
         yield
     except SegclipError as error:
         causes = (error, error.__cause__)  # an engine's error is raised anew with its path
-        if not any(isinstance(cause, GpuAbsent | GpuRefused) for cause in causes):
+        if not any(isinstance(cause, kinds) for cause in causes):
             raise
         raise DeviceLost(error.what, where=error.where, fix=error.fix) from error
 

@@ -99,7 +99,11 @@ def lines_of(unit: Any) -> dict[str, str]:
 
 @pytest.mark.skipif(not shutil.which("systemd-analyze"), reason="systemd is not installed")
 @pytest.mark.parametrize(
-    "source", ["/dev/video7", "rtsp://u:p@10.0.0.2/main?a=$b%c", "{tmp}/in put"]
+    "source",
+    [
+        *("/dev/video7", "rtsp://u:p@10.0.0.2/main?a=$b%c", "{tmp}/in put", "csi:0?width=1280"),
+        "gst:videotestsrc ! video/x-raw,width=64 ! videoflip",
+    ],
 )
 def test_systemd_finds_nothing_wrong_with_the_unit(
     engine: Path, source: str, tmp_path: Path
@@ -149,6 +153,8 @@ def test_the_unit_says_what_a_service_needs(engine: Path, tmp_path: Path) -> Non
         ("/dev/null", None),  # root's
         ("/dev/video9", "video"),
         ("/dev/ttyTHS1", "dialout"),
+        ("csi:0", "video"),
+        ("usb:0", "video"),
         ("rtsp://10.0.0.2/main", None),
     ],
 )
@@ -159,8 +165,9 @@ def test_the_groups_are_those_of_the_source(
     assert lines_of(unit).get("SupplementaryGroups") == groups
 
 
-def test_a_password_stays_out_of_the_unit(engine: Path, tmp_path: Path) -> None:
-    secret = "rtsp://user:hunter2@10.0.0.2/main?token=tok"
+@pytest.mark.parametrize("source", ["{secret}", "gst:rtspsrc location={secret} ! decodebin"])
+def test_a_password_stays_out_of_the_unit(source: str, engine: Path, tmp_path: Path) -> None:
+    secret = source.format(secret="rtsp://user:hunter2@10.0.0.2/main?token=tok")
     unit = api.service(engine, secret, out=tmp_path / "out", keep=10**10)
     assert "hunter2" not in str(unit.to_json())
     assert "tok" not in unit.text.replace("token=", "").replace("?***", "")
