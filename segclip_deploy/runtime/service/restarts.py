@@ -13,10 +13,9 @@ from pathlib import Path
 from segclip_deploy.errors import BadInput, DeviceLost, SegclipError
 from segclip_deploy.progress import Say
 from segclip_deploy.runtime.io.sources.base import Shot, Source, Unreadable
+from segclip_deploy.runtime.io.sources.live import next_wait
 
 __all__ = ["EndlessCamera", "lost_when", "wait_for_devices"]
-
-_FIRST_WAIT_S, _LONGEST_WAIT_S = 0.5, 8.0  # between attempts to reach a camera
 
 
 @contextmanager
@@ -48,13 +47,13 @@ def wait_for_devices(
     """
     end = time.perf_counter() + patience_s
     for source in sources:
-        wait = _FIRST_WAIT_S
+        wait = next_wait()
         while source.startswith("/dev/") and not Path(source).exists() and not stop.is_set():
             if time.perf_counter() + wait > end:
                 raise DeviceLost("no such device", where=source)
             say(f"{source}: no such device; trying again in {wait:g} s")
             stop.wait(wait)
-            wait = min(2 * wait, _LONGEST_WAIT_S)
+            wait = next_wait(wait)
 
 
 class EndlessCamera:
@@ -83,7 +82,7 @@ class EndlessCamera:
         Raises:
             DeviceLost: the camera is not there, or was away, for longer than the patience.
         """
-        wait, end = _FIRST_WAIT_S, time.perf_counter() + self._patience_s
+        wait, end = next_wait(), time.perf_counter() + self._patience_s
         while not stop.is_set():
             try:
                 for shot in self._source.shots(stop):
@@ -96,7 +95,7 @@ class EndlessCamera:
             else:
                 return
             stop.wait(wait)
-            wait = min(2 * wait, _LONGEST_WAIT_S)
+            wait = next_wait(wait)
 
     def _numbered(self, shot: Shot) -> Shot:
         index = shot.index + self._first

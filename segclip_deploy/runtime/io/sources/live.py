@@ -15,7 +15,7 @@ from segclip_deploy.runtime.io.sources.base import Shot, Unreadable
 from segclip_deploy.runtime.io.sources.video import VideoFrame, read_live
 from segclip_deploy.runtime.io.telemetry.capture import Capture
 
-__all__ = ["LiveSource", "is_live"]
+__all__ = ["LiveSource", "is_live", "next_wait"]
 
 _FIRST_WAIT_S, _LONGEST_WAIT_S = 0.5, 8.0  # between attempts to reach a camera
 
@@ -56,7 +56,7 @@ class LiveSource:
             DeviceLost: it was away for longer than the patience.
         """
         index, first, seen = 0, time.perf_counter(), 0.0
-        wait, lost = _FIRST_WAIT_S, False
+        wait, lost = next_wait(), False
         while not stop.is_set():
             reason = "it has ended"
             started = time.perf_counter()
@@ -66,7 +66,7 @@ class LiveSource:
                     if lost:
                         self.reconnects += 1
                         self.report(f"{self.address}: there again")
-                    wait, lost = _FIRST_WAIT_S, False
+                    wait, lost = next_wait(), False
                     self.dropped += found.dropped
                     index += found.dropped
                     yield self._shot(found, index, now - first, 1e3 * (now - started), now)
@@ -88,7 +88,7 @@ class LiveSource:
             self.report(f"{self.address}: vanished ({reason}); trying again in {wait:g} s")
             lost = True
             stop.wait(wait)
-            wait = min(2 * wait, _LONGEST_WAIT_S)
+            wait = next_wait(wait)
 
     def _shot(
         self, found: VideoFrame, index: int, seconds: float, read_ms: float, clock: float
@@ -100,6 +100,11 @@ class LiveSource:
         return Shot(
             frame, f"live_{index:06d}", index, capture, seconds, read_ms, taken, found.damaged
         )
+
+
+def next_wait(last: float | None = None) -> float:
+    """Seconds until the next attempt to reach a camera, after ``last`` before it: half one, doubled up to 8."""
+    return _FIRST_WAIT_S if last is None else min(2 * last, _LONGEST_WAIT_S)
 
 
 def is_live(source: str) -> bool:
