@@ -20,6 +20,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from segclip_deploy.api._arguments import FLIGHT_ONLY
     from segclip_deploy.api.building import build_engine, verify
     from segclip_deploy.api.exporting import export, set_texts
     from segclip_deploy.api.flying import run
@@ -65,6 +66,7 @@ if TYPE_CHECKING:
     from segclip_deploy.tradeoff.sweep import Steps
 
 _HOMES = {
+    "api._arguments": ("FLIGHT_ONLY",),
     "api.building": ("build_engine", "verify"),
     "api.exporting": ("export", "set_texts"),
     "api.flying": ("run",),
@@ -112,6 +114,7 @@ _HOMES = {
 _HOME = {name: home for home, names in _HOMES.items() for name in names}
 
 __all__ = [
+    "FLIGHT_ONLY",
     "LAYOUT_NAMES",
     "METHOD_NAMES",
     "POWER_COMMAND",

@@ -9,6 +9,7 @@ from typing import TypeAlias
 from segclip_deploy.errors import UsageError
 
 __all__ = [
+    "FLIGHT_ONLY",
     "TORCH_DEVICES",
     "AnyPath",
     "AnyPaths",
@@ -27,6 +28,12 @@ TORCH_DEVICES = ("auto", "cpu", "cuda")
 
 AnyPath: TypeAlias = "str | Path"
 AnyPaths: TypeAlias = "str | Path | Iterable[str | Path]"
+
+FLIGHT_ONLY = (
+    *("service", "preflight", "stop", "report"),
+    *("video", "mcap", "polygons", "seam_score", "keep_scale", "allow_remote"),
+)
+"""Parameters of ``run`` that a unit has no use for: it implies the first two, and writes no rasters."""
 
 
 def optional_path(path: AnyPath | None) -> Path | None:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ParamSpec
 
 from segclip_deploy.api._arguments import (
+    FLIGHT_ONLY,
     AnyPath,
     AnyPaths,
     check_endless,
@@ -25,12 +26,6 @@ __all__ = ["service"]
 
 P = ParamSpec("P")
 
-_OF_A_FLIGHT = (
-    *("service", "preflight", "stop", "report"),
-    *("video", "mcap", "polygons", "seam_score", "keep_scale", "allow_remote"),
-)
-"""Parameters of ``run`` that a unit has no use for: it implies the first two, and writes no rasters."""
-
 
 def _with_parameters_of(
     verb: Callable[P, object],
@@ -39,7 +34,7 @@ def _with_parameters_of(
 
     def decorate(function: Callable[..., ServiceUnit]) -> Callable[P, ServiceUnit]:
         signature = inspect.signature(verb)
-        kept = [p for name, p in signature.parameters.items() if name not in _OF_A_FLIGHT]
+        kept = [p for name, p in signature.parameters.items() if name not in FLIGHT_ONLY]
 
         @wraps(function)
         def decorated(*args: P.args, **options: P.kwargs) -> ServiceUnit:

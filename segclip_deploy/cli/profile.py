@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from statistics import median
 from typing import Any
 
 import click
@@ -89,6 +88,8 @@ def _print(found: api.ProfileRecord) -> None:
 
 def _print_cold(how: str, starts: Sequence[float]) -> None:
     if starts:
+        from statistics import median  # slow to import, and --help never needs it
+
         click.echo(
             f"first label map of a new process{how}: {median(starts):.0f} ms, "
             f"median of {len(starts)} (first {starts[0]:.0f})"

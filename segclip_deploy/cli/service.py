@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from inspect import signature
 from typing import Any
 
 import click
@@ -15,7 +14,7 @@ from segclip_deploy.cli.run import run
 __all__ = ["service"]
 
 
-@click.command(params=[p for p in run.params if p.name in signature(api.service).parameters])
+@click.command(params=[p for p in run.params if p.name not in ("as_json", *api.FLIGHT_ONLY)])
 @click.option("--print", "shown", is_flag=True, help="Print the unit on stdout.")
 @json_option
 def service(shown: bool, as_json: bool, **options: Any) -> None:

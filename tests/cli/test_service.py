@@ -355,10 +355,9 @@ def test_a_signal_before_the_first_frame_ends_the_run_at_once(
 
 def test_the_service_verb_and_run_name_the_same_options(engine: Path) -> None:
     """What run learns a unit may have, too, unless it is for flights."""
-    from segclip_deploy.api import serving
 
     run, unit = ({p.name for p in command.params} for command in commands())
-    assert run - unit == {*serving._OF_A_FLIGHT} - {"stop", "report"}
+    assert run - unit == {*api.FLIGHT_ONLY} - {"stop", "report"}
     assert unit - run == {"shown"}
     assert callable(api.service)
 
