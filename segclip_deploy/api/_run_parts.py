@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, nullcontext
@@ -86,10 +87,12 @@ def open_films(
     from segclip_deploy.runtime.io.sinks.mcap_sink import McapSink
     from segclip_deploy.runtime.io.sinks.video_sink import VideoSink
 
-    sources = [file.path.resolve() for file in found.files]
-    sources += [recording.path.resolve() for recording in found.recordings]
-    for path in (video, mcap):
-        if path is not None and Path(path).resolve() in sources:
+    named = [path for path in (video, mcap) if path is not None]
+    paths = [file.path for file in found.files] + [one.path for one in found.recordings]
+    # Not resolve(): it fails where links lead round.
+    sources = {os.path.realpath(path) for path in paths} if named else set()
+    for path in named:
+        if os.path.realpath(path) in sources:
             raise BadInput("the results would overwrite a source", where=path)
     sinks: list[Sink] = [] if video is None else [VideoSink(Path(video))]
     if mcap is not None:

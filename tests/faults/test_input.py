@@ -94,7 +94,8 @@ def test_a_folder_of_everything_is_done_as_far_as_it_can_be(
     os.mkfifo(source / "pipe.tif")
     (source / "empty.tif").write_bytes(b"")
     (source / "cut.tif").write_bytes(tiff_of(64, 64)[:60])
-    done = segclip("run", tiny_bundle, source, "-o", tmp_path / "out", "--json")
+    mcap = ("--mcap", tmp_path / "out.mcap")  # which is compared with every source
+    done = segclip("run", tiny_bundle, source, "-o", tmp_path / "out", *mcap, "--json")
     assert done.returncode == 1, done.stderr
     report = json.loads(done.stdout)
     assert report["done"] == 4
