@@ -23,6 +23,7 @@ __all__ = [
     "evaluation_option",
     "floors_option",
     "json_option",
+    "labelling_options",
     "layout_option",
     "model_option",
     "overlap_option",
@@ -89,6 +90,39 @@ checkpoint_option = click.option(
 def dataset_options(command: F) -> F:
     """How a dataset lies."""
     return layout_option(_MASK_SUFFIX(command))
+
+
+def labelling_options(*, margin: str, unhealthy: str) -> Callable[[F], F]:
+    """How frames are labelled as they come.
+
+    Args:
+        margin: where margins are written, as the help says it.
+        unhealthy: which frames get no labels, as the help says it.
+    """
+    options = (
+        overlap_option,
+        threads_option,
+        click.option(
+            "--preflight", is_flag=True, help="Verify the engine first; exit 3 if it fails."
+        ),
+        click.option(
+            "--deadline-ms", type=click.FloatRange(0, min_open=True), help="Leave out what is late."
+        ),
+        click.option(
+            "--margin-below",
+            type=click.IntRange(1, 255),
+            default=None,
+            help=f"No label (255) where the margin is smaller; 0-255 as in {margin}.",
+        ),
+        click.option("--healthy-only", is_flag=True, help=f"No labels for {unhealthy}."),
+    )
+
+    def decorate(command: F) -> F:
+        for option in reversed(options):
+            command = option(command)
+        return command
+
+    return decorate
 
 
 def torch_device_option(default: str | None, help_: str) -> Callable[[F], F]:

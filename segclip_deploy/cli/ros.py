@@ -11,8 +11,7 @@ from segclip_deploy.cli.options import (
     PATH,
     bands_option,
     json_option,
-    overlap_option,
-    threads_option,
+    labelling_options,
 )
 from segclip_deploy.cli.output import print_json, print_table, stop_at_signals
 from segclip_deploy.cli.progress import stage_bar
@@ -43,22 +42,9 @@ class _WithRosArguments(click.Command):
 @click.command(cls=_WithRosArguments)
 @click.argument("engine", type=PATH)
 @click.option("--image", required=True, metavar="TOPIC", help="Of the images to label.")
-@overlap_option
-@threads_option
-@click.option("--preflight", is_flag=True, help="Verify the engine first; exit 3 if it fails.")
-@click.option(
-    "--deadline-ms", type=click.FloatRange(0, min_open=True), help="Leave out what is late."
-)
-@click.option(
-    "--margin-below",
-    type=click.IntRange(1, 255),
-    default=None,
-    help="No label (255) where the margin is smaller; 0-255 as in ~/margin.",
-)
-@click.option(
-    "--healthy-only",
-    is_flag=True,
-    help="No labels for images that are dark, bright, blurred or unlike calibration's.",
+@labelling_options(
+    margin="~/margin",
+    unhealthy="images that are dark, bright, blurred or unlike calibration's",
 )
 @click.option("--overlay", is_flag=True, help="Publish ~/overlay, too.")
 @click.option("--margin", is_flag=True, help="Publish ~/margin, too.")

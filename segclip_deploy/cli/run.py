@@ -14,10 +14,9 @@ from segclip_deploy import api
 from segclip_deploy.cli.options import (
     PATH,
     json_option,
-    overlap_option,
+    labelling_options,
     reading_options,
     storage,
-    threads_option,
 )
 from segclip_deploy.cli.output import print_json, print_table, stop_at_signals
 from segclip_deploy.cli.progress import service_lines, stage_bar
@@ -32,22 +31,9 @@ _BUG = 70  # EX_SOFTWARE of sysexits.h
 @click.argument("engine", type=PATH)
 @click.argument("sources", nargs=-1, required=True)
 @click.option("-o", "--out", type=PATH, required=True, help="Folder to write.")
-@overlap_option
-@threads_option
-@click.option("--preflight", is_flag=True, help="Verify the engine first; exit 3 if it fails.")
-@click.option(
-    "--deadline-ms", type=click.FloatRange(0, min_open=True), help="Leave out what is late."
-)
-@click.option(
-    "--margin-below",
-    type=click.IntRange(1, 255),
-    default=None,
-    help="No label (255) where the margin is smaller; 0-255 as in NAME.margin.png.",
-)
-@click.option(
-    "--healthy-only",
-    is_flag=True,
-    help="No labels for frames that are dark, bright, blurred or unlike calibration's; exit 3.",
+@labelling_options(
+    margin="NAME.margin.png",
+    unhealthy="frames that are dark, bright, blurred or unlike calibration's; exit 3",
 )
 @click.option("--no-overlay", is_flag=True, help="Write no NAME.overlay.png.")
 @click.option("--video", type=PATH, help="Write the overlays as H.264, NAME.mp4.")
