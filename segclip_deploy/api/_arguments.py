@@ -93,10 +93,10 @@ def check_values(
     threads: int,
     deadline_ms: float | None,
     margin_below: int | None,
-    max_megapixels: float | None,
-    decoder: str | None,
+    max_megapixels: float | None = None,
+    decoder: str | None = None,
 ) -> None:
-    """Accept numbers and words of ``run``.
+    """Accept numbers and words of ``run`` and ``ros``.
 
     Raises:
         UsageError: one that is none.

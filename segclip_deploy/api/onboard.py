@@ -8,8 +8,7 @@ from pathlib import Path
 from threading import Event
 from typing import TYPE_CHECKING
 
-from segclip_deploy.api._arguments import AnyPath, check_above, check_range
-from segclip_deploy.errors import BadInput
+from segclip_deploy.api._arguments import AnyPath, check_range, check_values
 from segclip_deploy.progress import Report, saying, silent
 
 if TYPE_CHECKING:
@@ -78,9 +77,7 @@ def ros(
             result = api.ros("dubai.engine", image="/camera/image_raw", stop=stop)
             print(result.summary.done, result.dropped)
     """
-    check_range("--threads", threads, 0)
-    check_above("--deadline-ms", deadline_ms, 0)
-    check_range("--margin-below", margin_below, 1, 255)
+    check_values(threads, deadline_ms, margin_below)
     from segclip_deploy.runtime.open_engine import open_segmenter
     from segclip_deploy.runtime.ros.node.diagnostics import Diagnostics
     from segclip_deploy.runtime.ros.node.flight_status import FlightStatus
@@ -133,14 +130,12 @@ def ros(
 
 def _check(options: NodeOptions, segmenter: Segmenter) -> None:
     """Refuse what parameters of ROS may say, and no option of the command line could."""
+    from segclip_deploy.runtime.streaming.run import require_margin
+
     check_range("deadline_ms", options.deadline_ms, 0)
     check_range("margin_below", options.margin_below, 0, 255)
-    if options.margin and not segmenter.measures:
-        raise BadInput(
-            f"{segmenter.backend.name} outputs no margin",
-            where="--margin",
-            fix="segclip-deploy export CKPT -o BUNDLE --margin, and build-engine again",
-        )
+    if options.margin:
+        require_margin(segmenter, "--margin")
 
 
 def _label(flight: Run, segmenter: Segmenter, status: FlightStatus, report: Report) -> None:

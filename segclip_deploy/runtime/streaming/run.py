@@ -24,7 +24,7 @@ from segclip_deploy.runtime.streaming.deadline import Decision, Pacer
 from segclip_deploy.runtime.streaming.pipeline import Pipeline
 from segclip_deploy.runtime.streaming.summary import Summary
 
-__all__ = ["Outcome", "Run", "mask_uncertain", "segment_centre"]
+__all__ = ["Outcome", "Run", "mask_uncertain", "require_margin", "segment_centre"]
 
 
 @dataclass(frozen=True)
@@ -75,12 +75,8 @@ class Run:
         healthy_only: bool = False,
         stop: threading.Event | None = None,
     ) -> None:
-        if margin_below and not segmenter.measures:
-            raise BadInput(
-                f"{segmenter.backend.name} outputs no margin",
-                where="--margin-below",
-                fix="segclip-deploy export CKPT -o BUNDLE --margin, and build-engine again",
-            )
+        if margin_below:
+            require_margin(segmenter, "--margin-below")
         self.summary = Summary()
         self._segmenter, self._source, self._sink = segmenter, source, sink
         self._margin_below, self._healthy_only = margin_below, healthy_only
@@ -182,6 +178,20 @@ class Run:
         bare = deadline is not None and deadline.action == "no overlap"
         height, width = labelled.labels.shape
         return self._segmenter.grid(height, width, overlap=0 if bare else None)
+
+
+def require_margin(segmenter: Segmenter, option: str) -> None:
+    """Accept an engine that outputs margins.
+
+    Raises:
+        BadInput: it does not, and ``option`` needs them.
+    """
+    if not segmenter.measures:
+        raise BadInput(
+            f"{segmenter.backend.name} outputs no margin",
+            where=option,
+            fix="segclip-deploy export CKPT -o BUNDLE --margin, and build-engine again",
+        )
 
 
 def mask_uncertain(result: LabelMap, below: int) -> LabelMap:
