@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from segclip_deploy._optional import require
 from segclip_deploy.api._arguments import TORCH_DEVICES, AnyPath, check_choice, optional_path
 from segclip_deploy.api.preparing import code_runs
+from segclip_deploy.artifacts.scheme import Lowering
 from segclip_deploy.errors import UsageError
 from segclip_deploy.evaluation.choices import LAYOUT_NAMES
 from segclip_deploy.progress import Report, saying, silent
@@ -30,6 +31,7 @@ def export(
     batch: int | tuple[int, int] = 1,
     margin: bool = False,
     logits: bool = False,
+    for_: str | None = None,
     tiles: AnyPath | None = None,
     device: str = "cpu",
     calibrate_confidence: AnyPath | None = None,
@@ -63,6 +65,8 @@ def export(
         batch: images an inference; (least, most) takes any number between.
         margin: also output how clear each decision is, 0 to 255 at stride 4.
         logits: also output logits, so that windows are blended and not cropped.
+        for_: ``"cpu"`` or ``"nvidia"``: the bundle holds the graph for these engines alone. By default it
+            holds both, and each target and scheme takes its own.
         tiles: images to prove parity on; by default those that the checkpoint carries.
         device: that PyTorch computes parity, and a temperature, on: ``"cpu"``, ``"cuda"``, or ``"auto"``: the
             GPU where it finds one. The bundle runs in ONNX Runtime on the CPU.
@@ -85,6 +89,7 @@ def export(
     """
     check_choice("--layout", layout, LAYOUT_NAMES)
     check_choice("--device", device, TORCH_DEVICES)
+    check_choice("--for", for_, [lowering.value for lowering in Lowering])
     require("torch", why="export")
     from segclip_deploy.artifacts.bundle import InputSpec
     from segclip_deploy.evaluation.dataset import open_dataset
@@ -122,6 +127,7 @@ def export(
         model=model,
         margin=margin,
         logits=logits,
+        lowerings=tuple(Lowering) if for_ is None else (Lowering(for_),),
         tiles=optional_path(tiles),
         device=choose_device(device),
         confidence=data,

@@ -262,11 +262,12 @@ def quantize(
         raise UsageError("a plan names scheme and precision itself")
     loaded = load_bundle(bundle)
     ranges = load_table(Path(table), loaded) if table is not None else None
-    graph = load_model(loaded.model_path).graph
     if plan is not None:
         chosen = load_plan(Path(plan))
+        graph = load_model(loaded.for_scheme(chosen.scheme).model_path).graph
         place_plan(chosen, loaded, graph, where=Path(plan))  # a fault is told with the file's name
     elif rules and precision:
+        graph = load_model(loaded.for_scheme(rules).model_path).graph
         chosen = uniform_plan(loaded, graph, rules, precision)
     else:
         raise UsageError("give either --plan, or --scheme with --precision")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import os
 from collections.abc import Mapping
@@ -9,13 +10,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from segclip_deploy.artifacts.bundle_record import BUNDLE, BundleRecord
+from segclip_deploy.artifacts.bundle_record import BUNDLE, MODEL_FILES, BundleRecord
 from segclip_deploy.artifacts.files import parse_json, sha256_file
 from segclip_deploy.artifacts.golden import Golden, save_golden
 from segclip_deploy.artifacts.input_spec import InputSpec
 from segclip_deploy.artifacts.onnx_file import check_self_contained
 from segclip_deploy.artifacts.records import replace
-from segclip_deploy.artifacts.scheme import Precision, Scheme
+from segclip_deploy.artifacts.scheme import Lowering, Precision, Scheme
 from segclip_deploy.artifacts.vocabulary import Vocabulary
 from segclip_deploy.errors import BadArtifact, StaleArtifact, command
 
@@ -28,11 +29,10 @@ __all__ = [
     "write_bundle",
 ]
 
-MODEL_FILE = "model.onnx"
 GOLDEN_FILE = "golden.npz"
 TEXT_FILE = "text.safetensors"
 RECORD_FILE = "bundle.json"
-BUNDLE_FILES = (MODEL_FILE, GOLDEN_FILE, TEXT_FILE, RECORD_FILE)
+BUNDLE_FILES = (*MODEL_FILES.values(), GOLDEN_FILE, TEXT_FILE, RECORD_FILE)
 
 
 def check_file(file: Path, digest: str | None, record: Path, *, fix: str) -> None:
@@ -51,18 +51,20 @@ def check_file(file: Path, digest: str | None, record: Path, *, fix: str) -> Non
 
 @dataclass(frozen=True)
 class Bundle:
-    """A directory with an ONNX model and the record of what it is and comes from.
+    """A directory with an ONNX model, in one or two lowerings, and the record of what it is and comes from.
 
     Attributes:
         path: the directory.
         record: what ``bundle.json`` says.
         sha256: of ``bundle.json``, which names the other files' hashes. Plans, tables and engines
             know a bundle by it.
+        lowering: of the graph that is worked with.
     """
 
     path: Path
     record: BundleRecord
     sha256: str
+    lowering: Lowering
 
     def to_json(self) -> dict[str, Any]:
         """What ``bundle.json`` says."""
@@ -99,9 +101,28 @@ class Bundle:
         return self.record.scheme
 
     @property
+    def lowerings(self) -> tuple[Lowering, ...]:
+        """Of the graphs that it holds."""
+        return self.record.lowerings
+
+    @property
     def model_path(self) -> Path:
-        """The ONNX file."""
-        return self.path / MODEL_FILE
+        """The ONNX file with the graph that is worked with."""
+        return self.path / MODEL_FILES[self.lowering]
+
+    def lowered(self, lowering: Lowering) -> Bundle:
+        """The same bundle, to be worked with in another of its graphs."""
+        if lowering not in self.lowerings:
+            raise ValueError(f"{self.path} holds no graph for {lowering.value}")
+        return dataclasses.replace(self, lowering=lowering)
+
+    def for_scheme(self, scheme: Scheme) -> Bundle:
+        """The same bundle, in the graph for the engines of a scheme; where it holds none, in its other.
+
+        That one is right, too, and may be slower.
+        """
+        wanted = scheme.rules.lowering
+        return self.lowered(wanted) if wanted in self.lowerings else self
 
     @property
     def golden_path(self) -> Path:
@@ -115,7 +136,7 @@ class Bundle:
 
 
 def write_bundle(folder: Path, record: BundleRecord, golden: Golden) -> None:
-    """Complete a bundle whose model, and text weights if any, lie in ``folder`` already.
+    """Complete a bundle whose graphs, and text weights if any, lie in ``folder`` already.
 
     Args:
         folder: of ``replace_directory(out, contents=BUNDLE_FILES)``.
@@ -123,7 +144,7 @@ def write_bundle(folder: Path, record: BundleRecord, golden: Golden) -> None:
         golden: the model's answers.
     """
     save_golden(folder / GOLDEN_FILE, golden)
-    present = [name for name in (MODEL_FILE, GOLDEN_FILE, TEXT_FILE) if (folder / name).is_file()]
+    present = [name for name in BUNDLE_FILES if name != RECORD_FILE and (folder / name).is_file()]
     files = {name: sha256_file(folder / name) for name in present}
     BUNDLE.write(folder / RECORD_FILE, replace(record, files=files))
 
@@ -157,12 +178,13 @@ def load_bundle(path: str | Path) -> Bundle:
     if data.get("quantization") or data.get("dialect"):  # "dialect" in schema 1
         remedy = _quantize_command(data, path)
     record = BUNDLE.parse(data, where=place, fix=remedy)
-    bundle = Bundle(path, record, hashlib.sha256(text).hexdigest())
-    for name in dict.fromkeys((MODEL_FILE, GOLDEN_FILE, *bundle.files)):
+    models = [MODEL_FILES[one] for one in record.lowerings or (Lowering.CPU,)]
+    for name in dict.fromkeys((*models, GOLDEN_FILE, *record.files)):
         _check_place(path, name)
-        check_file(path / name, bundle.files.get(name), place, fix=remedy)
-    check_self_contained(bundle.model_path)
-    return bundle
+        check_file(path / name, record.files.get(name), place, fix=remedy)
+    for name in models:
+        check_self_contained(path / name)
+    return Bundle(path, record, hashlib.sha256(text).hexdigest(), record.lowerings[0])
 
 
 def _quantize_command(data: Mapping[str, Any], path: Path) -> str:

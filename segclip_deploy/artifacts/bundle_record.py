@@ -9,11 +9,12 @@ from segclip_deploy.artifacts.appearance import Appearance
 from segclip_deploy.artifacts.input_spec import InputSpec
 from segclip_deploy.artifacts.model_spec import ModelSpec
 from segclip_deploy.artifacts.records import Format, Record
-from segclip_deploy.artifacts.scheme import Precision, Scheme
+from segclip_deploy.artifacts.scheme import Lowering, Precision, Scheme
 from segclip_deploy.artifacts.vocabulary import Vocabulary
 
 __all__ = [
     "BUNDLE",
+    "MODEL_FILES",
     "BlockCost",
     "BlockMacs",
     "BundleRecord",
@@ -28,6 +29,10 @@ __all__ = [
     "TextChange",
     "TrainedText",
 ]
+
+
+MODEL_FILES = {Lowering.CPU: "model.onnx", Lowering.NVIDIA: "model.nvidia.onnx"}
+"""The files of a bundle's graphs. A bundle in a lower precision has one, of its scheme."""
 
 
 class Parents(Record, frozen=True):
@@ -268,6 +273,11 @@ class BundleRecord(Record, frozen=True):
     smoothing: Smoothing | None = None
     texts: TextChange | None = None
     temperature: TemperatureFit | None = None
+
+    @property
+    def lowerings(self) -> tuple[Lowering, ...]:
+        """Of the graphs that it holds."""
+        return tuple(lowering for lowering, name in MODEL_FILES.items() if name in self.files)
 
     @property
     def scheme(self) -> Scheme | None:

@@ -8,12 +8,23 @@ from typing import Literal, get_args
 
 from segclip_deploy.errors import UsageError
 
-__all__ = ["PRECISIONS", "Precision", "Rules", "Scheme", "parse_scheme"]
+__all__ = ["PRECISIONS", "Lowering", "Precision", "Rules", "Scheme", "parse_scheme"]
 
 Precision = Literal["int8", "fp16", "fp32"]
 
 PRECISIONS: tuple[Precision, ...] = get_args(Precision)
 """The lowest first."""
+
+
+class Lowering(Enum):
+    """In whose operators a graph is written; its value is its name on the command line.
+
+    The same function, to rounding. What one kind of engine computes in place, the other moves through
+    memory (``export.lowering``).
+    """
+
+    CPU = "cpu"
+    NVIDIA = "nvidia"
 
 
 @dataclass(frozen=True)
@@ -22,22 +33,26 @@ class Rules:
 
     Attributes:
         engines: what executes it, for people.
+        lowering: the graph that these engines run fastest.
         levels: least and greatest level of an activation. A negative least one makes them symmetric.
         weight_limit: greatest level of a weight, to each side of zero.
         precisions: that a block may have, the lowest first.
         high: what runs beside INT8.
         both_addends: whether an Add reads both of its inputs in INT8. Otherwise the operator before it
             fuses with the Add, and only the skip input is rounded.
+        resizes: whether a Resize between two rounded tensors runs in INT8, if what it reads is rounded, too.
         reference: whether engines execute Q/DQ as ONNX defines it, and so as the reference run does.
             Otherwise they are compared with ONNX Runtime's fused kernels.
     """
 
     engines: str
+    lowering: Lowering
     levels: tuple[int, int]
     weight_limit: int
     precisions: tuple[Precision, ...]
     high: Precision
     both_addends: bool
+    resizes: bool
     reference: bool
 
     @property
@@ -74,15 +89,18 @@ def parse_scheme(name: Scheme | str) -> Scheme:
 _RULES = {
     Scheme.TENSORRT: Rules(
         engines="TensorRT, TensorRT-RTX",
+        lowering=Lowering.NVIDIA,
         levels=(-127, 127),
         weight_limit=127,
         precisions=("int8", "fp16", "fp32"),
         high="fp16",
         both_addends=False,
+        resizes=True,
         reference=True,
     ),
     Scheme.CPU: Rules(
         engines="OpenVINO, ONNX Runtime",
+        lowering=Lowering.CPU,
         levels=(0, 255),
         # A CPU without VNNI adds two products U8·S8 in 16 bits, which overflow silently above
         # 2·255·64; seven bits compute the same on every processor.
@@ -91,6 +109,7 @@ _RULES = {
         precisions=("int8", "fp32"),
         high="fp32",
         both_addends=True,
+        resizes=False,
         reference=False,
     ),
 }

@@ -3,22 +3,25 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from segclip_deploy.artifacts.bundle import Bundle
 from segclip_deploy.artifacts.files import read_npz, replace_file
+from segclip_deploy.artifacts.scheme import Lowering
 from segclip_deploy.calibration.ranges import METHODS, Histogram
 from segclip_deploy.calibration.selection import TileSet
 from segclip_deploy.calibration.table import (
     TABLE,
     BandStatistics,
     CalibrationTable,
+    GraphStatistics,
     MeasuredTile,
     save_table,
 )
@@ -46,17 +49,54 @@ class Probes:
 
 
 @dataclass
-class _Seen:
-    """What was measured so far.
+class _Graph:
+    """What was measured so far in one graph.
 
     Attributes:
         histograms: by tensor.
         sums: by operator, of its channels' means over each tile.
-        bands: mean and mean square of R, G and B of each tile.
     """
 
     histograms: dict[str, Histogram]
     sums: dict[str, NDArray[np.float64]]
+
+    def look(
+        self,
+        tile: Tile,
+        count: int,
+        values: Mapping[str, NDArray[np.float32]],
+        operators: Mapping[str, tuple[str, int]],
+    ) -> None:
+        """Add what a batch of ``count`` tiles gave, of which this is the first."""
+        for name, array in values.items():
+            if not np.isfinite(array).all():
+                raise BadInput(f"{name} is not finite on this tile", where=tile.source)
+            self.histograms[name].add(array)
+        for name, (tensor, channel) in operators.items():
+            means = channel_means(values[tensor], channel)
+            self.sums[name] = self.sums.get(name, 0) + count * means
+
+    def statistics(self, method: str, tiles: int) -> GraphStatistics:
+        """What a table says of it."""
+        return GraphStatistics(
+            ranges={name: METHODS[method](seen) for name, seen in self.histograms.items()},
+            means={
+                name: tuple(float(f"{mean:.6g}") for mean in total / tiles)
+                for name, total in self.sums.items()
+            },
+        )
+
+
+@dataclass
+class _Seen:
+    """What was measured so far.
+
+    Attributes:
+        graphs: by lowering.
+        bands: mean and mean square of R, G and B of each tile.
+    """
+
+    graphs: dict[Lowering, _Graph]
     bands: list[NDArray[np.float64]]
 
     @property
@@ -67,7 +107,7 @@ class _Seen:
 
 def measure_ranges(
     bundle: Bundle,
-    probes: Probes,
+    probes: Mapping[Lowering, Probes],
     tiles: TileSet,
     out: Path,
     *,
@@ -80,7 +120,7 @@ def measure_ranges(
 
     Args:
         bundle: in FP32.
-        probes: of its graph.
+        probes: of those of its graphs that are to be measured.
         tiles: of the bundle's input size.
         out: the table to write; ``<out>.resume.npz`` lies beside it until it is done.
         method: a key of ``METHODS``.
@@ -98,32 +138,42 @@ def measure_ranges(
             where="--select",
             fix=f"choose a multiple of {batch}, or export with --batch 1",
         )
-    names, operators = probes.tensors, probes.operators
-    digest = bundle.sha256
-    identity = json.dumps([TABLE.schema, digest, names, [tile.sha256 for tile in tiles.tiles]])
+    identity = json.dumps(
+        [
+            TABLE.schema,
+            bundle.sha256,
+            {lowering.value: wanted.tensors for lowering, wanted in probes.items()},
+            [tile.sha256 for tile in tiles.tiles],
+        ]
+    )
     state = out.with_name(out.name + ".resume.npz")
-    seen = _resume(state, identity, names, list(operators))
-    run = observer(load_model(bundle.model_path), names)
+    seen = _resume(state, identity, probes)
+    runs = {
+        lowering: observer(load_model(bundle.lowered(lowering).model_path), wanted.tensors)
+        for lowering, wanted in probes.items()
+    }
     for group in _batches(islice(iter(tiles), seen.tiles, None), batch):
         pixels = np.stack([tile for _, tile in group])
-        _look(seen, group, dict(zip(names, run(pixels), strict=True)), operators)
+        for lowering, wanted in probes.items():
+            values = dict(zip(wanted.tensors, runs[lowering](pixels), strict=True))
+            seen.graphs[lowering].look(group[0][0], len(group), values, wanted.operators)
+        seen.bands += [_moments(tile) for _, tile in group]
         if seen.tiles % _SAVE_EVERY < len(group):
             _save(state, identity, seen)
         report(seen.tiles, len(tiles))
     table = CalibrationTable(
-        bundle=digest,
+        bundle=bundle.sha256,
         method=method,
-        ranges={name: METHODS[method](seen.histograms[name]) for name in names},
+        graphs={
+            lowering: graph.statistics(method, seen.tiles)
+            for lowering, graph in seen.graphs.items()
+        },
         tiles=tuple(
             MeasuredTile(source=t.source.name, top=t.top, left=t.left, sha256=t.sha256)
             for t in tiles.tiles
         ),
         bands=_bands(np.array(seen.bands)),
         coverage=tiles.coverage.record(bundle.vocabulary.names),
-        means={
-            name: tuple(float(f"{mean:.6g}") for mean in total / seen.tiles)
-            for name, total in seen.sums.items()
-        },
         appearance=tiles.appearance,
     )
     save_table(out, table)
@@ -136,23 +186,6 @@ def _batches(
 ) -> Iterator[list[tuple[Tile, NDArray[np.uint8]]]]:
     while group := list(islice(tiles, size)):
         yield group
-
-
-def _look(
-    seen: _Seen,
-    group: Sequence[tuple[Tile, NDArray[np.uint8]]],
-    values: Mapping[str, NDArray[np.float32]],
-    operators: Mapping[str, tuple[str, int]],
-) -> None:
-    """Add what a batch of tiles gave."""
-    for name, array in values.items():
-        if not np.isfinite(array).all():
-            raise BadInput(f"{name} is not finite on this tile", where=group[0][0].source)
-        seen.histograms[name].add(array)
-    for name, (tensor, channel) in operators.items():
-        means = channel_means(values[tensor], channel)
-        seen.sums[name] = seen.sums.get(name, 0) + len(group) * means
-    seen.bands += [_moments(tile) for _, tile in group]
 
 
 def _moments(tile: NDArray[np.uint8]) -> NDArray[np.float64]:
@@ -174,31 +207,41 @@ def channel_means(values: NDArray[np.float32], channel: int) -> NDArray[np.float
 
 
 def _save(state: Path, identity: str, seen: _Seen) -> None:
-    histograms = seen.histograms.values()
+    arrays: dict[str, NDArray[Any]] = {
+        "identity": np.array(identity),
+        "bands": np.array(seen.bands),
+    }
+    for lowering, graph in seen.graphs.items():
+        histograms, sums = graph.histograms.values(), graph.sums.values()
+        arrays |= {
+            f"{lowering.value}.counts": np.stack([one.counts for one in histograms]),
+            f"{lowering.value}.extents": np.array([[h.top, h.low, h.high] for h in histograms]),
+            f"{lowering.value}.sums": np.concatenate([*sums, np.zeros(0)]),
+            f"{lowering.value}.widths": np.array([len(total) for total in sums], int),
+        }
     with replace_file(state) as temporary:
-        np.savez(
-            temporary,
-            identity=identity,
-            counts=np.stack([one.counts for one in histograms]),
-            extents=np.array([[one.top, one.low, one.high] for one in histograms]),
-            bands=np.array(seen.bands),
-            sums=np.concatenate([*seen.sums.values(), np.zeros(0)]),
-            widths=np.array([len(total) for total in seen.sums.values()], int),
-        )
+        np.savez(temporary, allow_pickle=False, **arrays)
 
 
-def _resume(state: Path, identity: str, names: Sequence[str], operators: Sequence[str]) -> _Seen:
+def _resume(state: Path, identity: str, probes: Mapping[Lowering, Probes]) -> _Seen:
     """What was seen before; nothing where there is no state of this run."""
     try:
         arrays = read_npz(state)
     except BadArtifact:  # absent or damaged
         arrays = {"identity": np.array("")}
+    graphs = {}
     if str(arrays["identity"]) != identity:
-        return _Seen({name: Histogram() for name in names}, {}, [])
-    states = zip(names, arrays["counts"], arrays["extents"].tolist(), strict=True)
-    totals = np.split(arrays["sums"], np.cumsum(arrays["widths"]))[:-1]
-    return _Seen(
-        {name: Histogram(counts, *extent) for name, counts, extent in states},
-        dict(zip(operators, totals, strict=True)),
-        list(arrays["bands"]),
-    )
+        for lowering, wanted in probes.items():
+            graphs[lowering] = _Graph({name: Histogram() for name in wanted.tensors}, {})
+        return _Seen(graphs, [])
+    for lowering, wanted in probes.items():
+        counts, extents, sums, widths = (
+            arrays[f"{lowering.value}.{name}"] for name in ("counts", "extents", "sums", "widths")
+        )
+        states = zip(wanted.tensors, counts, extents.tolist(), strict=True)
+        totals = np.split(sums, np.cumsum(widths))[:-1]
+        graphs[lowering] = _Graph(
+            {name: Histogram(counts, *extent) for name, counts, extent in states},
+            dict(zip(wanted.operators, totals, strict=True)),
+        )
+    return _Seen(graphs, list(arrays["bands"]))

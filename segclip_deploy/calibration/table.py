@@ -9,6 +9,7 @@ from typing import Any
 from segclip_deploy.artifacts.appearance import Appearance
 from segclip_deploy.artifacts.bundle import Bundle
 from segclip_deploy.artifacts.records import Format, Record
+from segclip_deploy.artifacts.scheme import Lowering
 from segclip_deploy.errors import StaleArtifact, command
 
 __all__ = [
@@ -18,6 +19,7 @@ __all__ = [
     "ClassShares",
     "CoverageRecord",
     "DescriptorSpan",
+    "GraphStatistics",
     "MeasuredTile",
     "Range",
     "check_table",
@@ -105,34 +107,59 @@ class CoverageRecord(Record, frozen=True):
     random_radius: float
 
 
+class GraphStatistics(Record, frozen=True):
+    """What was measured in one graph.
+
+    Attributes:
+        ranges: by tensor name.
+        means: of every channel that an operator with trained weights reads, by node: its bias can
+            be corrected. An operator whose weights were trained with the rounding has none.
+    """
+
+    ranges: Mapping[str, Range]
+    means: Mapping[str, tuple[float, ...]] = {}
+
+
 class CalibrationTable(Record, frozen=True):
-    """Ranges by tensor, and where they come from.
+    """Ranges by tensor of each graph of a bundle, and where they come from.
 
     Attributes:
         bundle: SHA-256 of the record of the bundle they were measured in.
         method: how a range was chosen from a histogram.
-        ranges: by tensor name.
+        graphs: what was measured, by the graph's lowering.
         tiles: that were measured.
         bands: over them.
         coverage: how well they stand for their pool.
-        means: of every channel that an operator with trained weights reads, by node: its bias can
-            be corrected. An operator whose weights were trained with the rounding has none.
         appearance: of the pool that the tiles were chosen from; None in tables of before, and where
             all tiles were of one image.
     """
 
     bundle: str
     method: str
-    ranges: Mapping[str, Range]
+    graphs: Mapping[Lowering, GraphStatistics]
     tiles: tuple[MeasuredTile, ...]
     bands: BandStatistics
     coverage: CoverageRecord
-    means: Mapping[str, tuple[float, ...]] = {}
     appearance: Appearance | None = None
 
     def to_json(self) -> dict[str, Any]:
         """What its file says."""
         return TABLE.dump(self)
+
+    def of(self, lowering: Lowering) -> GraphStatistics:
+        """What was measured in one graph of the bundle.
+
+        Raises:
+            StaleArtifact: nothing was.
+        """
+        if lowering in self.graphs:
+            return self.graphs[lowering]
+        measured = " and ".join(graph.value for graph in self.graphs)
+        raise StaleArtifact(
+            f"measured in the graph for {measured}, not in the one for {lowering.value}",
+            where="TABLE",
+            fix=command("segclip-deploy", "calibrate", "BUNDLE", "--tiles", "DIR", "-o", "TABLE"),
+        )
 
     @property
     def digest(self) -> str:
@@ -140,7 +167,19 @@ class CalibrationTable(Record, frozen=True):
         return TABLE.digest(self)
 
 
-TABLE = Format("a calibration table", CalibrationTable, schema=4, migrations={3: dict}, sealed=True)
+def _of_schema_4(data: dict[str, Any]) -> dict[str, Any]:
+    """Say that it was measured in the graph for CPUs: there was no other."""
+    measured = {name: data.pop(name) for name in ("ranges", "means") if name in data}
+    return {**data, "graphs": {Lowering.CPU.value: measured}}
+
+
+TABLE = Format(
+    "a calibration table",
+    CalibrationTable,
+    schema=5,
+    migrations={3: dict, 4: _of_schema_4},
+    sealed=True,
+)
 
 
 def save_table(path: Path, table: CalibrationTable) -> None:

@@ -57,4 +57,8 @@ def calibrate(as_json: bool, **options: Any) -> None:
             for name, share in coverage.classes.items()
         ],
     )
-    click.echo(f"{options['out']}: {len(table.ranges)} ranges, {table.method}")
+    ranges = ", ".join(
+        f"{len(measured.ranges)} ranges of the graph for {lowering.value}"
+        for lowering, measured in table.graphs.items()
+    )
+    click.echo(f"{options['out']}: {ranges}, {table.method}")

@@ -7,6 +7,7 @@ from typing import Any
 import click
 
 from segclip_deploy import api
+from segclip_deploy.artifacts.scheme import Lowering
 from segclip_deploy.cli.inspect import print_folding, temperature_fit
 from segclip_deploy.cli.options import (
     PATH,
@@ -48,6 +49,12 @@ __all__ = ["export"]
 )
 @click.option(
     "--logits", is_flag=True, help="Also output logits: windows are blended, not cropped."
+)
+@click.option(
+    "--for",
+    "for_",
+    type=click.Choice([lowering.value for lowering in Lowering]),
+    help="Keep the graph for these engines alone.  [default: both]",
 )
 @click.option("--tiles", type=PATH, help="Images to prove parity on; else the checkpoint's own.")
 @torch_device_option("cpu", "That PyTorch computes parity on; auto: the GPU where it finds one.")

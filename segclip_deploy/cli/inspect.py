@@ -118,6 +118,7 @@ def _bundle_facts(record: api.BundleRecord) -> list[tuple[str, str]]:
         *_model_facts(record.model, record.text_encoder),
         ("input", f"uint8 {record.input.sides}"),
         ("outputs", ", ".join(record.outputs)),
+        ("graph", "for " + " and ".join(lowering.value for lowering in record.lowerings)),
         ("precision", f"{record.precision}, opset {record.opset}"),
     ]
     if record.input.overlap is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 
@@ -11,21 +12,23 @@ from numpy.typing import NDArray
 from segclip_deploy.artifacts.bundle import (
     BUNDLE_FILES,
     GOLDEN_FILE,
-    MODEL_FILE,
     TEXT_FILE,
     Bundle,
     InputSpec,
     load_bundle,
     write_bundle,
 )
-from segclip_deploy.artifacts.bundle_record import BundleRecord, Parents
+from segclip_deploy.artifacts.bundle_record import MODEL_FILES, BundleRecord, Parents
 from segclip_deploy.artifacts.files import replace_directory, sha256_file
 from segclip_deploy.artifacts.golden import Golden, load_golden
+from segclip_deploy.artifacts.records import replace
+from segclip_deploy.artifacts.scheme import Lowering
 from segclip_deploy.errors import BadInput
 from segclip_deploy.evaluation.dataset import Dataset
 from segclip_deploy.export.costs import count_blocks
 from segclip_deploy.export.fold import fold_network, fold_temperature
 from segclip_deploy.export.graph import ConstantText, DeployGraph, ExportGraph
+from segclip_deploy.export.lowering import lower
 from segclip_deploy.export.onnx import OPSET, drop_output, write_onnx
 from segclip_deploy.export.parity import answers_of, check_parity, measure_parity
 from segclip_deploy.export.temperature import calibrate_confidence
@@ -56,6 +59,7 @@ def export_bundle(
     model: str | None = None,
     margin: bool = False,
     logits: bool = False,
+    lowerings: Sequence[Lowering] = tuple(Lowering),
     tiles: Path | None = None,
     device: str = "cpu",
     confidence: Dataset | None = None,
@@ -70,6 +74,7 @@ def export_bundle(
         model: ``package.module:function`` that makes the network; None for SegCLIP.
         margin: also output how clear each decision is.
         logits: keep the logits as an output, for blending windows.
+        lowerings: of the graphs that the bundle holds; at least one.
         tiles: folder of images to measure parity on; by default the checkpoint's own examples.
         device: that PyTorch computes parity, and a temperature, on, as it calls it.
         confidence: on its split ``plan`` one temperature is fitted, and all logits are divided by it; None
@@ -110,7 +115,6 @@ def export_bundle(
     )
     names = checkpoint.vocabulary.names
     with replace_directory(out, contents=BUNDLE_FILES) as temporary:
-        onnx = temporary / MODEL_FILE
         temperature = None
         if confidence:
             with repeatable(device):
@@ -126,24 +130,33 @@ def export_bundle(
             plain.to("cpu")  # it may share its network with the graph, which is traced there
             plain.temperature = temperature.value
             fold_temperature(folded, temperature.value)
-        with one_line_for("it cannot be exported to ONNX", where=where):
-            write_onnx(
-                folded, spec, onnx, text=text_constants(text, checkpoint.bank) if text else ()
-            )
+        graphs = {lowering: temporary / MODEL_FILES[lowering] for lowering in lowerings}
+        constants = text_constants(text, checkpoint.bank) if text else ()
+        for lowering, onnx in graphs.items():
+            lower(folded, lowering)
+            with one_line_for("it cannot be exported to ONNX", where=where):
+                write_onnx(folded, spec, onnx, text=constants)
+        parity = []
         with repeatable(device):
             reference = TorchBackend(plain.to(device), spec, len(names))
             answers = answers_of(reference, real)
-            with one_line_for("its folded forward fails", where=where):
-                own = TorchBackend(folded.to(device), spec, len(names), "folded")
-                parity = [measure_parity(reference.name, answers, own, names)]
-        with OnnxRuntimeBackend(onnx, batches=spec.batches) as exported:
-            parity.append(measure_parity(reference.name, answers, exported, names))
+            for lowering in graphs:
+                lower(folded, lowering)
+                with one_line_for("its folded forward fails", where=where):
+                    kind = f"folded for {lowering.value}"
+                    own = TorchBackend(folded.to(device), spec, len(names), kind)
+                    parity.append(measure_parity(reference.name, answers, own, names))
+        for lowering, onnx in graphs.items():
+            with OnnxRuntimeBackend(onnx, batches=spec.batches) as exported:
+                link = measure_parity(reference.name, answers, exported, names)
+            parity.append(replace(link, engine=f"{link.engine}, graph for {lowering.value}"))
         for link in parity:
             check_parity(link)
         if text:
             save_text_weights(temporary / TEXT_FILE, text)
         if not logits:
-            drop_output(onnx, "logits")
+            for onnx in graphs.values():
+                drop_output(onnx, "logits")
         record = BundleRecord(
             input=spec,
             outputs=tuple(name for name in folded.output_names if logits or name != "logits"),
@@ -158,7 +171,7 @@ def export_bundle(
             parents=Parents(checkpoint=sha256_file(checkpoint_path)),
             parity=tuple(parity),
             folding=table,
-            blocks=tuple(count_blocks(onnx)),
+            blocks=tuple(count_blocks(graphs[lowerings[0]])),
             tools={name: version(name) for name in _TOOLS},
             temperature=temperature,
         )
@@ -166,8 +179,9 @@ def export_bundle(
         golden = Golden(real[kept], answers.labels[kept], answers.logits[kept])
         write_bundle(temporary, record, golden)
         # Verification has the last word, on the very files that are handed over.
-        with OnnxRuntimeBackend(onnx, batches=spec.batches) as flown:
-            verify(flown, load_golden(temporary / GOLDEN_FILE), names).require(where=out)
+        for onnx in graphs.values():
+            with OnnxRuntimeBackend(onnx, batches=spec.batches) as flown:
+                verify(flown, load_golden(temporary / GOLDEN_FILE), names).require(where=out)
     return load_bundle(out)
 
 

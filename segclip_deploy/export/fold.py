@@ -21,6 +21,7 @@ from segclip_deploy.export.folded import (
     register_constants,
 )
 from segclip_deploy.export.graph import ConstantText, DeployGraph
+from segclip_deploy.export.lowering import Lowered
 from segclip_deploy.export.text_weights import TextWeights, text_constants
 from segclip_deploy.model.cff import CrossModalFusion, unit
 from segclip_deploy.model.segclip import SegCLIP
@@ -29,7 +30,7 @@ from segclip_deploy.model.text import TextBank
 __all__ = ["FoldedSegCLIP", "fold", "fold_network", "fold_temperature"]
 
 
-class FoldedSegCLIP(nn.Module):
+class FoldedSegCLIP(Lowered):
     """SegCLIP without text: normalised image (B, 3, H, W) → logits (B, K, H/4, W/4).
 
     Args:
@@ -68,7 +69,7 @@ class FoldedSegCLIP(nn.Module):
         queries = self.classes + sum(updates) if updates else self.classes[None]
         if self.refiner is not None:
             queries = self.refiner(queries)
-        return cosine_map(self.head_scale * unit(queries), pixels)
+        return cosine_map(self.head_scale * unit(queries), pixels, self.operators)
 
 
 def fold_network(

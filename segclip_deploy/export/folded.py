@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from segclip_deploy.export.algebra import Array, Weights, is_bounded, pool_fusion
+from segclip_deploy.export.lowering import Lowered, Operators
 from segclip_deploy.model.cff import CrossModalFusion, unit
 from segclip_deploy.model.segclip import QueryRefiner
 
@@ -36,7 +37,7 @@ def register_constants(module: nn.Module, constants: Mapping[str, Array]) -> Non
         module.register_buffer(name, torch.tensor(array))
 
 
-class FoldedFusion(nn.Module):
+class FoldedFusion(Lowered):
     """A CFF level with the text inside; the same function as ``CrossModalFusion`` with that text.
 
     Args:
@@ -50,7 +51,7 @@ class FoldedFusion(nn.Module):
     mix_bias: Tensor
     answer: Tensor
     answer_bias: Tensor
-    head_sum: Tensor
+    same_head: Tensor
 
     def __init__(self, level: CrossModalFusion, constants: Mapping[str, Array]) -> None:
         super().__init__()
@@ -61,36 +62,29 @@ class FoldedFusion(nn.Module):
         pooling = pool_fusion(Weights(arrays_of(level.state_dict())), self.heads)
         register_constants(self, {**constants, **pooling})
         same_head = torch.eye(self.heads).double().repeat(2 * (self.rows // self.heads,))
-        self.register_buffer("head_sum", same_head[..., None, None])
+        self.register_buffer("same_head", same_head[..., None, None])
 
     def forward(self, vision: Tensor, text: Tensor, scale: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """As ``CrossModalFusion.forward``, with the text that is in here."""
         # One convolution reads the pixels: scores of both directions, and the mean for 1/σ.
         read = F.conv2d(vision, self.reads)
         guide, ask, mean = read.split((self.rows, self.rows, 1), dim=1)
-        power = channel_sum(vision.square()) / vision.shape[1]
+        power = self.operators.square_sum(vision) / vision.shape[1]
         # Rounding may leave a variance below zero where all channels are alike.
-        shrink = ((power - mean.square()).clamp(min=0) + self.eps).rsqrt()  # 1/σ
+        shrink = ((power - mean * mean).clamp(min=0) + self.eps).rsqrt()  # 1/σ
 
-        guide = self._softmax_over_classes(guide * shrink + self.score_bias)
+        guide = self.operators.softmax_over_classes(
+            guide * shrink + self.score_bias, self.heads, self.same_head, bounded=self.bounded
+        )
         fused = vision + F.conv2d(guide, self.mix, self.mix_bias)
 
         looks = (ask * shrink).flatten(2).softmax(-1) * shrink.flatten(2)
-        pooled = looks @ vision.flatten(2).transpose(1, 2)
+        pooled = self.operators.pool(looks, vision)
         pooled = pooled.unflatten(1, (-1, self.heads)).flatten(2)
         update = pooled @ self.answer + self.answer_bias
 
         queries = scale * unit(text + update)
-        return fused, update, cosine_map(queries, fused)
-
-    def _softmax_over_classes(self, scores: Tensor) -> Tensor:
-        """Softmax over K, for each head, of (B, K·h, h, w)."""
-        if self.bounded:
-            # CPU engines transpose for a softmax over channels; a convolution sums them in place.
-            exponents = scores.exp()
-            return exponents / F.conv2d(exponents, self.head_sum)
-        by_class = scores.unflatten(1, (-1, self.heads))
-        return by_class.softmax(1).flatten(1, 2)
+        return fused, update, cosine_map(queries, fused, self.operators)
 
 
 class ConstantFusion(nn.Module):
@@ -115,21 +109,13 @@ class ConstantFusion(nn.Module):
         return self.level.fuse(vision, text, scale, self.keys, self.values, self.queries)
 
 
-def channel_sum(x: Tensor) -> Tensor:
-    """Sum over channels (B, C, h, w) → (B, 1, h, w), as a convolution: in place in any layout."""
-    return F.conv2d(x, x.new_ones(1, x.shape[1], 1, 1))
-
-
-def cosine_map(queries: Tensor, pixels: Tensor) -> Tensor:
+def cosine_map(queries: Tensor, pixels: Tensor, operators: Operators) -> Tensor:
     """Scaled cosines of unit queries (B, K, C), times τ, with pixels (B, C, h, w) → (B, K, h, w).
 
     Dividing K products per pixel by its length costs less than dividing its C channels.
     """
-    length = channel_sum(pixels.square()).sqrt().clamp(min=_EPS)
-    batch, _, height, width = pixels.shape
-    last = pixels.permute(0, 2, 3, 1).reshape(batch, height * width, -1)
-    products = (last @ queries.transpose(1, 2)).reshape(batch, height, width, -1)
-    return products.permute(0, 3, 1, 2) / length
+    length = operators.square_sum(pixels).sqrt().clamp(min=_EPS)
+    return operators.products(queries, pixels) / length
 
 
 class FoldedRefiner(nn.Module):

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from segclip_deploy.errors import BadInput
+from segclip_deploy.export.lowering import Lowered, enlarged_argmax
 from segclip_deploy.model.text import TextBank
-from segclip_deploy.runtime.inference.windows import LOGIT_STRIDE
 
 __all__ = ["ConstantText", "DeployGraph", "ExportGraph", "margin", "normalise"]
 
@@ -36,21 +35,6 @@ def margin(logits: Tensor) -> Tensor:
     best = logits.softmax(1).topk(2, dim=1).values
     # By way of float: TensorRT makes uint8 from floating point only.
     return ((best[:, 0] - best[:, 1]) * 255).round().to(torch.uint8)
-
-
-def _phase_weights() -> Tensor:
-    """What each of the pixels of a logit cell takes from the cell and its neighbours, (16, 1, 3, 3).
-
-    Bilinear interpolation, half-pixel: pixel p of 4 lies (p + ½) / 4 − ½ cells from the cell's
-    centre, and takes from each cell 1 less its distance. All are multiples of 1/64, exact in BF16.
-    """
-    place = (torch.arange(LOGIT_STRIDE) + 0.5) / LOGIT_STRIDE - 0.5
-    distance = place[:, None] - torch.arange(-1.0, 2.0)
-    along = (1 - distance.abs()).clamp(min=0)  # (4 pixels, 3 cells)
-    return torch.einsum("yi,xj->yxij", along, along).reshape(-1, 1, 3, 3)
-
-
-_PHASES = _phase_weights()
 
 
 class ConstantText(nn.Module):
@@ -119,25 +103,13 @@ class DeployGraph(nn.Module):
         return tuple(made[name] for name in self.output_names)
 
     def label(self, logits: Tensor) -> Tensor:
-        """Logits (B, K, h, w) → labels (B, 4h, 4w), float: upsample, then take the best."""
-        full = F.interpolate(
-            logits, scale_factor=LOGIT_STRIDE, mode="bilinear", align_corners=False
-        )
-        return full.argmax(1).float()
+        """Logits (B, K, h, w) → labels (B, 4h, 4w), float."""
+        return enlarged_argmax(logits)
 
 
-class ExportGraph(DeployGraph):
-    """The same labels for less: the form that is exported.
-
-    Upsampling by 4 is a 3 × 3 convolution that makes the 16 pixels of each cell as channels. The best
-    class is found there, and only labels are spread out, not the scores of K classes.
-    """
+class ExportGraph(Lowered, DeployGraph):
+    """The same labels in the operators of a lowering: the form that is exported."""
 
     def label(self, logits: Tensor) -> Tensor:
         """Logits (B, K, h, w) → labels (B, 4h, 4w), float."""
-        batch, classes, height, width = logits.shape
-        padded = F.pad(logits, (1, 1, 1, 1), mode="replicate")
-        scores = F.conv2d(padded, _PHASES.repeat(classes, 1, 1, 1), groups=classes)
-        last = scores.permute(0, 2, 3, 1).reshape(batch, height * width, classes, -1)
-        best = last.argmax(2).float().reshape(batch, height, width, LOGIT_STRIDE, LOGIT_STRIDE)
-        return best.transpose(2, 3).reshape(batch, height * LOGIT_STRIDE, -1)
+        return self.operators.label(logits)

@@ -16,7 +16,6 @@ from segclip_deploy._optional import require
 from segclip_deploy.artifacts.bundle import (
     BUNDLE_FILES,
     GOLDEN_FILE,
-    MODEL_FILE,
     TEXT_FILE,
     Bundle,
     load_bundle,
@@ -52,7 +51,7 @@ _TOOLS = ("onnx", "onnxruntime", "numpy")
 def set_texts(
     bundle: Bundle, bank: TextBank, out: Path, *, vocabulary: Vocabulary | None = None
 ) -> Bundle:
-    """Fold other class texts into a bundle's model, and answer its golden tiles anew.
+    """Fold other class texts into a bundle's graphs, and answer its golden tiles anew.
 
     Args:
         bundle: in FP32, with its text weights.
@@ -75,11 +74,12 @@ def set_texts(
     constants = text_constants(text, bank)
     _check_softmax(text, constants)
     with replace_directory(out, contents=BUNDLE_FILES) as temporary:
-        onnx = temporary / MODEL_FILE
-        _write_model(bundle, constants, onnx)
+        graphs = [bundle.lowered(lowering) for lowering in bundle.lowerings]
+        for graph in graphs:
+            _write_model(graph, constants, temporary / graph.model_path.name)
         shutil.copyfile(bundle.path / TEXT_FILE, temporary / TEXT_FILE)
         old = load_golden(bundle.golden_path)
-        new = _answer(onnx, old.tiles, bundle)
+        new = _answer(temporary / bundle.model_path.name, old.tiles, bundle)
         parent = bundle.record
         trained = TrainedText(parent.vocabulary, parent.text_encoder)
         record = replace(
@@ -97,9 +97,11 @@ def set_texts(
         )
         write_bundle(temporary, record, new)
         # Verification has the last word, on the very files that are handed over.
-        with OnnxRuntimeBackend(onnx, batches=bundle.input.batches) as flown:
-            golden = load_golden(temporary / GOLDEN_FILE)
-            verify(flown, golden, vocabulary.names).require(where=out)
+        golden = load_golden(temporary / GOLDEN_FILE)
+        for graph in graphs:
+            onnx = temporary / graph.model_path.name
+            with OnnxRuntimeBackend(onnx, batches=bundle.input.batches) as flown:
+                verify(flown, golden, vocabulary.names).require(where=out)
     return load_bundle(out)
 
 
@@ -166,7 +168,7 @@ def _write_model(bundle: Bundle, constants: Mapping[str, NDArray[Any]], path: Pa
     shapes = {name: tuple(initializer.dims) for name, initializer in held.items()}
     if shapes != {name: array.shape for name, array in constants.items()}:
         raise BadArtifact(
-            f"{MODEL_FILE} and {TEXT_FILE} do not belong together",
+            f"{bundle.model_path.name} and {TEXT_FILE} do not belong together",
             where=bundle.path,
             fix=command("segclip-deploy", "export", "CKPT", "-o", bundle.path),
         )
@@ -184,7 +186,7 @@ def _answer(model: Path, tiles: NDArray[np.uint8], bundle: Bundle) -> Golden:
     exposed = load_model(model)
     expose(exposed, "logits")
     with TemporaryDirectory() as folder:
-        path = Path(folder) / MODEL_FILE
+        path = Path(folder) / model.name
         save_model(exposed, path)
         with OnnxRuntimeBackend(path, batches=bundle.input.batches) as backend:
             answers = answers_of(backend, tiles)

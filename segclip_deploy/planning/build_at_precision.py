@@ -88,6 +88,7 @@ def build_at_precision(
         bundle,
         [calib],
         work / "table.json",
+        scheme=target.scheme,
         exclude=dataset,
         layout=layout,
         reading=reading,
@@ -132,7 +133,8 @@ def _uniform(
     work: Path,
     table: CalibrationTable | None,
 ) -> Bundle:
-    plan = uniform_plan(bundle, load_model(bundle.model_path).graph, scheme, precision)
+    graph = load_model(bundle.for_scheme(scheme).model_path).graph
+    plan = uniform_plan(bundle, graph, scheme, precision)
     return quantize(bundle, work / precision, plan=plan, table=table)
 
 

@@ -11,7 +11,7 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from segclip_deploy.artifacts.bundle import MODEL_FILE, Bundle
+from segclip_deploy.artifacts.bundle import Bundle
 from segclip_deploy.artifacts.golden import Golden
 from segclip_deploy.artifacts.plan import FullEvaluation, PrecisionPlan
 from segclip_deploy.artifacts.records import Record, replace
@@ -126,10 +126,11 @@ class PlanEvaluator:
             blocks={name: "int8" if name in blocks else "fp32" for name in self.plan.blocks},
         )
         placement = place(model.graph, mixed.scheme, mixed.int8)
-        write_qdq(model.graph, placement, self.table.ranges, mixed.scheme, self.table.means)
+        measured = self.table.of(self.bundle.lowering)
+        write_qdq(model.graph, placement, measured.ranges, mixed.scheme, measured.means)
         reference = mixed.scheme.rules.reference
         with TemporaryDirectory() as folder:
-            path = Path(folder) / MODEL_FILE
+            path = Path(folder) / self.bundle.model_path.name
             save_model(model, path)
             batches = self.bundle.input.batches
             with OnnxRuntimeBackend(path, batches=batches, reference=reference) as backend:

@@ -98,6 +98,7 @@ def plan_precision(
             where="--max-latency-ms",
             fix="measure engines on the device",
         )
+    bundle = bundle.for_scheme(scheme)
     tiles = _evaluation_tiles(bundle, table, dataset, split)
     graph = load_fp32(bundle).graph
     full = uniform_plan(bundle, graph, scheme, "int8")

@@ -38,7 +38,6 @@ _REASONS = {
     "ReduceL2": "sums squares",
     "ReduceMean": "a long sum",
     "ReduceSum": "a long sum",
-    "Softmax": "a quotient of exponentials",
     "Sqrt": "of a sum of squares, with an ε below FP16",
 }
 
@@ -52,10 +51,13 @@ def fp32_fallback(graph: OnnxGraph, low: Callable[[str], bool]) -> dict[str, str
     """
     found: dict[str, str] = {}
     for node in graph:
-        reason = _REASONS.get(node.op_type) or _outside(node)
+        reason = _REASONS.get(node.op_type) or _squares(node) or _outside(node)
         if reason and low(node.name):
             found[node.name] = reason
         if node.op_type == "Softmax" and (size := _length(node)) > _LONG:
+            # A shorter one takes the maximum first: all its exponentials are at most 1.
+            if low(node.name):
+                found[node.name] = f"a sum over {size} exponentials"
             for summed in _until_operator(node):
                 if low(summed):
                     found.setdefault(summed, f"weights of a softmax over {size} pixels")
@@ -158,6 +160,11 @@ def _outside(node: OnnxNode) -> str:
         if array.size == 1 and 0 < abs(largest) < _FP16_NORMAL:
             return f"its constant {largest:.3g} is below FP16's normal numbers"
     return ""
+
+
+def _squares(node: OnnxNode) -> str:
+    """Whether a product is of a tensor with itself."""
+    return _REASONS["Pow"] if node.op_type == "Mul" and node.inputs[0] is node.inputs[1] else ""
 
 
 def _made_by(value: OnnxValue, nodes: set[str]) -> bool:

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segclip_deploy.artifacts.bundle import Bundle
+from segclip_deploy.artifacts.scheme import Lowering, Scheme
 from segclip_deploy.calibration.calibrate import measure_ranges
 from segclip_deploy.calibration.selection import TileSet, select_tiles
 from segclip_deploy.calibration.sheet import contact_sheet
@@ -32,12 +33,27 @@ def calibrate(
     out: Path,
     *,
     method: str,
+    scheme: Scheme | None = None,
     report: Callable[[int, int], None] = lambda _done, _total: None,
 ) -> CalibrationTable:
-    """Measure on tiles all that a plan of any scheme needs; arguments and errors as of ``measure_ranges``."""
+    """Measure on tiles all that plans need; arguments and errors as of ``measure_ranges``.
+
+    Args:
+        scheme: of the plans. None: any; the graphs of the bundle are measured side by side, each for the
+            schemes that are written into it.
+    """
     check_fp32(bundle)
-    graph = load_model(bundle.model_path).graph
-    probes = find_probes(graph, bundle.record.trained_for_int8)
+    graphs: dict[Lowering, list[Scheme]] = {}
+    for one in Scheme if scheme is None else (scheme,):
+        graphs.setdefault(bundle.for_scheme(one).lowering, []).append(one)
+    probes = {
+        lowering: find_probes(
+            load_model(bundle.lowered(lowering).model_path).graph,
+            schemes,
+            bundle.record.trained_for_int8,
+        )
+        for lowering, schemes in graphs.items()
+    }
     return measure_ranges(bundle, probes, tiles, out, method=method, report=report)
 
 
@@ -48,6 +64,7 @@ def calibrate_on(
     *,
     method: str = "percentile",
     select: int = _SELECTED,
+    scheme: Scheme | None = None,
     exclude: Path | None = None,
     layout: str | None = None,
     sheet: Path | None = None,
@@ -62,6 +79,7 @@ def calibrate_on(
         out: the table to write.
         method: how a range is read off a histogram.
         select: how many tiles.
+        scheme: of the plans that are to be made; None: any.
         exclude: a dataset for evaluation; none of its tiles is used.
         layout: of the datasets among these that fit several; by default what is there decides.
         sheet: a contact sheet to write.
@@ -84,7 +102,9 @@ def calibrate_on(
         tiles = select_tiles(pool, select, labels=label, report=stage(report, "labelling"))
     if sheet:
         contact_sheet(tiles, sheet, vocabulary=bundle.vocabulary)
-    return calibrate(bundle, tiles, out, method=method, report=stage(report, "calibrating"))
+    return calibrate(
+        bundle, tiles, out, method=method, scheme=scheme, report=stage(report, "calibrating")
+    )
 
 
 def smooth_on(

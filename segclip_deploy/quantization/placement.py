@@ -7,7 +7,7 @@ squares, where eight bits lose more than time is won, and stays high.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -44,7 +44,7 @@ class Placement:
     """What gets Q/DQ.
 
     Attributes:
-        reads: (node, input index) pairs whose activation is rounded, in the graph's order.
+        reads: (node, input index) pairs whose activation is rounded.
         weights: (node, input index, output-channel axis) of the constants that become INT8.
     """
 
@@ -88,6 +88,8 @@ def place(graph: OnnxGraph, scheme: Scheme, chosen: Callable[[str], bool]) -> Pl
                 # What the last of them just computed goes on in its accumulator.
                 last = max(made, key=operators.__getitem__)
                 reads.append((name, 1 - producers.index(last)))
+    if scheme.rules.resizes:
+        reads += _resized(graph, reads, chosen)
     return Placement(tuple(reads), tuple(weights))
 
 
@@ -157,16 +159,21 @@ def place_plan(
     return placement
 
 
-def find_probes(graph: OnnxGraph, trained_for_int8: Collection[str] = ()) -> Probes:
-    """Where a graph is measured so that any plan of any scheme can be written into it.
+def find_probes(
+    graph: OnnxGraph,
+    schemes: Iterable[Scheme] = tuple(Scheme),
+    trained_for_int8: Collection[str] = (),
+) -> Probes:
+    """Where a graph is measured so that any plan can be written into it.
 
     Args:
         graph: in FP32.
+        schemes: that plans for it may be of.
         trained_for_int8: blocks whose weights were trained with the rounding: their biases need no
             correction, and so no means.
     """
     nodes = {node.name: node for node in graph}
-    reads = [read for scheme in Scheme for read in place(graph, scheme, lambda _: True).reads]
+    reads = [read for scheme in schemes for read in place(graph, scheme, lambda _: True).reads]
     untrained = place(graph, Scheme.TENSORRT, lambda name: block_of(name) not in trained_for_int8)
     return Probes(
         tensors=tuple(dict.fromkeys(nodes[name].inputs[index].name for name, index in reads)),
@@ -205,6 +212,20 @@ def is_wide(shape: Sequence[int], axis: int, *, depthwise: bool) -> bool:
     """Whether a weight of this shape, its output channels along an axis, is worth INT8."""
     taps = int(np.prod(shape)) // shape[axis]
     return shape[axis] >= _MIN_CHANNELS and (depthwise or taps >= _MIN_CHANNELS)
+
+
+def _resized(
+    graph: OnnxGraph, reads: Collection[tuple[str, int]], chosen: Callable[[str], bool]
+) -> list[tuple[str, int]]:
+    """What every Resize reads whose result is read rounded alone: so it stays in INT8 on both sides."""
+    return [
+        (node.name, 0)
+        for node in graph
+        if node.op_type == "Resize"
+        and chosen(node.name)
+        and (uses := list(node.outputs[0].uses()))
+        and all((user.name, index) in reads for user, index in uses)
+    ]
 
 
 def _producer(value: OnnxValue | None) -> str | None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from segclip_deploy.artifacts.plan import PrecisionPlan
-from segclip_deploy.calibration.table import CalibrationTable
+from segclip_deploy.calibration.table import GraphStatistics
 from segclip_deploy.errors import BadInput
 from segclip_deploy.quantization.fp16 import fp32_fallback, overflow_fallback, write_fp16
 from segclip_deploy.quantization.placement import Placement
@@ -36,7 +36,7 @@ def write_precision(
     model: OnnxModel,
     plan: PrecisionPlan,
     placement: Placement,
-    table: CalibrationTable | None,
+    statistics: GraphStatistics | None,
     absmax: Mapping[str, tuple[float, str]],
 ) -> AppliedPrecision:
     """Write a plan into an FP32 model, in place.
@@ -45,7 +45,7 @@ def write_precision(
         model: in FP32.
         plan: for this model.
         placement: of the plan's INT8.
-        table: ranges; needed where the plan has INT8.
+        statistics: of this graph; needed where the plan has INT8.
         absmax: tensor → (largest magnitude, tile), for what would overflow FP16.
 
     Raises:
@@ -58,13 +58,13 @@ def write_precision(
     }
     low = {node.name for node in graph if plan.fp16(node.name)} - set(high)
     if placement.weights:
-        if table is None:
+        if statistics is None:
             raise BadInput(
                 "INT8 needs a calibration table",
                 where="--table",
                 fix="segclip-deploy calibrate BUNDLE --tiles DIR -o TABLE",
             )
-        write_qdq(graph, placement, table.ranges, plan.scheme, table.means)
+        write_qdq(graph, placement, statistics.ranges, plan.scheme, statistics.means)
     if low:
         write_fp16(graph, low.__contains__)
     return AppliedPrecision(placement.nodes, high)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from segclip_deploy.artifacts.bundle import MODEL_FILE, Bundle
+from segclip_deploy.artifacts.bundle import Bundle
 from segclip_deploy.artifacts.bundle_record import Quality
 from segclip_deploy.artifacts.golden import Golden
 from segclip_deploy.errors import GateFailed
@@ -41,7 +41,7 @@ def prove(
         GateFailed: a logit is not finite.
     """
     with TemporaryDirectory() as folder:
-        path = Path(folder) / MODEL_FILE
+        path = Path(folder) / bundle.model_path.name
         save_model(model, path)
         reference = answers = run_reference(path, golden.tiles, bundle.input.batches)
         copy = load_model(path)

@@ -9,7 +9,6 @@ from pathlib import Path
 from segclip_deploy.artifacts import records
 from segclip_deploy.artifacts.bundle import (
     BUNDLE_FILES,
-    MODEL_FILE,
     Bundle,
     load_bundle,
     write_bundle,
@@ -20,7 +19,7 @@ from segclip_deploy.artifacts.golden import load_golden
 from segclip_deploy.artifacts.plan import PrecisionPlan
 from segclip_deploy.calibration.table import CalibrationTable, check_table
 from segclip_deploy.errors import BadInput
-from segclip_deploy.export.costs import share_of_macs
+from segclip_deploy.export.costs import count_blocks, share_of_macs
 from segclip_deploy.export.onnx_model import load_fp32, save_model
 from segclip_deploy.quantization.activation_absmax import find_absmax
 from segclip_deploy.quantization.placement import place_plan
@@ -65,6 +64,7 @@ def quantize(
         raise BadInput(
             "this is the FP32 bundle itself", where=out, fix="keep it, choose another output"
         )
+    bundle = bundle.for_scheme(plan.scheme)
     model = load_fp32(bundle)
     placement = place_plan(plan, bundle, model.graph)
     if table:
@@ -73,11 +73,12 @@ def quantize(
     absmax = {}
     if plan.scheme.rules.high == "fp16":
         absmax = find_absmax(model, golden.tiles, bundle.input.batches.start)
-    applied = write_precision(model, plan, placement, table, absmax)
+    statistics = table.of(bundle.lowering) if table else None
+    applied = write_precision(model, plan, placement, statistics, absmax)
     table = table if applied.int8 else None
     labels, quality = prove(model, bundle, golden, where=out)
     with replace_directory(out, contents=BUNDLE_FILES) as temporary:
-        path = temporary / MODEL_FILE
+        path = temporary / bundle.model_path.name
         save_model(model, path, outputs=bundle.outputs)
         own = replace(
             golden,
@@ -90,7 +91,8 @@ def quantize(
             parent,
             precision=plan.lowest,
             blocks=tuple(
-                records.replace(cost, precision=plan.blocks[cost.block]) for cost in parent.blocks
+                records.replace(cost, precision=plan.blocks[cost.block])
+                for cost in count_blocks(bundle.model_path)
             ),
             parents=records.replace(
                 parent.parents,

@@ -18,7 +18,6 @@ from numpy.typing import NDArray
 
 from segclip_deploy.artifacts.bundle import (
     BUNDLE_FILES,
-    MODEL_FILE,
     TEXT_FILE,
     Bundle,
     load_bundle,
@@ -79,21 +78,28 @@ def smooth(
             fix="this is for ViT encoders: calibrate the bundle as it is",
         )
     peaks = _peaks(model, bundle.input.batches.start, list(norms), tiles, report)
-    smooth_graph(model.graph, peaks, alpha)
     golden = load_golden(bundle.golden_path)
+    links = []
     with replace_directory(out, contents=BUNDLE_FILES) as temporary:
-        path = temporary / MODEL_FILE
-        save_model(model, path)
-        with OnnxRuntimeBackend(path, batches=bundle.input.batches) as engine:
-            link = measure_parity("the bundle before", golden, engine, bundle.vocabulary.names)
-        check_parity(link)
-        save_model(model, path, outputs=bundle.outputs)
+        for lowering in bundle.lowerings:
+            graph = bundle.lowered(lowering)
+            path = temporary / graph.model_path.name
+            model = load_fp32(graph)
+            # Every lowering has the same encoder, under names of its own.
+            own = dict(zip(find_norms(model.graph), peaks.values(), strict=True))
+            smooth_graph(model.graph, own, alpha)
+            save_model(model, path)
+            with OnnxRuntimeBackend(path, batches=bundle.input.batches) as engine:
+                link = measure_parity("the bundle before", golden, engine, bundle.vocabulary.names)
+            check_parity(link)
+            links.append(replace(link, engine=f"{link.engine}, graph for {lowering.value}"))
+            save_model(model, path, outputs=bundle.outputs)
         if bundle.text_path:
             shutil.copyfile(bundle.text_path, temporary / TEXT_FILE)
         record = replace(
             bundle.record,
             smoothing=Smoothing(alpha, len(norms), len(tiles)),
-            parity=(*bundle.record.parity, link),
+            parity=(*bundle.record.parity, *links),
             parents=replace(bundle.record.parents, bundle=bundle.sha256),
         )
         write_bundle(temporary, record, golden)

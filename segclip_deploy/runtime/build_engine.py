@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from functools import partial
 from pathlib import Path
 
@@ -54,6 +55,9 @@ def build_engine(
     target = target_of(out)
     check_build_options(target, options)
     _check_scheme(target, bundle)
+    bundle = bundle.for_scheme(target.scheme)
+    if reason := _other_graph(target, bundle):
+        warnings.warn(reason, stacklevel=2)
     if target.tried_apart:
         try_apart(target, bundle, options, report)
     with temporary_file(out) as file:
@@ -89,12 +93,26 @@ def refit_engine(engine: Engine, bundle: Bundle) -> Engine:
         raise BadInput(
             f"another model than the engine's: {', '.join(differing)} differs", where=bundle.path
         )
+    bundle = bundle.for_scheme(target.scheme)
     with temporary_file(path) as file:
         built = target.refit(engine, bundle, file, partial(_prove, bundle))
         write_engine(
             path, file, bundle, target=target.name, arguments=record.arguments, built=built
         )
     return load_engine(path)
+
+
+def _other_graph(target: Target, bundle: Bundle) -> str | None:
+    """What may make an engine slower than need be: it is built of the graph for others."""
+    wanted = target.scheme.rules.lowering
+    if bundle.lowering == wanted:
+        return None
+    quantized = "" if bundle.scheme is None else ", and quantize that"
+    again = command("segclip-deploy", "export", "CKPT", "-o", "FP32_BUNDLE", "--for", wanted.value)
+    return (
+        f"{bundle.path}: its graph is written for {bundle.lowering.value} engines, and {target.title} "
+        f"may be slower on it; {again}{quantized}"
+    )
 
 
 def _check_scheme(target: Target, bundle: Bundle) -> None:

@@ -129,7 +129,7 @@ class ArtifactCache:
         if plan_path:
             plan = load_plan(plan_path)
         else:
-            graph = load_model(bundle.model_path).graph
+            graph = load_model(bundle.for_scheme(scheme).model_path).graph
             plan = uniform_plan(
                 bundle, graph, scheme, "fp16" if point.precision == "fp16" else "int8"
             )

@@ -11,6 +11,7 @@ from typing import Any
 from segclip_deploy._optional import require
 from segclip_deploy.artifacts.bundle import RECORD_FILE, InputSpec, load_bundle
 from segclip_deploy.artifacts.files import sha256_file
+from segclip_deploy.artifacts.scheme import Scheme
 from segclip_deploy.errors import BadInput, GateFailed, MissingDependency, UsageError
 from segclip_deploy.evaluation.dataset import Dataset, open_dataset
 from segclip_deploy.export.costs import find_operators
@@ -407,7 +408,7 @@ def _bounds(prepared: Prepared) -> Iterator[LowerBound]:
     boards = prepared.request.boards
     for path in prepared.given.bundles if boards else ():
         bundle = load_bundle(path)
-        operators = find_operators(bundle.model_path)
+        operators = find_operators(bundle.for_scheme(Scheme.TENSORRT).model_path)
         for name in find_boards(boards or ""):
             for precision in ("fp16", "int8"):
                 yield lower_bound(path.name, bundle.sha256, operators, name, precision)

@@ -17,6 +17,7 @@ from PIL import Image
 from segclip_deploy.artifacts import records
 from segclip_deploy.artifacts.bundle import InputSpec, load_bundle
 from segclip_deploy.artifacts.files import sha256_file
+from segclip_deploy.artifacts.scheme import Lowering, Scheme
 from segclip_deploy.calibration import calibrate as module
 from segclip_deploy.calibration.ranges import METHODS
 from segclip_deploy.calibration.selection import TileSet, select_tiles
@@ -149,16 +150,19 @@ def test_a_table_says_what_was_measured_and_on_what(
     np.testing.assert_allclose(table.bands.std, pixels.std((0, 1, 2)), atol=1e-3)
     assert table.coverage.pool > 900
     # Against all values at once.
-    model = load_model(bundle.model_path)
-    names = find_probes(model.graph).tensors
-    assert list(table.ranges) == list(names)
-    run = observer(model, names)
-    runs = [run(tile[None]) for tile in pixels]
-    for name, values in zip(names, zip(*runs, strict=True), strict=True):
-        every, span = np.concatenate(values).ravel(), table.ranges[name]
-        assert every.min() <= span.low <= span.high <= every.max()
-        assert np.mean(np.abs(every) <= span.magnitude) >= 0.9999
-        assert span.magnitude <= np.abs(every).max()
+    assert [*table.graphs] == [*bundle.lowerings] == [*Lowering]
+    for scheme in Scheme:
+        graph = bundle.for_scheme(scheme)
+        model, ranges = load_model(graph.model_path), table.of(graph.lowering).ranges
+        names = find_probes(model.graph, [scheme]).tensors
+        assert list(ranges) == list(names)
+        run = observer(model, names)
+        runs = [run(tile[None]) for tile in pixels]
+        for name, values in zip(names, zip(*runs, strict=True), strict=True):
+            every, span = np.concatenate(values).ravel(), ranges[name]
+            assert every.min() <= span.low <= span.high <= every.max()
+            assert np.mean(np.abs(every) <= span.magnitude) >= 0.9999
+            assert span.magnitude <= np.abs(every).max()
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -232,10 +236,10 @@ def test_batches_give_the_ranges_of_single_tiles_and_save_their_state(
     )
     assert states == [False, False, *[True] * 6]
     assert three.bands == one.bands
-    for name, span in one.ranges.items():
+    for name, span in one.of(Lowering.CPU).ranges.items():
         # Sums in another order may move a value over the edge of a bin.
         np.testing.assert_allclose(
-            [*three.ranges[name].to_json()],
+            [*three.of(Lowering.CPU).ranges[name].to_json()],
             [*span.to_json()],
             atol=2 * span.magnitude / 1024,
         )
@@ -271,7 +275,9 @@ def test_the_command_calibrates_on_tiles_of_every_class(tiny_bundle: Path, tmp_p
     assert result.exit_code == 0, result.stderr
     table = load_table(out)
     assert f"18 of {table.coverage.pool} tiles from 20 images" in result.stdout
-    assert f"{len(table.ranges)} ranges, percentile" in result.stdout
+    for lowering in Lowering:
+        ranges = table.of(lowering).ranges
+        assert f"{len(ranges)} ranges of the graph for {lowering.value}" in result.stdout
     assert Image.open(sheet).width > 100
     again = call(*arguments, "--select", 18, "--json")
     assert json.loads(again.stdout) == json.loads(out.read_text())

@@ -19,6 +19,7 @@ from segclip_deploy.artifacts.onnx_file import block_of
 from segclip_deploy.artifacts.plan import PrecisionPlan
 from segclip_deploy.artifacts.scheme import Precision, Scheme
 from segclip_deploy.calibration.ranges import METHODS, Histogram
+from segclip_deploy.calibration.table import GraphStatistics
 from segclip_deploy.errors import BadArtifact, BadInput, GateFailed, StaleArtifact
 from segclip_deploy.export import parity
 from segclip_deploy.export.export import export_bundle
@@ -43,7 +44,6 @@ from segclip_deploy.runtime.targets.onnxruntime import OnnxRuntimeBackend
 from segclip_deploy.runtime.targets.openvino import OpenVinoBackend
 from segclip_deploy.runtime.verify import MAX_LOGIT_ERROR, MIN_AGREEMENT
 from tests.support.fakes import random_bank
-from tests.support.records import small_table
 
 
 def reference(checkpoint_path: Path, spec: InputSpec) -> TorchBackend:
@@ -176,12 +176,12 @@ def test_clip_encoders_take_precision(
     for name, values in zip(names, observer(graph, names)(image), strict=True):
         seen[name].add(values)
     ranges = {name: METHODS["minmax"](histogram) for name, histogram in seen.items()}
-    table = small_table(ranges=ranges)
+    measured = GraphStatistics(ranges)
     model, path = load_model(clip_export[-1]), tmp_path / "int8.onnx"
     blocks: dict[str, Precision] = {block_of(node.name): "int8" for node in model.graph}
     plan = PrecisionPlan(Scheme.TENSORRT, "", {**blocks, "graph": "fp32"})
     placement = place(model.graph, plan.scheme, plan.int8)
-    assert len(write_precision(model, plan, placement, table, {}).int8) > 50
+    assert len(write_precision(model, plan, placement, measured, {}).int8) > 50
     save_model(model, path)
     assert parser_errors(path) == []
     assert round_as_fp16(model.graph) > 100

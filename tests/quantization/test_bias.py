@@ -15,7 +15,7 @@ from segclip_deploy.artifacts import records
 from segclip_deploy.artifacts.bundle import load_bundle
 from segclip_deploy.artifacts.golden import load_golden
 from segclip_deploy.artifacts.onnx_file import block_of
-from segclip_deploy.artifacts.scheme import Scheme
+from segclip_deploy.artifacts.scheme import Lowering, Scheme
 from segclip_deploy.calibration.calibrate import channel_means
 from segclip_deploy.calibration.selection import select_tiles
 from segclip_deploy.calibration.table import Range, load_table
@@ -106,7 +106,8 @@ def test_a_product_without_a_place_for_it_is_left_as_it_is(tmp_path: Path) -> No
 
 
 def test_the_table_has_the_means_of_what_products_read(tiny_bundle: Path, tiny_table: Path) -> None:
-    table, bundle = load_table(tiny_table), load_bundle(tiny_bundle)
+    bundle = load_bundle(tiny_bundle)
+    table = load_table(tiny_table).of(bundle.lowering)
     model = load_model(bundle.model_path)
     operators = {name for name, _, _ in place(model.graph, Scheme.TENSORRT, lambda _: True).weights}
     assert set(table.means) == operators
@@ -127,16 +128,20 @@ def test_weights_trained_with_the_rounding_keep_their_biases(
     found = select_tiles(find_tiles([EXAMPLE / "images"], bundle.input), 16)
     plain = calibrate(bundle, found, tmp_path / "plain.json", method="minmax")
     table = calibrate(tuned, found, tmp_path / "tuned.json", method="minmax")
-    left_out = {name for name in plain.means if block_of(name) == "encoder.stem"}
-    assert left_out
-    assert set(table.means) == set(plain.means) - left_out
+    assert plain.graphs.keys() == table.graphs.keys() == {*Lowering}
+    for lowering in Lowering:
+        means = plain.of(lowering).means
+        left_out = {name for name in means if block_of(name) == "encoder.stem"}
+        assert left_out
+        assert set(table.of(lowering).means) == set(means) - left_out
 
 
 @pytest.mark.parametrize("scheme", Scheme, ids=lambda scheme: scheme.value)
 def test_the_example_comes_closer_to_fp32(
     scheme: Scheme, example_bundle: Path, example_table: Path, tmp_path: Path
 ) -> None:
-    bundle, table = load_bundle(example_bundle), load_table(example_table)
+    bundle = load_bundle(example_bundle).for_scheme(scheme)
+    table = load_table(example_table).of(bundle.lowering)
     golden = load_golden(bundle.golden_path)
     noise = {}
     for name, means in (("off", {}), ("on", table.means)):

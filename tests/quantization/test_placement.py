@@ -105,50 +105,71 @@ def test_the_skip_of_a_residual_sum_is_rounded_and_in_the_cpu_dialect_both_sides
     assert ("net/c", 1) in reads
 
 
-def test_every_convolution_of_the_example_is_int8_but_the_sums(example_bundle: Path) -> None:
-    graph = load_model(example_bundle / "model.onnx").graph
+@pytest.mark.parametrize(("scheme", "mix"), [(Scheme.CPU, "Conv_2"), (Scheme.TENSORRT, "Conv")])
+def test_every_convolution_of_the_example_is_int8_but_the_sums(
+    scheme: Scheme, mix: str, example_bundle: Path
+) -> None:
+    graph = load_model(load_bundle(example_bundle).for_scheme(scheme).model_path).graph
     convolutions = [node.name for node in graph if node.op_type == "Conv"]
     trained = {name for name in convolutions if name.startswith(("encoder.", "decoder."))}
-    nodes = place(graph, Scheme.TENSORRT, everything).nodes
+    nodes = place(graph, scheme, everything).nodes
     assert len(trained) == 56
     assert trained <= nodes
     # What the text was folded into, and each level's two projections of five rows.
     rest = {
         *(f"cff.{s}.read/Conv" for s in (8, 16, 32)),
-        *(f"cff.{s}.language_to_vision/Conv_2" for s in (8, 16, 32)),
+        *(f"cff.{s}.language_to_vision/{mix}" for s in (8, 16, 32)),
         *(f"cff.{s}.vision_to_language/Gemm" for s in (8, 16, 32)),
         "refiner/Gemm",
         "refiner/Gemm_2",
     }
     assert nodes - trained == rest
     constants = {node.inputs[1].name for node in graph if node.name in nodes}
-    assert not {name for name in constants if "head_sum" in name or "new_ones" in name}
+    assert not {name for name in constants if "same_head" in name or "new_ones" in name}
 
 
+@pytest.mark.parametrize("scheme", Scheme, ids=lambda scheme: scheme.value)
 @PROPERTY
 @given(st.data())
 def test_whatever_blocks_are_chosen_a_table_has_their_tensors(
-    tiny_bundle: Path, data: st.DataObject
+    scheme: Scheme, tiny_bundle: Path, data: st.DataObject
 ) -> None:
-    graph = loaded(tiny_bundle)
+    graph = loaded(tiny_bundle, scheme)
     blocks = sorted({block_of(node.name) for node in graph})
     chosen = data.draw(st.sets(st.sampled_from(blocks)))
     nodes = {node.name: node for node in graph}
-    for scheme in Scheme:
-        placement = place(graph, scheme, lambda name: block_of(name) in chosen)
-        read = {nodes[name].inputs[index].name for name, index in placement.reads}
-        assert read <= set(find_probes(graph).tensors)
-        assert {block_of(name) for name, _ in placement.reads} <= chosen
+    placement = place(graph, scheme, lambda name: block_of(name) in chosen)
+    read = {nodes[name].inputs[index].name for name, index in placement.reads}
+    assert read <= set(find_probes(graph, [scheme]).tensors)
+    assert {block_of(name) for name, _ in placement.reads} <= chosen
+
+
+def test_a_resize_between_rounded_tensors_reads_a_rounded_one_in_scheme_tensorrt(
+    tiny_bundle: Path,
+) -> None:
+    graph = loaded(tiny_bundle, Scheme.TENSORRT)
+    resizes = {node.name for node in graph if node.op_type == "Resize"}
+    levels = {f"decoder.{stride}/Resize" for stride in (4, 8, 16)}
+    assert resizes == {*levels, "graph/Resize"}  # the last makes labels
+
+    def rounded(scheme: Scheme, chosen: Callable[[str], bool]) -> set[str]:
+        return {name for name, _ in place(graph, scheme, chosen).reads} & resizes
+
+    assert rounded(Scheme.TENSORRT, everything) == levels
+    assert rounded(Scheme.CPU, everything) == set()
+    one_less = rounded(Scheme.TENSORRT, lambda name: block_of(name) != "decoder.8")
+    assert one_less == levels - {"decoder.8/Resize"}
 
 
 _LOADED: dict[Path, Any] = {}
 
 
-def loaded(bundle: Path) -> Any:
+def loaded(bundle: Path, scheme: Scheme) -> Any:
     """Not changed by what reads it."""
-    if bundle not in _LOADED:
-        _LOADED[bundle] = load_model(bundle / "model.onnx").graph
-    return _LOADED[bundle]
+    path = load_bundle(bundle).for_scheme(scheme).model_path
+    if path not in _LOADED:
+        _LOADED[path] = load_model(path).graph
+    return _LOADED[path]
 
 
 ENDS = st.floats(-1e4, 1e4, width=32).filter(lambda value: value == 0 or abs(value) > 1e-2)
@@ -191,9 +212,11 @@ def written(
     tmp_path_factory: pytest.TempPathFactory,
 ) -> tuple[Scheme, onnx.GraphProto]:
     """The tiny model with Q/DQ everywhere and nothing else."""
-    model = load_model(load_bundle(tiny_bundle).model_path)
+    bundle = load_bundle(tiny_bundle).for_scheme(request.param)
+    model = load_model(bundle.model_path)
     placement = place(model.graph, request.param, everything)
-    write_qdq(model.graph, placement, load_table(tiny_table).ranges, request.param)
+    ranges = load_table(tiny_table).of(bundle.lowering).ranges
+    write_qdq(model.graph, placement, ranges, request.param)
     path = tmp_path_factory.mktemp("qdq") / "model.onnx"
     save_model(model, path)
     return request.param, onnx.load(path).graph
@@ -203,7 +226,7 @@ def test_scales_in_the_file_are_those_of_the_table(
     written: tuple[Scheme, onnx.GraphProto], tiny_table: Path
 ) -> None:
     scheme, graph = written
-    ranges = load_table(tiny_table).ranges
+    ranges = load_table(tiny_table).of(scheme.rules.lowering).ranges
     constant = constants_of(graph)
     quantizers = [node for node in graph.node if node.op_type == "QuantizeLinear"]
     assert len(quantizers) > 30
@@ -230,7 +253,7 @@ def test_weights_come_back_within_half_a_step_of_their_channel(
     written: tuple[Scheme, onnx.GraphProto], tiny_bundle: Path
 ) -> None:
     scheme, graph = written
-    before = onnx.load(tiny_bundle / "model.onnx").graph
+    before = onnx.load(load_bundle(tiny_bundle).for_scheme(scheme).model_path).graph
     original, constant = constants_of(before), constants_of(graph)
     read = {node.name: node.input[1] for node in before.node if len(node.input) > 1}
     made = {node.output[0]: node for node in graph.node}

@@ -125,7 +125,7 @@ def test_fast_kernels_of_both_cpu_engines_say_what_the_file_says(
 
 def test_int8_products_read_dequantized_values_without_a_cast_between(quantized: Make) -> None:
     """What TensorRT fuses: DQ → operator, in one precision."""
-    graph = onnx.load(quantized("tensorrt", "int8") / "model.onnx").graph
+    graph = onnx.load(load_bundle(quantized("tensorrt", "int8")).model_path).graph
     made = {name: node for node in graph.node for name in node.output}
     operators = [
         node
@@ -162,7 +162,7 @@ def test_the_tensorrt_dialect_builds_in_tensorrt_rtx(
     builder = trt.Builder(logger)
     network = builder.create_network(0)
     parser = trt.OnnxParser(network, logger)
-    parsed = parser.parse_from_file(str(bundle / "model.onnx"))
+    parsed = parser.parse_from_file(str(load_bundle(bundle).model_path))
     assert parsed, [parser.get_error(i).desc() for i in range(parser.num_errors)]
     config = builder.create_builder_config()
     config.num_compute_capabilities = 1
@@ -199,7 +199,7 @@ def test_one_edited_line_brings_one_block_back(
     assert result.exit_code == 0, result.output
     assert "tensorrt, blocks" in result.stdout
     assert load_bundle(out).record.plan["encoder.stage2"] == "fp16"
-    graph = onnx.load(out / "model.onnx").graph
+    graph = onnx.load(load_bundle(out).model_path).graph
     weights = {n.output[0] for n in graph.node if n.op_type == "DequantizeLinear"}
     in_int8 = {
         block_of(n.name) for n in graph.node if n.op_type == "Conv" and n.input[1] in weights
@@ -217,7 +217,7 @@ def test_fp16_all_the_way_leaves_no_dead_cast_behind(
     fp16 = uniform_plan(bundle, graph, Scheme.TENSORRT, "fp16")
     low = PrecisionPlan(Scheme.TENSORRT, fp16.bundle, dict.fromkeys(fp16.blocks, "fp16"))
     quantize(bundle, tmp_path / "b", plan=low, table=None)
-    nodes = onnx.load(tmp_path / "b" / "model.onnx").graph.node
+    nodes = onnx.load(load_bundle(tmp_path / "b").model_path).graph.node
     read = {name for node in nodes for name in node.input} | {"labels"}
     assert not [node.name for node in nodes if not read & set(node.output)]
 
@@ -404,7 +404,7 @@ def test_an_edited_quantized_bundle_is_refused_with_the_command_that_makes_it(
     small_fp16: Path, tmp_path: Path
 ) -> None:
     shutil.copytree(small_fp16, tmp_path / "b")
-    (tmp_path / "b" / "model.onnx").write_bytes(b"")
+    load_bundle(tmp_path / "b").model_path.write_bytes(b"")
     with pytest.raises(StaleArtifact, match="segclip-deploy quantize FP32_BUNDLE --scheme"):
         load_bundle(tmp_path / "b")
 

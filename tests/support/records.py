@@ -15,8 +15,15 @@ from hypothesis import strategies as st
 from segclip_deploy.artifacts.bundle_record import BundleRecord, Parents
 from segclip_deploy.artifacts.input_spec import InputSpec
 from segclip_deploy.artifacts.model_spec import ModelSpec
+from segclip_deploy.artifacts.scheme import Lowering
 from segclip_deploy.artifacts.vocabulary import load_vocabulary
-from segclip_deploy.calibration.table import BandStatistics, CalibrationTable, CoverageRecord
+from segclip_deploy.calibration.table import (
+    BandStatistics,
+    CalibrationTable,
+    CoverageRecord,
+    GraphStatistics,
+    Range,
+)
 from segclip_deploy.tradeoff.mission import SENSORS, Mission
 
 _T = TypeVar("_T")
@@ -97,12 +104,16 @@ def small_record(**fields: Any) -> BundleRecord:
     return BundleRecord(**given | fields)
 
 
-def small_table(**fields: Any) -> CalibrationTable:
-    """Of no tile; ``fields`` are what differs."""
+def small_table(
+    ranges: Mapping[str, Range] | None = None,
+    lowering: Lowering = Lowering.CPU,
+    **fields: Any,
+) -> CalibrationTable:
+    """Of no tile, with ranges of one graph; ``fields`` are what differs."""
     given: dict[str, Any] = {
         "bundle": "0" * 64,
         "method": "minmax",
-        "ranges": {},
+        "graphs": {lowering: GraphStatistics(ranges or {})},
         "tiles": (),
         "bands": BandStatistics((1.0, 2.0, 3.0), (0.1, 0.2, 0.3)),
         "coverage": CoverageRecord(1, 20, 1, 0, 0, 0, {}, {}, 0.5, 1.0),

@@ -71,7 +71,8 @@ def test_pytorch_rounds_what_the_graph_rounds(
     tmp_path: Path,
 ) -> None:
     """As many tensors in the same ranges; of few blocks, where noise has no time to spread, the same."""
-    bundle, checkpoint = load_bundle(tiny_bundle), load_checkpoint(tiny_checkpoint)
+    bundle = load_bundle(tiny_bundle).for_scheme(scheme)
+    checkpoint = load_checkpoint(tiny_checkpoint)
     model, onnx_model = build_model(checkpoint), load_model(bundle.model_path)
     whole = uniform_plan(bundle, onnx_model.graph, scheme, "int8")
     low = [name for name in whole.blocks if name in some or (not some and own_weights(name))]
@@ -87,7 +88,7 @@ def test_pytorch_rounds_what_the_graph_rounds(
     ranges = observe(model, plan, run, pixels)
     fake = FakeQuant(model, plan, ranges)
     assert len(fake.paths) == len(placement.weights) > 0
-    table = load_table(tiny_table).ranges
+    table = load_table(tiny_table).of(bundle.lowering).ranges
     for kind in ("low", "high", "magnitude"):
         ours = sorted(getattr(span, kind) for span in ranges.values())
         theirs = sorted(getattr(table[name], kind) for name in read)
