@@ -7,7 +7,6 @@ from typing import Any
 import click
 
 from segclip_deploy import api
-from segclip_deploy.artifacts.scheme import Lowering
 from segclip_deploy.cli.inspect import print_folding, temperature_fit
 from segclip_deploy.cli.options import (
     PATH,
@@ -53,7 +52,7 @@ __all__ = ["export"]
 @click.option(
     "--for",
     "for_",
-    type=click.Choice([lowering.value for lowering in Lowering]),
+    type=click.Choice(["cpu", "nvidia"]),
     help="Keep the graph for these engines alone.  [default: both]",
 )
 @click.option("--tiles", type=PATH, help="Images to prove parity on; else the checkpoint's own.")

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segclip_deploy.artifacts.bundle import Bundle
-from segclip_deploy.artifacts.scheme import Lowering, Scheme
+from segclip_deploy.artifacts.scheme import Scheme
 from segclip_deploy.calibration.calibrate import measure_ranges
 from segclip_deploy.calibration.selection import TileSet, select_tiles
 from segclip_deploy.calibration.sheet import contact_sheet
@@ -43,16 +43,19 @@ def calibrate(
             schemes that are written into it.
     """
     check_fp32(bundle)
-    graphs: dict[Lowering, list[Scheme]] = {}
-    for one in Scheme if scheme is None else (scheme,):
-        graphs.setdefault(bundle.for_scheme(one).lowering, []).append(one)
+    wanted = Scheme if scheme is None else (scheme,)
+    schemes = {
+        lowering: [one for one in wanted if bundle.for_scheme(one).lowering is lowering]
+        for lowering in bundle.lowerings
+    }
     probes = {
         lowering: find_probes(
             load_model(bundle.lowered(lowering).model_path).graph,
-            schemes,
+            own,
             bundle.record.trained_for_int8,
         )
-        for lowering, schemes in graphs.items()
+        for lowering, own in schemes.items()
+        if own
     }
     return measure_ranges(bundle, probes, tiles, out, method=method, report=report)
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from typing import Any, TypeVar
 
 import torch
@@ -98,7 +99,10 @@ class _Placed(TorchFunctionMode):
             args = (*self._sides(args[0], args[1]), *args[2:])
         result = func(*args, **kwargs)
         if isinstance(result, Tensor):  # in place, it is a tensor that had other values before
-            result.__dict__.update(made_by=made, read_as=None)
+            resized = (
+                (args[0], partial(func, *args[1:], **kwargs)) if func is F.interpolate else None
+            )
+            result.__dict__.update(made_by=made, read_as=None, resized=resized)
         return result
 
     def _read(self, name: str, values: Tensor) -> Tensor:
@@ -112,11 +116,19 @@ class _Placed(TorchFunctionMode):
             return list(sides)
         last = max((one for one in made if one), key=self.turns.__getitem__)
         return [
-            self._read(f"{last}+{index}", side)
+            self._read_addend(f"{last}+{index}", side)
             if self.scheme.rules.both_addends or made[index] != last
             else side
             for index, side in enumerate(sides)
         ]
+
+    def _read_addend(self, name: str, values: Tensor) -> Tensor:
+        """A side of a sum, rounded; where it is a resized tensor, that is rounded before, too, if the scheme says so."""
+        resized = values.__dict__.get("resized")
+        if resized and self.scheme.rules.resizes:
+            small, resize = resized
+            values = resize(self._read(f"{name}, before", small))
+        return self._read(name, values)
 
 
 def _made_by(values: Tensor) -> str | None:

@@ -58,11 +58,11 @@ def test_a_table_is_read_as_it_was_written(tmp_path: Path) -> None:
 
 
 def widen(data: dict[str, Any]) -> None:
-    data["ranges"]["b"][2] = 3.0
+    data["graphs"]["cpu"]["ranges"]["b"][2] = 3.0
 
 
 def to_nan(data: dict[str, Any]) -> None:
-    data["ranges"]["b"][0] = float("nan")
+    data["graphs"]["cpu"]["ranges"]["b"][0] = float("nan")
 
 
 def other_digest(data: dict[str, Any]) -> None:
@@ -74,11 +74,11 @@ def other_tile(data: dict[str, Any]) -> None:
 
 
 def huge(data: dict[str, Any]) -> None:
-    data["ranges"]["b"][2] = 10**400
+    data["graphs"]["cpu"]["ranges"]["b"][2] = 10**400
 
 
 def short_range(data: dict[str, Any]) -> None:
-    data["ranges"]["b"] = [1.0]
+    data["graphs"]["cpu"]["ranges"]["b"] = [1.0]
 
 
 def no_digest(data: dict[str, Any]) -> None:

@@ -104,8 +104,9 @@ def test_fp16_keeps_fp32_what_overflows_and_says_so(quantized: Make) -> None:
     record = load_bundle(quantized("tensorrt", "fp16")).record.quantization
     fallback = record.fp32_fallback
     for stride in (8, 16, 32):
-        assert "reaches" in fallback[f"cff.{stride}.language_to_vision/Exp"]
-        assert "on golden tile" in fallback[f"cff.{stride}.language_to_vision/Exp"]
+        # Its softmax takes a maximum first, and is FP16.
+        assert f"cff.{stride}.language_to_vision/Softmax" not in fallback
+        assert "squares overflow" in fallback[f"cff.{stride}.read/Mul"]
         assert "its constant 1e-06" in fallback[f"cff.{stride}.score_map/Clip"]
     assert not [name for name in fallback if name.startswith(("encoder.", "decoder."))]
     assert set(record.plan.values()) == {"fp16", "fp32"}
@@ -428,7 +429,9 @@ def test_any_batch_of_a_range_stays_open_and_is_verified(open_bundle: Path, tmp_
 
     table = calibrated(open_bundle, [EXAMPLE / "images"], 16)
     # Untrained, its labels hang by half a step of INT8. Biases of zero leave none to round.
-    save_table(table, replace(load_table(table), means={}))
+    measured = load_table(table)
+    bare = {graph: replace(seen, means={}) for graph, seen in measured.graphs.items()}
+    save_table(table, replace(measured, graphs=bare))
     for scheme, precision in KINDS:
         out = uniformly(open_bundle, table, tmp_path / f"{scheme}-{precision}", scheme, precision)
         bundle = load_bundle(out)

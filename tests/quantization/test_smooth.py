@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
 from segclip_deploy.artifacts.bundle import load_bundle
-from segclip_deploy.artifacts.bundle_record import Smoothing
+from segclip_deploy.artifacts.bundle_record import MODEL_FILES, Smoothing
 from segclip_deploy.artifacts.files import sha256_file
 from segclip_deploy.artifacts.golden import load_golden, save_golden
 from segclip_deploy.artifacts.scheme import Scheme
@@ -147,7 +147,20 @@ def test_what_others_read_is_left_alone(old: str, new: str, tmp_path: Path) -> N
 def with_a_norm(source: Path, out: Path) -> Path:
     """The tiny bundle with a LayerNorm and a product before its first convolution, golden anew."""
     shutil.copytree(source, out)
-    model = onnx.load(out / "model.onnx")
+    for name in MODEL_FILES.values():
+        add_a_norm(out / name)
+    golden = load_golden(out / "golden.npz")
+    backend = OnnxRuntimeBackend(out / "model.onnx")
+    save_golden(out / "golden.npz", answers_of(backend, golden.tiles))
+    record = json.loads((out / "bundle.json").read_text())
+    changed = (*MODEL_FILES.values(), "golden.npz")
+    record["files"] |= {name: sha256_file(out / name) for name in changed}
+    (out / "bundle.json").write_text(json.dumps(record))
+    return out
+
+
+def add_a_norm(path: Path) -> None:
+    model = onnx.load(path)
     graph = model.graph
     (stem,) = [n for n in graph.node if n.name == "encoder.stem/Conv"]
     rng = np.random.default_rng(0)
@@ -168,14 +181,7 @@ def with_a_norm(source: Path, out: Path) -> Path:
     stem.input[0] = "n.product"
     for node in reversed(nodes):
         graph.node.insert(place, node)
-    onnx.save(model, out / "model.onnx")
-    golden = load_golden(out / "golden.npz")
-    backend = OnnxRuntimeBackend(out / "model.onnx")
-    save_golden(out / "golden.npz", answers_of(backend, golden.tiles))
-    record = json.loads((out / "bundle.json").read_text())
-    record["files"] |= {name: sha256_file(out / name) for name in ("model.onnx", "golden.npz")}
-    (out / "bundle.json").write_text(json.dumps(record))
-    return out
+    onnx.save(model, path)
 
 
 def test_the_command_writes_a_bundle_that_goes_on_like_any_other(
@@ -190,8 +196,9 @@ def test_the_command_writes_a_bundle_that_goes_on_like_any_other(
     assert bundle.record.smoothing == Smoothing(alpha=0.5, norms=1, tiles=16)
     assert bundle.record.parents.bundle == sha256_file(source / "bundle.json")
     assert (bundle.precision, bundle.outputs) == ("fp32", parent.outputs)
-    assert bundle.record.parity[-1].max_logit_error <= 1e-4
-    assert bundle.files["model.onnx"] != parent.files["model.onnx"]
+    assert [link.max_logit_error <= 1e-4 for link in bundle.record.parity[-2:]] == [True] * 2
+    for name in MODEL_FILES.values():
+        assert bundle.files[name] != parent.files[name]
     assert bundle.files.keys() == parent.files.keys()
     assert call("verify", out).exit_code == 0
     table = tmp_path / "t.json"

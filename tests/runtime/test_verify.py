@@ -24,6 +24,7 @@ from segclip_deploy.runtime.build_engine import build_engine
 from segclip_deploy.runtime.targets.onnxruntime import OnnxRuntimeBackend
 from segclip_deploy.runtime.verify import verify
 from tests.support.fakes import CLASSES, FakeBackend, classes_of, random_frame
+from tests.support.helpers import copied
 
 NAMES = tuple(f"class {k}" for k in range(CLASSES))
 
@@ -77,13 +78,14 @@ def set_constant(
 
 def edited(bundle: Path, out: Path, change: Callable[[onnx.GraphProto], None]) -> Path:
     """A copy with another graph, hashes made to fit: as a tool would leave it that changed the model."""
-    shutil.copytree(bundle, out)
-    model = onnx.load(out / "model.onnx")
+    copied(bundle, out)
+    path = load_bundle(out).model_path
+    model = onnx.load(path)
     change(model.graph)
     onnx.checker.check_model(model)
-    onnx.save(model, out / "model.onnx")
+    onnx.save(model, path)
     record = json.loads((out / "bundle.json").read_text())
-    record["files"]["model.onnx"] = sha256_file(out / "model.onnx")
+    record["files"][path.name] = sha256_file(path)
     (out / "bundle.json").write_text(json.dumps(record))
     return out
 
