@@ -9,8 +9,9 @@ from pathlib import Path
 import numpy as np
 
 from segclip_deploy.artifacts.onnx_wire import field, fields, members, open_model, text_of
+from segclip_deploy.errors import BadArtifact
 
-__all__ = ["Node", "TensorType", "boundary", "nodes", "part"]
+__all__ = ["Node", "TensorType", "boundary", "nodes", "part", "until"]
 
 # Field numbers of https://github.com/onnx/onnx/blob/main/onnx/onnx.proto3
 _MODEL_GRAPH = 7
@@ -96,6 +97,30 @@ def part(
         taken = {name for node in kept for name in node.inputs}
         made = [name for node in kept for name in node.outputs]
         outputs = [name for name in made if name and name not in taken]
+    ends = [field(_GRAPH_INPUT, _value(name, *kind)) for name, kind in (inputs or {}).items()]
+    ends += [field(_GRAPH_OUTPUT, _value(name)) for name in outputs]
+    return _cut(model, first, last, ends)
+
+
+def until(model: Path, tensor: str, element: str) -> bytes:
+    """A model of the nodes up to the one that makes a tensor, which is its only output.
+
+    Args:
+        model: that it is cut from.
+        tensor: the output.
+        element: NumPy's name of the tensor's type, which the file need not tell.
+
+    Raises:
+        BadArtifact: not an ONNX file, or none of its nodes makes such a tensor.
+    """
+    made = [index for index, node in enumerate(nodes(model)) if tensor in node.outputs]
+    if not made:
+        raise BadArtifact(f"none of its nodes makes a tensor {tensor!r}", where=model)
+    return _cut(model, 0, made[0] + 1, [field(_GRAPH_OUTPUT, _value(tensor, element))])
+
+
+def _cut(model: Path, first: int, last: int, ends: Sequence[bytes]) -> bytes:
+    """A model of some nodes of another, without its outputs and with ``ends``, fields of its graph."""
     parts: list[bytes] = []
     for number, value in fields(open_model(model), model):
         if number != _MODEL_GRAPH or isinstance(value, int):
@@ -106,17 +131,15 @@ def part(
             index += inner == _GRAPH_NODE
             if inner != _GRAPH_OUTPUT and (inner != _GRAPH_NODE or first <= index < last):
                 graph.append(field(inner, content))
-        graph += [field(_GRAPH_INPUT, _value(*given)) for given in (inputs or {}).items()]
-        graph += [field(_GRAPH_OUTPUT, _value(name)) for name in outputs]
-        parts.append(field(number, b"".join(graph)))
+        parts.append(field(number, b"".join([*graph, *ends])))
     return b"".join(parts)
 
 
-def _value(name: str, kind: TensorType | None = None) -> bytes:
-    """A ValueInfoProto."""
-    if kind is None:
+def _value(name: str, element: str | None = None, shape: Sequence[int] | None = None) -> bytes:
+    """A ValueInfoProto, with as much of the type as is known."""
+    if element is None:
         return field(1, name.encode())
-    element, shape = kind
-    sides = b"".join(field(1, field(1, side)) for side in shape)
-    tensor = field(1, _ELEMENT[np.dtype(element).name]) + field(2, sides)
+    tensor = field(1, _ELEMENT[np.dtype(element).name])
+    if shape is not None:
+        tensor += field(2, b"".join(field(1, field(1, side)) for side in shape))
     return field(1, name.encode()) + field(2, field(1, tensor))

@@ -26,11 +26,14 @@ static int alive[KINDS];
 
 typedef struct Block { char *memory; size_t size; enum Kind kind; int mapped; struct Block *next; } Block;
 typedef struct { double at; int recorded; } Event;
+typedef void (*Kernel)(const void *arguments, const unsigned *grid, const unsigned *block);
+typedef struct { Kernel run; unsigned grid[3], block[2]; char arguments[256]; } Launch;
 typedef struct Work {
-    enum { COPY, MARK, CALL } what;
+    enum { COPY, MARK, CALL, LAUNCH } what;
     void *to; const void *from; size_t size; char *taken;  // COPY; taken: pageable memory, as it was
     Event *event;                                           // MARK
     void (*function)(void *); void *argument;               // CALL
+    Launch kernel;                                          // LAUNCH
     struct Work *next;
 } Work;
 typedef struct Queue { Work *first, *last; } Queue;
@@ -348,6 +351,9 @@ static void perform(const Work *work)
         break;
     case CALL:
         work->function(work->argument);
+        break;
+    case LAUNCH:
+        work->kernel.run(work->kernel.arguments, work->kernel.grid, work->kernel.block);
     }
 }
 
@@ -518,16 +524,7 @@ CUresult cuGraphLaunch(CUgraphExec exec, CUstream stream)
 
 // ---- kernels: functions of the host under the names they have in PTX
 
-typedef void (*Kernel)(const void *arguments, const unsigned *grid, const unsigned *block);
 Kernel fake_kernel(const char *name);  // kernels.cpp
-
-typedef struct { Kernel run; unsigned grid[2], block[2]; char arguments[256]; } Launch;
-static void launch(void *argument)
-{
-    Launch *one = argument;
-    one->run(one->arguments, one->grid, one->block);
-    free(one);
-}
 
 static const char ELF[] = "\177ELF";  // how a cubin begins, which is not text
 
@@ -561,8 +558,7 @@ CUresult cuLaunchKernel(CUfunction function, unsigned gx, unsigned gy, unsigned 
                         unsigned bz, unsigned shared, CUstream stream, void **parameters, void **extra)
 {
     ENTER();
-    Launch *one = calloc(1, sizeof *one);
-    *one = (Launch){(Kernel)function, {gx, gy}, {bx, by}, {0}};
+    Work work = {.what = LAUNCH, .kernel = {(Kernel)function, {gx, gy, gz}, {bx, by}, {0}}};
     size_t size = 0;
     void *packed = NULL;
     for (int i = 0; extra && extra[i] != CU_LAUNCH_PARAM_END; i += 2) {
@@ -571,10 +567,10 @@ CUresult cuLaunchKernel(CUfunction function, unsigned gx, unsigned gy, unsigned 
         if (extra[i] == CU_LAUNCH_PARAM_BUFFER_SIZE)
             size = *(size_t *)extra[i + 1];
     }
-    if (!packed || size > sizeof one->arguments)
+    if (!packed || size > sizeof work.kernel.arguments)
         return CUDA_ERROR_INVALID_VALUE;
-    memcpy(one->arguments, packed, size);
-    return append((Stream *)stream, (Work){.what = CALL, .function = launch, .argument = one});
+    memcpy(work.kernel.arguments, packed, size);
+    return append((Stream *)stream, work);
 }
 
 // ---- cuda-bindings asks for every function by its name

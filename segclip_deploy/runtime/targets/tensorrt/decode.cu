@@ -13,9 +13,9 @@
 
 __device__ __constant__ const float NEXT[4] = {0.625f, 0.875f, 0.125f, 0.375f};  // of the right or lower cell
 
-// logits (classes, height, width) -> labels (4 height, 4 width); margin (height, width), the best
-// class's probability less the second's times 255, unless it is null. One thread for the four
-// pixels of a cell in one row of labels: grid over (width, 4 height).
+// logits (batch, classes, height, width) -> labels (batch, 4 height, 4 width); margin (batch, height,
+// width), the best class's probability less the second's times 255, unless it is null. One thread
+// for the four pixels of a cell in one row of labels: grid over (width, 4 height, batch).
 extern "C" __global__ void decode(const float *__restrict__ logits,
                                   unsigned char *__restrict__ labels,
                                   unsigned char *__restrict__ margin,
@@ -25,6 +25,12 @@ extern "C" __global__ void decode(const float *__restrict__ logits,
     const int line = blockIdx.y * blockDim.y + threadIdx.y;
     if (column >= width || line >= 4 * height)
         return;
+
+    const size_t image = blockIdx.z, cells = (size_t)height * width;
+    logits += image * classes * cells;
+    labels += image * 16 * cells;
+    if (margin != nullptr)
+        margin += image * cells;
 
     const int cell = line / 4, phase = line % 4;
     const int above = phase < 2 ? max(cell - 1, 0) : cell;
@@ -38,7 +44,7 @@ extern "C" __global__ void decode(const float *__restrict__ logits,
     float first = -INFINITY, second = -INFINITY, sum = 0.0f;
 
     for (int k = 0; k < classes; ++k) {
-        const float *plane = logits + (size_t)k * height * width;
+        const float *plane = logits + k * cells;
         float mixed[3];  // the three cells of this line, interpolated between the two rows
         for (int i = 0; i < 3; ++i)
             mixed[i] = (1.0f - NEXT[phase]) * plane[(size_t)above * width + columns[i]]

@@ -39,6 +39,29 @@ class GpuDecoder:
         self._shape: tuple[int, ...] = ()
         self._buffers: tuple[Any, Any, Any] = (None, None, None)
 
+    def launch(
+        self, logits: int, labels: int, margin: int | None, shape: tuple[int, int, int, int]
+    ) -> None:
+        """Put the kernel on the stream, for a batch that lies on the GPU.
+
+        Args:
+            logits: address of (B, K, h, w) float32.
+            labels: address of (B, 4h, 4w) uint8, to be written; a multiple of 4.
+            margin: address of (B, h, w) uint8, to be written; None: none is asked for.
+            shape: (B, K, h, w).
+
+        Raises:
+            pycuda.driver.Error: the driver refuses it.
+        """
+        batch, classes, height, width = shape
+        self._kernel(
+            *(np.uintp(address) for address in (logits, labels, margin or 0)),
+            *(np.int32(n) for n in (classes, height, width)),
+            block=_BLOCK,
+            grid=(-(-width // _BLOCK[0]), -(-LOGIT_STRIDE * height // _BLOCK[1]), batch),
+            stream=self._stream,
+        )
+
     def decode(
         self, logits: NDArray[np.float32], *, margin: bool
     ) -> tuple[NDArray[np.uint8], NDArray[np.uint8] | None]:
@@ -56,15 +79,7 @@ class GpuDecoder:
             self._shape = logits.shape
         read, written, measured = self._buffers
         self._cuda.memcpy_htod_async(read, np.ascontiguousarray(logits), self._stream)
-        self._kernel(
-            read,
-            written,
-            measured if margin else np.uintp(0),
-            *(np.int32(n) for n in (classes, height, width)),
-            block=_BLOCK,
-            grid=(-(-width // _BLOCK[0]), -(-LOGIT_STRIDE * height // _BLOCK[1])),
-            stream=self._stream,
-        )
+        self.launch(int(read), int(written), int(measured) if margin else None, (1, *logits.shape))
         self._cuda.memcpy_dtoh_async(labels, written, self._stream)
         if clear is not None:
             self._cuda.memcpy_dtoh_async(clear, measured, self._stream)

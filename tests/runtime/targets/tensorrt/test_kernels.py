@@ -39,14 +39,15 @@ Decode = Callable[[NDArray[np.float32]], tuple[NDArray[np.uint8], NDArray[np.uin
 
 LAUNCH = """
 extern "C" void launch(const float *logits, unsigned char *labels, unsigned char *margin,
-                       int classes, int height, int width)
+                       int classes, int height, int width, int batch)
 {
-    blockDim = {32, 8};
-    for (blockIdx.y = 0; blockIdx.y * blockDim.y < 4 * height; ++blockIdx.y)
-        for (blockIdx.x = 0; blockIdx.x * blockDim.x < width; ++blockIdx.x)
-            for (threadIdx.y = 0; threadIdx.y < blockDim.y; ++threadIdx.y)
-                for (threadIdx.x = 0; threadIdx.x < blockDim.x; ++threadIdx.x)
-                    decode(logits, labels, margin, classes, height, width);
+    blockDim = {32, 8, 1};
+    for (blockIdx.z = 0; blockIdx.z < batch; ++blockIdx.z)
+        for (blockIdx.y = 0; blockIdx.y * blockDim.y < 4 * height; ++blockIdx.y)
+            for (blockIdx.x = 0; blockIdx.x * blockDim.x < width; ++blockIdx.x)
+                for (threadIdx.y = 0; threadIdx.y < blockDim.y; ++threadIdx.y)
+                    for (threadIdx.x = 0; threadIdx.x < blockDim.x; ++threadIdx.x)
+                        decode(logits, labels, margin, classes, height, width);
 }
 """
 
@@ -68,14 +69,12 @@ def on_host(tmp_path_factory: pytest.TempPathFactory) -> Decode:
     launch = ctypes.CDLL(str(library)).launch
 
     def decode(logits: NDArray[np.float32]) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-        classes, height, width = logits.shape
-        labels = np.full((LOGIT_STRIDE * height, LOGIT_STRIDE * width), 254, np.uint8)
-        margin = np.full((height, width), 254, np.uint8)
+        *before, classes, height, width = logits.shape
+        labels = np.full((*before, LOGIT_STRIDE * height, LOGIT_STRIDE * width), 254, np.uint8)
+        margin = np.full((*before, height, width), 254, np.uint8)
         launch(
             *(ctypes.c_void_p(a.ctypes.data) for a in (logits, labels, margin)),
-            classes,
-            height,
-            width,
+            *(classes, height, width, *(before or [1])),
         )
         return labels, margin
 
@@ -101,6 +100,14 @@ def test_the_kernel_says_what_numpy_and_the_graph_say(
         np.testing.assert_allclose(picked[labels != expected], wanted[labels != expected], atol=TIE)
         assert (labels == expected).mean() > 0.98  # ties are rare
     assert np.abs(margin.astype(int) - margin_of(logits)).max() <= 1
+
+
+def test_every_image_of_a_batch_is_decoded_as_it_is_alone(on_host: Decode) -> None:
+    logits = np.random.default_rng(0).normal(size=(3, 5, 7, 9)).astype(np.float32)
+    labels, margin = on_host(logits)
+    for index, alone in enumerate(map(on_host, logits)):
+        np.testing.assert_array_equal(labels[index], alone[0])
+        np.testing.assert_array_equal(margin[index], alone[1])
 
 
 def test_of_equal_classes_the_first_wins(on_host: Decode) -> None:
