@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from segclip_deploy.api._arguments import AnyPath, check_choice, check_range, optional_path
 from segclip_deploy.errors import UsageError
@@ -12,7 +12,7 @@ from segclip_deploy.evaluation.choices import LAYOUT_NAMES
 from segclip_deploy.progress import Report, silent
 
 if TYPE_CHECKING:
-    from segclip_deploy.artifacts.engine import Engine, Verification
+    from segclip_deploy.artifacts.engine import Engine, LabelMaker, Verification
     from segclip_deploy.planning.build_at_precision import BuildPrecision
 
 __all__ = ["build_engine", "verify"]
@@ -33,6 +33,7 @@ def build_engine(
     dla: int | None = None,
     timing_cache: AnyPath | None = None,
     tries: int = 1,
+    labels: LabelMaker | Literal["auto"] | None = None,
     precision: BuildPrecision | None = None,
     calib: AnyPath | None = None,
     eval: AnyPath | None = None,
@@ -69,6 +70,9 @@ def build_engine(
         dla: TensorRT: the number of a DLA core; the rest runs on the GPU.
         timing_cache: TensorRT: a file; by default in the user's cache directory.
         tries: TensorRT: build so often, keep the fastest that passes its verification.
+        labels: TensorRT: who makes them of the logits. ``"graph"``, the default, is the engine's own
+            graph; ``"kernel"`` is a CUDA kernel behind it; ``"auto"`` builds both and keeps the
+            faster that passes, as precision ``"auto"`` does by default.
         precision: on a workstation: ``"fp16"`` or ``"int8"``, written into the bundle before;
             ``"auto"`` builds two engines and keeps the faster.
         calib: real tiles, for ``"int8"`` and ``"auto"``.
@@ -93,6 +97,7 @@ def build_engine(
     check_choice("--hardware-compatibility", hardware_compatibility, levels)
     check_range("--dla", dla, 0)
     check_range("--tries", tries, 1)
+    check_choice("--labels", labels, ("graph", "kernel", "auto"))
     check_choice("--precision", precision, ("fp16", "int8", "auto"))
     from segclip_deploy.artifacts.bundle import load_bundle
     from segclip_deploy.runtime.build_engine import build_engine as build
@@ -118,6 +123,7 @@ def build_engine(
         dla=dla,
         timing_cache=optional_path(timing_cache),
         tries=tries,
+        labels=labels,
     )
     if precision is None:
         return build(load_bundle(bundle), Path(out), options=options, report=report)

@@ -6,7 +6,7 @@ import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from segclip_deploy import __version__
 from segclip_deploy.artifacts.bundle import Bundle, check_file
@@ -33,6 +33,7 @@ __all__ = [
     "Engine",
     "EngineRecord",
     "GpuDevice",
+    "LabelMaker",
     "Layer",
     "Search",
     "TimingCacheUse",
@@ -44,6 +45,10 @@ __all__ = [
     "record_path",
     "write_engine",
 ]
+
+
+LabelMaker = Literal["graph", "kernel"]
+"""What makes labels, and the margin, of the logits: the engine's own graph, or a kernel behind it."""
 
 
 class CpuDevice(Record, frozen=True, tag_field="kind", tag="cpu"):
@@ -168,11 +173,13 @@ class Try(Record, frozen=True):
         median_ms: milliseconds an inference.
         rounds: inferences timed.
         passed: whether verification did.
+        labels: what makes them.
     """
 
     median_ms: float
     rounds: int
     passed: bool
+    labels: LabelMaker = "graph"
 
 
 class Build(Record, frozen=True):
@@ -222,6 +229,7 @@ class Built(Record, frozen=True):
         blocks: those, by block and element type.
         verified: the result of verification; None where it cannot run here.
         not_verified: why it cannot.
+        labels: what makes them.
     """
 
     device: CpuDevice | GpuDevice
@@ -232,6 +240,7 @@ class Built(Record, frozen=True):
     blocks: Mapping[str, Mapping[str, int]] | None = None
     verified: Verification | None = None
     not_verified: str | None = None
+    labels: LabelMaker = "graph"
 
 
 class EngineRecord(Record, frozen=True):
@@ -272,12 +281,12 @@ def _of_schema_5(data: dict[str, Any]) -> dict[str, Any]:
 
 
 # Schema 3 does not tell multiprocessors: an engine for a GPU that is here is refused for that, and
-# the others open.
+# the others open. Until schema 6 every graph made its labels itself.
 ENGINE = Format(
     "an engine record",
     EngineRecord,
-    schema=6,
-    migrations={3: dict, 4: _of_schema_4, 5: _of_schema_5},
+    schema=7,
+    migrations={3: dict, 4: _of_schema_4, 5: _of_schema_5, 6: dict},
 )
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from segclip_deploy import api
-from segclip_deploy.cli.inspect import measured
+from segclip_deploy.cli.inspect import label_maker, measured
 from segclip_deploy.cli.options import PATH, dataset_options, json_option, reading_options
 from segclip_deploy.cli.output import print_json
 from segclip_deploy.cli.progress import phase_bars, stage_bar
@@ -83,6 +83,12 @@ def _capabilities(_: click.Context, __: click.Parameter, text: str | None) -> tu
     help="TensorRT: build this often, keep the fastest that passes verification.",
 )
 @click.option(
+    "--labels",
+    type=click.Choice(["graph", "kernel", "auto"]),
+    help="TensorRT: made by the graph, or by a kernel behind it that leaves the logits on the GPU. auto: "
+    "build both, keep the faster that passes.  [default: graph; auto with --precision auto]",
+)
+@click.option(
     "--precision",
     type=click.Choice(["fp16", "int8", "auto"]),
     help="On a workstation: write it into BUNDLE first. auto: the planned mix, if it is faster.",
@@ -120,6 +126,8 @@ def _told(engine: api.Engine) -> Iterator[str]:
     built = engine.record.built
     if built.build.search:
         yield measured(built.build.search)
+    if "--labels" in engine.record.arguments:
+        yield f"labels {label_maker(engine.record)}"
     if cache := built.build.timing_cache:
         known = "an unknown number of" if cache.known is None else cache.known
         yield f"timing cache {cache.path}: {known} measurements known, {cache.new} new"

@@ -12,7 +12,7 @@ from segclip_deploy import api
 from segclip_deploy.cli.options import PATH, json_option
 from segclip_deploy.cli.output import print_json, print_table
 
-__all__ = ["inspect", "measured", "print_folding", "temperature_fit"]
+__all__ = ["inspect", "label_maker", "measured", "print_folding", "temperature_fit"]
 
 
 @click.command()
@@ -158,13 +158,29 @@ def _engine_facts(record: api.EngineRecord) -> Iterator[tuple[str, str]]:
     if built.build.search:
         yield "measured", measured(built.build.search)
     if len(built.build.tries) > 1:
-        times = (f"{t.median_ms:.2f} ms{'' if t.passed else ' FAILED'}" for t in built.build.tries)
+        times = (
+            f"{t.median_ms:.2f} ms{'' if t.passed else ' FAILED'} (labels by {t.labels})"
+            for t in built.build.tries
+        )
         yield "tries", ", ".join(times)
+    yield "labels", label_maker(record)
     if built.verified:
         yield "verified", f"passed in {built.verified.engine}"
     else:
         yield "verified", f"NO: {built.not_verified}"
     yield "from bundle", f"{record.bundle_sha256[:16]} ({record.bundle_path})"
+
+
+def label_maker(record: api.EngineRecord) -> str:
+    """What makes an engine's labels, and whether that was chosen among both ways."""
+    built = record.built
+    maker = "a kernel on the GPU" if built.labels == "kernel" else "the graph"
+    if "auto" not in record.arguments:
+        return f"made by {maker}"
+    tried = {one.labels for one in built.build.tries}
+    return f"made by {maker}, " + (
+        "the faster of both" if len(tried) > 1 else "no kernel was tried"
+    )
 
 
 def _print_layers(record: api.EngineRecord) -> None:

@@ -21,7 +21,7 @@ from segclip_deploy.progress import Report, saying, silent
 from segclip_deploy.quantization.from_tiles import calibrate_on
 from segclip_deploy.quantization.placement import uniform_plan
 from segclip_deploy.quantization.quantize import quantize
-from segclip_deploy.runtime.build_engine import build_engine
+from segclip_deploy.runtime.build_engine import build_engine, with_both_labels
 from segclip_deploy.runtime.io.raster.source import Reading
 from segclip_deploy.runtime.open_engine import open_engine
 from segclip_deploy.runtime.registry import target_of
@@ -55,7 +55,8 @@ def build_at_precision(
         bundle: in FP32.
         out: the engine; its suffix selects the target.
         precision: ``auto`` builds two engines, one without INT8 and one of the planned mix, times
-            both here, and keeps the faster.
+            both here, and keeps the faster. A target that makes labels in two ways tries both for
+            each, unless the options say which.
         calib: what to calibrate on; for INT8.
         dataset: to evaluate a plan on, on its split ``plan`` or its only one; for ``auto``. None of its tiles may be
             calibrated on.
@@ -110,6 +111,7 @@ def build_at_precision(
         limits=AccuracyLimits(max_miou_drop=max_miou_drop),
         report=report,
     )
+    options = with_both_labels(target, options)
     high = target.scheme.rules.high
     sources = {
         high: bundle if high == "fp32" else _uniform(bundle, high, target.scheme, work, None),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -19,7 +20,7 @@ from segclip_deploy.runtime.targets.base import BuildJob, BuildOptions, Target
 from segclip_deploy.runtime.trial import try_apart
 from segclip_deploy.runtime.verify import verify
 
-__all__ = ["build_engine", "refit_engine"]
+__all__ = ["build_engine", "refit_engine", "with_both_labels"]
 
 _SAME = ("input", "outputs", "precision", "plan", "model")  # what a refit does not change
 
@@ -66,6 +67,14 @@ def build_engine(
             out, file, bundle, target=target.name, arguments=options.arguments(), built=built
         )
     return load_engine(out)
+
+
+def with_both_labels(target: Target, options: BuildOptions | None = None) -> BuildOptions:
+    """Options that let a target try every way of making labels, where it has several and none is chosen."""
+    options = options or BuildOptions()
+    if "--labels" not in target.options or options.labels:
+        return options
+    return replace(options, labels="auto")
 
 
 def refit_engine(engine: Engine, bundle: Bundle) -> Engine:

@@ -25,7 +25,7 @@ from segclip_deploy.progress import Report
 from segclip_deploy.quantization.from_tiles import calibrate_on
 from segclip_deploy.quantization.placement import uniform_plan
 from segclip_deploy.quantization.quantize import quantize
-from segclip_deploy.runtime.build_engine import build_engine
+from segclip_deploy.runtime.build_engine import build_engine, with_both_labels
 from segclip_deploy.runtime.io.raster.source import Reading
 from segclip_deploy.runtime.open_engine import engine_sha256, open_segmenter
 from segclip_deploy.runtime.registry import TARGETS
@@ -108,7 +108,7 @@ class ArtifactCache:
             return load_engine(path)
         bundle = self.bundle(point)
         path.parent.mkdir(parents=True, exist_ok=True)
-        return build_engine(bundle, path)
+        return build_engine(bundle, path, options=with_both_labels(TARGETS[point.target]))
 
     def bundle(self, point: Point) -> Bundle:
         """The bundle of a point's engine, in its precision.

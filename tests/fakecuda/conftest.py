@@ -12,6 +12,7 @@ import pytest
 
 from segclip_deploy.artifacts.bundle import Bundle, load_bundle
 from segclip_deploy.runtime.build_engine import build_engine
+from segclip_deploy.runtime.targets.base import BuildOptions
 
 if TYPE_CHECKING:
     from tests.fakecuda.engine import State
@@ -40,19 +41,25 @@ def state(whole: State, bundle: Bundle, built: Path) -> Iterator[State]:
     assert whole.failed == []
 
 
-@pytest.fixture(scope="session", params=["one", "open"])
+@pytest.fixture(scope="session", params=["one", "open", "bare"])
 def bundle(request: pytest.FixtureRequest) -> Bundle:
-    """Of one batch, with logits; and of an open batch, with margin and logits."""
+    """Of one batch, with logits; of an open batch, with margin and logits; and that without logits."""
     assert BUNDLES is not None
     return load_bundle(Path(BUNDLES) / request.param)
 
 
 @pytest.fixture(scope="session")
 def built(whole: State, bundle: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An engine of the bundle, built by NVIDIA's builder and verified here."""
+    """An engine of the bundle, built by NVIDIA's builder and verified here.
+
+    The labels of that without logits are made by the kernel: its plan gives logits only.
+    """
     whole.bundle = bundle
     whole.restart()
-    engine = build_engine(bundle, tmp_path_factory.mktemp("built") / "e.engine")
+    options = BuildOptions(labels="kernel" if bundle.path.name == "bare" else "graph")
+    place = tmp_path_factory.mktemp("built") / "e.engine"
+    engine = build_engine(bundle, place, options=options)
+    assert engine.record.built.labels == options.labels
     verified = engine.record.built.verified
     assert verified is not None
     assert verified.passed

@@ -13,6 +13,7 @@ import sys
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
@@ -22,7 +23,7 @@ from numpy.typing import NDArray
 from segclip_deploy.artifacts.bundle import Bundle
 from segclip_deploy.runtime.targets.onnxruntime import OnnxRuntimeBackend
 from segclip_deploy.runtime.targets.tensorrt.cuda import open_cuda
-from tests.support.stub_engine import Context, Engine
+from tests.support.stub_engine import Context, Engine, plan_outputs, with_logits
 
 __all__ = ["Driver", "State", "install"]
 
@@ -111,6 +112,11 @@ class State:
         open_cuda()
         self.failed, self.refuses, self.before = [], False, self.driver.alive()
 
+    def reference(self) -> OnnxRuntimeBackend:
+        """What answers for the bundle's plans, its logits among the outputs."""
+        assert self.bundle is not None
+        return _reference(self.bundle.model_path, self.bundle.input.batches)
+
     def left(self) -> dict[str, int]:
         """What is alive, and was not at the last ``restart``."""
         now = self.driver.alive()
@@ -138,15 +144,23 @@ def _engine(state: State, rtx: Any, logger: Any, data: bytes) -> Any:
         logger.errors.append("Error Code 6: the plan is damaged")
         return None
     assert state.bundle is not None
-    model = _reference(state.bundle.model_path, state.bundle.input.batches)
+    model = state.reference()
     types = {np.dtype(np.uint8): rtx.uint8, np.dtype(np.float32): rtx.float32}
-    return Engine(model, rtx, lambda: _Context(state, model), types=types.__getitem__)
+    return Engine(
+        model,
+        rtx,
+        lambda: _Context(state, model),
+        outputs=plan_outputs(data) or state.bundle.outputs,
+        types=types.__getitem__,
+    )
 
 
 @cache
 def _reference(model: Path, batches: range) -> OnnxRuntimeBackend:
     """One for all engines of a bundle: opening one takes longer than all that is tested."""
-    return OnnxRuntimeBackend(model, batches=batches)
+    with TemporaryDirectory() as folder:
+        whole = with_logits(model, Path(folder) / "model.onnx")
+        return OnnxRuntimeBackend(whole, batches=batches)
 
 
 class _Context(Context):
@@ -170,7 +184,8 @@ class _Context(Context):
             try:
                 arrays = {spec.name: array(spec.name) for spec in self.model.inputs}
                 for name, values in self.model.infer(arrays).items():
-                    array(name)[...] = values
+                    if name in addresses:
+                        array(name)[...] = values
                 if self.profiler is not None:
                     self.profiler.report_layer_time("conv", 1.5)
             except Exception as error:  # a function of the host must not raise

@@ -140,7 +140,11 @@ def test_arrays_stay_readable_when_the_gpu_is_lost(engine: Path, state: State) -
     np.testing.assert_array_equal(kept, before)
 
 
-@pytest.mark.parametrize("name", ["cuModuleLoadDataEx", "cuModuleGetFunction"])
+KERNEL = ("cuModuleLoadDataEx", "cuModuleGetFunction")
+
+
+@pytest.mark.parametrize("name", KERNEL)
+@pytest.mark.parametrize("bundle", ["one", "open"], indirect=True)
 def test_a_kernel_that_does_not_load_leaves_numpy_and_the_name_says_why(
     engine: Path, bundle: Bundle, state: State, name: str
 ) -> None:
@@ -151,6 +155,19 @@ def test_a_kernel_that_does_not_load_leaves_numpy_and_the_name_says_why(
         np.testing.assert_array_equal(flown.segment(FRAME).labels, expected)
 
 
+@pytest.mark.parametrize("name", KERNEL)
+@pytest.mark.parametrize("bundle", ["bare"], indirect=True)
+def test_without_the_kernel_that_makes_its_labels_an_engine_is_refused_in_one_line(
+    engine: Path, state: State, name: str
+) -> None:
+    state.driver.inject(0, 218, name)
+    _, error = meet(partial(open_segmenter, engine))
+    assert isinstance(error, BadArtifact)
+    assert f"refuses the kernel that makes its labels and margin ({name} failed" in str(error)
+    assert str(error).endswith("build it with --labels graph")
+    assert state.left() == {}
+
+
 def test_what_tensorrt_does_not_enqueue_is_one_line(engine: Path, state: State) -> None:
     state.refuses = True
     with pytest.raises(BadArtifact, match="cannot be run"):
@@ -159,6 +176,7 @@ def test_what_tensorrt_does_not_enqueue_is_one_line(engine: Path, state: State) 
 
 
 @pytest.mark.parametrize("fault", ["cuGraphLaunch", "cuCtxPopCurrent_v2"])
+@pytest.mark.parametrize("bundle", ["one", "open"], indirect=True)
 def test_a_gpu_that_is_lost_ends_the_command_with_one_line_and_4(
     engine: Path, bundle: Bundle, tmp_path: Path, fault: str
 ) -> None:

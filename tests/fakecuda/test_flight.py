@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from segclip_deploy.artifacts.bundle import Bundle
+from segclip_deploy.runtime.inference.windows import decode
 from segclip_deploy.runtime.open_engine import open_engine, open_segmenter
 from tests.fakecuda.conftest import SAID
 from tests.fakecuda.engine import State
@@ -66,6 +67,26 @@ def test_a_flight_launches_graphs_only(engine: Path, bundle: Bundle, state: Stat
     SAID.append(f"{len(frames)} calls a frame of {len(bundle.input.batches)} batch sizes")
 
 
+@pytest.mark.parametrize("bundle", ["bare"], indirect=True)
+def test_the_kernel_makes_labels_inside_the_graph_and_one_copy_brings_them_out(
+    engine: Path, bundle: Bundle, state: State
+) -> None:
+    rng = np.random.default_rng(0)
+    with open_engine(engine).backend as backend:
+        assert "labels by a kernel" in backend.name
+        for batch in bundle.input.batches:
+            pixels = rng.integers(0, 256, (batch, 64, 96, 3), np.uint8)
+            state.driver.watch()
+            found = backend.infer({"image": pixels})
+            calls = state.driver.calls()
+            assert calls.count("cuMemcpyDtoHAsync_v2") == calls.count("cuGraphLaunch") == 1
+            assert "cuLaunchKernel" not in calls  # the graph has it
+            logits = state.reference().infer({"image": pixels})["logits"]
+            expected = [decode(one, margin=True) for one in logits]
+            for output, values in zip(("labels", "margin"), zip(*expected, strict=True), strict=True):
+                np.testing.assert_array_equal(found[output], values)
+
+
 def test_what_cannot_be_recorded_is_launched_plainly(
     engine: Path, bundle: Bundle, state: State
 ) -> None:
@@ -105,15 +126,16 @@ def test_closing_frees_all_at_once_and_again_does_nothing(
     segmenter.segment(frame)
     kept = segmenter.backend.infer({"image": np.zeros((1, 64, 96, 3), np.uint8)})["labels"]
     before = kept.copy()
-    decode = segmenter.backend.decode
+    on_gpu = segmenter.backend.decode
     segmenter.close()
-    assert decode is not None
+    assert (on_gpu is not None) == ("logits" in bundle.outputs)
     assert state.left() == {"pinned": 1}  # of the array that is kept
     segmenter.close()
     with pytest.raises(ValueError, match="is closed"):
         segmenter.backend.infer({"image": np.zeros((1, 64, 96, 3), np.uint8)})
-    with pytest.raises(ValueError, match="is closed"):
-        decode(np.zeros((5, 16, 24), np.float32), margin=False)
+    if on_gpu is not None:
+        with pytest.raises(ValueError, match="is closed"):
+            on_gpu(np.zeros((5, 16, 24), np.float32), margin=False)
     np.testing.assert_array_equal(kept, before)
     del kept
     assert state.left() == {}

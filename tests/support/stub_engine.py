@@ -2,15 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+import onnx
 
 from segclip_deploy.runtime.targets.onnxruntime import OnnxRuntimeBackend
 
-__all__ = ["Context", "Engine"]
+__all__ = ["Context", "Engine", "plan_outputs", "with_logits"]
+
+
+def plan_outputs(plan: bytes) -> tuple[str, ...] | None:
+    """Outputs of a plan of NVIDIA's builder, which names them; None: those of the bundle."""
+    return None if b"labels" in plan else ("logits",)
+
+
+def with_logits(model: Path, to: Path) -> Path:
+    """A model whose logits are among its outputs, and batch by batch what they were inside."""
+    made = onnx.load(model)
+    if all(output.name != "logits" for output in made.graph.output):
+        made.graph.output.append(onnx.helper.make_empty_tensor_value_info("logits"))
+    onnx.save(made, to)
+    return to
 
 
 class Context:
@@ -44,6 +60,7 @@ class Engine:
         model: that answers.
         trt: the module that TensorRT's names are taken from.
         context: makes an execution context.
+        outputs: names of those that the plan has; None: all of the model.
         types: NumPy's types → the library's.
         information: of the inspector, JSON.
     """
@@ -54,10 +71,12 @@ class Engine:
         trt: Any,
         context: Callable[[], Any],
         *,
+        outputs: Collection[str] | None = None,
         types: Callable[[np.dtype[Any]], Any] = np.dtype,
         information: str = '{"Layers": []}',
     ) -> None:
-        self._specs = {spec.name: spec for spec in (*model.inputs, *model.outputs)}
+        given = [spec for spec in model.outputs if outputs is None or spec.name in outputs]
+        self._specs = {spec.name: spec for spec in (*model.inputs, *given)}
         self._inputs = {spec.name for spec in model.inputs}
         self._batches = model.inputs[0].batches
         self._mode, self._types, self._information = trt.TensorIOMode, types, information

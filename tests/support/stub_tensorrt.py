@@ -2,7 +2,8 @@
 
 PyCUDA, cuda-bindings, the driver, streams, graphs and memory are the real ones. Only the engine is a
 stand-in: on the stream that it is given, it copies its inputs to the host, lets ONNX Runtime answer,
-and copies the answers back. A plan is a file that names an ONNX model.
+and copies the answers back. A plan is a file that names an ONNX model, and in the lines below the
+outputs that it has of that model, or none for all.
 """
 
 from __future__ import annotations
@@ -68,7 +69,9 @@ def install(batches: range) -> list[str]:
         "TensorIOMode": Enum("TensorIOMode", "INPUT OUTPUT"),
         "nptype": np.dtype,
         "Runtime": lambda _: SimpleNamespace(
-            deserialize_cuda_engine=lambda plan: _engine(model_of(plan), trt, failed)
+            deserialize_cuda_engine=lambda plan: _engine(
+                model_of(plan.splitlines()[0]), trt, failed, plan.decode().splitlines()[1:] or None
+            )
         ),
     }
     for name, value in members.items():
@@ -77,8 +80,10 @@ def install(batches: range) -> list[str]:
     return failed
 
 
-def _engine(model: OnnxRuntimeBackend, trt: Any, failed: list[str]) -> Engine:
-    return Engine(model, trt, lambda: _Context(model, failed))
+def _engine(
+    model: OnnxRuntimeBackend, trt: Any, failed: list[str], outputs: list[str] | None
+) -> Engine:
+    return Engine(model, trt, lambda: _Context(model, failed), outputs=outputs)
 
 
 class _Context(Context):
@@ -112,7 +117,7 @@ class _Context(Context):
             to, device, size = self._ends(spec)
             self._driver("cuMemcpyDtoHAsync_v2", to, device, size, on)
         self._driver("cuLaunchHostFunc", on, self._functions[self.batch], None)
-        for spec in self.model.outputs:
+        for spec in (one for one in self.model.outputs if one.name in self.addresses):
             source, device, size = self._ends(spec)
             self._driver("cuMemcpyHtoDAsync_v2", device, source, size, on)
         return True

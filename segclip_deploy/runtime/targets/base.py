@@ -9,13 +9,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from functools import partial
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from segclip_deploy.artifacts.bundle import Bundle
-from segclip_deploy.artifacts.engine import Build, Built, Engine, Verification
+from segclip_deploy.artifacts.engine import Build, Built, Engine, LabelMaker, Verification
 from segclip_deploy.artifacts.golden import load_golden
 from segclip_deploy.artifacts.scheme import Precision, Scheme
 from segclip_deploy.errors import BadInput, SegclipError
@@ -55,6 +55,8 @@ class BuildOptions:
         dla: core of the Deep Learning Accelerator; what it cannot run goes to the GPU.
         timing_cache: file; None: one per GPU, driver and version in the user's cache.
         tries: builds, of which the fastest that passes verification is kept.
+        labels: what makes them of the logits: the graph, or a kernel behind it. ``"auto"`` builds
+            both, and keeps the faster that passes verification. None: the graph.
     """
 
     device: str | None = None
@@ -68,6 +70,7 @@ class BuildOptions:
     dla: int | None = None
     timing_cache: Path | None = None
     tries: int = 1
+    labels: LabelMaker | Literal["auto"] | None = None
 
     def given(self) -> Mapping[str, Any]:
         """What differs from the defaults, by flag."""

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from segclip_deploy.artifacts.engine import TimingCacheUse
 from segclip_deploy.artifacts.onnx_file import digest_without, initializer_names
+from segclip_deploy.artifacts.onnx_part import until
 from segclip_deploy.errors import BadArtifact, BadInput
 from segclip_deploy.progress import Report, silent
 from segclip_deploy.runtime.targets.base import BuildOptions
@@ -61,6 +62,7 @@ def build_plan(
     options: BuildOptions,
     *,
     batches: range,
+    logits_only: bool = False,
     timing_cache: TimingCache | None = None,
     report: Report = silent,
 ) -> BuiltPlan:
@@ -71,6 +73,7 @@ def build_plan(
     Args:
         trt: ``tensorrt`` or ``tensorrt_rtx``.
         batches: what to take where the file leaves the batch open.
+        logits_only: leave out what makes labels and margin of the logits, in FP32.
         timing_cache: None builds without; TensorRT-RTX has none.
         report: told of phases, steps done, steps in all; called from the build's thread.
 
@@ -83,7 +86,7 @@ def build_plan(
     # TensorRT 11 knows no other networks than strongly typed ones.
     flag = getattr(trt.NetworkDefinitionCreationFlag, "STRONGLY_TYPED", None)
     network = builder.create_network(0 if flag is None else 1 << int(flag))
-    parser = _parse(trt, network, model)
+    parser = _parse(trt, network, model, logits_only=logits_only)
     config = builder.create_builder_config()
     _configure(trt, builder, network, config, options, model)
     _add_profile(builder, network, config, batches)
@@ -159,9 +162,18 @@ def _build(
     return builder.build_serialized_network(network, config)
 
 
-def _parse(trt: Library, network: tensorrt.INetworkDefinition, model: Path) -> tensorrt.OnnxParser:
+def _parse(
+    trt: Library, network: tensorrt.INetworkDefinition, model: Path, *, logits_only: bool
+) -> tensorrt.OnnxParser:
     parser = trt.OnnxParser(network, logger_of(trt))
-    if not parser.parse_from_file(str(model)):
+    # Cut in the file: of a network the library checks layers that no output needs, too, and refuses
+    # the cast to uint8 where labels are no output.
+    parsed = (
+        parser.parse(until(model, "logits", "float32"))
+        if logits_only
+        else parser.parse_from_file(str(model))
+    )
+    if not parsed:
         errors = [_parser_error(parser.get_error(index)) for index in range(parser.num_errors)]
         complaints(trt)  # the parser logs them as well
         raise BadArtifact(

@@ -70,7 +70,7 @@ class GpuDecoder:
         The same functions as ``windows.labels_of`` and ``windows.margin_of``, up to ties: the
         order of a few float32 operations differs.
         """
-        classes, height, width = logits.shape
+        _, height, width = logits.shape
         labels = np.empty((height * LOGIT_STRIDE, width * LOGIT_STRIDE), np.uint8)
         clear = np.empty((height, width), np.uint8) if margin else None
         if logits.shape != self._shape:

@@ -31,7 +31,14 @@ class TensorRtRtx(TensorRt):
     suffix = ".rtx"
     # It times nothing while it builds, and ignores or refuses the other options [1.7.1].
     options = frozenset(
-        {"--workspace", "--optimization-level", "--refittable", "--tries", "--compute-capability"}
+        {
+            "--workspace",
+            "--optimization-level",
+            "--refittable",
+            "--tries",
+            "--labels",
+            "--compute-capability",
+        }
     )
 
     def to_build(self) -> tuple[Need, ...]:

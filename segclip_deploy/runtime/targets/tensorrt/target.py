@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,7 @@ from segclip_deploy.artifacts.engine import (
     Built,
     Engine,
     GpuDevice,
+    LabelMaker,
     Layer,
     Try,
     Verification,
@@ -59,6 +62,7 @@ from segclip_deploy.runtime.targets.tuning import median_ms
 __all__ = ["TensorRt", "cuda_needs"]
 
 _ROUNDS = 50  # inferences that choose between tries
+_KERNEL_FROM = 80  # compute capability that the PTX of the kernel is for, and all newer ones
 
 
 @dataclass(frozen=True)
@@ -68,6 +72,16 @@ class _Flown:
     verification: Verification
     layers: tuple[Layer, ...] | None
     median_ms: float
+
+
+@dataclass(frozen=True)
+class _Tried:
+    """One of the plans that a build may keep; ``flown`` is None where the GPU is not here."""
+
+    labels: LabelMaker
+    settings: Settings
+    plan: BuiltPlan
+    flown: _Flown | None
 
 
 class TensorRt(Target):
@@ -90,6 +104,7 @@ class TensorRt(Target):
             "--optimization-level",
             "--refittable",
             "--tries",
+            "--labels",
             "--timing-iterations",
             "--hardware-compatibility",
             "--version-compatible",
@@ -115,42 +130,49 @@ class TensorRt(Target):
         for flag, given in (("--tries", options.tries > 1), ("--refittable", options.refittable)):
             if obstacle and given:
                 raise BadInput(f"it needs the GPU that the engine is for: {obstacle}", where=flag)
-        settings: Settings = {"host_code": True} if options.version_compatible else {}
-        tries: list[tuple[BuiltPlan, _Flown | None]] = []
-        for _ in range(options.tries):
+        makers = _label_makers(options, capabilities, here=obstacle is None)
+        tries: list[_Tried] = []
+        for labels, _ in product(makers, range(options.tries)):
             plan = build_plan(
                 trt,
                 job.bundle.model_path,
                 replace(options, compute_capability=self._named(capabilities)),
                 batches=job.bundle.input.batches,
+                logits_only=labels == "kernel",
                 timing_cache=self._timing_cache(trt, gpu, options),
                 report=job.report,
             )
             job.file.write_bytes(plan.data)
-            tries.append(
-                (plan, None if obstacle else self._fly(job.file, job.bundle, job.prove, settings))
-            )
-        best, flown = _fastest(tries, where=job.bundle.path)
-        job.file.write_bytes(best.data)
-        layers = flown.layers if flown else None
+            settings = _settings(options, job.bundle, labels)
+            flown = None if obstacle else self._fly(job.file, job.bundle, job.prove, settings)
+            tries.append(_Tried(labels, settings, plan, flown))
+        best = _fastest(tries, where=job.bundle.path)
+        job.file.write_bytes(best.plan.data)
+        layers = best.flown.layers if best.flown else None
         return Built(
             device=self._device(trt, gpu, capabilities),
-            settings=settings,
+            settings=best.settings,
             build=Build(
-                seconds=round(best.seconds, 3),
-                timing_cache=best.timing_cache,
-                fixed_sha256=best.fixed_sha256,
+                seconds=round(best.plan.seconds, 3),
+                timing_cache=best.plan.timing_cache,
+                fixed_sha256=best.plan.fixed_sha256,
                 tries=tuple(
-                    Try(median_ms=f.median_ms, rounds=_ROUNDS, passed=f.verification.passed)
-                    for _, f in tries
-                    if f
+                    Try(
+                        median_ms=one.flown.median_ms,
+                        rounds=_ROUNDS,
+                        passed=one.flown.verification.passed,
+                        labels=one.labels,
+                    )
+                    for one in tries
+                    if one.flown
                 ),
             ),
-            network=best.types,
+            network=best.plan.types,
             layers=layers,
             blocks=by_block(layers) if layers else None,
-            verified=flown.verification if flown else None,
+            verified=best.flown.verification if best.flown else None,
             not_verified=obstacle,
+            labels=best.labels,
         )
 
     def refit(self, engine: Engine, bundle: Bundle, file: Path, prove: Prove) -> Built:
@@ -288,15 +310,51 @@ def cuda_needs(extra: str) -> tuple[Need, ...]:
     return (lambda: find_gpu(why="running it"), lambda: load_cuda(extra))
 
 
-def _fastest(
-    tries: list[tuple[BuiltPlan, _Flown | None]], *, where: Path
-) -> tuple[BuiltPlan, _Flown | None]:
-    passed = [(plan, flown) for plan, flown in tries if not flown or flown.verification.passed]
+def _label_makers(
+    options: BuildOptions, capabilities: Sequence[str], *, here: bool
+) -> tuple[LabelMaker, ...]:
+    """What is to make the labels: a plan is built for each, and the fastest stays.
+
+    Args:
+        options: of the build.
+        capabilities: to build for, as ``"86"``.
+        here: whether the plans can be run here, and so compared.
+
+    Raises:
+        BadInput: a kernel, for a GPU that it does not run on.
+    """
+    older = ", ".join(_dotted(one) for one in capabilities if int(one) < _KERNEL_FROM)
+    if options.labels == "kernel" and older:
+        raise BadInput(
+            f"the kernel is for compute capability 8.0 and newer, not for {older}",
+            where="--labels kernel",
+            fix="use --labels graph",
+        )
+    if options.labels == "auto":
+        return ("graph", "kernel") if here and not older else ("graph",)
+    return (options.labels or "graph",)
+
+
+def _settings(options: BuildOptions, bundle: Bundle, labels: LabelMaker) -> Settings:
+    """Settings of ``open`` for a plan."""
+    settings: dict[str, Any] = {"host_code": True} if options.version_compatible else {}
+    if labels == "kernel":
+        settings["outputs"] = " ".join(bundle.outputs)
+    return settings
+
+
+def _fastest(tries: Sequence[_Tried], *, where: Path) -> _Tried:
+    """Of the plans that passed verification, or could not fly, the fastest.
+
+    Raises:
+        GateFailed: none passed.
+    """
+    passed = [one for one in tries if not one.flown or one.flown.verification.passed]
     if not passed:
-        for _, flown in tries:
-            assert flown is not None  # it did not pass
-            flown.verification.require(where=where)
-    return min(passed, key=lambda made: made[1].median_ms if made[1] else 0.0)
+        for one in tries:
+            assert one.flown is not None  # it did not pass
+            one.flown.verification.require(where=where)
+    return min(passed, key=lambda one: one.flown.median_ms if one.flown else 0.0)
 
 
 def _dotted(capability: str) -> str:

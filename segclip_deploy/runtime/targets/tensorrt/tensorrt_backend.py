@@ -12,15 +12,15 @@ from numpy.typing import NDArray
 
 from segclip_deploy.errors import BadArtifact, DeviceLost
 from segclip_deploy.runtime.inference.backend import Backend, Decode, TensorSpec, checked
-from segclip_deploy.runtime.targets.tensorrt.cuda import Buffer, open_cuda
+from segclip_deploy.runtime.targets.tensorrt.cuda import open_cuda
 from segclip_deploy.runtime.targets.tensorrt.cuda_graph import CannotRecord, CudaGraph, record
-from segclip_deploy.runtime.targets.tensorrt.kernels import GpuDecoder
 from segclip_deploy.runtime.targets.tensorrt.library import (
     complaints,
     library_name,
     load_library,
     logger_of,
 )
+from segclip_deploy.runtime.targets.tensorrt.plan_memory import PlanMemory
 
 if TYPE_CHECKING:
     import tensorrt
@@ -34,14 +34,20 @@ class TensorRtBackend(Backend):
     The launches are recorded as one CUDA graph for each batch, which takes one inference each when
     it is opened. Where they cannot be recorded, the name says why.
 
+    Of a plan that gives logits only, a kernel in the same CUDA graph makes the labels. The logits
+    then leave the GPU only if ``outputs`` names them.
+
     Args:
         engine: the plan.
         target: ``"tensorrt"`` or ``"tensorrt-rtx"``.
         batches: what to take where the plan leaves the batch open; within its profile.
         host_code: let the plan bring code for the host, as version-compatible plans do.
+        outputs: names of what to give, separated by spaces; None: what the plan gives. Labels and
+            margin that the plan does not give are made of its logits.
 
     Raises:
-        BadArtifact: the library refuses the plan, its profile the batches, or the GPU the memory.
+        BadArtifact: the library refuses the plan, its profile the batches, or the GPU the memory or
+            a kernel that labels need.
         DeviceLost: the GPU fails, and will go on failing in this process.
         MissingDependency: the library or PyCUDA is not installed.
     """
@@ -53,25 +59,24 @@ class TensorRtBackend(Backend):
         target: str,
         batches: range = range(1, 2),
         host_code: bool = False,
+        outputs: str | None = None,
     ) -> None:
         self._trt = load_library(target)
         self._cuda = open_cuda()
         self.name = f"{library_name(self._trt)}, {self._cuda.name}"
         self.decode: Decode | None = None
-        self._decoder: GpuDecoder | None = None
         self._graphs: dict[int, CudaGraph] = {}
-        self._buffers: dict[str, Buffer] = {}
         self._stream: Any = None
         self._marks: Any = None  # events around each stage
         self._closed = False
         try:
             with self._cuda.current(engine):
-                self._open(engine, batches, host_code=host_code)
+                self._open(engine, batches, outputs, host_code=host_code)
         except BaseException:
             self.close()
             raise
 
-    def _open(self, engine: Path, batches: range, *, host_code: bool) -> None:
+    def _open(self, engine: Path, batches: range, outputs: str | None, *, host_code: bool) -> None:
         trt, driver = self._trt, self._cuda.driver
         self._runtime = trt.Runtime(logger_of(trt))
         if host_code:
@@ -85,18 +90,26 @@ class TensorRtBackend(Backend):
         self._context: tensorrt.IExecutionContext = context
         self._stream = driver.Stream()
         self._marks = [driver.Event() for _ in range(4)]
-        self.inputs, self.outputs = self._specs(engine, batches)
+        self.inputs, planned = self._specs(engine, batches)
         self._batch = self.inputs[0].shape[0]  # what the context is set for
         attribute = driver.device_attribute.INTEGRATED
         shared = bool(self._cuda.device.get_attribute(attribute))
-        for spec in (*self.inputs, *self.outputs):
-            buffer = self._buffers[spec.name] = Buffer(driver, spec, shared=shared)
-            self._context.set_tensor_address(spec.name, buffer.address)
-        self._results = {batch: self._cut(batch) for batch in self.inputs[0].batches}
+        given = outputs.split() if outputs else [spec.name for spec in planned]
+        self._memory = PlanMemory(
+            driver,
+            self._stream,
+            inputs=self.inputs,
+            planned=planned,
+            given=given,
+            shared=shared,
+            where=engine,
+        )
+        for name, address in self._memory.addresses.items():
+            self._context.set_tensor_address(name, address)
+        self.outputs = self._memory.outputs
         how = self._record()
-        where = self._prepare_decode()
         self._stream.synchronize()  # fails where more has failed than what can be done without
-        self.name += f", {how}" + ", zero-copy" * shared + where
+        self.name += f", {how}" + ", zero-copy" * shared + self._decoding()
 
     def infer(self, arrays: Mapping[str, NDArray[Any]]) -> Mapping[str, NDArray[Any]]:
         """Run once; the returned arrays are overwritten by the next call."""
@@ -108,16 +121,14 @@ class TensorRtBackend(Backend):
             if graph is None:
                 self._set_batch(batch)
             before.record(self._stream)
-            for spec, array in zip(self.inputs, taken, strict=True):
-                self._buffers[spec.name].upload(array, self._stream)
+            self._memory.upload(taken)
             arrived.record(self._stream)
             graph.launch() if graph else self._enqueue()
             done.record(self._stream)
-            for spec in self.outputs:
-                self._buffers[spec.name].download(batch, self._stream)
+            self._memory.download(batch)
             returned.record(self._stream)
             self._stream.synchronize()
-        return self._results[batch]
+        return self._memory.results[batch]
 
     def stage_ms(self) -> dict[str, float]:
         """Milliseconds of the last ``infer`` on the GPU, by CUDA events."""
@@ -148,9 +159,7 @@ class TensorRtBackend(Backend):
         with self._current():
             collector = Collector()  # the context keeps no reference
             self._context.profiler = collector
-            spec = self.inputs[0]
-            pixels = np.repeat(tile[None], self._batch, axis=0)
-            self._buffers[spec.name].upload(pixels, self._stream)
+            self._memory.upload([np.repeat(tile[None], self._batch, axis=0)])
             try:
                 for _ in range(runs):
                     collector.run = {}
@@ -187,11 +196,9 @@ class TensorRtBackend(Backend):
             self._release()  # no driver is called for it any more
 
     def _release(self) -> None:
-        self.decode = self._decoder = None
+        self.decode = None
         self._drop_graphs()
-        self._buffers = {}
-        self._results = {}
-        for name in ("_context", "_engine", "_runtime"):
+        for name in ("_memory", "_context", "_engine", "_runtime"):
             self.__dict__.pop(name, None)  # of an engine that did not open, not all are there
         self._marks = self._stream = None
 
@@ -210,18 +217,13 @@ class TensorRtBackend(Backend):
                 )
         self._batch = batch
 
-    def _cut(self, batch: int) -> dict[str, NDArray[Any]]:
-        """The outputs on the host, as long as a batch."""
-        return {spec.name: self._buffers[spec.name].host[:batch] for spec in self.outputs}
-
     def _record(self) -> str:
         """Record a graph for each batch; how the engine is launched, for people.
 
         All at once: a flight must not stop where it first meets a batch.
         """
         batches = self.inputs[0].batches
-        for spec in self.inputs:
-            self._buffers[spec.name].upload(np.zeros(spec.shape, spec.dtype), self._stream)
+        self._memory.upload([np.zeros(spec.shape, spec.dtype) for spec in self.inputs])
         try:
             for batch in batches:
                 self._set_batch(batch)
@@ -239,23 +241,21 @@ class TensorRtBackend(Backend):
             graph.close()
         self._graphs = {}
 
-    def _prepare_decode(self) -> str:
-        """Let the GPU decode blended logits where it can; where it cannot, why, for people."""
-        if all(spec.name != "logits" for spec in self.outputs):
-            return ""
-        try:
-            self._decoder = GpuDecoder(self._stream)
-        except self._cuda.driver.Error as error:
-            return f", blended logits decoded by NumPy ({error})"
-        self.decode = self._decode
-        return ""
+    def _decoding(self) -> str:
+        """Say for people what the kernel does; let it decode blended logits where it can."""
+        told = ", labels by a kernel" if self._memory.labels else ""
+        if any(spec.name == "logits" for spec in self.outputs):
+            if self._memory.refusal:
+                return f", blended logits decoded by NumPy ({self._memory.refusal})"
+            self.decode = self._decode
+        return told
 
     def _decode(
         self, logits: NDArray[np.float32], *, margin: bool
     ) -> tuple[NDArray[np.uint8], NDArray[np.uint8] | None]:
         with self._current():
-            assert self._decoder is not None  # else this is not given out
-            return self._decoder.decode(logits, margin=margin)
+            assert self._memory.decoder is not None  # else this is not given out
+            return self._memory.decoder.decode(logits, margin=margin)
 
     def _enqueue(self) -> None:
         if not self._try_enqueue():
@@ -263,7 +263,12 @@ class TensorRtBackend(Backend):
             raise BadArtifact(f"it cannot be run ({complaints(self._trt)})", where=self.name)
 
     def _try_enqueue(self) -> bool:
-        return bool(self._context.execute_async_v3(self._stream.handle))
+        """Put an inference on the stream, and behind it the kernel, where that makes the labels."""
+        if not self._context.execute_async_v3(self._stream.handle):
+            return False
+        if self._memory.labels is not None:
+            self._memory.labels.enqueue(self._batch)
+        return True
 
     def _specs(
         self, path: Path, batches: range

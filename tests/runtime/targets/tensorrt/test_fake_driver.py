@@ -8,10 +8,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import onnx
 import pytest
 
 from tests.conftest import ROOT
 from tests.fakecuda.build import build_driver
+from tests.support.helpers import edited
 
 SITE = Path(sys.prefix) / "fakecuda"
 
@@ -30,6 +32,10 @@ def test_the_gpu_path_on_a_driver_without_a_gpu(
     (tmp_path / "bundles").mkdir()
     for name, bundle in (("one", tiny_bundle), ("open", open_bundle)):
         (tmp_path / "bundles" / name).symlink_to(bundle, target_is_directory=True)
+    model = onnx.load(open_bundle / "model.onnx")
+    model.graph.output.pop()  # the logits
+    bare = edited(open_bundle, tmp_path / "bundles" / "bare", model, outputs=["labels", "margin"])
+    assert [output.name for output in model.graph.output] == list(bare.outputs)
     environment = {
         **os.environ,
         "LD_LIBRARY_PATH": str(driver.parent),
