@@ -83,7 +83,9 @@ def test_the_kernel_makes_labels_inside_the_graph_and_one_copy_brings_them_out(
             assert "cuLaunchKernel" not in calls  # the graph has it
             logits = state.reference().infer({"image": pixels})["logits"]
             expected = [decode(one, margin=True) for one in logits]
-            for output, values in zip(("labels", "margin"), zip(*expected, strict=True), strict=True):
+            for output, values in zip(
+                ("labels", "margin"), zip(*expected, strict=True), strict=True
+            ):
                 np.testing.assert_array_equal(found[output], values)
 
 

@@ -22,6 +22,7 @@ from segclip_deploy.runtime.targets.base import BuildOptions
 from segclip_deploy.runtime.targets.tensorrt import builder
 from segclip_deploy.runtime.targets.tensorrt.builder import build_plan
 from segclip_deploy.runtime.targets.tensorrt.library import logger_of
+from segclip_deploy.runtime.targets.tensorrt.target import _label_makers
 from tests.support.fake_tensorrt import install, remove_driver
 from tests.support.helpers import call, edited
 
@@ -63,6 +64,33 @@ def test_a_bundle_builds_for_three_gpus_that_are_not_here(
     assert ("Building engine", 6, 6) in phases
     assert all(0 <= done <= steps for _, done, steps in phases)
     assert {p.name for p in tmp_path.iterdir()} == {"e.rtx", "e.rtx.json", "e.rtx.golden.npz"}
+
+
+@pytest.mark.parametrize(
+    ("labels", "maker", "told"),
+    [
+        ("kernel", "kernel", "labels made by a kernel on the GPU"),
+        ("auto", "graph", "labels made by the graph, no kernel was tried"),
+    ],
+)
+def test_without_the_gpu_no_way_of_making_labels_is_tried_and_that_is_said(
+    labels: str, maker: str, told: str, tiny_bundle: Path, tmp_path: Path
+) -> None:
+    pytest.importorskip("tensorrt_rtx")
+    path, options = tmp_path / "e.rtx", ("--compute-capability", "86", "--labels", labels)
+    result = call("build-engine", tiny_bundle, "-o", path, *options)
+    assert result.exit_code == 0, result.stderr
+    assert told in result.stdout
+    engine = load_engine(path)
+    assert engine.record.built.labels == maker
+    assert engine.rebuild_command().endswith(" ".join(options))
+
+
+def test_both_ways_are_built_only_for_gpus_that_the_kernel_runs_on() -> None:
+    both = BuildOptions(labels="auto")
+    assert _label_makers(both, ["87"], here=True) == ("graph", "kernel")
+    assert _label_makers(both, ["75"], here=True) == ("graph",)
+    assert _label_makers(both, ["87"], here=False) == ("graph",)
 
 
 def test_an_open_batch_gets_a_profile(tmp_path: Path) -> None:
@@ -122,6 +150,7 @@ from pathlib import Path
 from segclip_deploy.artifacts.bundle import load_bundle
 from segclip_deploy.runtime.build_engine import build_engine
 from segclip_deploy.runtime.targets.base import BuildOptions
+from segclip_deploy.runtime.targets.tensorrt.target import _label_makers
 
 phases = []
 
@@ -210,6 +239,8 @@ def test_a_write_that_fails_half_way_is_one_line_and_leaves_the_old_engine(
         ("e.rtx", ["--compute-capability", "86", "--refittable"], "no NVIDIA GPU is here"),
         ("e.engine", ["--compute-capability", "86"], "of tensorrt-rtx, not of tensorrt"),
         ("e.ov.onnx", ["--workspace", "512"], "of tensorrt and tensorrt-rtx, not of openvino"),
+        ("e.ov.onnx", ["--labels", "kernel"], "of tensorrt and tensorrt-rtx, not of openvino"),
+        ("e.rtx", ["--compute-capability", "75,86", "--labels", "kernel"], "newer, not for 7.5"),
     ],
 )
 def test_an_option_that_would_have_no_effect_is_refused(

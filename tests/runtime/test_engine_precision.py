@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -158,6 +159,32 @@ def test_an_engine_records_what_its_plan_became(
     for block, kind in blocks.items():
         (line,) = [line for line in told.splitlines() if line.split()[:1] == [block]]
         assert line.split()[1] == kind
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16", "int8"])
+def test_of_an_engine_whose_labels_a_kernel_makes_nothing_but_logits_is_built(
+    precision: str, bundles: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("tensorrt_rtx")
+    seen: list[Any] = []
+    build = builder._build
+
+    def observed(made: Any, network: Any, config: Any, needed: object) -> Any:
+        outputs = [network.get_output(index) for index in range(network.num_outputs)]
+        seen.extend((tensor.name, tensor.dtype.name) for tensor in outputs)
+        layers = (network.get_layer(index) for index in range(network.num_layers))
+        seen.extend(layer.type.name for layer in layers if layer.type.name == "TOPK")  # the ArgMax
+        return build(made, network, config, needed)
+
+    monkeypatch.setattr(builder, "_build", observed)
+    bundle, path = load_bundle(bundles[precision]), tmp_path / "e.rtx"
+    options = BuildOptions(compute_capability=("86",), labels="kernel")
+    built = build_engine(bundle, path, options=options).record.built
+    assert seen == [("logits", "FLOAT")]
+    assert built.settings == {"outputs": "labels logits"}
+    plan = path.read_bytes()
+    assert b"logits" in plan
+    assert b"labels" not in plan
 
 
 @pytest.mark.parametrize("precision", ["fp16", "int8"])

@@ -3,6 +3,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import shutil
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +21,7 @@ from segclip_deploy.runtime.inference.frame import Frame
 from segclip_deploy.runtime.open_engine import open_engine, open_segmenter
 from segclip_deploy.runtime.targets.base import BuildOptions
 from segclip_deploy.runtime.targets.device import Gpu, Jetson
+from segclip_deploy.runtime.targets.tensorrt.plan_memory import PlanMemory
 from segclip_deploy.runtime.targets.tensorrt.tensorrt_backend import TensorRtBackend
 from tests.conftest import EXAMPLE
 from tests.support.fake_tensorrt import ORIN, install
@@ -118,6 +120,50 @@ def test_of_several_tries_the_fastest_that_passes_is_kept(
     with pytest.raises(GateFailed):
         build_engine(load_bundle(tiny_bundle), tmp_path / "f.engine", options=BuildOptions(tries=2))
     assert not (tmp_path / "f.engine").exists()
+
+
+@pytest.mark.parametrize(("wrong", "kept"), [(None, "kernel"), (2, "graph")])
+def test_of_both_ways_of_making_labels_the_faster_that_passes_is_kept(
+    wrong: int | None, kept: str,
+    tiny_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    state = install(monkeypatch, tiny_bundle / "model.onnx")
+    state.delay = {1: 0.02}  # the plan that makes its labels itself
+    state.wrong = {wrong} if wrong else set()
+    monkeypatch.setattr("segclip_deploy.runtime.targets.tensorrt.target._ROUNDS", 3)
+    path = tmp_path / "e.engine"
+    result = call("build-engine", tiny_bundle, "-o", path, "--labels", "auto")
+    assert result.exit_code == 0, result.stderr
+    maker = {"graph": "the graph", "kernel": "a kernel on the GPU"}[kept]
+    assert f"labels made by {maker}, the faster of both" in result.stdout
+    built = load_engine(path).record.built
+    assert (built.labels, "labels by a kernel" in built.verified.engine) == (kept, kept == "kernel")
+    assert [one.labels for one in built.build.tries] == ["graph", "kernel"]
+    assert f"made by {maker}" in call("inspect", path).stdout
+
+
+def test_a_plan_of_logits_gives_what_the_bundle_promises(
+    open_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    install(monkeypatch, open_bundle / "model.onnx")
+    bundle = load_bundle(open_bundle)
+    options = BuildOptions(labels="kernel")
+    engine = build_engine(bundle, tmp_path / "e.engine", options=options)
+    pixels = np.random.default_rng(0).integers(0, 256, (3, 64, 96, 3), dtype=np.uint8)
+    with open_engine(engine.path).backend as flown, open_engine(open_bundle).backend as reference:
+        assert flown.outputs == reference.outputs
+        assert tuple(spec.name for spec in flown.outputs) == bundle.outputs
+        assert flown.decode is not None
+        for batch in (3, 1, 2):
+            expected = reference.infer({"image": pixels[:batch]})
+            for name, values in flown.infer({"image": pixels[:batch]}).items():
+                np.testing.assert_array_equal(values, expected[name])
+    driver, planned = sys.modules["pycuda.driver"], reference.outputs[:1]
+    with pytest.raises(BadArtifact, match="e: the plan gives no logits to make margin of"):
+        PlanMemory(
+            *(driver, None),
+            inputs=(), planned=planned, given=("labels", "margin"), shared=False, where="e",
+        )  # fmt: skip
 
 
 def test_a_timing_cache_is_kept_reused_and_reported(

@@ -163,7 +163,7 @@ def _build(
 
 
 def _parse(
-    trt: Library, network: tensorrt.INetworkDefinition, model: Path, *, logits_only: bool
+    trt: Library, network: tensorrt.INetworkDefinition, model: Path, *, logits_only: bool = False
 ) -> tensorrt.OnnxParser:
     parser = trt.OnnxParser(network, logger_of(trt))
     # Cut in the file: of a network the library checks layers that no output needs, too, and refuses
