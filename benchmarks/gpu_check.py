@@ -54,6 +54,7 @@ STEPS = (
     Step("ptx", 30, gpu_steps.load_ptx),
     Step("kernel", 60, gpu_steps.run_kernel),
     Step("frames", 90, gpu_flights.fly),
+    Step("labels", 90, gpu_flights.make_labels),
     Step("illegal-address", 60, gpu_flights.meet_illegal_address),
     Step("out-of-memory", 60, gpu_flights.meet_out_of_memory),
     Step("leaks", 90, gpu_flights.open_and_close),
@@ -64,6 +65,10 @@ STEPS = (
         Step(f"{library}-{precision}", 900, partial(gpu_steps.measure_engine, library, precision))
         for library in ("tensorrt", "tensorrt_rtx")
         for precision in ("fp32", "fp16", "int8")
+    ),
+    *(
+        Step(f"{library}-labels", 1200, partial(gpu_steps.compare_label_makers, library))
+        for library in ("tensorrt", "tensorrt_rtx")
     ),
 )
 

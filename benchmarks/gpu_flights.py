@@ -15,8 +15,12 @@ from gpu_steps import Check, NotRun, load_kernel, need, pycuda_context
 
 
 @contextmanager
-def stub_engine(check: Check) -> Iterator[tuple[Path, Any, list[str]]]:
-    """A plan, the bundle it is of, and what goes wrong inside of it."""
+def stub_engine(check: Check, *outputs: str) -> Iterator[tuple[Path, Any, list[str]]]:
+    """A plan, the bundle it is of, and what goes wrong inside of it.
+
+    Args:
+        outputs: of the plan; none: those of the bundle.
+    """
     need("pycuda.driver")
     need("cuda.bindings.driver")
     from segclip_deploy.artifacts.bundle import load_bundle
@@ -26,7 +30,7 @@ def stub_engine(check: Check) -> Iterator[tuple[Path, Any, list[str]]]:
     failed = install(bundle.input.batches)
     with tempfile.TemporaryDirectory() as name:
         plan = Path(name) / "stub.engine"
-        plan.write_text(str(bundle.model_path), encoding="utf-8")
+        plan.write_text("\n".join([str(bundle.model_path), *outputs]), encoding="utf-8")
         yield plan, bundle, failed
     assert not failed, failed
 
@@ -83,6 +87,41 @@ def fly(check: Check) -> dict[str, Any]:
                     assert np.allclose(answers[output], values, atol=1e-4), f"{output}, {batch}"
             stages = dict(flown.backend.stage_ms())
     return {"name": name, "equal": min(equal), "stage_ms": stages}
+
+
+def make_labels(check: Check) -> dict[str, Any]:
+    """Labels and margin that the kernel makes of a plan's logits, and one copy for both.
+
+    Against those of the graph, computed by ONNX Runtime, for every batch.
+    """
+    import numpy as np
+
+    from segclip_deploy.runtime.open_engine import open_engine
+    from segclip_deploy.runtime.targets.tensorrt.tensorrt_backend import TensorRtBackend
+
+    with stub_engine(check, "logits") as (plan, bundle, _):
+        batches = bundle.input.batches
+        flown = TensorRtBackend(plan, target="tensorrt", batches=batches, outputs="labels margin")
+        with flown, open_engine(bundle.path).backend as reference:
+            name = flown.name
+            assert "labels by a kernel" in name, name
+            assert "plain launches" not in name, name
+            worst = 1.0
+            for batch in batches:
+                pixels = np.random.default_rng(batch).integers(
+                    0, 256, (batch, bundle.input.height, bundle.input.width, 3), np.uint8
+                )
+                found = flown.infer({"image": pixels})
+                expected = reference.infer({"image": pixels})
+                assert set(found) == {"labels", "margin"}
+                worst = min(worst, float((found["labels"] == expected["labels"]).mean()))
+                assert worst > 0.999, (
+                    f"labels of batch {batch}: {worst:.4%} equal"
+                )  # ties may differ
+                moved = np.abs(found["margin"].astype(int) - expected["margin"]).max()
+                assert moved <= 1, f"margin of batch {batch}: off by {moved}"
+            stages = dict(flown.stage_ms())
+    return {"name": name, "equal": worst, "stage_ms": stages}
 
 
 def open_and_close(check: Check) -> dict[str, Any]:

@@ -85,7 +85,8 @@ def run_kernel(_: Check) -> dict[str, Any]:
 
     rng = np.random.default_rng(0)
     with pycuda_context() as cuda:
-        decoder = GpuDecoder(cuda.Stream())
+        stream = cuda.Stream()
+        decoder = GpuDecoder(stream)
         worst = 1.0
         for shape in ((2, 1, 1), (19, 3, 33), (255, 5, 7), (5, 131, 67), (5, 256, 256)):
             logits = rng.normal(scale=4, size=shape).astype(np.float32)
@@ -101,8 +102,25 @@ def run_kernel(_: Check) -> dict[str, Any]:
             begin = time.perf_counter()
             decoder.decode(logits, margin=True)
             times.append(1e3 * (time.perf_counter() - begin))
+        alone = _kernel_ms(cuda, decoder, stream, logits)
         del decoder
-    return {"equal": worst, "ms_with_copies": round(sorted(times)[10], 3)}
+    return {"equal": worst, "ms_with_copies": round(sorted(times)[10], 3), "ms": alone}
+
+
+def _kernel_ms(cuda: Any, decoder: Any, stream: Any, logits: Any) -> float:
+    """Milliseconds of the kernel itself, by CUDA events: the mean of 100 launches, after 10."""
+    _, height, width = logits.shape
+    given, labels, margin = (
+        cuda.mem_alloc(size) for size in (logits.nbytes, 16 * height * width, height * width)
+    )
+    cuda.memcpy_htod_async(given, logits, stream)
+    marks = [cuda.Event(), cuda.Event()]
+    for count, mark in zip((10, 100), marks, strict=True):
+        for _ in range(count):
+            decoder.launch(int(given), int(labels), int(margin), (1, *logits.shape))
+        mark.record(stream)
+    stream.synchronize()
+    return round(float(marks[1].time_since(marks[0])) / 100, 4)
 
 
 @contextmanager
@@ -193,7 +211,7 @@ def run_tests(check: Check) -> dict[str, Any]:
 # ---- engines
 
 
-def measure_engine(library: str, precision: str, check: Check) -> dict[str, Any]:
+def measure_engine(library: str, precision: str, check: Check, *options: str) -> dict[str, Any]:
     """An engine of the example: built, verified, scored on the shipped tiles, and timed."""
     if importlib.util.find_spec(library) is None or check.fake_driver:
         raise NotRun(f"no {TITLES[library]}")
@@ -202,7 +220,7 @@ def measure_engine(library: str, precision: str, check: Check) -> dict[str, Any]
         raise NotRun(f"no bundle {precision} in the kit")
     with tempfile.TemporaryDirectory() as name:
         engine = Path(name) / f"{precision}{SUFFIXES[library]}"
-        built = call("build-engine", bundle, "-o", engine)
+        built = call("build-engine", bundle, "-o", engine, *options)
         verified, scored = call("verify", engine), call("evaluate", engine, EXAMPLE)
         timed = call("profile", engine)
     stages = ("copy_in", "infer", "copy_out")
@@ -215,6 +233,20 @@ def measure_engine(library: str, precision: str, check: Check) -> dict[str, Any]
         "evaluate": scored,
         "profile": timed,
     }
+
+
+def compare_label_makers(library: str, check: Check) -> dict[str, Any]:
+    """An engine in FP16 whose graph makes the labels, and one whose kernel does: the same checks of both."""
+    found = {
+        maker: measure_engine(library, "fp16", check, "--labels", maker)
+        for maker in ("graph", "kernel")
+    }
+    stages = ("copy_in", "infer", "copy_out")
+    told = {
+        maker: {stage: one["profile"]["stages"][stage]["p50"] for stage in stages}
+        for maker, one in found.items()
+    }
+    return {"stage_ms": told, **found}
 
 
 def call(*words: object) -> Any:

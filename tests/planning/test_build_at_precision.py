@@ -2,19 +2,25 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from click.testing import CliRunner
 from PIL import Image
 
+from segclip_deploy.artifacts.bundle import load_bundle
 from segclip_deploy.artifacts.engine import load_engine
 from segclip_deploy.artifacts.plan import load_plan
 from segclip_deploy.artifacts.vocabulary import Vocabulary
 from segclip_deploy.cli import main
-from segclip_deploy.planning import measurements
+from segclip_deploy.planning import build_at_precision, measurements
 from segclip_deploy.runtime import verify
+from segclip_deploy.runtime.build_engine import with_both_labels
+from segclip_deploy.runtime.registry import TARGETS
+from segclip_deploy.runtime.targets.base import BuildOptions
 from tests.conftest import EXAMPLE
+from tests.support.fake_tensorrt import install
 
 
 @pytest.fixture(scope="module")
@@ -67,6 +73,36 @@ def test_from_an_fp32_bundle_to_the_faster_engine_in_one_go(
     assert result.exit_code == 0, result.output
     assert measured == []
     assert json.loads(result.stdout)["blocks"] == dict(plan.blocks)
+
+
+@pytest.mark.filterwarnings("ignore:Use Deprecated in TensorRT-RTX:DeprecationWarning")
+def test_auto_tries_both_ways_of_making_labels_for_each_precision(
+    tiny_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a stand-in for the GPU; what is planned does not matter here, and is not planned."""
+    state = install(monkeypatch, tiny_bundle / "model.onnx")
+    state.delay = dict.fromkeys((1, 3), 0.01)  # the plans that make their labels themselves
+    monkeypatch.setattr("segclip_deploy.runtime.targets.tensorrt.target._ROUNDS", 3)
+    bundle = load_bundle(tiny_bundle)
+    for name in ("calibrate_on", "open_dataset", "choose_plan_split", "plan_precision"):
+        monkeypatch.setattr(build_at_precision, name, lambda *_, **__: SimpleNamespace(plan=None))
+    for name in ("quantize", "_uniform"):
+        monkeypatch.setattr(build_at_precision, name, lambda *_, **__: bundle)
+    engine = build_at_precision.build_at_precision(
+        *(bundle, tmp_path / "e.engine", "auto"),
+        calib=tmp_path, dataset=tmp_path, max_miou_drop=1,
+    )  # fmt: skip
+    built = engine.record.built
+    assert engine.record.arguments == ("--labels", "auto")
+    assert built.labels == "kernel"
+    assert [one.labels for one in built.build.tries] == ["graph", "kernel"]
+
+
+def test_both_ways_are_tried_only_where_there_are_two_and_none_was_chosen() -> None:
+    chosen = BuildOptions(labels="graph")
+    assert with_both_labels(TARGETS["tensorrt"], chosen) == chosen
+    assert with_both_labels(TARGETS["tensorrt"]).labels == "auto"
+    assert with_both_labels(TARGETS["openvino"]) == BuildOptions()
 
 
 def test_what_a_precision_needs_is_asked_for(

@@ -15,11 +15,13 @@ from PIL import Image
 
 from segclip_deploy.artifacts.bundle import InputSpec
 from segclip_deploy.artifacts.vocabulary import load_vocabulary
+from segclip_deploy.progress import silent
 from segclip_deploy.runtime.inference.segmenter import Segmenter
 from segclip_deploy.runtime.profiling import power
 from segclip_deploy.tradeoff import artifact_cache, benchmark, measure_points, timed_frames
 from segclip_deploy.tradeoff.results import RESULTS
 from segclip_deploy.tradeoff.row import IdlePower
+from segclip_deploy.tradeoff.sweep_grid import SweepGrid, points
 from tests.conftest import EXAMPLE
 from tests.support.fakes import FakeBackend, random_frame
 from tests.support.helpers import call
@@ -144,6 +146,17 @@ def test_what_fails_its_check_is_shown_and_never_flies(
     result = call(*sweep(tmp_path / "r", "--precision", "fp32", "--max-latency-ms", 1e-6))
     assert result.exit_code == 3
     assert "none fits; nearest is" in result.stdout
+
+
+def test_engines_of_a_sweep_try_both_ways_of_making_labels_where_there_are_two(
+    tiny_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(artifact_cache, "build_engine", lambda _bundle, _path, options: options)
+    cache = artifact_cache.ArtifactCache(tmp_path, None, tmp_path, silent)
+    for target, labels in (("tensorrt", "auto"), ("onnxruntime", None)):
+        grid = SweepGrid(bundles=[tiny_bundle], targets=[target], precisions=["fp32"])
+        (point,) = points(grid)
+        assert cache.engine(point).labels == labels
 
 
 def test_latency_is_measured_on_the_frames_of_a_camera(

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from importlib.machinery import ModuleSpec
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +14,14 @@ import pytest
 
 from tests.conftest import ROOT
 from tests.runtime.targets.tensorrt.test_fake_driver import SITE
+from tests.support.fake_tensorrt import install
+from tests.support.helpers import call
 
 SCRIPT = ROOT / "benchmarks" / "gpu_check.py"
 ENGINES = {
-    f"{library}-{p}" for library in ("tensorrt", "tensorrt_rtx") for p in ("fp32", "fp16", "int8")
+    f"{library}-{p}"
+    for library in ("tensorrt", "tensorrt_rtx")
+    for p in ("fp32", "fp16", "int8", "labels")
 }
 
 
@@ -56,9 +61,10 @@ def test_the_dry_run_passes_every_step_that_needs_no_tensorrt(
     assert {n for n, outcome in outcomes.items() if outcome == "failed"} == set(), said
     assert code == 0
     assert rows["tensorrt-fp32"]["why"] == "no TensorRT"
-    assert "9 passed, 0 failed, 7 NOT run" in said
+    assert "10 passed, 0 failed, 9 NOT run" in said
     assert "3 CUDA graphs" in rows["frames"]["name"]
-    assert rows["frames"]["equal"] == 1.0
+    assert rows["frames"]["equal"] == rows["labels"]["equal"] == 1.0
+    assert "labels by a kernel" in rows["labels"]["name"]
     assert "restart the process" in rows["illegal-address"]["said"]
     assert rows["illegal-address"]["code"] == 700
 
@@ -123,3 +129,26 @@ def test_an_engine_is_built_verified_scored_and_timed(
     assert 0 < row["host_share"] < 1
     assert 0 < row["evaluate"]["miou"] < 1
     assert row["build"]["target"] == "onnxruntime"
+
+
+@pytest.mark.filterwarnings("ignore:Use Deprecated in TensorRT-RTX:DeprecationWarning")
+def test_both_ways_of_making_labels_are_measured_alike(
+    kit: Path, tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(str(SCRIPT.parent))
+    import gpu_steps
+
+    install(monkeypatch, tiny_bundle / "model.onnx")
+    sys.modules["tensorrt"].__spec__ = ModuleSpec("tensorrt", None)
+    answers = {"evaluate": {"miou": 0.5}}  # which takes longer than all else
+
+    def here(*words: object) -> Any:
+        return answers.get(str(words[0])) or json.loads(call(*words, "--json").stdout)
+
+    monkeypatch.setattr(gpu_steps, "call", here)
+    (kit / "fp16").symlink_to(tiny_bundle, target_is_directory=True)
+    found = gpu_steps.compare_label_makers("tensorrt", gpu_steps.Check(kit, kit, fake_driver=False))
+    for maker in ("graph", "kernel"):
+        assert found[maker]["build"]["built"]["labels"] == maker
+        assert found[maker]["verify"]["passed"]
+        assert found["stage_ms"][maker]["infer"] > 0
