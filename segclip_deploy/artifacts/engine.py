@@ -20,6 +20,7 @@ from segclip_deploy.artifacts.files import (
 )
 from segclip_deploy.artifacts.input_spec import InputSpec
 from segclip_deploy.artifacts.onnx_file import check_self_contained
+from segclip_deploy.artifacts.precision_share import Layer
 from segclip_deploy.artifacts.records import Format, Record
 from segclip_deploy.artifacts.vocabulary import Vocabulary
 from segclip_deploy.errors import BadArtifact, GateFailed, command
@@ -34,7 +35,6 @@ __all__ = [
     "EngineRecord",
     "GpuDevice",
     "LabelMaker",
-    "Layer",
     "Search",
     "TimingCacheUse",
     "Try",
@@ -198,23 +198,6 @@ class Build(Record, frozen=True):
     timing_cache: TimingCacheUse | None = None
     tries: tuple[Try, ...] = ()
     fixed_sha256: str | None = None
-
-
-class Layer(Record, frozen=True):
-    """A layer of an engine, as its library tells it.
-
-    Attributes:
-        name: the library's.
-        type: of layer; None where it is not told.
-        blocks: of the model that it was made of.
-        reads, writes: element types; None for one that is not told.
-    """
-
-    name: str
-    type: str | None
-    blocks: tuple[str, ...]
-    reads: tuple[str | None, ...]
-    writes: tuple[str | None, ...]
 
 
 class Built(Record, frozen=True):

@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
-from segclip_deploy.artifacts.engine import Layer
+from segclip_deploy.artifacts.precision_share import Layer
 
 if TYPE_CHECKING:
     import tensorrt

@@ -19,11 +19,11 @@ from segclip_deploy.artifacts.engine import (
     Engine,
     GpuDevice,
     LabelMaker,
-    Layer,
     Try,
     Verification,
 )
 from segclip_deploy.artifacts.golden import load_golden
+from segclip_deploy.artifacts.precision_share import Layer
 from segclip_deploy.artifacts.records import replace as with_fields
 from segclip_deploy.artifacts.scheme import Scheme
 from segclip_deploy.errors import BadArtifact, BadInput, StaleArtifact
