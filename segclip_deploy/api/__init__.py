@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from segclip_deploy.artifacts.checkpoint_record import Training
     from segclip_deploy.artifacts.engine import Engine, EngineRecord, Search, Verification
     from segclip_deploy.artifacts.model_spec import ModelSpec
+    from segclip_deploy.artifacts.precision_share import PrecisionShare
     from segclip_deploy.artifacts.scheme import PRECISIONS, Precision, Scheme
     from segclip_deploy.artifacts.vocabulary import Vocabulary
     from segclip_deploy.calibration.methods import METHOD_NAMES, Method
@@ -83,6 +84,7 @@ _HOMES = {
     "artifacts.checkpoint_record": ("Training",),
     "artifacts.engine": ("Engine", "EngineRecord", "Search", "Verification"),
     "artifacts.model_spec": ("ModelSpec",),
+    "artifacts.precision_share": ("PrecisionShare",),
     "artifacts.scheme": ("PRECISIONS", "Precision", "Scheme"),
     "artifacts.vocabulary": ("Vocabulary",),
     "calibration.methods": ("METHOD_NAMES", "Method"),
@@ -145,6 +147,7 @@ __all__ = [
     "NodeResult",
     "Planned",
     "Precision",
+    "PrecisionShare",
     "ProfileRecord",
     "Report",
     "Row",

@@ -34,6 +34,7 @@ def build_engine(
     timing_cache: AnyPath | None = None,
     tries: int = 1,
     labels: LabelMaker | Literal["auto"] | None = None,
+    require_precision: int | None = None,
     precision: BuildPrecision | None = None,
     calib: AnyPath | None = None,
     eval: AnyPath | None = None,
@@ -73,6 +74,8 @@ def build_engine(
         labels: TensorRT: who makes them of the logits. ``"graph"``, the default, is the engine's own
             graph; ``"kernel"`` is a CUDA kernel behind it; ``"auto"`` builds both and keeps the
             faster that passes, as precision ``"auto"`` does by default.
+        require_precision: TensorRT, OpenVINO: fail where fewer percent of the planned INT8 or FP16 MACs
+            are known to run so.
         precision: on a workstation: ``"fp16"`` or ``"int8"``, written into the bundle before;
             ``"auto"`` builds two engines and keeps the faster.
         calib: real tiles, for ``"int8"`` and ``"auto"``.
@@ -86,7 +89,8 @@ def build_engine(
         UsageError: arguments that do not go together.
         BadArtifact: the bundle is for other targets, or the target refuses the model.
         BadInput: a suffix that stands for no target, or an option without effect there.
-        GateFailed: the engine does not say what the bundle says; nothing is written.
+        GateFailed: the engine does not say what the bundle says, or too little is known to run as
+            planned; nothing is written.
         MissingDependency: the target is not installed, or needs a GPU to build.
     """
     check_choice("--layout", layout, LAYOUT_NAMES)
@@ -98,6 +102,7 @@ def build_engine(
     check_range("--dla", dla, 0)
     check_range("--tries", tries, 1)
     check_choice("--labels", labels, ("graph", "kernel", "auto"))
+    check_range("--require-precision", require_precision, 1, 100)
     check_choice("--precision", precision, ("fp16", "int8", "auto"))
     from segclip_deploy.artifacts.bundle import load_bundle
     from segclip_deploy.runtime.build_engine import build_engine as build
@@ -124,13 +129,17 @@ def build_engine(
         timing_cache=optional_path(timing_cache),
         tries=tries,
         labels=labels,
+        require_precision=require_precision,
     )
+    loaded = load_bundle(bundle)
     if precision is None:
-        return build(load_bundle(bundle), Path(out), options=options, report=report)
+        if require_precision is not None and loaded.record.plan is None:
+            raise UsageError(f"--require-precision: all of {loaded.path} is FP32; leave it out")
+        return build(loaded, Path(out), options=options, report=report)
     from segclip_deploy.planning.build_at_precision import build_at_precision
 
     return build_at_precision(
-        load_bundle(bundle),
+        loaded,
         Path(out),
         precision,
         calib=optional_path(calib),

@@ -22,6 +22,7 @@ __all__ = [
     "ConfidenceScores",
     "Parents",
     "Parity",
+    "PlannedOperator",
     "Quality",
     "Quantization",
     "Smoothing",
@@ -139,6 +140,18 @@ class Quality(Record, frozen=True):
     flips: Mapping[str, int]
 
 
+class PlannedOperator(Record, frozen=True):
+    """A convolution or matrix product of a graph, and what it is to be computed in.
+
+    Attributes:
+        macs: multiply-accumulates, for one image.
+        precision: that was written for it.
+    """
+
+    macs: int
+    precision: Precision
+
+
 class Quantization(Record, frozen=True):
     """How precision was written into a model, and what that did to it.
 
@@ -149,6 +162,8 @@ class Quantization(Record, frozen=True):
         fp32_fallback: nodes that stay FP32 in blocks of a lower precision, and why.
         calibration: of INT8; None without.
         quality: measured when it was written.
+        operators: by name of their node in the ONNX file; None in bundles before schema 5, which do not
+            tell.
     """
 
     scheme: Scheme
@@ -157,6 +172,7 @@ class Quantization(Record, frozen=True):
     fp32_fallback: Mapping[str, str]
     calibration: Calibration | None
     quality: Quality
+    operators: Mapping[str, PlannedOperator] | None = None
 
 
 class Smoothing(Record, frozen=True):
@@ -332,10 +348,11 @@ def _of_schema_3(data: dict[str, Any]) -> dict[str, Any]:
     return {**data, "temperature": None, "input": {**data["input"], "overlap": None}}
 
 
+# Schema 4 does not tell what each operator was planned in, and so no engine of it what was kept.
 BUNDLE = Format(
     "a bundle record",
     BundleRecord,
-    schema=4,
-    migrations={1: _of_schema_1, 2: _of_schema_2, 3: _of_schema_3},
+    schema=5,
+    migrations={1: _of_schema_1, 2: _of_schema_2, 3: _of_schema_3, 4: dict},
 )
 """How ``bundle.json`` is written and read. An engine's record holds the same, dumped."""

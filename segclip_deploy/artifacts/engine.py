@@ -20,7 +20,7 @@ from segclip_deploy.artifacts.files import (
 )
 from segclip_deploy.artifacts.input_spec import InputSpec
 from segclip_deploy.artifacts.onnx_file import check_self_contained
-from segclip_deploy.artifacts.precision_share import Layer
+from segclip_deploy.artifacts.precision_share import Layer, PrecisionShare, precision_shares
 from segclip_deploy.artifacts.records import Format, Record
 from segclip_deploy.artifacts.vocabulary import Vocabulary
 from segclip_deploy.errors import BadArtifact, GateFailed, command
@@ -239,6 +239,8 @@ class EngineRecord(Record, frozen=True):
         arguments: of ``build-engine``, beside bundle and output.
         built: what its target told.
         bundle: the record of the bundle.
+        precision_shares: what of its plan is known to run as planned; None where the bundle or the
+            engine does not tell.
     """
 
     segclip_deploy: str
@@ -251,6 +253,7 @@ class EngineRecord(Record, frozen=True):
     arguments: tuple[str, ...]
     built: Built
     bundle: BundleRecord
+    precision_shares: tuple[PrecisionShare, ...] | None = None
 
 
 def _of_schema_4(data: dict[str, Any]) -> dict[str, Any]:
@@ -263,13 +266,18 @@ def _of_schema_5(data: dict[str, Any]) -> dict[str, Any]:
     return {**data, "bundle": BUNDLE.migrations[3](data["bundle"])}
 
 
+def _of_schema_6(data: dict[str, Any]) -> dict[str, Any]:
+    """Bring the bundle's record, which was one of schema 4, to schema 5."""
+    return {**data, "bundle": BUNDLE.migrations[4](data["bundle"])}
+
+
 # Schema 3 does not tell multiprocessors: an engine for a GPU that is here is refused for that, and
 # the others open. Until schema 6 every graph made its labels itself.
 ENGINE = Format(
     "an engine record",
     EngineRecord,
     schema=7,
-    migrations={3: dict, 4: _of_schema_4, 5: _of_schema_5, 6: dict},
+    migrations={3: dict, 4: _of_schema_4, 5: _of_schema_5, 6: _of_schema_6},
 )
 
 
@@ -362,6 +370,7 @@ def write_engine(
         arguments=arguments,
         built=built,
         bundle=bundle.record,
+        precision_shares=precision_shares(bundle.record, built.layers),
     )
     with (
         locked(out),

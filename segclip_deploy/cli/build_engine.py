@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from segclip_deploy import api
-from segclip_deploy.cli.inspect import label_maker, measured
+from segclip_deploy.cli.inspect import label_maker, measured, precision_lines
 from segclip_deploy.cli.options import PATH, dataset_options, json_option, reading_options
 from segclip_deploy.cli.output import print_json
 from segclip_deploy.cli.progress import phase_bars, stage_bar
@@ -89,6 +89,12 @@ def _capabilities(_: click.Context, __: click.Parameter, text: str | None) -> tu
     "build both, keep the faster that passes.  [default: graph; auto with --precision auto]",
 )
 @click.option(
+    "--require-precision",
+    type=click.IntRange(1, 100),
+    metavar="PERCENT",
+    help="TensorRT, OpenVINO: exit 3 if less of the planned INT8 or FP16 MACs is known to run so.",
+)
+@click.option(
     "--precision",
     type=click.Choice(["fp16", "int8", "auto"]),
     help="On a workstation: write it into BUNDLE first. auto: the planned mix, if it is faster.",
@@ -131,6 +137,7 @@ def _told(engine: api.Engine) -> Iterator[str]:
     if cache := built.build.timing_cache:
         known = "an unknown number of" if cache.known is None else cache.known
         yield f"timing cache {cache.path}: {known} measurements known, {cache.new} new"
+    yield from precision_lines(engine.record)
     if built.verified:
         yield f"{built.verified.engine}: verification passed"
     else:

@@ -12,7 +12,14 @@ from segclip_deploy import api
 from segclip_deploy.cli.options import PATH, json_option
 from segclip_deploy.cli.output import print_json, print_table
 
-__all__ = ["inspect", "label_maker", "measured", "print_folding", "temperature_fit"]
+__all__ = [
+    "inspect",
+    "label_maker",
+    "measured",
+    "precision_lines",
+    "print_folding",
+    "temperature_fit",
+]
 
 
 @click.command()
@@ -34,8 +41,10 @@ def inspect(path: Path, as_json: bool) -> None:
         _print_blocks(record.blocks)
     if record and record.folding:
         print_folding(record.folding)
-    if isinstance(found, api.Engine) and found.record.built.network:
-        _print_layers(found.record)
+    if isinstance(found, api.Engine):
+        if found.record.built.network:
+            _print_layers(found.record)
+        _print_not_as_planned(found.record.precision_shares or ())
 
 
 def _kind(found: api.CheckpointFacts | api.Bundle | api.Engine) -> str:
@@ -164,6 +173,8 @@ def _engine_facts(record: api.EngineRecord) -> Iterator[tuple[str, str]]:
         )
         yield "tries", ", ".join(times)
     yield "labels", label_maker(record)
+    for line in precision_lines(record):
+        yield "precision", line
     if built.verified:
         yield "verified", f"passed in {built.verified.engine}"
     else:
@@ -199,6 +210,33 @@ def _print_layers(record: api.EngineRecord) -> None:
             for block, precision in plan.items()
         ],
     )
+
+
+def precision_lines(record: api.EngineRecord) -> Iterator[str]:
+    """What of its plan an engine is known to keep, a line for each low precision; none for FP32."""
+    done = record.bundle.quantization
+    if done and record.precision_shares is None:
+        untold = "its library tells nothing of its layers"
+        if done.operators is None:
+            untold = "its bundle does not say what each operator was planned in"
+        yield f"not known what runs as planned: {record.built.not_verified or untold}"
+    for share in record.precision_shares or ():
+        yield str(share)
+
+
+def _print_not_as_planned(shares: Sequence[api.PrecisionShare]) -> None:
+    rows = [
+        [name, share.precision, f"{macs / share.planned:.1%}", what]
+        for share in shares
+        for what, operators in (("fell back", share.fell_back), ("unknown", share.unknown))
+        for name, macs in operators.items()
+    ]
+    if rows:
+        print_table(
+            "operators that do not run as planned, or may not",
+            ["operator", "planned", "of its MACs", "in the engine"],
+            rows,
+        )
 
 
 def _counts(types: Mapping[str, int]) -> str:

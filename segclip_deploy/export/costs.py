@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
@@ -24,7 +23,6 @@ __all__ = [
     "folding_table",
     "fusion_macs",
     "refiner_macs",
-    "share_of_macs",
 ]
 
 
@@ -91,12 +89,6 @@ def find_operators(path: Path) -> list[Operator]:
                 )
             )
     return operators
-
-
-def share_of_macs(path: Path, nodes: Collection[str]) -> float:
-    """The share of a float32 ONNX file's multiply-accumulates that is in some nodes, 0–1."""
-    macs = {operator.name: operator.macs for operator in find_operators(path)}
-    return sum(macs[name] for name in nodes) / sum(macs.values())
 
 
 def _shapes(path: Path) -> tuple[ModelProto, dict[str, tuple[int, ...]], int]:

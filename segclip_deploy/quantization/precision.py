@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from segclip_deploy.artifacts.plan import PrecisionPlan
+from segclip_deploy.artifacts.scheme import Precision
 from segclip_deploy.calibration.table import GraphStatistics
 from segclip_deploy.errors import BadInput
 from segclip_deploy.quantization.fp16 import fp32_fallback, overflow_fallback, write_fp16
@@ -25,11 +26,19 @@ class AppliedPrecision:
 
     Attributes:
         int8: nodes that multiply in INT8.
+        fp16: other nodes that compute in FP16.
         fp32_fallback: nodes that stay FP32 in FP16 blocks, and why.
     """
 
     int8: frozenset[str]
+    fp16: frozenset[str]
     fp32_fallback: Mapping[str, str]
+
+    def precision(self, node: str) -> Precision:
+        """What a node multiplies in."""
+        if node in self.int8:
+            return "int8"
+        return "fp16" if node in self.fp16 else "fp32"
 
 
 def write_precision(
@@ -67,4 +76,4 @@ def write_precision(
         write_qdq(graph, placement, statistics.ranges, plan.scheme, statistics.means)
     if low:
         write_fp16(graph, low.__contains__)
-    return AppliedPrecision(placement.nodes, high)
+    return AppliedPrecision(placement.nodes, frozenset(low) - placement.nodes, high)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
@@ -13,13 +14,13 @@ from segclip_deploy.artifacts.bundle import (
     load_bundle,
     write_bundle,
 )
-from segclip_deploy.artifacts.bundle_record import Calibration, Quantization
+from segclip_deploy.artifacts.bundle_record import Calibration, PlannedOperator, Quantization
 from segclip_deploy.artifacts.files import replace_directory
 from segclip_deploy.artifacts.golden import load_golden
 from segclip_deploy.artifacts.plan import PrecisionPlan
 from segclip_deploy.calibration.table import CalibrationTable, check_table
 from segclip_deploy.errors import BadInput
-from segclip_deploy.export.costs import count_blocks, share_of_macs
+from segclip_deploy.export.costs import count_blocks, find_operators
 from segclip_deploy.export.onnx_model import load_fp32, save_model
 from segclip_deploy.quantization.activation_absmax import find_absmax
 from segclip_deploy.quantization.placement import place_plan
@@ -76,6 +77,12 @@ def quantize(
     statistics = table.of(bundle.lowering) if table else None
     applied = write_precision(model, plan, placement, statistics, absmax)
     table = table if applied.int8 else None
+    operators = {
+        operator.name: PlannedOperator(
+            macs=operator.macs, precision=applied.precision(operator.name)
+        )
+        for operator in find_operators(bundle.model_path)
+    }
     labels, quality = prove(model, bundle, golden, where=out)
     with replace_directory(out, contents=BUNDLE_FILES) as temporary:
         path = temporary / bundle.model_path.name
@@ -103,10 +110,11 @@ def quantize(
             quantization=Quantization(
                 scheme=plan.scheme,
                 plan=plan.blocks,
-                int8_macs=share_of_macs(bundle.model_path, applied.int8),
+                int8_macs=_int8_share(operators),
                 fp32_fallback=applied.fp32_fallback,
                 calibration=_calibration(table) if table else None,
                 quality=quality,
+                operators=operators,
             ),
         )
         write_bundle(temporary, record, own)
@@ -114,6 +122,11 @@ def quantize(
             with OnnxRuntimeBackend(path, batches=bundle.input.batches) as flown:
                 verify(flown, own, bundle.vocabulary.names).require(where=out)
     return load_bundle(out)
+
+
+def _int8_share(operators: Mapping[str, PlannedOperator]) -> float:
+    int8 = sum(one.macs for one in operators.values() if one.precision == "int8")
+    return int8 / sum(one.macs for one in operators.values())
 
 
 def _calibration(table: CalibrationTable) -> Calibration:

@@ -8,11 +8,12 @@ from functools import partial
 from pathlib import Path
 
 from segclip_deploy.artifacts.bundle import Bundle
-from segclip_deploy.artifacts.engine import Engine, Verification, load_engine, write_engine
+from segclip_deploy.artifacts.engine import Built, Engine, Verification, load_engine, write_engine
 from segclip_deploy.artifacts.files import temporary_file
 from segclip_deploy.artifacts.golden import load_golden
+from segclip_deploy.artifacts.precision_share import PrecisionShare, precision_shares
 from segclip_deploy.artifacts.scheme import Precision, Scheme
-from segclip_deploy.errors import BadArtifact, BadInput, command
+from segclip_deploy.errors import BadArtifact, BadInput, GateFailed, command
 from segclip_deploy.progress import Report, silent
 from segclip_deploy.runtime.inference.backend import Backend
 from segclip_deploy.runtime.registry import check_build_options, find_target, target_of
@@ -49,7 +50,8 @@ def build_engine(
         BadArtifact: the bundle is for other targets, the target refuses the model or crashes on
             it, or a timing cache cannot be used.
         BadInput: a name that stands for no target, or an option that has no effect there.
-        GateFailed: the engine does not say what the model says; nothing is written.
+        GateFailed: the engine does not say what the model says, or too little of it is known to run
+            as planned; nothing is written.
         MissingDependency: the target is not installed, or needs a GPU to build.
     """
     out, options = Path(out), options or BuildOptions()
@@ -59,10 +61,12 @@ def build_engine(
     bundle = bundle.for_scheme(target.scheme)
     if reason := _other_graph(target, bundle):
         warnings.warn(reason, stacklevel=2)
+    _check_operators(bundle, options)
     if target.tried_apart:
         try_apart(target, bundle, options, report)
     with temporary_file(out) as file:
         built = target.build(BuildJob(bundle, file, partial(_prove, bundle), options, report))
+        _require_precision(bundle, out, options, built)
         write_engine(
             out, file, bundle, target=target.name, arguments=options.arguments(), built=built
         )
@@ -137,6 +141,68 @@ def _check_scheme(target: Target, bundle: Bundle) -> None:
             where=bundle.path,
             fix=_requantize(bundle.precision, target.scheme),
         )
+
+
+def _check_operators(bundle: Bundle, options: BuildOptions) -> None:
+    """Accept a bundle that says what each operator was planned in, where that is to be held to.
+
+    Raises:
+        GateFailed: it was written before bundles did.
+    """
+    done = bundle.record.quantization
+    if options.require_precision is not None and done and done.operators is None:
+        raise GateFailed(
+            "it does not say what each operator was planned in, so nothing proves what runs so",
+            where=bundle.path,
+            fix=_requantize(bundle.precision, done.scheme),
+        )
+
+
+def _require_precision(bundle: Bundle, out: Path, options: BuildOptions, built: Built) -> None:
+    """Accept an engine of which as much is known to run as planned as was asked for.
+
+    Raises:
+        GateFailed: less is known to, or its layers cannot be looked into here.
+    """
+    percent = options.require_precision
+    if percent is None or bundle.record.plan is None:  # nothing in it is planned below FP32
+        return
+    where, build = f"--require-precision {percent}", ("segclip-deploy", "build-engine")
+    without = command(
+        *(*build, bundle.path, "-o", out), *replace(options, require_precision=None).arguments()
+    )
+    shares = precision_shares(bundle.record, built.layers)
+    if shares is None and built.not_verified:
+        again = command(*build, bundle.path, "-o", out, *options.arguments())
+        raise GateFailed(
+            f"nothing proves what the engine computes in: {built.not_verified}",
+            where=where,
+            fix=f"on the machine that flies: {again}",
+        )
+    if shares is None:
+        raise GateFailed(
+            "nothing proves what the engine computes in: its library tells nothing of its layers",
+            where=where,
+            fix=without,
+        )
+    for share in shares:
+        if not share.reaches(percent):
+            raise GateFailed(
+                f"{share} ({_largest(share)})",
+                where=where,
+                fix=f"to see all of them: {without}; {command('segclip-deploy', 'inspect', out)}",
+            )
+
+
+def _largest(share: PrecisionShare) -> str:
+    """Which operators do not run as planned, or may not; the largest three of each."""
+    parts = []
+    for verb, operators in (("fell back", share.fell_back), ("unknown", share.unknown)):
+        named = [f"{n} {m / share.planned:.1%}" for n, m in list(operators.items())[:3]]
+        more = [f"{len(operators) - 3} more"] if len(operators) > 3 else []
+        if named:
+            parts.append(f"{verb}: {', '.join(named + more)}")
+    return "; ".join(parts)
 
 
 def _requantize(precision: Precision, scheme: Scheme) -> str:

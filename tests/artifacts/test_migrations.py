@@ -37,6 +37,7 @@ from tests.support.records import small_table
 OLD = Path(__file__).with_name("fixtures") / "schema1"
 OLD_2 = Path(__file__).with_name("fixtures") / "schema2"
 OLD_3 = Path(__file__).with_name("fixtures") / "schema3"
+OLD_4 = Path(__file__).with_name("fixtures") / "schema4"
 SIZE = InputSpec(height=64, width=64)
 
 
@@ -155,9 +156,29 @@ def test_records_of_schema_3_say_what_they_said_and_nothing_of_what_came_later()
     for record in (bundle, engine.bundle):
         told = json.loads(json.dumps(record.to_json()))
         assert told["quantization"]["calibration"].pop("appearance") is None
+        assert told["quantization"].pop("operators") is None
         assert told == said
         assert record.appearance is None
     assert json.loads(json.dumps(engine.built.to_json())) == {**built, "labels": "graph"}
+
+
+def test_records_of_schema_4_say_what_they_said_and_not_what_became_of_the_plan() -> None:
+    said = read_json(OLD_4 / "bundle.json")
+    assert said.pop("schema") == 4
+    engine = ENGINE.read(OLD_4 / "engine.json", fix="f")
+    for record in (BUNDLE.read(OLD_4 / "bundle.json", fix="f"), engine.bundle):
+        told = json.loads(json.dumps(record.to_json()))
+        assert told["quantization"].pop("operators") is None
+        assert told == said
+    assert engine.precision_shares is None
+
+
+def test_layers_of_an_engine_of_schema_6_name_no_nodes() -> None:
+    old = read_json(OLD_4 / "engine.json")
+    layer = {"name": "c", "type": None, "blocks": ["head"], "reads": ["fp16"], "writes": []}
+    old["built"]["layers"] = [layer]
+    (read,) = ENGINE.parse(old, where="e", fix="f").built.layers or ()
+    assert (read.blocks, read.reads, read.nodes) == (("head",), ("fp16",), ())
 
 
 def test_a_table_of_schema_3_says_what_it_said_and_knows_no_appearance() -> None:
@@ -196,7 +217,7 @@ def test_an_old_bundle_is_verified_and_quantized(scheme: str, fp32: Path, tmp_pa
     assert result.exit_code == 0, result.output
     table = calibrated(fp32, [EXAMPLE / "images"], 16)
     made = load_bundle(uniformly(fp32, table, tmp_path / "low", scheme, "int8"))
-    assert json.loads((made.path / "bundle.json").read_text())["schema"] == BUNDLE.schema == 4
+    assert json.loads((made.path / "bundle.json").read_text())["schema"] == BUNDLE.schema == 5
     assert made.record.parents.bundle == load_bundle(fp32).sha256
     assert made.record.trained_for_int8 == load_bundle(fp32).record.trained_for_int8 != ()
 

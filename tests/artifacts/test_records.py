@@ -107,9 +107,9 @@ def test_a_record_that_is_not_as_it_should_be_is_told_of_in_one_line(
 
 def test_a_newer_schema_is_told_of_with_the_command_that_upgrades(tmp_path: Path) -> None:
     with pytest.raises(BadArtifact) as caught:
-        BUNDLE.parse({**BUNDLE.dump(QUANTIZED), "schema": 5}, where="b", fix="f")
+        BUNDLE.parse({**BUNDLE.dump(QUANTIZED), "schema": 6}, where="b", fix="f")
     assert str(caught.value) == (
-        f"b: its schema 5 is newer than this version reads (4); {upgrade_command()}"
+        f"b: its schema 6 is newer than this version reads (5); {upgrade_command()}"
     )
 
 

@@ -119,9 +119,51 @@ def test_fast_kernels_of_both_cpu_engines_say_what_the_file_says(
     for name in ("e.ov.onnx", "e.ort.onnx"):
         result = call("build-engine", quantized("cpu", "int8"), "-o", tmp_path / name, "--json")
         assert result.exit_code == 0, result.output
-        checks = json.loads(result.stdout)["built"]["verified"]["checks"]
+        told = json.loads(result.stdout)
+        checks = told["built"]["verified"]["checks"]
         (labels,) = [check for check in checks if check["name"] == "labels"]
         assert float(labels["detail"].split("%")[0]) >= 99
+        if name == "e.ort.onnx":  # it tells nothing of its layers
+            assert told["precision_shares"] is None
+            continue
+        (share,) = told["precision_shares"]
+        assert (share["precision"], share["fell_back"], share["unknown"]) == ("int8", {}, {})
+        operators = told["bundle"]["quantization"]["operators"]
+        single = {name for name, one in operators.items() if one["precision"] == "fp32"}
+        layers = [one for one in told["built"]["layers"] if single & {*one["nodes"]}]
+        # The types are the layers' own, and not the plan's.
+        assert {one["reads"][0] for one in layers} == {"fp32"}
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=str)
+def test_a_bundle_says_what_each_operator_of_its_file_was_planned_in(
+    kind: tuple[str, str], quantized: Make
+) -> None:
+    """Against the file: INT8 reads what was dequantized twice, the others have their type."""
+    bundle = load_bundle(quantized(*kind))
+    done = bundle.record.quantization
+    assert done is not None
+    told = dict(done.operators or {})
+    model = onnx.shape_inference.infer_shapes(onnx.load(bundle.model_path)).graph
+    types = {v.name: v.type.tensor_type.elem_type for v in (*model.value_info, *model.output)}
+    made = {name: node.op_type for node in model.node for name in node.output}
+    for node in model.node:
+        if node.op_type not in ("Conv", "Gemm", "MatMul"):
+            assert node.name not in told
+            continue
+        int8 = {made.get(name) for name in node.input[:2]} == {"DequantizeLinear"}
+        half = types[node.output[0]] == onnx.TensorProto.FLOAT16
+        expected = "int8" if int8 else "fp16" if half else "fp32"
+        assert told.pop(node.name).precision == expected, node.name
+    assert not told
+    operators = done.operators or {}
+    by_block: dict[str, int] = {}
+    for name, one in operators.items():
+        by_block[block_of(name)] = by_block.get(block_of(name), 0) + one.macs
+    assert by_block == {cost.block: cost.macs for cost in bundle.record.blocks if cost.macs}
+    assert done.int8_macs == sum(
+        one.macs for one in operators.values() if one.precision == "int8"
+    ) / sum(by_block.values())
 
 
 def test_int8_products_read_dequantized_values_without_a_cast_between(quantized: Make) -> None:

@@ -54,6 +54,7 @@ class StandIn:
         self.wrong: set[int] = set()  # plans, counted from 1, that answer wrongly
         self.delay: dict[int, float] = {}  # seconds, by plan
         self.memory: dict[int, bytearray] = {}
+        self.information: dict[str, Any] = INSPECTED  # what the inspector tells of every plan
 
 
 def install(monkeypatch: pytest.MonkeyPatch, model: Path, gpu: Gpu | None = ORIN) -> StandIn:
@@ -117,7 +118,7 @@ def _engine(state: StandIn, rtx: Any, logger: Any, data: bytes) -> Any:
         lambda: context,
         outputs=plan_outputs(data),
         types=types.__getitem__,
-        information=json.dumps(INSPECTED),
+        information=json.dumps(state.information),
     )
 
 

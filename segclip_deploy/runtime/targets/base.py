@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from segclip_deploy.artifacts.bundle import Bundle
 from segclip_deploy.artifacts.engine import Build, Built, Engine, LabelMaker, Verification
 from segclip_deploy.artifacts.golden import load_golden
+from segclip_deploy.artifacts.precision_share import Layer
 from segclip_deploy.artifacts.scheme import Precision, Scheme
 from segclip_deploy.errors import BadInput, SegclipError
 from segclip_deploy.progress import Report, silent
@@ -57,6 +58,7 @@ class BuildOptions:
         tries: builds, of which the fastest that passes verification is kept.
         labels: what makes them of the logits: the graph, or a kernel behind it. ``"auto"`` builds
             both, and keeps the faster that passes verification. None: the graph.
+        require_precision: percent of the planned INT8 and FP16 MACs that must be known to run so.
     """
 
     device: str | None = None
@@ -71,6 +73,7 @@ class BuildOptions:
     timing_cache: Path | None = None
     tries: int = 1
     labels: LabelMaker | Literal["auto"] | None = None
+    require_precision: int | None = None
 
     def given(self) -> Mapping[str, Any]:
         """What differs from the defaults, by flag."""
@@ -195,7 +198,7 @@ class Target(ABC):
         ranked, search = rank_settings(open_backend, candidates, tile)
         for settings in ranked:  # one that rounds otherwise may be fast and wrong
             with open_backend(**settings) as backend:
-                verification = job.prove(backend)
+                verification, layers = job.prove(backend), self.layers(backend)
             if verification.passed:
                 break
         verification.require(where=bundle.path)
@@ -204,6 +207,7 @@ class Target(ABC):
             device=find_cpu(),
             settings=settings,
             build=Build(seconds=round(time.perf_counter() - started, 3), search=search),
+            layers=layers,
             verified=verification,
         )
 
@@ -261,6 +265,11 @@ class Target(ABC):
         """Settings of ``open`` for computing in ``precision`` what is not INT8."""
         del precision
         return {}
+
+    def layers(self, backend: Backend) -> tuple[Layer, ...] | None:
+        """Layers of an opened engine, with the types they read; None where its library tells none."""
+        del backend
+        return None
 
     def time_layers(
         self, model: Path, backend: Backend, tile: NDArray[np.uint8], settings: Settings

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from segclip_deploy._optional import require
 from segclip_deploy.artifacts.bundle import Bundle
+from segclip_deploy.artifacts.precision_share import Layer, node_blocks
 from segclip_deploy.artifacts.scheme import Scheme
 from segclip_deploy.errors import BadArtifact, command
 from segclip_deploy.runtime.inference.backend import Backend, TensorSpec, checked
@@ -41,6 +42,7 @@ class OpenVino(Target):
     takes_threads = True
     compile_cache = True
     tried_apart = True
+    options = frozenset({"--require-precision"})
 
     def to_build(self) -> tuple[Need, ...]:
         """The package."""
@@ -79,6 +81,11 @@ class OpenVino(Target):
     def float_settings(self, precision: str) -> Settings:
         """The precision."""
         return {"precision": precision}
+
+    def layers(self, backend: Backend) -> tuple[Layer, ...] | None:
+        """As the compiled model tells them."""
+        assert isinstance(backend, OpenVinoBackend)
+        return backend.layers()
 
     def time_layers(
         self, model: Path, backend: Backend, tile: NDArray[np.uint8], settings: Settings
@@ -145,6 +152,7 @@ class OpenVinoBackend(Backend):
         self.inputs = tuple(_spec(port) for port in compiled.inputs)
         self.outputs = tuple(_spec(port) for port in compiled.outputs)
         self._tensor = ov.Tensor
+        self._compiled = compiled
         self._request = compiled.create_infer_request()
         self._arrays = {o.name: np.empty(o.shape, dtype=o.dtype) for o in self.outputs}
         self._results: dict[str, NDArray[Any]] = {}
@@ -163,9 +171,52 @@ class OpenVinoBackend(Backend):
         self._request.infer()
         return self._results
 
+    def layers(self) -> tuple[Layer, ...] | None:
+        """Layers of the compiled model; None where the device's plugin tells none."""
+        try:
+            model = self._compiled.get_runtime_model()
+        except RuntimeError:
+            return None
+        return tuple(_layer(made) for made in model.get_ordered_ops() if _told(made)[0] != "Const")
+
     def close(self) -> None:
         """Release the compiled model."""
-        del self._request
+        del self._request, self._compiled
+
+
+_TYPES = {
+    "i8": "int8",
+    "u8": "uint8",
+    "f16": "fp16",
+    "bf16": "bf16",
+    "f32": "fp32",
+    "i32": "int32",
+    "i64": "int64",
+    "boolean": "bool",
+}
+"""OpenVINO's element types, as ours are called."""
+
+
+def _layer(made: Any) -> Layer:
+    """A node of a compiled model."""
+    kind, nodes = _told(made)
+    return Layer(
+        name=made.get_friendly_name(),
+        type=kind,
+        blocks=node_blocks(nodes),
+        reads=tuple(_TYPES.get(p.get_element_type().get_type_name()) for p in made.inputs()),
+        writes=tuple(_TYPES.get(p.get_element_type().get_type_name()) for p in made.outputs()),
+        nodes=nodes,
+    )
+
+
+def _told(made: Any) -> tuple[str | None, tuple[str, ...]]:
+    """The type of a compiled model's node, and the nodes of the ONNX file that it was made of."""
+    info = made.get_rt_info()
+    kind, nodes = (
+        info[key].astype(str) if key in info else "" for key in ("layerType", "originalLayersNames")
+    )
+    return kind or None, tuple(filter(None, nodes.split(",")))
 
 
 def _config(threads: int = 0, precision: str = "f32") -> dict[str, str]:

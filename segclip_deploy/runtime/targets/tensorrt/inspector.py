@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from segclip_deploy.artifacts.precision_share import Layer
+from segclip_deploy.artifacts.precision_share import Layer, node_blocks
 
 if TYPE_CHECKING:
     import tensorrt
@@ -29,8 +29,6 @@ _TYPES = (
     ("fp32", r"fp32|float32|float"),
 )
 _NODE = re.compile(r"\[ONNX Layer: ([^\]]+)\]")
-# What writing precision into a bundle adds is named after a tensor, not after a block.
-_WRITTEN = {"Q", "DQ", "Cast.fp16", "Cast.fp32"}
 _COUNTED = {"bf16", "fp8", "fp16", "int8", "fp32"}  # what arithmetic is done in
 
 
@@ -54,7 +52,7 @@ def network_types(network: tensorrt.INetworkDefinition) -> dict[str, dict[str, i
         read = [tensor for i in range(layer.num_inputs) if (tensor := layer.get_input(i))]
         int8 = read and all(_dequantized(tensor, makers) for tensor in read)
         kind = "int8" if int8 else _type_of(layer.get_output(0).dtype.name)
-        found.append((_blocks(layer.metadata), kind))
+        found.append((node_blocks(_nodes(layer.metadata)), kind))
     return _count(found)
 
 
@@ -67,21 +65,24 @@ def engine_layers(information: str) -> tuple[Layer, ...] | None:
     layers = json.loads(information).get("Layers", [])
     if not layers or not all(isinstance(layer, dict) for layer in layers):
         return None
-    return tuple(
-        Layer(
-            name=layer.get("Name", ""),
-            type=layer.get("LayerType"),
-            blocks=_blocks(layer.get("Metadata") or ""),
-            reads=tuple(_tensor_type(tensor) for tensor in layer.get("Inputs", [])),
-            writes=tuple(_tensor_type(tensor) for tensor in layer.get("Outputs", [])),
-        )
-        for layer in layers
-    )
+    return tuple(_layer(layer) for layer in layers)
 
 
 def by_block(layers: Iterable[Layer]) -> dict[str, dict[str, int]]:
     """Engine layers by block and type of what they read first: what they compute in."""
     return _count((layer.blocks, next(iter(layer.reads), None)) for layer in layers)
+
+
+def _layer(told: Mapping[str, Any]) -> Layer:
+    nodes = _nodes(told.get("Metadata") or "")
+    return Layer(
+        name=told.get("Name", ""),
+        type=told.get("LayerType"),
+        blocks=node_blocks(nodes),
+        reads=tuple(_tensor_type(tensor) for tensor in told.get("Inputs", [])),
+        writes=tuple(_tensor_type(tensor) for tensor in told.get("Outputs", [])),
+        nodes=nodes,
+    )
 
 
 def _count(layers: Iterable[tuple[tuple[str, ...], str | None]]) -> dict[str, dict[str, int]]:
@@ -100,11 +101,9 @@ def _dequantized(tensor: tensorrt.ITensor, makers: Mapping[str, tensorrt.ILayer]
     return layer is not None and layer.type.name == "DEQUANTIZE"
 
 
-def _blocks(text: str) -> tuple[str, ...]:
-    """Blocks of the ONNX nodes ``block/Operator`` that a layer was made of, each once."""
-    nodes: Iterator[str] = (match[1] for match in _NODE.finditer(text))
-    named = (node.partition("/") for node in nodes if "/" in node)
-    return tuple(dict.fromkeys(block for block, _, operator in named if operator not in _WRITTEN))
+def _nodes(metadata: str) -> tuple[str, ...]:
+    """The ONNX nodes that a layer was made of; what lies between their names differs by version."""
+    return tuple(match[1] for match in _NODE.finditer(metadata))
 
 
 def _tensor_type(tensor: Mapping[str, Any]) -> str | None:

@@ -38,6 +38,7 @@ class TensorRtRtx(TensorRt):
             "--tries",
             "--labels",
             "--compute-capability",
+            "--require-precision",
         }
     )
 

@@ -110,6 +110,7 @@ class TensorRt(Target):
             "--version-compatible",
             "--dla",
             "--timing-cache",
+            "--require-precision",
         }
     )
 
@@ -251,6 +252,11 @@ class TensorRt(Target):
         if reason := slower_or_faster(built, here):
             warnings.warn(f"{engine.path}: {reason}; {engine.rebuild_command()}", stacklevel=2)
 
+    def layers(self, backend: Backend) -> tuple[Layer, ...] | None:
+        """As the inspector tells them."""
+        assert isinstance(backend, TensorRtBackend)
+        return engine_layers(backend.describe())
+
     def time_layers(
         self, model: Path, backend: Backend, tile: NDArray[np.uint8], settings: Settings
     ) -> Runs | None:
@@ -264,7 +270,7 @@ class TensorRt(Target):
         tile = load_golden(bundle.golden_path).tiles[0]
         with self.open(file, batches=bundle.input.batches, **settings) as backend:
             assert isinstance(backend, TensorRtBackend)
-            layers = engine_layers(backend.describe())
+            layers = self.layers(backend)
             verification = prove(backend)
             (milliseconds,) = median_ms([backend], tile, rounds=_ROUNDS)
         return _Flown(verification, layers, round(milliseconds, 3))

@@ -76,7 +76,8 @@ def test_layers_are_read_from_both_inspectors(layout: str, spelled: list[str | N
     half, int8, single, uint8, bf16, unknown = (tensor(kind, layout) for kind in spelled)
 
     def layer(name: str, reads: list[Any], writes: list[Any], *nodes: str) -> dict[str, Any]:
-        metadata = "\x1e".join(f"[ONNX Layer: {node}]" for node in nodes)
+        between = {"10": "\x1e", "word": "", "11": "\x1f"}[layout]  # as versions separate them
+        metadata = between.join(f"[ONNX Layer: {node}]" for node in nodes)
         return {
             "Name": name,
             "LayerType": "x",
@@ -110,6 +111,8 @@ def test_layers_are_read_from_both_inspectors(layout: str, spelled: list[str | N
     ]
     assert [one.writes[0] for one in layers] == ["fp16", "fp16", "fp32", "bf16", "fp16"]
     assert layers[1].blocks == ("cff.16", "decoder")
+    assert layers[1].nodes == ("cff.16/Conv", "cff.16/Add", "decoder/Add")
+    assert layers[4].nodes == ()
     # A type that is not told is not counted, and bookkeeping without a node belongs to no block.
     assert by_block(layers) == {"cff.16": {"int8": 1, "fp16": 1}}
 
