@@ -71,7 +71,7 @@ def test_nothing_is_run_but_lists_of_arguments_and_no_archive_is_unpacked() -> N
             assert "shell" not in keywords(node), where
             assert not isinstance(node.args[0], (ast.Constant, ast.JoinedStr)), where
             runs.add(module)
-    assert runs == {"device", "cold", "trial", "mode_switch"}
+    assert runs == {"device", "cold", "child_python", "mode_switch"}
 
 
 def test_kernels_come_from_the_package_only() -> None:

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
-import subprocess
-import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,15 +13,14 @@ from segclip_deploy.artifacts.bundle import Bundle
 from segclip_deploy.artifacts.onnx_part import TensorType, boundary, nodes, part
 from segclip_deploy.errors import BadArtifact
 from segclip_deploy.progress import Report
+from segclip_deploy.runtime.child_python import run_child
 from segclip_deploy.runtime.targets.base import BuildOptions, Settings, Target
 
 __all__ = ["try_apart"]
 
-# It finds modules where its parent does, and nothing in the working directory stands in for them.
 _CHILD = """
-import os, sys
-paths, target, model, first, end, settings = sys.argv[1:]
-sys.path[:] = paths.split(os.pathsep)
+import sys
+target, model, first, end, settings = sys.argv[1:]
 try:
     import resource
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
@@ -80,17 +76,11 @@ class _Trial:
 
     def run(self, model: Path) -> tuple[int, Mapping[str, TensorType]]:
         """The signal that ended the process, 0 where none did; types of outputs, where it ran."""
-        done = subprocess.run(
-            [
-                *(sys.executable, "-I", "-c", _CHILD),
-                os.pathsep.join(str(Path(place).resolve()) for place in sys.path),
-                *(self.target.name, str(model)),
-                *(str(self.batches.start), str(self.batches.stop)),
-                json.dumps(dict(self.settings)),
-            ],
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            check=False,
+        done = run_child(
+            _CHILD,
+            *(self.target.name, str(model)),
+            *(str(self.batches.start), str(self.batches.stop)),
+            json.dumps(dict(self.settings)),
         )
         if done.returncode == 0:
             told = json.loads(done.stdout.splitlines()[-1])
