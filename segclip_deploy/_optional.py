@@ -25,6 +25,7 @@ _EXTRA_OF = {
     "jinja2": "report",
     "matplotlib": "report",
     "mcap": "recordings",
+    "modelopt": "quantize",
     "onnx": "export",
     "onnx_ir": "export",
     "onnxscript": "export",

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from segclip_deploy.artifacts.engine import Engine, EngineRecord, Search, Verification
     from segclip_deploy.artifacts.model_spec import ModelSpec
     from segclip_deploy.artifacts.precision_share import PrecisionShare
-    from segclip_deploy.artifacts.scheme import PRECISIONS, Precision, Scheme
+    from segclip_deploy.artifacts.scheme import PLACERS, PRECISIONS, Placer, Precision, Scheme
     from segclip_deploy.artifacts.vocabulary import Vocabulary
     from segclip_deploy.calibration.methods import METHOD_NAMES, Method
     from segclip_deploy.calibration.table import CalibrationTable
@@ -85,7 +85,7 @@ _HOMES = {
     "artifacts.engine": ("Engine", "EngineRecord", "Search", "Verification"),
     "artifacts.model_spec": ("ModelSpec",),
     "artifacts.precision_share": ("PrecisionShare",),
-    "artifacts.scheme": ("PRECISIONS", "Precision", "Scheme"),
+    "artifacts.scheme": ("PLACERS", "PRECISIONS", "Placer", "Precision", "Scheme"),
     "artifacts.vocabulary": ("Vocabulary",),
     "calibration.methods": ("METHOD_NAMES", "Method"),
     "calibration.table": ("CalibrationTable",),
@@ -119,6 +119,7 @@ __all__ = [
     "FLIGHT_ONLY",
     "LAYOUT_NAMES",
     "METHOD_NAMES",
+    "PLACERS",
     "POWER_COMMAND",
     "PRECISIONS",
     "PROTOCOL_NAMES",
@@ -145,6 +146,7 @@ __all__ = [
     "Method",
     "ModelSpec",
     "NodeResult",
+    "Placer",
     "Planned",
     "Precision",
     "PrecisionShare",

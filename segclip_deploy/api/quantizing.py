@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from segclip_deploy.api._arguments import AnyPath, AnyPaths, check_choice, optional_path, paths_of
-from segclip_deploy.artifacts.scheme import parse_scheme
+from segclip_deploy.artifacts.scheme import PLACERS, parse_scheme
 from segclip_deploy.calibration.methods import METHOD_NAMES
 from segclip_deploy.errors import UsageError
 from segclip_deploy.evaluation.choices import LAYOUT_NAMES
@@ -15,7 +15,7 @@ from segclip_deploy.progress import Report, silent
 
 if TYPE_CHECKING:
     from segclip_deploy.artifacts.bundle import Bundle
-    from segclip_deploy.artifacts.scheme import Precision, Scheme
+    from segclip_deploy.artifacts.scheme import Placer, Precision, Scheme
     from segclip_deploy.calibration.methods import Method
     from segclip_deploy.calibration.table import CalibrationTable
     from segclip_deploy.planning.planner import Planned
@@ -229,11 +229,21 @@ def quantize(
     precision: Precision | None = None,
     plan: AnyPath | None = None,
     table: AnyPath | None = None,
+    placement: Placer = "own",
+    tiles: AnyPaths = (),
+    layout: str | None = None,
+    bands: tuple[int, int, int] | None = None,
+    scale: tuple[float, float] | None = None,
+    keep_scale: bool = False,
+    ignore_alpha: bool = False,
+    allow_remote: bool = False,
 ) -> Bundle:
     """Write precision into a bundle: INT8 as Q/DQ, FP16 as casts; proven before it counts.
 
         api.quantize("fp32", out="int8", plan="plan.yaml", table="table.json")
         api.quantize("fp32", out="fp16", scheme="tensorrt", precision="fp16")
+        api.quantize("fp32", out="int8-modelopt", plan="plan.yaml", table="table.json",
+                     placement="modelopt", tiles="tiles")
 
     Args:
         bundle: in FP32.
@@ -242,21 +252,40 @@ def quantize(
         precision: ``"fp16"`` or ``"int8"``, for every block that can have it.
         plan: or a plan (.yaml), which names its scheme.
         table: from ``calibrate``; INT8 needs one.
+        placement: who places Q/DQ: ``"own"``, with the table's ranges; or ``"modelopt"``, for TensorRT, with
+            ranges that it measures itself, on the table's tiles.
+        tiles, layout, bands, scale, keep_scale, ignore_alpha, allow_remote: as they were given to ``calibrate``,
+            for ``"modelopt"``.
 
     Raises:
         UsageError: arguments that do not go together.
         BadInput: INT8 without a table.
+        BadArtifact: modelopt fails on this model.
+        MissingDependency: modelopt is to place, and is not installed.
         GateFailed: the result is not what was asked for; nothing is written.
-        StaleArtifact: plan or table belong to another bundle.
+        StaleArtifact: plan or table belong to another bundle, or a tile of the table is not among ``tiles``.
     """
     from segclip_deploy.artifacts.bundle import load_bundle
     from segclip_deploy.artifacts.plan import load_plan
     from segclip_deploy.calibration.table import load_table
+    from segclip_deploy.calibration.tiles_again import find_again
     from segclip_deploy.export.onnx_model import load_model
     from segclip_deploy.quantization.placement import place_plan, uniform_plan
     from segclip_deploy.quantization.quantize import quantize as write
+    from segclip_deploy.runtime.io.raster.source import Reading
 
     check_choice("--precision", precision, ("fp16", "int8"))
+    check_choice("--placement", placement, PLACERS)
+    check_choice("--layout", layout, LAYOUT_NAMES)
+    sources = paths_of(tiles)
+    reading = Reading(bands, scale, keep_scale, ignore_alpha, allow_remote)
+    by_modelopt = placement == "modelopt"
+    if not by_modelopt and (sources or layout or reading != Reading()):
+        raise UsageError("tiles and how they are read are for --placement modelopt")
+    if by_modelopt and not (sources and table):
+        raise UsageError(
+            "--placement modelopt measures on the tiles of --table: give it, and --tiles"
+        )
     rules = None if scheme is None else parse_scheme(scheme)
     if plan is not None and (precision or scheme):
         raise UsageError("a plan names scheme and precision itself")
@@ -271,4 +300,7 @@ def quantize(
         chosen = uniform_plan(loaded, graph, rules, precision)
     else:
         raise UsageError("give either --plan, or --scheme with --precision")
-    return write(loaded, Path(out), plan=chosen, table=ranges)
+    pixels = None
+    if by_modelopt and ranges:
+        pixels = find_again(ranges, loaded, sources, layout=layout, reading=reading)
+    return write(loaded, Path(out), plan=chosen, table=ranges, tiles=pixels)

@@ -190,8 +190,11 @@ def load_bundle(path: str | Path) -> Bundle:
 def _quantize_command(data: Mapping[str, Any], path: Path) -> str:
     """How a quantized bundle is made anew, by a record of any schema, or a damaged one."""
     precision, quantization = data.get("precision"), data.get("quantization")
-    scheme = quantization.get("scheme") if isinstance(quantization, dict) else data.get("dialect")
-    table = () if precision == "fp16" else ("--table", "TABLE")
+    done = quantization if isinstance(quantization, dict) else {"scheme": data.get("dialect")}
+    scheme, placement = done.get("scheme"), done.get("placement")
+    table = [] if precision == "fp16" else ["--table", "TABLE"]
+    if placement == "modelopt":
+        table += ["--placement", "modelopt", "--tiles", "DIR"]
     return command("segclip-deploy", "quantize", "FP32_BUNDLE", "--scheme", scheme or "SCHEME",
                    "--precision", precision or "int8", *table, "-o", path)  # fmt: skip
 

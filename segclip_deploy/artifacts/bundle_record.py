@@ -9,7 +9,7 @@ from segclip_deploy.artifacts.appearance import Appearance
 from segclip_deploy.artifacts.input_spec import InputSpec
 from segclip_deploy.artifacts.model_spec import ModelSpec
 from segclip_deploy.artifacts.records import Format, Record
-from segclip_deploy.artifacts.scheme import Lowering, Precision, Scheme
+from segclip_deploy.artifacts.scheme import Lowering, Placer, Precision, Scheme
 from segclip_deploy.artifacts.vocabulary import Vocabulary
 
 __all__ = [
@@ -114,7 +114,7 @@ class Calibration(Record, frozen=True):
     """Where the ranges of INT8 come from.
 
     Attributes:
-        method: how a range was chosen from a histogram.
+        method: how a range was chosen from what was measured: one of ours, or modelopt's ``max``.
         tiles: how many were measured.
         appearance: of all that these were chosen from; None where nobody looked, or all were of one image.
     """
@@ -157,6 +157,7 @@ class Quantization(Record, frozen=True):
 
     Attributes:
         scheme: for whose kernels.
+        placement: who placed Q/DQ and measured its ranges; modelopt's version is in the record's ``tools``.
         plan: precision by block.
         int8_macs: share of the multiply-accumulates that is INT8, 0–1.
         fp32_fallback: nodes that stay FP32 in blocks of a lower precision, and why.
@@ -167,6 +168,7 @@ class Quantization(Record, frozen=True):
     """
 
     scheme: Scheme
+    placement: Placer
     plan: Mapping[str, Precision]
     int8_macs: float
     fp32_fallback: Mapping[str, str]
@@ -348,11 +350,20 @@ def _of_schema_3(data: dict[str, Any]) -> dict[str, Any]:
     return {**data, "temperature": None, "input": {**data["input"], "overlap": None}}
 
 
-# Schema 4 does not tell what each operator was planned in, and so no engine of it what was kept.
+def _of_schema_4(data: dict[str, Any]) -> dict[str, Any]:
+    """Say that we placed Q/DQ ourselves: there was no choice.
+
+    What each operator was planned in, nobody had written; so no engine tells what it kept.
+    """
+    if done := data.get("quantization"):
+        data = {**data, "quantization": {**done, "placement": "own"}}
+    return data
+
+
 BUNDLE = Format(
     "a bundle record",
     BundleRecord,
     schema=5,
-    migrations={1: _of_schema_1, 2: _of_schema_2, 3: _of_schema_3, 4: dict},
+    migrations={1: _of_schema_1, 2: _of_schema_2, 3: _of_schema_3, 4: _of_schema_4},
 )
 """How ``bundle.json`` is written and read. An engine's record holds the same, dumped."""

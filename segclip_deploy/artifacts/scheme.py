@@ -8,12 +8,26 @@ from typing import Literal, get_args
 
 from segclip_deploy.errors import UsageError
 
-__all__ = ["PRECISIONS", "Lowering", "Precision", "Rules", "Scheme", "parse_scheme"]
+__all__ = [
+    "PLACERS",
+    "PRECISIONS",
+    "Lowering",
+    "Placer",
+    "Precision",
+    "Rules",
+    "Scheme",
+    "parse_scheme",
+]
 
 Precision = Literal["int8", "fp16", "fp32"]
 
 PRECISIONS: tuple[Precision, ...] = get_args(Precision)
 """The lowest first."""
+
+Placer = Literal["own", "modelopt"]
+"""Who decides where Q/DQ goes, and with which ranges: this package, or nvidia-modelopt."""
+
+PLACERS: tuple[Placer, ...] = get_args(Placer)
 
 
 class Lowering(Enum):

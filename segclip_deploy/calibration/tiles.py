@@ -27,7 +27,16 @@ from segclip_deploy.runtime.io.idle_options import refuse_idle_options
 from segclip_deploy.runtime.io.pictures import Opener, open_windows
 from segclip_deploy.runtime.io.raster.source import Reading
 
-__all__ = ["MIN_TILES", "Tile", "TilePool", "cut_tiles", "find_tiles", "stream_tiles"]
+__all__ = [
+    "MIN_TILES",
+    "Tile",
+    "TilePool",
+    "cut_tiles",
+    "find_tiles",
+    "images_of",
+    "pixels_sha256",
+    "stream_tiles",
+]
 
 MIN_TILES = 16
 """Of the range that a tensor of the example model has over the 142 Dubai training tiles, 16 chosen ones
@@ -122,7 +131,7 @@ def find_tiles(
             distances differ; ``reading`` changes no image; or there are fewer than
             ``MIN_TILES`` tiles.
     """
-    paths = [path for source in sources for path in _images(source, layout)]
+    paths = [path for source in sources for path in images_of(source, layout)]
     reading = reading or Reading()
     refuse_idle_options(paths, reading)
     opener = partial(open_windows, reading=reading, model_metres=model_metres)
@@ -187,7 +196,7 @@ def stream_tiles(
         with opener(source, height, width) as read:
             for tile in group:
                 pixels, _ = read(tile.top, tile.left)
-                if _sha256(pixels) != tile.sha256:
+                if pixels_sha256(pixels) != tile.sha256:
                     raise BadInput(
                         f"the tile at row {tile.top}, column {tile.left} has changed since it was "
                         "chosen",
@@ -197,8 +206,12 @@ def stream_tiles(
                 yield tile, pixels
 
 
-def _images(source: Path, layout: str | None) -> list[Path]:
-    """The images a source stands for."""
+def images_of(source: Path, layout: str | None) -> list[Path]:
+    """The images a source stands for: itself, those in a folder or list, or a dataset's for training.
+
+    Raises:
+        BadInput: it stands for none, or a list names one that is no file.
+    """
     if is_dataset(source):
         index = _index(source, layout)
         names = index.splits.get("train", ())
@@ -264,10 +277,11 @@ def _cut(
         for top in range(0, read.shape[0] - height + 1, height):
             for left in range(0, read.shape[1] - width + 1, width):
                 pixels, whole = read(top, left)
-                yield Tile(path, top, left, _sha256(pixels)), pixels, whole
+                yield Tile(path, top, left, pixels_sha256(pixels)), pixels, whole
 
 
-def _sha256(pixels: NDArray[np.uint8]) -> str:
+def pixels_sha256(pixels: NDArray[np.uint8]) -> str:
+    """The SHA-256 that a tile (H, W, 3) is known by: of its shape and pixels."""
     digest = hashlib.sha256(repr(pixels.shape).encode())
     digest.update(pixels.data)
     return digest.hexdigest()

@@ -130,6 +130,14 @@ def _bundle_facts(record: api.BundleRecord) -> list[tuple[str, str]]:
         ("graph", "for " + " and ".join(lowering.value for lowering in record.lowerings)),
         ("precision", f"{record.precision}, opset {record.opset}"),
     ]
+    done = record.quantization
+    if done and done.calibration:
+        facts.append(
+            (
+                "INT8",
+                f"placed by {done.placement}, ranges of {done.calibration.tiles} tiles by {done.calibration.method}",
+            )
+        )
     if record.input.overlap is not None:
         facts.insert(3, ("overlap", f"{record.input.overlap} pixels, chosen by export --frame"))
     if record.texts:

@@ -7,7 +7,13 @@ from typing import Any
 import click
 
 from segclip_deploy import api
-from segclip_deploy.cli.options import PATH, json_option, scheme_option
+from segclip_deploy.cli.options import (
+    PATH,
+    json_option,
+    layout_option,
+    reading_options,
+    scheme_option,
+)
 from segclip_deploy.cli.output import print_json
 from segclip_deploy.cli.progress import console, spinner
 
@@ -23,6 +29,21 @@ __all__ = ["quantize"]
 )
 @click.option("--plan", type=PATH, help="Or: a plan (.yaml), which names its scheme.")
 @click.option("--table", type=PATH, help="Calibration table; INT8 needs one.")
+@click.option(
+    "--placement",
+    type=click.Choice(api.PLACERS),
+    default="own",
+    show_default=True,
+    help="Who places INT8: own, with the table's ranges; modelopt, for TensorRT, with its own.",
+)
+@click.option(
+    "--tiles",
+    type=PATH,
+    multiple=True,
+    help="For modelopt: where the table's tiles are from, as calibrate was given it.",
+)
+@layout_option
+@reading_options
 @json_option
 def quantize(as_json: bool, **options: Any) -> None:
     """Write precision into BUNDLE: INT8 as Q/DQ, FP16 as casts; proven before it counts."""

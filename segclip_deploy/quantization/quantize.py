@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
 
 from segclip_deploy.artifacts import records
 from segclip_deploy.artifacts.bundle import (
@@ -18,11 +22,17 @@ from segclip_deploy.artifacts.bundle_record import Calibration, PlannedOperator,
 from segclip_deploy.artifacts.files import replace_directory
 from segclip_deploy.artifacts.golden import load_golden
 from segclip_deploy.artifacts.plan import PrecisionPlan
+from segclip_deploy.artifacts.scheme import Scheme
 from segclip_deploy.calibration.table import CalibrationTable, check_table
 from segclip_deploy.errors import BadInput
 from segclip_deploy.export.costs import count_blocks, find_operators
 from segclip_deploy.export.onnx_model import load_fp32, save_model
 from segclip_deploy.quantization.activation_absmax import find_absmax
+from segclip_deploy.quantization.modelopt_placement import (
+    MODELOPT,
+    MODELOPT_METHOD,
+    place_with_modelopt,
+)
 from segclip_deploy.quantization.placement import place_plan
 from segclip_deploy.quantization.precision import write_precision
 from segclip_deploy.quantization.proof import prove
@@ -40,6 +50,7 @@ def quantize(
     *,
     plan: PrecisionPlan,
     table: CalibrationTable | None,
+    tiles: Iterable[NDArray[np.uint8]] | None = None,
 ) -> Bundle:
     """Write a plan's precision into a bundle, and prove the result before it counts.
 
@@ -53,10 +64,14 @@ def quantize(
         out: the bundle directory; an older bundle there is replaced.
         plan: for this bundle.
         table: measured in this bundle; needed where the plan has INT8.
+        tiles: of the table, (H, W, 3) each: modelopt places Q/DQ and measures its ranges on them. None:
+            we place it, with the table's ranges.
 
     Raises:
-        BadArtifact: the bundle is not FP32, or the plan does not fit it.
-        BadInput: INT8 without a table, or ``out`` is the bundle itself.
+        BadArtifact: the bundle is not FP32, the plan does not fit it, or modelopt fails.
+        MissingDependency: tiles, and modelopt is not installed.
+        BadInput: INT8 without a table, tiles without INT8 for TensorRT, or ``out`` is the bundle
+            itself.
         StaleArtifact: a plan or table of another bundle.
         GateFailed: the result is not finite, or ONNX Runtime's fast kernels disagree with the
             reference run; nothing is written.
@@ -68,14 +83,23 @@ def quantize(
     bundle = bundle.for_scheme(plan.scheme)
     model = load_fp32(bundle)
     placement = place_plan(plan, bundle, model.graph)
+    if tiles is not None and (plan.scheme is not Scheme.TENSORRT or not placement.weights):
+        raise BadInput(
+            "modelopt places INT8 for scheme tensorrt, and this plan asks for none of that",
+            where="--placement modelopt",
+            fix="leave it out",
+        )
     if table:
         check_table(table, bundle)
     golden = load_golden(bundle.golden_path)
     absmax = {}
     if plan.scheme.rules.high == "fp16":
         absmax = find_absmax(model, golden.tiles, bundle.input.batches.start)
+    place = None
+    if tiles is not None and table:
+        place = partial(place_with_modelopt, bundle, tiles, len(table.tiles))
     statistics = table.of(bundle.lowering) if table else None
-    applied = write_precision(model, plan, placement, statistics, absmax)
+    applied = write_precision(model, plan, placement, statistics, absmax, place)
     table = table if applied.int8 else None
     operators = {
         operator.name: PlannedOperator(
@@ -98,7 +122,7 @@ def quantize(
             parent,
             precision=plan.lowest,
             blocks=tuple(
-                records.replace(cost, precision=plan.blocks[cost.block])
+                records.replace(cost, precision=applied.blocks[cost.block])
                 for cost in count_blocks(bundle.model_path)
             ),
             parents=records.replace(
@@ -106,13 +130,16 @@ def quantize(
                 bundle=bundle.sha256,
                 table=table.digest if table else None,
             ),
-            tools={name: version(name) for name in _TOOLS},
+            tools={name: version(name) for name in (*_TOOLS, *((MODELOPT,) if place else ()))},
             quantization=Quantization(
                 scheme=plan.scheme,
-                plan=plan.blocks,
+                placement="modelopt" if place else "own",
+                plan=applied.blocks,
                 int8_macs=_int8_share(operators),
                 fp32_fallback=applied.fp32_fallback,
-                calibration=_calibration(table) if table else None,
+                calibration=_calibration(table, MODELOPT_METHOD if place else table.method)
+                if table
+                else None,
                 quality=quality,
                 operators=operators,
             ),
@@ -129,6 +156,6 @@ def _int8_share(operators: Mapping[str, PlannedOperator]) -> float:
     return int8 / sum(one.macs for one in operators.values())
 
 
-def _calibration(table: CalibrationTable) -> Calibration:
-    """What a bundle says of the table that its ranges are from."""
-    return Calibration(table.method, len(table.tiles), table.appearance)
+def _calibration(table: CalibrationTable, method: str) -> Calibration:
+    """What a bundle says of the tiles that its ranges are from, and how these were read off."""
+    return Calibration(method=method, tiles=len(table.tiles), appearance=table.appearance)
