@@ -1,7 +1,8 @@
 # `make demo`  runs the main job on the shipped example and says where to look.
 # `make test`  lints, type-checks and tests.
 # `make gstreamer`  as root or with sudo, on Debian or Ubuntu: GStreamer and PyGObject, for the tests that need them.
-# `make test-long`  the tests that take minutes: families of timm, remedies that make artefacts, versions of TensorRT and ONNX Runtime.
+# `make test-long`  the tests that take minutes: families of timm, remedies that make artefacts, versions of TensorRT and ONNX Runtime,
+#                   nvidia-modelopt, which it installs.
 # `make benchmark`  measures the example against what else could fly; its tables are those of the README.
 # `make gpu-check`  on a machine with an NVIDIA GPU: what `make test` has to skip, measured (docs/verified-on.md).
 # `make gpu-kit`  what `make gpu-check KIT=FOLDER` takes to a machine without network.
@@ -34,7 +35,12 @@ $(VENV)/fakecuda.stamp: tests/fakecuda/build.py | $(VENV)/test.stamp
 	$(BIN)/python -m tests.fakecuda.build $(VENV)/fakecuda
 	@touch $@
 
-$(VENV)/benchmark.stamp: $(VENV)/test.stamp benchmarks/requirements.txt
+# nvidia-modelopt, a second way to place INT8.
+$(VENV)/quantize.stamp: $(VENV)/test.stamp
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[quantize]'
+	@touch $@
+
+$(VENV)/benchmark.stamp: $(VENV)/quantize.stamp benchmarks/requirements.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r benchmarks/requirements.txt
 	@touch $@
 
@@ -67,7 +73,7 @@ test: $(VENV)/test.stamp $(VENV)/fakecuda.stamp
 
 gstreamer: $(VENV)/gstreamer.stamp
 
-test-long: $(VENV)/test.stamp
+test-long: $(VENV)/quantize.stamp
 	$(BIN)/pytest -m long --durations=0
 
 DATA ?= ../shared/data/dubai

@@ -3,7 +3,7 @@
 Each runs in a process of its own: modelopt replaces parts of ONNX Runtime's quantizer when it is first
 used, and quantize_static then fails or writes other files.
 
-pip install nvidia-modelopt requests onnx_graphsurgeon onnxconverter-common polygraphy lief cppimport nncf
+pip install -e '.[quantize]' nncf
 """
 
 from __future__ import annotations

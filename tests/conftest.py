@@ -194,14 +194,20 @@ def tiny_table(tiny_bundle: Path) -> Path:
 
 
 @pytest.fixture(scope="session")
-def example_table(example_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Ranges of the shipped model; its images have 15 tiles of 512², so one is cut twice."""
+def example_images(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """What has 16 tiles of 512²: the shipped images have 15, so one is cut twice."""
     from PIL import Image
 
     again = tmp_path_factory.mktemp("again") / "again.png"
     with Image.open(EXAMPLE / "images" / "tile8_part3.jpg") as image:
         image.crop((256, 256, 256 + 1024, 256 + 1024)).save(again)
-    return calibrated(example_bundle, [EXAMPLE / "images", again], 16)
+    return [EXAMPLE / "images", again]
+
+
+@pytest.fixture(scope="session")
+def example_table(example_bundle: Path, example_images: list[Path]) -> Path:
+    """Ranges of the shipped model."""
+    return calibrated(example_bundle, example_images, 16)
 
 
 @pytest.fixture(scope="session")

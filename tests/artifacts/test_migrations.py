@@ -157,6 +157,7 @@ def test_records_of_schema_3_say_what_they_said_and_nothing_of_what_came_later()
         told = json.loads(json.dumps(record.to_json()))
         assert told["quantization"]["calibration"].pop("appearance") is None
         assert told["quantization"].pop("operators") is None
+        assert told["quantization"].pop("placement") == "own"
         assert told == said
         assert record.appearance is None
     assert json.loads(json.dumps(engine.built.to_json())) == {**built, "labels": "graph"}
@@ -169,6 +170,7 @@ def test_records_of_schema_4_say_what_they_said_and_not_what_became_of_the_plan(
     for record in (BUNDLE.read(OLD_4 / "bundle.json", fix="f"), engine.bundle):
         told = json.loads(json.dumps(record.to_json()))
         assert told["quantization"].pop("operators") is None
+        assert told["quantization"].pop("placement") == "own"
         assert told == said
     assert engine.precision_shares is None
 

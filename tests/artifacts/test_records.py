@@ -34,7 +34,7 @@ from segclip_deploy.artifacts.checkpoint_record import (
     TrainSettings,
     TuningParents,
 )
-from segclip_deploy.artifacts.scheme import Scheme
+from segclip_deploy.artifacts.scheme import PLACERS, Scheme
 from segclip_deploy.artifacts.vocabulary import load_vocabulary
 from segclip_deploy.errors import BadArtifact, BadInput
 from segclip_deploy.export.text_weights import load_text_weights
@@ -49,6 +49,7 @@ QUANTIZED = small_record(
     precision="int8",
     quantization=Quantization(
         scheme=Scheme.TENSORRT,
+        placement="own",
         plan={"head": "fp16", "refiner": "int8"},
         int8_macs=0.5,
         fp32_fallback={"head/Pow": "squares overflow"},
@@ -178,6 +179,7 @@ BUNDLES = st.builds(
     | st.builds(
         Quantization,
         st.sampled_from(Scheme),
+        st.sampled_from(PLACERS),
         st.dictionaries(WORDS, PRECISION, max_size=3),
         SHARE,
         st.dictionaries(WORDS, WORDS, max_size=3),
