@@ -1,0 +1,140 @@
+"""Our placement of INT8 against modelopt's, for TensorRT: ΔmIoU on both graphs of a bundle.
+
+    python benchmarks/placement.py ../shared/data/dubai [--checkpoints A B] [--sizes 512 1024]
+
+Needs the extra [quantize]. Both placements get the same tiles and the same blocks: all that can be INT8.
+A seed draws two thirds of the tiles of the train split, of which `select_tiles` chooses 64 at most.
+Scored in the reference run (ONNX Runtime, optimizations off, FP16 rounded), with FP32 on the graph for CPUs
+as the reference of each row. Reads `val` once for each row. Files are kept in out/benchmarks/placement.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from precision import REFERENCE, Row
+from record import ROOT, delta_miou, markdown, record
+
+from segclip_deploy.artifacts.bundle import Bundle, InputSpec, load_bundle
+from segclip_deploy.artifacts.scheme import PLACERS, Lowering, Placer, Scheme
+from segclip_deploy.calibration.selection import TileSet, select_tiles
+from segclip_deploy.calibration.table import load_table
+from segclip_deploy.calibration.tiles import TilePool, find_tiles
+from segclip_deploy.evaluation.accuracy import Accuracy, miou_drop, score
+from segclip_deploy.evaluation.dataset import Dataset, open_dataset
+from segclip_deploy.export.export import export_bundle
+from segclip_deploy.export.onnx_model import load_model
+from segclip_deploy.quantization.from_tiles import calibrate
+from segclip_deploy.quantization.placement import uniform_plan
+from segclip_deploy.quantization.quantize import quantize
+from segclip_deploy.runtime.inference.segmenter import Segmenter
+
+OUT = ROOT / "out" / "benchmarks" / "placement"
+MOST, SEEDS = 64, (0, 1)
+
+
+def main() -> None:
+    """Run it all."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    example = ROOT / "examples" / "dubai" / "model.safetensors"
+    parser.add_argument("data", type=Path)
+    parser.add_argument("--checkpoints", type=Path, nargs="+", default=[example])
+    parser.add_argument("--sizes", type=int, nargs="+", default=[512, 1024])
+    arguments = parser.parse_args()
+    rows = []
+    for checkpoint in arguments.checkpoints:
+        for size in arguments.sizes:
+            for row in measured(checkpoint, size, arguments.data):
+                rows.append(row)
+                print(row, flush=True)
+                record("placement", rows, tiles_at_most=MOST, seeds=SEEDS)
+    print(table(rows))
+
+
+def measured(checkpoint: Path, size: int, root: Path) -> Iterator[dict[str, Any]]:
+    """All rows of a checkpoint at an input size, FP32 first."""
+    out = OUT / f"{checkpoint.stem}-{size}"
+    fp32 = {lowering: exported(checkpoint, size, lowering, out) for lowering in Lowering}
+    plain = fp32[Lowering.CPU]
+    data = open_dataset(root, plain.vocabulary)
+    pool = find_tiles([root], plain.input, exclude=root)
+    parent = accuracy_of(plain, data)
+    common = {"checkpoint": checkpoint.stem, "size": size}
+    yield {**common, "placement": "none, FP32", "miou": parent.confusion.miou}
+    for lowering, bundle in fp32.items():
+        for seed in SEEDS:
+            tiles = drawn(pool, seed)
+            for placer in PLACERS:
+                made = placed(bundle, tiles, out / f"{lowering.value}-{seed}", placer)
+                accuracy = accuracy_of(made, data)
+                done = made.record.quantization
+                assert done is not None  # it was quantized just now
+                yield {
+                    **common,
+                    "graph": lowering.value,
+                    "seed": seed,
+                    "placement": placer,
+                    "tiles": len(tiles),
+                    "int8_macs": done.int8_macs,
+                    "miou": accuracy.confusion.miou,
+                    "drop": miou_drop(parent, accuracy).to_json(),
+                }
+
+
+def exported(checkpoint: Path, size: int, lowering: Lowering, out: Path) -> Bundle:
+    """The FP32 bundle with one graph, kept once made."""
+    folder = out / f"fp32-{lowering.value}"
+    if not folder.is_dir():
+        export_bundle(checkpoint, folder, spec=InputSpec(size, size), lowerings=[lowering])
+    return load_bundle(folder)
+
+
+def drawn(pool: TilePool, seed: int) -> TileSet:
+    """The product's own choice from two thirds of the tiles."""
+    count = 2 * len(pool.tiles) // 3
+    kept = np.sort(np.random.default_rng(seed).choice(len(pool.tiles), count, replace=False))
+    part = dataclasses.replace(
+        pool, tiles=tuple(pool.tiles[row] for row in kept), descriptors=pool.descriptors[kept]
+    )
+    return select_tiles(part, MOST)
+
+
+def placed(bundle: Bundle, tiles: TileSet, out: Path, placer: Placer) -> Bundle:
+    """The bundle in INT8, kept once made."""
+    folder, file = out / placer, out / "table.json"
+    if folder.is_dir():
+        return load_bundle(folder)
+    out.mkdir(parents=True, exist_ok=True)
+    if not file.exists():
+        calibrate(bundle, tiles, file, method="percentile", scheme=Scheme.TENSORRT)
+    plan = uniform_plan(bundle, load_model(bundle.model_path).graph, Scheme.TENSORRT, "int8")
+    pixels = (tile for _, tile in tiles) if placer == "modelopt" else None
+    return quantize(bundle, folder, plan=plan, table=load_table(file, bundle), tiles=pixels)
+
+
+def accuracy_of(bundle: Bundle, data: Dataset) -> Accuracy:
+    """On val, in the reference run."""
+    backend = Row(bundle.path.name, bundle.model_path, REFERENCE).open()
+    with Segmenter(backend, bundle.input, bundle.vocabulary) as segmenter:
+        return score(segmenter, data.samples("val"))
+
+
+def table(rows: list[dict[str, Any]]) -> str:
+    """The rows as Markdown: a line for each graph and placement, a column for each seed."""
+    lines: dict[tuple[str, str, str], list[str]] = {}
+    for row in rows:
+        if "drop" in row:
+            place = (f"{row['checkpoint']}, {row['size']}²", row["graph"], row["placement"])
+            lines.setdefault(place, []).append(delta_miou(row["drop"]))
+    header = ["checkpoint, input", "graph for", "placement"]
+    header += [f"ΔmIoU, tiles {seed} [95 %]" for seed in SEEDS]
+    return markdown(header, [[*place, *cells] for place, cells in lines.items()])
+
+
+if __name__ == "__main__":
+    main()
