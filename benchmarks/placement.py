@@ -3,9 +3,9 @@
     python benchmarks/placement.py ../shared/data/dubai [--checkpoints A B] [--sizes 512 1024]
 
 Needs the extra [quantize]. Both placements get the same tiles and the same blocks: all that can be INT8.
-A seed draws two thirds of the tiles of the train split, of which `select_tiles` chooses 64 at most.
+A seed draws two thirds of the tiles of the train split, of which `select_tiles` chooses 32 at most.
 Scored in the reference run (ONNX Runtime, optimizations off, FP16 rounded), with FP32 on the graph for CPUs
-as the reference of each row. Reads `val` once for each row. Files are kept in out/benchmarks/placement.
+as the reference of each row. Reads `val` once for each row. Bundles are kept in out/benchmarks/placement.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from segclip_deploy.quantization.quantize import quantize
 from segclip_deploy.runtime.inference.segmenter import Segmenter
 
 OUT = ROOT / "out" / "benchmarks" / "placement"
-MOST, SEEDS = 64, (0, 1)
+MOST, SEEDS, THREADS = 32, (0, 1), 1
 
 
 def main() -> None:
@@ -46,14 +46,16 @@ def main() -> None:
     parser.add_argument("--checkpoints", type=Path, nargs="+", default=[example])
     parser.add_argument("--sizes", type=int, nargs="+", default=[512, 1024])
     arguments = parser.parse_args()
-    rows = []
-    for checkpoint in arguments.checkpoints:
-        for size in arguments.sizes:
+    found = []
+    for size in arguments.sizes:
+        rows = []
+        for checkpoint in arguments.checkpoints:
             for row in measured(checkpoint, size, arguments.data):
                 rows.append(row)
                 print(row, flush=True)
-                record("placement", rows, tiles_at_most=MOST, seeds=SEEDS)
-    print(table(rows))
+                record(f"placement-{size}", rows, threads=THREADS, tiles_at_most=MOST)
+        found += rows
+    print(table(found))
 
 
 def measured(checkpoint: Path, size: int, root: Path) -> Iterator[dict[str, Any]]:
@@ -119,7 +121,7 @@ def placed(bundle: Bundle, tiles: TileSet, out: Path, placer: Placer) -> Bundle:
 
 def accuracy_of(bundle: Bundle, data: Dataset) -> Accuracy:
     """On val, in the reference run."""
-    backend = Row(bundle.path.name, bundle.model_path, REFERENCE).open()
+    backend = Row(bundle.path.name, bundle.model_path, REFERENCE, threads=THREADS).open()
     with Segmenter(backend, bundle.input, bundle.vocabulary) as segmenter:
         return score(segmenter, data.samples("val"))
 

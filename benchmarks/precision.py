@@ -61,24 +61,26 @@ class Row:
         model: the ONNX file.
         target: ``OPENVINO`` or ``REFERENCE``.
         precision: of what the file leaves in floating point, in OpenVINO; None: the lowest there is.
+        threads: that run it.
     """
 
     name: str
     model: Path
     target: str
     precision: str | None = None
+    threads: int = THREADS
 
     def open(self) -> Backend:
         """Load the file."""
         if self.target == OPENVINO:
             precision = self.precision or precisions()[-1]
-            return OpenVinoBackend(self.model, threads=THREADS, precision=precision)
+            return OpenVinoBackend(self.model, threads=self.threads, precision=precision)
         model = load_model(self.model)
         rounded = self.model.with_suffix(".rounded.onnx")
         if not round_as_fp16(model.graph):
-            return OnnxRuntimeBackend(self.model, threads=THREADS, reference=True)
+            return OnnxRuntimeBackend(self.model, threads=self.threads, reference=True)
         save_model(model, rounded)
-        backend = OnnxRuntimeBackend(rounded, threads=THREADS, reference=True)
+        backend = OnnxRuntimeBackend(rounded, threads=self.threads, reference=True)
         rounded.unlink()
         return backend
 
