@@ -117,7 +117,11 @@ def _run(
     folder: Path,
 ) -> OnnxModel:
     """What modelopt makes of a model; all its files are in the folder."""
-    source, data, out = folder / bundle.model_path.name, folder / "tiles.npy", folder / "placed.onnx"
+    source, data, out = (
+        folder / bundle.model_path.name,
+        folder / "tiles.npy",
+        folder / "placed.onnx",
+    )
     save_model(model, source)
     size = (bundle.input.height, bundle.input.width, 3)
     pixels = np.lib.format.open_memmap(data, "w+", np.uint8, (count, *size))
