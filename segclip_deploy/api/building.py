@@ -71,7 +71,7 @@ def build_engine(
         dla: TensorRT: the number of a DLA core; the rest runs on the GPU.
         timing_cache: TensorRT: a file; by default in the user's cache directory.
         tries: TensorRT: build so often, keep the fastest that passes its verification.
-        labels: TensorRT: who makes them of the logits. ``"graph"``, the default, is the engine's own
+        labels: TensorRT: what makes them of the logits. ``"graph"``, the default, is the engine's own
             graph; ``"kernel"`` is a CUDA kernel behind it; ``"auto"`` builds both and keeps the
             faster that passes, as precision ``"auto"`` does by default.
         require_precision: TensorRT, OpenVINO: fail where fewer percent of the planned INT8 or FP16 MACs

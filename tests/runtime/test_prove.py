@@ -159,7 +159,7 @@ def test_a_plan_of_logits_gives_what_the_bundle_promises(
             for name, values in flown.infer({"image": pixels[:batch]}).items():
                 np.testing.assert_array_equal(values, expected[name])
     driver, planned = sys.modules["pycuda.driver"], reference.outputs[:1]
-    with pytest.raises(BadArtifact, match="e: the plan gives no logits to make margin of"):
+    with pytest.raises(BadArtifact, match="e: the plan gives no float32 logits to make margin of"):
         PlanMemory(
             *(driver, None),
             inputs=(), planned=planned, given=("labels", "margin"), shared=False, where="e",

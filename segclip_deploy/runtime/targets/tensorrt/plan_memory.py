@@ -68,31 +68,14 @@ class PlanMemory:
         self.addresses = {name: buffer.address for name, buffer in self._buffers.items()}
         self.addresses |= {name: int(memory) for name, memory in self._kept.items()}
         specs = {spec.name: spec for spec in planned}
-        made = [name for name in given if name not in specs]
         self.decoder: GpuDecoder | None = None
         self.refusal: str | None = None
         if "logits" in specs:
             self._load_decoder(cuda)
-        elif made:
-            raise BadArtifact(
-                f"the plan gives no logits to make {' and '.join(made)} of", where=where
-            )
+        made = [name for name in given if name not in specs]
         self.labels: DeviceLabels | None = None
         if made:
-            if self.decoder is None:
-                raise BadArtifact(
-                    f"the GPU refuses the kernel that makes its {' and '.join(made)} ({self.refusal})",
-                    where=where,
-                    fix="build it with --labels graph",
-                )
-            self.labels = DeviceLabels(
-                cuda,
-                self.decoder,
-                specs["logits"],
-                self.addresses["logits"],
-                margin="margin" in made,
-                shared=shared,
-            )
+            self.labels = self._make_labels(cuda, specs.get("logits"), made, shared, where)
             specs |= {spec.name: spec for spec in self.labels.outputs}
         self.outputs = tuple(specs[name] for name in given)
         self.results = {batch: self._arrays(batch) for batch in inputs[0].batches}
@@ -116,6 +99,30 @@ class PlanMemory:
         except cuda.Error as error:
             self._stream.synchronize()  # fails where more has failed than the kernel
             self.refusal = str(error)
+
+    def _make_labels(
+        self,
+        cuda: ModuleType,
+        logits: TensorSpec | None,
+        made: Sequence[str],
+        shared: bool,
+        where: object,
+    ) -> DeviceLabels:
+        what, fix = " and ".join(made), "build it with --labels graph"
+        if logits is None or logits.dtype != np.float32:
+            told = f"the plan gives no float32 logits to make {what} of"
+            raise BadArtifact(told, where=where, fix=fix)
+        if self.decoder is None:
+            told = f"the GPU refuses the kernel that makes its {what} ({self.refusal})"
+            raise BadArtifact(told, where=where, fix=fix)
+        return DeviceLabels(
+            cuda,
+            self.decoder,
+            logits,
+            self.addresses["logits"],
+            margin="margin" in made,
+            shared=shared,
+        )
 
     def _arrays(self, batch: int) -> dict[str, NDArray[Any]]:
         found = {name: buffer.host[:batch] for name, buffer in self._buffers.items()}
