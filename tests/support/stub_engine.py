@@ -8,7 +8,6 @@ from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
-import onnx
 
 from segclip_deploy.runtime.targets.onnxruntime import OnnxRuntimeBackend
 
@@ -21,7 +20,9 @@ def plan_outputs(plan: bytes) -> tuple[str, ...] | None:
 
 
 def with_logits(model: Path, to: Path) -> Path:
-    """A model whose logits are among its outputs, and batch by batch what they were inside."""
+    """Write a model with its logits among its outputs."""
+    import onnx  # a machine with a GPU may have none, and needs this not
+
     made = onnx.load(model)
     if all(output.name != "logits" for output in made.graph.output):
         made.graph.output.append(onnx.helper.make_empty_tensor_value_info("logits"))
