@@ -52,6 +52,7 @@ GRAPHS = ("cpu", "nvidia")
 PRECISIONS = ("fp32", "fp16", "int8", "planned")
 CAPABILITIES = ("86", "89", "120")
 IN_TURNS: tuple[Precision, ...] = ("int8", "fp16", "fp32")
+TILES = 16  # the fewest that calibration takes
 LIMIT_S = 1800  # of one build
 
 
@@ -101,7 +102,7 @@ class Subject:
             return api.quantize(source.path, out=out, scheme="tensorrt", precision="fp16")
         table = self.folder / "table.json"
         if not table.exists():
-            api.calibrate(source.path, tiles=[EXAMPLE / "images"], out=table, select=64)
+            api.calibrate(source.path, tiles=[EXAMPLE / "images"], out=table, select=TILES)
         if precision == "int8":
             return api.quantize(
                 source.path, out=out, scheme="tensorrt", precision="int8", table=table
@@ -123,7 +124,7 @@ def random_model(encoder: str, size: int) -> Checkpoint:
     torch.manual_seed(0)
     weights = SegCLIP(spec).state_dict()
     images = sorted((EXAMPLE / "images").iterdir())[:4]
-    tiles = np.stack([read_frame(image)[:size, :size] for image in images])
+    tiles = np.stack([read_frame(image).pixels[:size, :size] for image in images])
     return Checkpoint(spec, vocabulary, bank, weights, tiles)
 
 
