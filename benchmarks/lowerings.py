@@ -6,6 +6,7 @@ A count, and no time. Of each size both graphs are written in FP16, scheme tenso
 taken to read its inputs and write its outputs once. That is the most: nothing fuses. The least: one
 kernel for all operators between two convolutions, matrix products or resizes, and the first of them
 together with the product before it. What an engine moves lies between. A Reshape moves nothing.
+The third form is the graph for NVIDIA up to its logits, and the kernel that makes labels of them.
 Files are kept in out/benchmarks/lowerings.
 """
 
@@ -31,7 +32,8 @@ from segclip_deploy.quantization.quantize import quantize
 
 OUT = ROOT / "out" / "benchmarks" / "lowerings"
 PARTS = ("encoder", "decoder", "cff", "head", "graph")
-ALONE = ("Conv", "ConvTranspose", "MatMul", "Gemm", "Resize", "ArgMax")
+KERNEL = "Decode"
+ALONE = (KERNEL, "Conv", "ConvTranspose", "MatMul", "Gemm", "Resize", "ArgMax")
 """What no engine computes in the kernel of what it reads."""
 FREE = ("Reshape", "Flatten", "Squeeze", "Unsqueeze")
 
@@ -44,14 +46,15 @@ def main() -> None:
     arguments = parser.parse_args()
     rows: list[dict[str, Any]] = []
     for size in arguments.sizes:
+        forms: dict[str, GraphProto] = {}
         for lowering in Lowering:
-            model = in_fp16(arguments.checkpoint, size, lowering)
-            rows += [
-                {"size": size, "graph": lowering.value, "part": part, **counts}
-                for part, counts in count(model).items()
-            ]
+            forms[lowering.value] = in_fp16(arguments.checkpoint, size, lowering)
+        forms[KERNEL] = up_to_logits(forms[Lowering.NVIDIA.value])
+        for form, graph in forms.items():
+            for part, counts in count(graph).items():
+                rows.append({"size": size, "graph": form, "part": part, **counts})
     record("lowerings", rows, checkpoint=arguments.checkpoint.name)
-    print(markdown(["input", "part", *_HEADER], table(rows)))
+    print(markdown(["input", "part", *_COUNTED], table(rows)))
 
 
 def in_fp16(checkpoint: Path, size: int, lowering: Lowering) -> GraphProto:
@@ -65,6 +68,22 @@ def in_fp16(checkpoint: Path, size: int, lowering: Lowering) -> GraphProto:
         quantize(bundle, folder / "fp16", plan=plan, table=None)
     model = onnx.load(load_bundle(folder / "fp16").model_path)
     return onnx.shape_inference.infer_shapes(model, strict_mode=True, data_prop=True).graph
+
+
+def up_to_logits(graph: GraphProto) -> GraphProto:
+    """A graph whose labels one node makes of the logits, as the kernel does."""
+    cut = GraphProto()
+    cut.CopyFrom(graph)
+    needed, kept = {"logits"}, []
+    for node in reversed(graph.node):
+        if needed.intersection(node.output):
+            needed.update(node.input)
+            kept.append(node)
+    del cut.node[:]
+    cut.node.extend(reversed(kept))
+    kernel = onnx.helper.make_node(KERNEL, ["logits"], ["labels"], name=f"graph/{KERNEL}")
+    cut.node.append(kernel)
+    return cut
 
 
 def count(graph: GraphProto) -> dict[str, dict[str, float]]:
@@ -152,8 +171,9 @@ def table(rows: Iterable[dict[str, Any]]) -> Iterator[list[str]]:
     """A line for each part: of both graphs beside each other."""
     by_key = {(row["size"], row["part"], row["graph"]): row for row in rows}
     for size, part in dict.fromkeys((size, part) for size, part, _ in by_key):
-        cpu, nvidia = (by_key[size, part, lowering.value] for lowering in Lowering)
-        yield [f"{size}²", part, *(f"{cpu[name]:.0f} → {nvidia[name]:.0f}" for name in _COUNTED)]
+        counts = [by_key[size, part, form] for form in _FORMS]
+        cells = (" → ".join(f"{one[name]:.0f}" for one in counts) for name in _COUNTED)
+        yield [f"{size}²", part, *cells]
 
 
 def _type(value: onnx.ValueInfoProto) -> int:
@@ -165,7 +185,7 @@ def _bytes(kind: int) -> int:
 
 
 _COUNTED = ("nodes", "casts", "in FP32", "MB at most", "MB at least")
-_HEADER = [f"{name}, for CPU → for NVIDIA" for name in _COUNTED]
+_FORMS = (*(lowering.value for lowering in Lowering), KERNEL)
 
 if __name__ == "__main__":
     main()
