@@ -81,7 +81,7 @@ def test_auto_tries_both_ways_of_making_labels_for_each_precision(
 ) -> None:
     """On a stand-in for the GPU; what is planned does not matter here, and is not planned."""
     state = install(monkeypatch, tiny_bundle / "model.onnx")
-    state.delay = dict.fromkeys((1, 3), 0.01)  # the plans that make their labels themselves
+    state.delay = dict.fromkeys((1, 3), 0.1)  # the plans that make their labels themselves
     monkeypatch.setattr("segclip_deploy.runtime.targets.tensorrt.target._ROUNDS", 3)
     bundle = load_bundle(tiny_bundle)
     for name in ("calibrate_on", "open_dataset", "choose_plan_split", "plan_precision"):

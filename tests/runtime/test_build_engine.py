@@ -16,6 +16,7 @@ from onnx import TensorProto, helper
 from segclip_deploy._optional import install_command
 from segclip_deploy.artifacts.bundle import load_bundle
 from segclip_deploy.artifacts.engine import load_engine
+from segclip_deploy.artifacts.scheme import Lowering
 from segclip_deploy.errors import BadArtifact, BadInput
 from segclip_deploy.runtime.build_engine import build_engine
 from segclip_deploy.runtime.targets.base import BuildOptions
@@ -123,7 +124,7 @@ def test_what_the_parser_refuses_is_told_by_node_operator_and_reason(
     tiny_bundle: Path, tmp_path: Path
 ) -> None:
     pytest.importorskip("tensorrt_rtx")
-    model = onnx.load(tiny_bundle / "model.onnx")
+    model = onnx.load(tiny_bundle / "model.nvidia.onnx")
     first = model.graph.node[0]
     assert first.op_type == "Cast"
     turned = helper.make_node(
@@ -133,7 +134,7 @@ def test_what_the_parser_refuses_is_told_by_node_operator_and_reason(
     first.input[0] = "back"
     for node in (back, turned):
         model.graph.node.insert(0, node)
-    bundle = edited(tiny_bundle, tmp_path / "turned", model)
+    bundle = edited(tiny_bundle, tmp_path / "turned", model, Lowering.NVIDIA)
     result = call(
         "build-engine", bundle.path, "-o", tmp_path / "e.rtx", "--compute-capability", "86"
     )

@@ -19,7 +19,7 @@ from segclip_deploy.artifacts.plan import PrecisionPlan
 from segclip_deploy.artifacts.records import replace
 from segclip_deploy.artifacts.scheme import Scheme
 from segclip_deploy.calibration.ranges import METHODS, Histogram
-from segclip_deploy.calibration.table import CalibrationTable
+from segclip_deploy.calibration.table import CalibrationTable, GraphStatistics, Range
 from segclip_deploy.export.onnx_model import load_model, observer
 from segclip_deploy.quantization.placement import find_probes, place, uniform_plan
 from segclip_deploy.quantization.quantize import quantize
@@ -35,8 +35,12 @@ SPARED = ("encoder.stage3", "decoder.8")
 
 
 def table_of(bundle: Bundle) -> CalibrationTable:
-    """Extremes of the golden tiles, in the graph for NVIDIA."""
-    bundle = bundle.for_scheme(Scheme.TENSORRT)
+    """Extremes of the golden tiles, in every graph."""
+    graphs = {one: GraphStatistics(extremes(bundle.lowered(one))) for one in bundle.lowerings}
+    return small_table(bundle=bundle.sha256, graphs=graphs)
+
+
+def extremes(bundle: Bundle) -> dict[str, Range]:
     model = load_model(bundle.model_path)
     names = find_probes(model.graph).tensors
     run = observer(model, names)
@@ -44,8 +48,7 @@ def table_of(bundle: Bundle) -> CalibrationTable:
     for tile in load_golden(bundle.golden_path).tiles:
         for name, values in zip(names, run(tile[None]), strict=True):
             seen[name].add(values)
-    ranges = {name: METHODS["minmax"](histogram) for name, histogram in seen.items()}
-    return small_table(ranges, bundle.lowering, bundle=bundle.sha256)
+    return {name: METHODS["minmax"](histogram) for name, histogram in seen.items()}
 
 
 @pytest.fixture(scope="session")
@@ -193,7 +196,7 @@ def test_the_text_is_refittable_in_every_precision(
     precision: str, bundles: dict[str, Path]
 ) -> None:
     trt = pytest.importorskip("tensorrt_rtx")
-    model = bundles[precision] / "model.onnx"
+    model = load_bundle(bundles[precision]).for_scheme(Scheme.TENSORRT).model_path
     made = trt.Builder(logger_of(trt))
     network, config = made.create_network(0), made.create_builder_config()
     parser = builder._parse(trt, network, model)
@@ -220,8 +223,10 @@ def test_new_texts_leave_the_rest_of_an_fp16_bundle_as_it_was(
     other = edited(tiny_bundle, tmp_path / "texts", model)
     plan = replace(plans["fp16"], bundle=other.sha256)
     quantized = quantize(other, tmp_path / "fp16", plan=plan, table=None)
-    assert quantized.model_path.read_bytes() != (bundles["fp16"] / "model.onnx").read_bytes()
-    assert fixed_sha256(quantized.model_path) == fixed_sha256(bundles["fp16"] / "model.onnx")
+    assert quantized.model_path.read_bytes() != load_bundle(bundles["fp16"]).model_path.read_bytes()
+    assert fixed_sha256(quantized.model_path) == fixed_sha256(
+        load_bundle(bundles["fp16"]).model_path
+    )
 
 
 @pytest.mark.parametrize(

@@ -51,7 +51,7 @@ def int8(tiny_bundle: Path, tiny_table: Path, tmp_path_factory: pytest.TempPathF
 @pytest.fixture
 def state(int8: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> StandIn:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    return install(monkeypatch, int8 / "model.onnx")
+    return install(monkeypatch, load_bundle(int8).model_path)
 
 
 def operators(bundle: Path) -> dict[str, PlannedOperator]:

@@ -11,7 +11,9 @@ import onnx
 from click.testing import CliRunner, Result
 
 from segclip_deploy.artifacts.bundle import Bundle, load_bundle
+from segclip_deploy.artifacts.bundle_record import MODEL_FILES
 from segclip_deploy.artifacts.files import sha256_file
+from segclip_deploy.artifacts.scheme import Lowering
 from segclip_deploy.cli import main
 
 
@@ -19,21 +21,29 @@ def call(*arguments: object) -> Result:
     return CliRunner().invoke(main, [str(a) for a in arguments])
 
 
-def copied(bundle: Path, out: Path) -> None:
-    """A copy of a bundle with one graph: of two that for CPUs."""
+def copied(bundle: Path, out: Path, kept: Lowering = Lowering.CPU) -> None:
+    """A copy of a bundle with one graph; ``kept`` says which of two."""
     shutil.copytree(bundle, out)
     stored = json.loads((out / "bundle.json").read_text())
-    if {"model.onnx", "model.nvidia.onnx"} <= stored["files"].keys():
-        (out / "model.nvidia.onnx").unlink()
-        del stored["files"]["model.nvidia.onnx"]
+    for lowering, name in MODEL_FILES.items():
+        if lowering is not kept and MODEL_FILES[kept] in stored["files"]:
+            (out / name).unlink()
+            del stored["files"][name]
     (out / "bundle.json").write_text(json.dumps(stored))
 
 
-def edited(bundle: Path, out: Path, model: onnx.ModelProto, **record: Any) -> Bundle:
+def edited(
+    bundle: Path,
+    out: Path,
+    model: onnx.ModelProto,
+    lowering: Lowering = Lowering.CPU,
+    **record: Any,
+) -> Bundle:
     """A copy of a bundle with another model, in one graph, hashes made to fit."""
-    copied(bundle, out)
-    onnx.save(model, out / "model.onnx")
+    copied(bundle, out, lowering)
+    name = MODEL_FILES[lowering]
+    onnx.save(model, out / name)
     stored = json.loads((out / "bundle.json").read_text())
-    stored["files"]["model.onnx"] = sha256_file(out / "model.onnx")
+    stored["files"][name] = sha256_file(out / name)
     (out / "bundle.json").write_text(json.dumps({**stored, **record}))
     return load_bundle(out)
