@@ -83,6 +83,14 @@ class _Tried:
     plan: BuiltPlan
     flown: _Flown | None
 
+    def to_record(self) -> Try | None:
+        """What the engine's record says of it; None where it did not fly."""
+        if self.flown is None:
+            return None
+        passed = self.flown.verification.passed
+        ms = self.flown.median_ms
+        return Try(median_ms=ms, rounds=_ROUNDS, passed=passed, labels=self.labels)
+
 
 class TensorRt(Target):
     """Engines ``NAME.engine``: plans for the GPU of the machine that builds them.
@@ -157,16 +165,7 @@ class TensorRt(Target):
                 seconds=round(best.plan.seconds, 3),
                 timing_cache=best.plan.timing_cache,
                 fixed_sha256=best.plan.fixed_sha256,
-                tries=tuple(
-                    Try(
-                        median_ms=one.flown.median_ms,
-                        rounds=_ROUNDS,
-                        passed=one.flown.verification.passed,
-                        labels=one.labels,
-                    )
-                    for one in tries
-                    if one.flown
-                ),
+                tries=tuple(filter(None, (one.to_record() for one in tries))),
             ),
             network=best.plan.types,
             layers=layers,
