@@ -36,12 +36,16 @@ MODELOPT = "nvidia-modelopt"
 MODELOPT_METHOD = "max"
 """How modelopt reads a range: the largest magnitude is the last level."""
 
+_FIX = "leave out --placement modelopt"
+_PAIR = ("QuantizeLinear", "DequantizeLinear")
+_PRODUCTS = ("Conv", "Gemm", "MatMul")
 _CHILD = """
 import json, sys
+from pathlib import Path
 import numpy as np
 from segclip_deploy._optional import require
 quantization = require("modelopt.onnx.quantization", why="--placement modelopt")
-model, tiles, shape, method, excluded, out = sys.argv[1:]
+model, tiles, excluded, shape, method, out = sys.argv[1:]
 quantization.quantize(
     model,
     quantize_mode="int8",
@@ -50,7 +54,7 @@ quantization.quantize(
     calibration_method=method,
     calibration_eps=["cpu"],
     high_precision_dtype="fp32",
-    nodes_to_exclude=json.loads(excluded),
+    nodes_to_exclude=json.loads(Path(excluded).read_text(encoding="utf-8")),
     enable_shared_constants_duplication=False,
     output_path=out,
 )
@@ -103,11 +107,6 @@ def place_with_modelopt(
     return int8
 
 
-_FIX = "leave out --placement modelopt"
-_PAIR = ("QuantizeLinear", "DequantizeLinear")
-_PRODUCTS = ("Conv", "Gemm", "MatMul")
-
-
 def _run(
     bundle: Bundle,
     tiles: Iterable[NDArray[np.uint8]],
@@ -117,12 +116,10 @@ def _run(
     folder: Path,
 ) -> OnnxModel:
     """What modelopt makes of a model; all its files are in the folder."""
-    source, data, out = (
-        folder / bundle.model_path.name,
-        folder / "tiles.npy",
-        folder / "placed.onnx",
-    )
+    source, out = folder / bundle.model_path.name, folder / "placed.onnx"
+    data, names = folder / "tiles.npy", folder / "excluded.json"  # too long for a command line
     save_model(model, source)
+    names.write_text(json.dumps([f"{re.escape(name)}$" for name in excluded]), encoding="utf-8")
     size = (bundle.input.height, bundle.input.width, 3)
     pixels = np.lib.format.open_memmap(data, "w+", np.uint8, (count, *size))
     for place, tile in zip(pixels, tiles, strict=True):
@@ -130,12 +127,8 @@ def _run(
     pixels.flush()
     done = run_child(
         _CHILD,
-        str(source),
-        str(data),
-        "x".join(map(str, (bundle.input.batches.start, *size))),
-        MODELOPT_METHOD,
-        json.dumps([f"{re.escape(name)}$" for name in excluded]),
-        str(out),
+        *(str(source), str(data), str(names)),
+        *("x".join(map(str, (bundle.input.batches.start, *size))), MODELOPT_METHOD, str(out)),
         environment={"TMPDIR": str(folder)},
     )
     if done.returncode or not out.is_file():
@@ -156,7 +149,7 @@ def _spare(graph: OnnxGraph, excluded: Collection[str]) -> None:
     """
     for node in graph:
         quantize = node.inputs[0].producer() if node.op_type == "DequantizeLinear" else None
-        if quantize is None:  # a weight
+        if quantize is None:  # a constant that is INT8 already
             continue
         for user, index in tuple(node.outputs[0].uses()):
             if user.name in excluded:
