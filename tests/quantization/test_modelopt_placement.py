@@ -107,7 +107,7 @@ def test_a_block_in_which_modelopt_makes_nothing_int8_is_not_called_so(
 ) -> None:
     """The stand-in takes Conv only, and some blocks have their weights in Gemm."""
     install("")
-    parent = load_bundle(tiny_bundle)
+    parent = load_bundle(tiny_bundle).for_scheme(Scheme.TENSORRT)
     plan = uniform_plan(parent, load_model(parent.model_path).graph, Scheme.TENSORRT, "int8")
     result = call(
         "quantize", tiny_bundle, *INT8, "--table", tiny_table, *TILES, "-o", tmp_path / "b"

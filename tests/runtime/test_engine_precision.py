@@ -17,11 +17,11 @@ from segclip_deploy.artifacts.golden import load_golden
 from segclip_deploy.artifacts.onnx_file import block_of
 from segclip_deploy.artifacts.plan import PrecisionPlan
 from segclip_deploy.artifacts.records import replace
-from segclip_deploy.artifacts.scheme import Scheme
+from segclip_deploy.artifacts.scheme import Lowering, Scheme
 from segclip_deploy.calibration.ranges import METHODS, Histogram
 from segclip_deploy.calibration.table import CalibrationTable, GraphStatistics, Range
 from segclip_deploy.export.onnx_model import load_model, observer
-from segclip_deploy.quantization.placement import find_probes, place, uniform_plan
+from segclip_deploy.quantization.placement import Placement, find_probes, place, uniform_plan
 from segclip_deploy.quantization.quantize import quantize
 from segclip_deploy.runtime.build_engine import build_engine
 from segclip_deploy.runtime.targets.base import BuildOptions
@@ -145,16 +145,18 @@ def test_an_engine_records_what_its_plan_became(
     bundle, path = load_bundle(bundles[precision]), tmp_path / "e.rtx"
     engine = build_engine(bundle, path, options=BuildOptions(compute_capability=("86",)))
     network = engine.record.built.network
-    graph = load_model(load_bundle(tiny_bundle).model_path).graph
+    source = load_bundle(tiny_bundle).for_scheme(Scheme.TENSORRT)
+    graph = load_model(source.model_path).graph
     plan = plans.get(precision)
     blocks = plan.blocks if plan else dict.fromkeys((block_of(n.name) for n in graph), "fp32")
-    nodes = place(graph, Scheme.TENSORRT, plan.int8).nodes if plan else []
+    placement = place(graph, Scheme.TENSORRT, plan.int8) if plan else Placement((), ())
+    resized = {name for name, _ in placement.reads if "/Resize" in name}
     done = bundle.record.quantization
     fallback = {block_of(name) for name in done.fp32_fallback} if done else set()
     assert engine.record.bundle.plan == (plan and plan.blocks)
     assert network.keys() == blocks.keys()
-    multiplied = Counter(block_of(name) for name in nodes)
-    assert {b: kinds["int8"] for b, kinds in network.items() if "int8" in kinds} == multiplied
+    computed = Counter(block_of(name) for name in placement.nodes | resized)
+    assert {b: kinds["int8"] for b, kinds in network.items() if "int8" in kinds} == computed
     for block, kinds in network.items():
         assert ("int8" in kinds) == (blocks[block] == "int8")
         assert ("fp32" in kinds) == (blocks[block] == "fp32" or block in fallback)
@@ -215,12 +217,12 @@ def test_the_text_is_refittable_in_every_precision(
 def test_new_texts_leave_the_rest_of_an_fp16_bundle_as_it_was(
     bundles: dict[str, Path], tiny_bundle: Path, plans: dict[str, PrecisionPlan], tmp_path: Path
 ) -> None:
-    model = onnx.load(tiny_bundle / "model.onnx")
+    model = onnx.load(tiny_bundle / "model.nvidia.onnx")
     for weight in model.graph.initializer:
         if weight.name.startswith("text."):
             values = numpy_helper.to_array(weight)
             weight.CopyFrom(numpy_helper.from_array(values * np.float32(1.01), weight.name))
-    other = edited(tiny_bundle, tmp_path / "texts", model)
+    other = edited(tiny_bundle, tmp_path / "texts", model, Lowering.NVIDIA)
     plan = replace(plans["fp16"], bundle=other.sha256)
     quantized = quantize(other, tmp_path / "fp16", plan=plan, table=None)
     assert quantized.model_path.read_bytes() != load_bundle(bundles["fp16"]).model_path.read_bytes()
