@@ -51,7 +51,8 @@ def test_modelopt_places_int8_in_the_blocks_of_a_plan_and_its_file_becomes_ours(
     install: Install, tiny_bundle: Path, tiny_table: Path, tmp_path: Path
 ) -> None:
     install("")
-    parent, table = load_bundle(tiny_bundle), load_table(tiny_table)
+    parent = load_bundle(tiny_bundle).for_scheme(Scheme.TENSORRT)
+    table = load_table(tiny_table)
     plan = uniform_plan(parent, load_model(parent.model_path).graph, Scheme.TENSORRT, "int8")
     blocks = {**plan.blocks, "encoder.stage1": "fp16"}
     save_plan(tmp_path / "p.yaml", replace(plan, blocks=blocks))
