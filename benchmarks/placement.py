@@ -1,11 +1,11 @@
 """Our placement of INT8 against modelopt's, for TensorRT: ΔmIoU on both graphs of a bundle.
 
-    python benchmarks/placement.py ../shared/data/dubai [--checkpoints A B] [--sizes 512 1024]
+    python benchmarks/placement.py ../shared/data/dubai [--checkpoints A B] [--sizes 512 1024] [--graphs cpu nvidia]
 
 Needs the extra [quantize]. Both placements get the same tiles and the same blocks: all that can be INT8.
 A seed draws two thirds of the tiles of the train split, of which `select_tiles` chooses 32 at most.
-Scored in the reference run (ONNX Runtime, optimizations off, FP16 rounded), with FP32 on the graph for CPUs
-as the reference of each row. Reads `val` once for each row. Bundles are kept in out/benchmarks/placement.
+Scored in the reference run (ONNX Runtime, optimizations off, FP16 rounded), against FP32 of the same graph. Reads
+`val` once for each row. Bundles are kept in out/benchmarks/placement.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 from collections.abc import Iterator
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -45,47 +46,47 @@ def main() -> None:
     parser.add_argument("data", type=Path)
     parser.add_argument("--checkpoints", type=Path, nargs="+", default=[example])
     parser.add_argument("--sizes", type=int, nargs="+", default=[512, 1024])
+    graphs = [lowering.value for lowering in Lowering]
+    parser.add_argument("--graphs", nargs="+", choices=graphs, default=graphs)
     arguments = parser.parse_args()
     found = []
-    for size in arguments.sizes:
+    for size, graph in product(arguments.sizes, arguments.graphs):
         rows = []
         for checkpoint in arguments.checkpoints:
-            for row in measured(checkpoint, size, arguments.data):
+            for row in measured(checkpoint, size, Lowering(graph), arguments.data):
                 rows.append(row)
                 print(row, flush=True)
-                record(f"placement-{size}", rows, threads=THREADS, tiles_at_most=MOST)
+                record(f"placement-{size}-{graph}", rows, threads=THREADS, tiles_at_most=MOST)
         found += rows
     print(table(found))
 
 
-def measured(checkpoint: Path, size: int, root: Path) -> Iterator[dict[str, Any]]:
-    """All rows of a checkpoint at an input size, FP32 first."""
+def measured(
+    checkpoint: Path, size: int, lowering: Lowering, root: Path
+) -> Iterator[dict[str, Any]]:
+    """All rows of a checkpoint at an input size on one graph, FP32 first."""
     out = OUT / f"{checkpoint.stem}-{size}"
-    fp32 = {lowering: exported(checkpoint, size, lowering, out) for lowering in Lowering}
-    plain = fp32[Lowering.CPU]
-    data = open_dataset(root, plain.vocabulary)
-    pool = find_tiles([root], plain.input, exclude=root)
-    parent = accuracy_of(plain, data)
-    common = {"checkpoint": checkpoint.stem, "size": size}
+    bundle = exported(checkpoint, size, lowering, out)
+    data = open_dataset(root, bundle.vocabulary)
+    pool = find_tiles([root], bundle.input, exclude=root)
+    parent = accuracy_of(bundle, data)
+    common = {"checkpoint": checkpoint.stem, "size": size, "graph": lowering.value}
     yield {**common, "placement": "none, FP32", "miou": parent.confusion.miou}
-    for lowering, bundle in fp32.items():
-        for seed in SEEDS:
-            tiles = drawn(pool, seed)
-            for placer in PLACERS:
-                made = placed(bundle, tiles, out / f"{lowering.value}-{seed}", placer)
-                accuracy = accuracy_of(made, data)
-                done = made.record.quantization
-                assert done is not None  # it was quantized just now
-                yield {
-                    **common,
-                    "graph": lowering.value,
-                    "seed": seed,
-                    "placement": placer,
-                    "tiles": len(tiles),
-                    "int8_macs": done.int8_macs,
-                    "miou": accuracy.confusion.miou,
-                    "drop": miou_drop(parent, accuracy).to_json(),
-                }
+    for seed, placer in product(SEEDS, PLACERS):
+        tiles = drawn(pool, seed)
+        made = placed(bundle, tiles, out / f"{lowering.value}-{seed}", placer)
+        accuracy = accuracy_of(made, data)
+        done = made.record.quantization
+        assert done is not None  # it was quantized just now
+        yield {
+            **common,
+            "seed": seed,
+            "placement": placer,
+            "tiles": len(tiles),
+            "int8_macs": done.int8_macs,
+            "miou": accuracy.confusion.miou,
+            "drop": miou_drop(parent, accuracy).to_json(),
+        }
 
 
 def exported(checkpoint: Path, size: int, lowering: Lowering, out: Path) -> Bundle:
