@@ -351,13 +351,13 @@ def _of_schema_3(data: dict[str, Any]) -> dict[str, Any]:
 
 
 def _of_schema_4(data: dict[str, Any]) -> dict[str, Any]:
-    """Say that we placed Q/DQ ourselves: there was no choice.
+    """Say that no layer was pruned and that we placed Q/DQ ourselves: there was no choice.
 
     What each operator was planned in, nobody had written; so no engine tells what it kept.
     """
     if done := data.get("quantization"):
         data = {**data, "quantization": {**done, "placement": "own"}}
-    return data
+    return {**data, "model": {**data["model"], "channels": {}}}
 
 
 BUNDLE = Format(

@@ -11,7 +11,15 @@ from segclip_deploy.artifacts.records import Format, Record
 from segclip_deploy.artifacts.vocabulary import Vocabulary
 from segclip_deploy.errors import BadInput
 
-__all__ = ["CHECKPOINT", "CheckpointRecord", "Scores", "TrainSettings", "Training", "TuningParents"]
+__all__ = [
+    "CHECKPOINT",
+    "CheckpointRecord",
+    "Compaction",
+    "Scores",
+    "TrainSettings",
+    "Training",
+    "TuningParents",
+]
 
 
 class TrainSettings(Record, frozen=True):
@@ -129,6 +137,33 @@ class Training(Record, frozen=True):
     int8: tuple[str, ...] = ()
 
 
+class Compaction(Record, frozen=True):
+    """What ``compact`` made smaller, and what that bought.
+
+    Attributes:
+        parent: SHA-256 of the checkpoint that was pruned, and that taught.
+        engine: what the milliseconds were measured in, with its version and precision.
+        window: height and width of the image that they are for, pixels.
+        parent_ms: median of the parent's inference.
+        ms: median of this network's, measured in turns with the parent's.
+        multiple: inner channel counts are multiples of it.
+        rounds: of pruning and distillation.
+        parent_miou: of the parent on split ``plan``, 0–1; None where only its own labels were there.
+        labels: ``"dataset"``, or ``"parent"`` where the images had none: then the mIoU on ``plan``, in
+            ``Training``, is the agreement with the parent.
+    """
+
+    parent: str
+    engine: str
+    window: tuple[int, int]
+    parent_ms: float
+    ms: float
+    multiple: int
+    rounds: int
+    parent_miou: float | None
+    labels: Literal["dataset", "parent"]
+
+
 class CheckpointRecord(Record, frozen=True):
     """What a checkpoint is and comes from.
 
@@ -138,6 +173,7 @@ class CheckpointRecord(Record, frozen=True):
         text_encoder: what embedded their texts.
         training: None for imported weights.
         imported: name of the file that the weights were imported from; None for trained ones.
+        compaction: None where nothing was pruned.
     """
 
     model: ModelSpec
@@ -145,6 +181,7 @@ class CheckpointRecord(Record, frozen=True):
     text_encoder: str
     training: Training | None = None
     imported: str | None = None
+    compaction: Compaction | None = None
 
 
 def _of_schema_1(data: dict[str, Any]) -> dict[str, Any]:
@@ -164,10 +201,15 @@ def _of_schema_2(data: dict[str, Any]) -> dict[str, Any]:
     return data
 
 
+def _of_schema_3(data: dict[str, Any]) -> dict[str, Any]:
+    """Say that nothing was pruned: there was no ``compact``."""
+    return {**data, "model": {**data["model"], "channels": {}}, "compaction": None}
+
+
 CHECKPOINT = Format(
     "a checkpoint",
     CheckpointRecord,
-    schema=3,
-    migrations={1: _of_schema_1, 2: _of_schema_2},
+    schema=4,
+    migrations={1: _of_schema_1, 2: _of_schema_2, 3: _of_schema_3},
 )
 """How a checkpoint's metadata is written and read."""

@@ -24,6 +24,8 @@ class ModelSpec(Record, frozen=True):
         cff_strides: where Cross-Modal Feature Fusion sits, out of 8, 16, 32.
         refine: whether ambiguous queries look at the real texts.
         mean, std: per-channel normalisation of RGB in 0–1.
+        channels: input and output channels of the layers that ``compact`` made smaller, by module path. Of
+            a self-attention: its width, and that of all its heads together. Other layers are the encoder's.
 
     Raises:
         BadInput: a value is out of range.
@@ -38,6 +40,7 @@ class ModelSpec(Record, frozen=True):
     refine: bool = True
     mean: tuple[float, float, float] = (0.5, 0.5, 0.5)
     std: tuple[float, float, float] = (0.5, 0.5, 0.5)
+    channels: Mapping[str, tuple[int, int]] = {}
 
     def __post_init__(self) -> None:
         problems = {
@@ -51,6 +54,7 @@ class ModelSpec(Record, frozen=True):
             ),
             "mean and std are not three numbers each": not len(self.mean) == len(self.std) == 3,
             "std not positive": not min(self.std, default=0) > 0,
+            "channels below 1": any(min(counts) < 1 for counts in self.channels.values()),
         }
         found = [problem for problem, present in problems.items() if present]
         if found:

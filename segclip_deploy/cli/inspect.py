@@ -84,6 +84,13 @@ def _checkpoint_facts(found: api.CheckpointFacts) -> list[tuple[str, str]]:
         facts.append(("plan mIoU", f"{training.plan.miou:.4f}, step {training.step}"))
     if found.imported:
         facts.append(("imported", found.imported))
+    if done := found.compaction:
+        facts.append(
+            (
+                "compacted",
+                f"from {done.parent[:16]}, {done.parent_ms:.1f} → {done.ms:.1f} ms in {done.engine}",
+            )
+        )
     return facts
 
 
@@ -119,6 +126,8 @@ def _print_blocks(blocks: Sequence[api.BlockCost]) -> None:
 
 def _model_facts(model: api.ModelSpec, text_encoder: str) -> list[tuple[str, str]]:
     network = f"{model.encoder}, width {model.width}, {model.heads} heads"
+    if model.channels:
+        network += f", {len(model.channels)} layers pruned"
     return [("model", network), ("text", text_encoder)]
 
 

@@ -15,7 +15,12 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from segclip_deploy._optional import require
-from segclip_deploy.artifacts.checkpoint_record import CHECKPOINT, CheckpointRecord, Training
+from segclip_deploy.artifacts.checkpoint_record import (
+    CHECKPOINT,
+    CheckpointRecord,
+    Compaction,
+    Training,
+)
 from segclip_deploy.artifacts.files import UNREADABLE, parse_json, replace_file
 from segclip_deploy.artifacts.model_spec import ModelSpec
 from segclip_deploy.artifacts.vocabulary import Vocabulary
@@ -74,6 +79,7 @@ class Checkpoint:
         examples: (N, h, w, 3) uint8 real tiles to prove an export on; N may be 0.
         training: how it came to be; None for imported weights.
         imported: name of the file the weights were imported from; None for trained ones.
+        compaction: what was pruned; None where nothing was.
 
     Raises:
         BadInput: model, vocabulary and text bank do not belong together, or the tiles are none.
@@ -86,6 +92,7 @@ class Checkpoint:
     examples: NDArray[np.uint8] = field(default_factory=no_examples)
     training: Training | None = None
     imported: str | None = None
+    compaction: Compaction | None = None
 
     def __post_init__(self) -> None:
         if (
@@ -114,7 +121,7 @@ class CheckpointFacts:
 
     Attributes:
         path: the file.
-        spec, vocabulary, training, imported: as of ``Checkpoint``.
+        spec, vocabulary, training, imported, compaction: as of ``Checkpoint``.
         text_encoder: that made its text bank.
         parameters: how many numbers its weights are.
         examples: tiles that it carries.
@@ -128,6 +135,7 @@ class CheckpointFacts:
     examples: int
     training: Training | None
     imported: str | None
+    compaction: Compaction | None
 
     def to_json(self) -> dict[str, Any]:
         """As JSON."""
@@ -139,6 +147,7 @@ class CheckpointFacts:
             "examples": self.examples,
             "training": self.training.to_json() if self.training else None,
             "imported": self.imported,
+            "compaction": self.compaction.to_json() if self.compaction else None,
         }
 
 
@@ -154,6 +163,7 @@ def describe_checkpoint(path: Path) -> CheckpointFacts:
         len(checkpoint.examples),
         checkpoint.training,
         checkpoint.imported,
+        checkpoint.compaction,
     )
 
 
@@ -190,6 +200,7 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
         text_encoder=checkpoint.bank.encoder,
         training=checkpoint.training,
         imported=checkpoint.imported,
+        compaction=checkpoint.compaction,
     )
     with replace_file(path) as temporary:
         safetensors.save_file(
@@ -219,6 +230,7 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
             weights=tensors,
             training=record.training,
             imported=record.imported,
+            compaction=record.compaction,
         )
     except KeyError as error:
         raise BadArtifact(f"has no tensor {error}", where=path, fix=_anew(path)) from error

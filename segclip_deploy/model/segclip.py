@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from segclip_deploy.artifacts.model_spec import ModelSpec
 from segclip_deploy.model.attention import CrossAttention
 from segclip_deploy.model.cff import unit
+from segclip_deploy.model.channels import set_channels
 from segclip_deploy.model.encoders import build_encoder
 from segclip_deploy.model.pixel_decoder import PixelDecoder
 
@@ -94,6 +95,7 @@ class SegCLIP(nn.Module):
         self.refiner = QueryRefiner(spec.width, spec.heads) if spec.refine else None
         self.score_scale = Scale(10.0)
         self.head_scale = Scale(10.0)
+        set_channels(self, spec.channels)
 
     def forward(self, image: Tensor, classes: Tensor, texts: Tensor) -> Tensor:
         """Normalised image (B, 3, H, W), classes (K, D_t), texts (K, M, D_t) → logits (B, K, H/4, W/4)."""
