@@ -41,6 +41,7 @@ _EXTRA_OF = {
     "tensorrt_rtx": "rtx",
     "timm": "export",
     "torch": "export",
+    "torch_pruning": "train",
 }
 
 _LATER_LOAD_ORT = {"onnx_ir", "onnxscript", "onnxslim"}  # when they are used, not when imported
