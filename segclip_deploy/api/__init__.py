@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from segclip_deploy.artifacts.bundle_record import BlockCost, BlockMacs, BundleRecord
     from segclip_deploy.artifacts.checkpoint_record import Training
     from segclip_deploy.artifacts.engine import Engine, EngineRecord, Search, Verification
+    from segclip_deploy.artifacts.latency_table import LatencyTable, ProbeSet
     from segclip_deploy.artifacts.model_spec import ModelSpec
     from segclip_deploy.artifacts.precision_share import PrecisionShare
     from segclip_deploy.artifacts.scheme import PLACERS, PRECISIONS, Placer, Precision, Scheme
@@ -83,6 +84,7 @@ _HOMES = {
     "artifacts.bundle_record": ("BlockCost", "BlockMacs", "BundleRecord"),
     "artifacts.checkpoint_record": ("Training",),
     "artifacts.engine": ("Engine", "EngineRecord", "Search", "Verification"),
+    "artifacts.latency_table": ("LatencyTable", "ProbeSet"),
     "artifacts.model_spec": ("ModelSpec",),
     "artifacts.precision_share": ("PrecisionShare",),
     "artifacts.scheme": ("PLACERS", "PRECISIONS", "Placer", "Precision", "Scheme"),
@@ -141,6 +143,7 @@ __all__ = [
     "JoinedRow",
     "KeyList",
     "KeyReport",
+    "LatencyTable",
     "Machine",
     "MapResult",
     "Method",
@@ -150,6 +153,7 @@ __all__ = [
     "Planned",
     "Precision",
     "PrecisionShare",
+    "ProbeSet",
     "ProfileRecord",
     "Report",
     "Row",

@@ -18,6 +18,7 @@ from segclip_deploy.api._arguments import (
     optional_path,
     paths_of,
 )
+from segclip_deploy.artifacts.latency_table import LATENCY_TABLE, LatencyTable
 from segclip_deploy.artifacts.scheme import PRECISIONS
 from segclip_deploy.calibration.methods import METHOD_NAMES
 from segclip_deploy.errors import UsageError
@@ -164,27 +165,35 @@ def profile(
     cold: bool = False,
     overlap: int | None = None,
     threads: int = 0,
+    target: str | None = None,
     report: Report = silent,
-) -> ProfileRecord:
+) -> ProfileRecord | LatencyTable:
     """Time an engine stage by stage and layer by layer, on this machine.
 
         api.profile("dubai.ov.onnx").ready.p99
 
+    A folder that ``compact(probes=…)`` wrote is timed probe by probe. Its table, latency.json in ``out``, is
+    what ``compact(latency=…)`` takes:
+
+        api.profile("probes", out="board")
+
     Args:
-        engine: an engine or a bundle.
+        engine: an engine or a bundle, or a folder of probes.
         tiles: images and folders; by default the engine's golden tiles.
-        out: a folder for profile.json and profile.png.
+        out: a folder for profile.json and profile.png, or for latency.json.
         samples: frames, at least.
         soak: go on for so many seconds, to see it get hot.
         deadline_ms: count the misses, from the file to the label map.
         cold: also time the first label map of new processes.
         overlap: pixels that windows share; by default what ``export --frame`` chose, or a quarter.
         threads: of an engine on the CPU; 0: its choice.
+        target: of probes, what runs them; by default the first that runs ONNX files here.
         report: told how far it is.
 
     Raises:
         BadArtifact: the engine cannot run here.
         BadInput: images that cannot be used.
+        UsageError: a target for an engine, which has its own.
     """
     check_range("--samples", samples, 10)
     check_above("--deadline-ms", deadline_ms, 0)
@@ -192,7 +201,16 @@ def profile(
     from segclip_deploy.runtime.profiling.picture import draw_profile
     from segclip_deploy.runtime.profiling.profile import profile_engine
     from segclip_deploy.runtime.profiling.record import PROFILE
+    from segclip_deploy.runtime.profiling.time_probes import is_probes, probe_target, time_probes
 
+    if is_probes(Path(engine)):
+        table = time_probes(Path(engine), probe_target(target), report)
+        if out is not None:
+            Path(out).mkdir(parents=True, exist_ok=True)
+            LATENCY_TABLE.write(Path(out) / "latency.json", table)
+        return table
+    if target is not None:
+        raise UsageError("--target is for a folder of probes; an engine has its own")
     found = profile_engine(
         Path(engine),
         paths_of(tiles),

@@ -23,7 +23,9 @@ __all__ = ["profile"]
     multiple=True,
     help="Images or folders; may be repeated.  [default: the engine's golden tiles]",
 )
-@click.option("-o", "--out", type=PATH, help="Folder for profile.json and profile.png.")
+@click.option(
+    "-o", "--out", type=PATH, help="Folder for profile.json and profile.png, or for latency.json."
+)
 @click.option(
     "--samples", type=click.IntRange(10), default=200, show_default=True, help="At least."
 )
@@ -32,18 +34,41 @@ __all__ = ["profile"]
 @click.option("--cold", is_flag=True, help="Also time the first label map of new processes.")
 @overlap_option
 @threads_option
+@click.option(
+    "--target",
+    metavar="TARGET",
+    help="Of probes: openvino or onnxruntime.  [default: the first that is here]",
+)
 @json_option
 def profile(as_json: bool, **options: Any) -> None:
-    """Time ENGINE, an engine or a bundle, stage by stage and layer by layer, on this machine."""
+    """Time ENGINE, an engine or a bundle, stage by stage and layer by layer, on this machine.
+
+    A folder that `compact --probes` wrote is timed layer by layer; its table is for `compact --latency`.
+    """
     with stage_bar() as report:
         found = api.profile(**options, report=report)
     if as_json:
         print_json(found.to_json())
         return
-    _print(found)
     out = options["out"]
+    if isinstance(found, api.LatencyTable):
+        _print_table(found)
+        if out is not None:
+            click.echo(f"{out / 'latency.json'}")
+        return
+    _print(found)
     if out is not None:
         click.echo(f"{out / 'profile.json'}, {out / 'profile.png'}")
+
+
+def _print_table(found: api.LatencyTable) -> None:
+    rows = [
+        [name, ", ".join(f"{ms:.2f} ms at {width}" for width, ms in times)]
+        for name, times in found.layers.items()
+    ]
+    window = "x".join(map(str, found.window))
+    print_table(f"{found.engine}, {window}: layers by channels", ["layer", "median"], rows)
+    click.echo(f"whole network {found.network_ms:.2f} ms, load {found.load}")
 
 
 def _print(found: api.ProfileRecord) -> None:

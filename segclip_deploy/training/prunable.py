@@ -40,13 +40,13 @@ class InnerChannels:
     Attributes:
         layers: paths of the layers, in program order: the first makes the channels, the last reads them, and
             depthwise ones between have as many. Of a self-attention: that one alone.
-        shape: of what the first layer takes, batch first, at the size that was asked for.
+        shapes: of what each layer takes, batch first, at the size that was asked for.
         count: channels.
         unit: channels that only go together: of a self-attention those of a head, else 1.
     """
 
     layers: tuple[str, ...]
-    shape: tuple[int, ...]
+    shapes: tuple[tuple[int, ...], ...]
     count: int
     unit: int = 1
 
@@ -58,7 +58,7 @@ class InnerChannels:
     def widths(self, multiple: int) -> list[int]:
         """How many channels may be left, the most first: all, and multiples down to a quarter.
 
-        InnerChannels(("a", "b"), (1, 8, 4, 4), 40).widths(8)  # [40, 32, 24, 16]
+        InnerChannels(("a", "b"), ((1, 8, 4, 4),) * 2, 40).widths(8)  # [40, 32, 24, 16]
         """
         step = multiple if self.unit == 1 else self.unit
         least = max(step, -(-self.count // (4 * step)) * step)
@@ -88,11 +88,12 @@ def find_inner_channels(model: SegCLIP, height: int, width: int) -> list[InnerCh
                 layers.sort(key=order.__getitem__)
                 counts = channels_of(model.get_submodule(layers[0]))
                 assert counts is not None  # _chain takes layers that have them
-                found.append(InnerChannels(tuple(layers), shapes[layers[0]], counts[1]))
+                sizes = tuple(shapes[layer] for layer in layers)
+                found.append(InnerChannels(tuple(layers), sizes, counts[1]))
     for path, layer in model.encoder.named_modules(prefix="encoder"):
         if isinstance(layer, (nn.MultiheadAttention, PrunedAttention)):
             found.append(
-                InnerChannels((path,), shapes[path], _heads_width(layer), _head_width(layer))
+                InnerChannels((path,), (shapes[path],), _heads_width(layer), _head_width(layer))
             )
     if not found:
         raise BadInput(f"{model.spec.encoder} has no inner channels that could be pruned")

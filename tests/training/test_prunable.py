@@ -162,9 +162,9 @@ def table_of(layers: dict[str, tuple[tuple[int, float], ...]]) -> LatencyTable:
 
 
 PLACES = [
-    InnerChannels(("a", "a2"), (1, 4, 8, 8), 32),
-    InnerChannels(("b", "b2"), (1, 4, 8, 8), 32),
-    InnerChannels(("h",), (1, 9, 16), 16, unit=8),
+    InnerChannels(("a", "a2"), ((1, 4, 8, 8),) * 2, 32),
+    InnerChannels(("b", "b2"), ((1, 4, 8, 8),) * 2, 32),
+    InnerChannels(("h",), ((1, 9, 16),) * 1, 16, unit=8),
 ]
 IMPORTANCE = {
     "a": np.arange(32.0) / 100,
@@ -206,6 +206,6 @@ def test_a_table_that_makes_no_sense_is_refused(times: tuple[tuple[int, float], 
 
 
 def test_a_width_is_a_multiple_but_for_the_whole() -> None:
-    assert InnerChannels(("a", "b"), (1, 8, 4, 4), 44).widths(16) == [44, 32, 16]
-    assert InnerChannels(("a",), (1, 9, 768), 768, unit=64).widths(8)[-2:] == [256, 192]
-    assert InnerChannels(("a", "b"), (1, 8, 4, 4), 16).widths(16) == [16]
+    assert InnerChannels(("a", "b"), ((1, 8, 4, 4),) * 2, 44).widths(16) == [44, 32, 16]
+    assert InnerChannels(("a",), ((1, 9, 768),) * 1, 768, unit=64).widths(8)[-2:] == [256, 192]
+    assert InnerChannels(("a", "b"), ((1, 8, 4, 4),) * 2, 16).widths(16) == [16]

@@ -18,6 +18,7 @@ from segclip_deploy.artifacts.bundle_record import BUNDLE
 from segclip_deploy.artifacts.checkpoint_record import CHECKPOINT
 from segclip_deploy.artifacts.engine import ENGINE
 from segclip_deploy.artifacts.files import replace_file
+from segclip_deploy.artifacts.latency_table import LATENCY_TABLE, PROBES
 from segclip_deploy.artifacts.plan import PLAN
 from segclip_deploy.artifacts.records import Format
 from segclip_deploy.calibration.table import TABLE
@@ -29,8 +30,10 @@ FORMATS: Mapping[str, Format[Any]] = {
     "bundle": BUNDLE,
     "checkpoint": CHECKPOINT,
     "engine": ENGINE,
+    "latency": LATENCY_TABLE,
     "manifest": MANIFEST,
     "plan": PLAN,
+    "probes": PROBES,
     "profile": PROFILE,
     "results": RESULTS,
     "table": TABLE,

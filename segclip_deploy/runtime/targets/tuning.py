@@ -6,6 +6,7 @@ import os
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
+from functools import partial
 from statistics import median
 from typing import Any
 
@@ -22,6 +23,7 @@ __all__ = [
     "ROUNDS",
     "WARM_UP",
     "median_ms",
+    "medians_in_turns",
     "rank_settings",
     "sum_layers",
     "thread_counts",
@@ -46,13 +48,21 @@ def median_ms(
         tile: (H, W, 3), in every slot of the batch.
         rounds: inferences of each, after ``WARM_UP`` that do not count.
     """
-    seconds: list[list[float]] = [[] for _ in backends]
+    calls: list[Callable[[], object]] = []
+    for backend in backends:
+        image = backend.inputs[0]
+        arrays = {image.name: np.repeat(tile[None], image.shape[0], axis=0)}
+        calls.append(partial(backend.infer, arrays))
+    return medians_in_turns(calls, rounds=rounds)
+
+
+def medians_in_turns(calls: Sequence[Callable[[], object]], *, rounds: int = ROUNDS) -> list[float]:
+    """Median milliseconds of each call; arguments and turns as of ``median_ms``."""
+    seconds: list[list[float]] = [[] for _ in calls]
     for turn in range(WARM_UP + rounds):
-        for backend, times in zip(backends, seconds, strict=True):
-            image = backend.inputs[0]
-            arrays = {image.name: np.repeat(tile[None], image.shape[0], axis=0)}
+        for call, times in zip(calls, seconds, strict=True):
             started = time.perf_counter()
-            backend.infer(arrays)
+            call()
             if turn >= WARM_UP:
                 times.append(time.perf_counter() - started)
     return [1e3 * median(times) for times in seconds]
