@@ -145,7 +145,8 @@ class Compaction(Record, frozen=True):
         engine: what the milliseconds were measured in, with its version and precision.
         window: height and width of the image that they are for, pixels.
         parent_ms: median of the parent's inference.
-        ms: median of this network's, measured in turns with the parent's.
+        ms: median of this network's, in turns with the parent's; where not ``measured``, an estimate of the table's.
+        measured: whether this network was timed. It is not where the latency table is another machine's.
         multiple: inner channel counts are multiples of it.
         rounds: of pruning and distillation.
         parent_miou: of the parent on split ``plan``, 0–1; None where only its own labels were there.
@@ -158,6 +159,7 @@ class Compaction(Record, frozen=True):
     window: tuple[int, int]
     parent_ms: float
     ms: float
+    measured: bool
     multiple: int
     rounds: int
     parent_miou: float | None

@@ -57,6 +57,7 @@ class Rules:
         resizes: whether a Resize between two rounded tensors runs in INT8, if what it reads is rounded, too.
         reference: whether engines execute Q/DQ as ONNX defines it, and so as the reference run does.
             Otherwise they are compared with ONNX Runtime's fused kernels.
+        channels: what channel counts are a multiple of when ``compact`` prunes, so that kernels are filled.
     """
 
     engines: str
@@ -68,6 +69,7 @@ class Rules:
     both_addends: bool
     resizes: bool
     reference: bool
+    channels: int
 
     @property
     def symmetric(self) -> bool:
@@ -111,6 +113,7 @@ _RULES = {
         both_addends=False,
         resizes=True,
         reference=True,
+        channels=16,  # INT8 and FP16 kernels of tensor cores take 16 at a time
     ),
     Scheme.CPU: Rules(
         engines="OpenVINO, ONNX Runtime",
@@ -125,5 +128,6 @@ _RULES = {
         both_addends=True,
         resizes=False,
         reference=False,
+        channels=8,  # OpenVINO and ONNX Runtime block channels by the floats of AVX2
     ),
 }

@@ -45,7 +45,7 @@ def channel_importance(
     with _watching(work, places) as seen:
         for image, labels in batches:
             image.requires_grad_(True)  # nothing else does, and a gradient must have a way
-            segmentation_loss(work.decode(image, classes, texts), labels).backward()  # type: ignore[no-untyped-call]
+            segmentation_loss(work.decode(image, classes, texts), labels).backward()
             images += len(image)
             for place in places:
                 total[place.name] += _squared(seen[place.name], place, work) * len(image) ** 2

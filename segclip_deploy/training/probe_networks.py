@@ -200,8 +200,10 @@ def _convolve(
 def _shrinks(model: SegCLIP, place: InnerChannels, index: int) -> int:
     """By how much an image shrinks between a layer and the one before: CLIP's ResNet pools there."""
     before = model.get_submodule(place.layers[index - 1])
-    side, stride = place.shapes[index - 1][-1], before.stride[0]  # type: ignore[index]
-    made = side * stride if isinstance(before, nn.ConvTranspose2d) else -(-side // stride)  # type: ignore[operator]
+    if not isinstance(before, (nn.Conv2d, nn.ConvTranspose2d)):
+        return 1
+    side, stride = place.shapes[index - 1][-1], before.stride[0]
+    made = side * stride if isinstance(before, nn.ConvTranspose2d) else -(-side // stride)
     return max(1, round(made / place.shapes[index][-1]))
 
 

@@ -197,7 +197,9 @@ def _chain(
     group: Any, names: Mapping[int, str], shapes: Mapping[str, tuple[int, ...]]
 ) -> list[str] | None:
     """Paths of a group's layers, where one makes the channels and one reads them; else None."""
-    makers, readers, between = [], [], []
+    makers: list[str] = []
+    readers: list[str] = []
+    between: list[str] = []
     for item in group:
         layer, out = item.dep.target.module, item.dep.handler.__name__ == "prune_out_channels"
         path = names.get(id(layer))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from functools import partial
 from itertools import groupby
@@ -101,7 +101,7 @@ def _time(folder: Path, target: Target, probes: Sequence[Probe]) -> list[float]:
         return medians_in_turns([_run(backend) for backend in opened], rounds=_ROUNDS)
 
 
-def _run(backend: Backend) -> partial[object]:
+def _run(backend: Backend) -> Callable[[], object]:
     """One inference, of noise: zeros would let some kernels skip their work."""
     rng = np.random.default_rng(0)
     arrays = {

@@ -1,0 +1,89 @@
+"""How fast pruned networks are beside the one that they come from."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import numpy as np
+
+from segclip_deploy.artifacts.bundle import InputSpec
+from segclip_deploy.artifacts.latency_table import LatencyTable
+from segclip_deploy.artifacts.records import Record
+from segclip_deploy.model.segclip import SegCLIP
+from segclip_deploy.model.text import TextBank
+from segclip_deploy.runtime.registry import TARGETS
+from segclip_deploy.runtime.targets.device import find_cpu
+from segclip_deploy.runtime.targets.tuning import median_ms
+from segclip_deploy.training.probe_networks import write_network
+from segclip_deploy.training.prunable import InnerChannels, find_inner_channels
+
+__all__ = ["Stopwatch", "Timing"]
+
+_ROUNDS = 15
+
+
+class Timing(Record, frozen=True):
+    """A network's time beside that of its parent.
+
+    Attributes:
+        parent_ms, ms: milliseconds of one inference.
+        measured: whether ``ms`` is a median of runs; else what a latency table says.
+    """
+
+    parent_ms: float
+    ms: float
+    measured: bool
+
+    @property
+    def ratio(self) -> float:
+        """The network's time by its parent's."""
+        return self.ms / self.parent_ms
+
+
+class Stopwatch:
+    """Exports pruned networks and times them in turns with their parent, where the table was made.
+
+    A table of another machine cannot be checked here: then times are those that it says.
+
+    Args:
+        parent: the network that is pruned.
+        bank: its text.
+        spec: input size.
+        table: of the parent.
+        folder: that exists, for the parent's graph.
+    """
+
+    def __init__(
+        self, parent: SegCLIP, bank: TextBank, spec: InputSpec, table: LatencyTable, folder: Path
+    ) -> None:
+        self.bank, self.spec, self.table = bank, spec, table
+        self.target = TARGETS[table.target]
+        self.measures = self.target.runs_here() and table.device == find_cpu()
+        self.places = find_inner_channels(parent, spec.height, spec.width)
+        self.parent = folder / "parent.onnx"
+        if self.measures and not self.parent.exists():
+            write_network(parent, bank, spec, self.parent)
+
+    def estimate(self, places: Sequence[InnerChannels]) -> Timing:
+        """What the table says of a network with these places."""
+        table, full = self.table, {place.name: place.count for place in self.places}
+        saved = sum(
+            table.ms(place.name, full[place.name]) - table.ms(place.name, place.count)
+            for place in places
+            if place.name in table.layers
+        )
+        return Timing(parent_ms=table.network_ms, ms=table.network_ms - saved, measured=False)
+
+    def time(self, model: SegCLIP) -> Timing:
+        """The time of a pruned network: measured, where the table was measured on this machine."""
+        if not self.measures:
+            return self.estimate(find_inner_channels(model, self.spec.height, self.spec.width))
+        tile = np.random.default_rng(0).integers(0, 256, (self.spec.height, self.spec.width, 3))
+        with TemporaryDirectory() as folder:
+            own = Path(folder) / "pruned.onnx"
+            write_network(model, self.bank, self.spec, own)
+            with self.target.open(self.parent) as parent, self.target.open(own) as pruned:
+                before, after = median_ms([parent, pruned], tile.astype(np.uint8), rounds=_ROUNDS)
+        return Timing(parent_ms=round(before, 3), ms=round(after, 3), measured=True)
