@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from segclip_deploy.api._arguments import FLIGHT_ONLY
     from segclip_deploy.api.building import build_engine, verify
+    from segclip_deploy.api.compacting import compact
     from segclip_deploy.api.exporting import export, set_texts
     from segclip_deploy.api.flying import run
     from segclip_deploy.api.looking import dataset, doctor, inspect
@@ -66,10 +67,12 @@ if TYPE_CHECKING:
     from segclip_deploy.tradeoff.prepared import BoardFolder
     from segclip_deploy.tradeoff.row import Row
     from segclip_deploy.tradeoff.sweep import Steps
+    from segclip_deploy.training.compact import Compacted
 
 _HOMES = {
     "api._arguments": ("FLIGHT_ONLY",),
     "api.building": ("build_engine", "verify"),
+    "api.compacting": ("compact",),
     "api.exporting": ("export", "set_texts"),
     "api.flying": ("run",),
     "api.looking": ("dataset", "doctor", "inspect"),
@@ -114,6 +117,7 @@ _HOMES = {
     "tradeoff.prepared": ("BoardFolder",),
     "tradeoff.row": ("Row",),
     "tradeoff.sweep": ("Steps",),
+    "training.compact": ("Compacted",),
 }
 _HOME = {name: home for home, names in _HOMES.items() for name in names}
 
@@ -133,6 +137,7 @@ __all__ = [
     "BundleRecord",
     "CalibrationTable",
     "CheckpointFacts",
+    "Compacted",
     "Comparison",
     "Confidence",
     "DatasetReport",
@@ -169,6 +174,7 @@ __all__ = [
     "benchmark",
     "build_engine",
     "calibrate",
+    "compact",
     "compare",
     "dataset",
     "doctor",

@@ -8,6 +8,7 @@ from segclip_deploy import __version__
 from segclip_deploy.cli.benchmark import benchmark
 from segclip_deploy.cli.build_engine import build_engine
 from segclip_deploy.cli.calibrate import calibrate
+from segclip_deploy.cli.compact import compact
 from segclip_deploy.cli.compare import compare
 from segclip_deploy.cli.dataset import dataset
 from segclip_deploy.cli.doctor import doctor
@@ -43,7 +44,7 @@ def main() -> None:
 
 # In the order of the work.
 for _part, _commands in {
-    "Prepare": (train, import_),
+    "Prepare": (train, import_, compact),
     "Export": (export, set_texts),
     "Quantize": (smooth, calibrate, plan, quantize),
     "Build": (build_engine, verify),

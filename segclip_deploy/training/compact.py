@@ -35,6 +35,7 @@ from segclip_deploy.runtime.profiling.time_probes import probe_target, time_prob
 from segclip_deploy.runtime.registry import find_target
 from segclip_deploy.training.augment import Crops
 from segclip_deploy.training.choose_channels import choose_channels
+from segclip_deploy.training.compact_goal import CompactionGoal
 from segclip_deploy.training.crop_loader import Loading, open_batches
 from segclip_deploy.training.distill import Distiller, label_tiles, with_tiles
 from segclip_deploy.training.image_cache import ImageCache
@@ -44,46 +45,13 @@ from segclip_deploy.training.probe_networks import write_probes
 from segclip_deploy.training.prunable import find_inner_channels, prune
 from segclip_deploy.training.stopwatch import Stopwatch, Timing
 
-__all__ = ["Compacted", "CompactionGoal", "Material", "Round", "compact", "rounds_folder"]
+__all__ = ["Compacted", "Material", "Round", "compact", "rounds_folder"]
 
 _STEP = 1.15  # speed-up of one round, where the loss of accuracy decides how many there are
 _MOST_ROUNDS = 12
 _FITS = 5  # attempts at a time, each of which is measured
 _CLOSE = 1.02  # a time within 2 % of what was asked for is noise
 _BATCHES = 8  # of crops that importance is read off
-
-
-class CompactionGoal(Record, frozen=True):
-    """What to reach: one of the three.
-
-    Attributes:
-        max_miou_drop: points of mIoU that the result may lose on split ``plan``; as fast as that allows.
-        speed_up: times as many frames a second.
-        max_latency_ms: milliseconds of one inference.
-
-    Raises:
-        BadInput: none of them, or several; or a number out of range.
-    """
-
-    max_miou_drop: float | None = None
-    speed_up: float | None = None
-    max_latency_ms: float | None = None
-
-    def __post_init__(self) -> None:
-        given = [
-            v for v in (self.max_miou_drop, self.speed_up, self.max_latency_ms) if v is not None
-        ]
-        if len(given) != 1:
-            raise BadInput("give one of --max-miou-drop, --speed-up and --max-latency-ms")
-        if given[0] <= 0 or (self.speed_up is not None and self.speed_up <= 1):
-            raise BadInput("a drop and a latency are above 0, a speed-up is above 1")
-
-    def ratio(self, parent_ms: float, part: float) -> float:
-        """The network's time by its parent's that is to be reached, after a part (0–1) of the rounds."""
-        if self.max_latency_ms is not None:
-            return float((self.max_latency_ms / parent_ms) ** part)
-        assert self.speed_up is not None  # a drop has no ratio of its own
-        return float(self.speed_up**-part)
 
 
 class Round(Record, frozen=True):
@@ -337,7 +305,7 @@ class _Run:
         if self.goal.ratio(parent_ms, 1.0) >= 1:
             raise BadInput(
                 f"{self.source} takes {parent_ms:.1f} ms already in {self.watch.table.engine}",
-                where=self._option(),
+                where=self.goal.option,
             )
         saying(self.report)("measuring the smallest network that can be pruned")
         smallest = prune(
@@ -358,15 +326,8 @@ class _Run:
         return BadInput(
             f"the smallest network that pruning makes {how} {timing.ms:.1f} ms, "
             f"its parent {timing.parent_ms:.1f} ms",
-            where=self._option(),
+            where=self.goal.option,
             fix=f"the nearest that is possible is {nearest}",
-        )
-
-    def _option(self) -> str:
-        return next(
-            f"--{name.replace('_', '-')} {value:g}"
-            for name, value in self.goal.to_json().items()
-            if value is not None
         )
 
     # ---- the rounds
@@ -494,7 +455,7 @@ class _Run:
             drop = 100 * (self.state.parent_miou - first.miou)
             raise BadInput(
                 f"a speed-up of {1 / first.timing.ratio:.2f} costs {drop:.2f} points already",
-                where=self._option(),
+                where=self.goal.option,
                 fix=f"the nearest that was reached is --max-miou-drop {drop + 0.005:.2f}; or train for "
                 f"longer, after {command('rm', '-r', self.folder)}",
             )

@@ -1,0 +1,144 @@
+"""``compact``: a smaller checkpoint, as fast as was asked for."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from segclip_deploy import api
+from segclip_deploy.cli.options import (
+    PATH,
+    dataset_options,
+    duration,
+    json_option,
+    picture_options,
+    torch_device_option,
+)
+from segclip_deploy.cli.options import size as parse_size
+from segclip_deploy.cli.output import print_json, print_table
+from segclip_deploy.cli.progress import stage_bar
+
+__all__ = ["compact"]
+
+
+@click.command()
+@click.argument("checkpoint", type=PATH)
+@click.option("-o", "--out", type=PATH, help="Checkpoint to write (.safetensors).")
+@click.option("--dataset", type=PATH, help="With splits train and plan; val is not read.")
+@click.option(
+    "--tiles",
+    type=PATH,
+    multiple=True,
+    help="Unlabelled images or folders, besides --dataset or alone; may be repeated.",
+)
+@dataset_options
+@picture_options
+@click.option(
+    "--max-miou-drop",
+    type=click.FloatRange(0, min_open=True),
+    help="As fast as this loss allows, in points of mIoU on split plan.",
+)
+@click.option(
+    "--speed-up",
+    type=click.FloatRange(1, min_open=True),
+    help="Or: times as many frames a second.",
+)
+@click.option(
+    "--max-latency-ms",
+    type=click.FloatRange(0, min_open=True),
+    help="Or: milliseconds of one inference.",
+)
+@click.option(
+    "--size", type=parse_size, help="Input that is timed, height first.  [default: 512x512]"
+)
+@click.option(
+    "--target",
+    metavar="TARGET",
+    help="Times networks here: openvino or onnxruntime.  [default: the first that is here]",
+)
+@click.option(
+    "--latency", type=PATH, help="latency.json that profile made of --probes, here or on a board."
+)
+@click.option("--probes", type=PATH, help="Write a folder for profile, and do nothing else.")
+@click.option(
+    "--rounds",
+    type=click.IntRange(1),
+    default=2,
+    show_default=True,
+    help="Of pruning and distillation, where a time is asked for.",
+)
+@click.option("--time-budget", type=duration, help="Distil so long in each round, e.g. 10m.")
+@click.option("--steps", type=click.IntRange(1), help="Or: so many steps (reproducible).")
+@click.option(
+    "--crop", type=int, default=256, show_default=True, help="Side of training crops, pixels."
+)
+@click.option(
+    "--batch",
+    type=click.IntRange(2),
+    default=8,
+    show_default=True,
+    help="Crops that are in the network at once.",
+)
+@click.option("--learning-rate", type=float, default=0.0015, show_default=True, help="Peak.")
+@torch_device_option("auto", "auto: the GPU where PyTorch finds one. Part of what repeats a run.")
+@click.option("--bf16", is_flag=True, help="bfloat16 autocast: faster where the device has it.")
+@click.option("--seed", default=0, show_default=True)
+@click.option(
+    "--threads",
+    type=click.IntRange(1),
+    help="CPU threads; all by default. Part of what repeats a run.",
+)
+@click.option(
+    "--workers",
+    type=click.IntRange(0),
+    help="Processes that read images.  [default: 0 if all fit into the cache, else up to 4]",
+)
+@click.option(
+    "--cache-gb",
+    type=click.FloatRange(0),
+    default=1.0,
+    show_default=True,
+    help="Decoded images kept in memory, over all processes.",
+)
+@json_option
+def compact(as_json: bool, **options: Any) -> None:
+    """Prune CHECKPOINT's encoder and let it learn from itself, until it is as fast as was asked for.
+
+    The result is an ordinary checkpoint (docs/compact.md). Killed? The same command goes on.
+    """
+    with stage_bar() as report:
+        made = api.compact(**options, report=report)
+    if as_json:
+        print_json(made.to_json())
+    elif isinstance(made, api.ProbeSet):
+        files = len({probe.file for probe in made.probes})
+        click.echo(f"{options['probes']}: {files} probes of {len(made.probes)} layers and widths")
+    else:
+        _print(made)
+
+
+def _print(made: api.Compacted) -> None:
+    done = made.compaction
+    how = "measured in turns" if done.measured else "by the table, NOT measured"
+    parent = "" if done.parent_miou is None else f", its parent {done.parent_miou:.4f}"
+    print_table(
+        f"{made.path}: inner channels are multiples of {done.multiple}",
+        ["round", "ms", "its parent", "speed-up", "plan mIoU"],
+        [
+            [
+                str(number),
+                f"{one.timing.ms:.1f}",
+                f"{one.timing.parent_ms:.1f}",
+                f"{one.timing.parent_ms / one.timing.ms:.2f}",
+                "" if one.miou is None else f"{one.miou:.4f}",
+            ]
+            for number, one in enumerate(made.rounds, 1)
+        ],
+    )
+    window = "x".join(map(str, done.window))
+    what = "agreement with its parent" if done.labels == "parent" else "plan mIoU"
+    click.echo(
+        f"round {done.rounds}: {done.parent_ms:.1f} → {done.ms:.1f} ms, {how} in {done.engine} at {window}; "
+        f"{what} {made.miou:.4f}{parent}"
+    )
