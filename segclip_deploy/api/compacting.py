@@ -156,9 +156,8 @@ def compact(
     from segclip_deploy.model.compute import choose_device
     from segclip_deploy.model.threads import torch_threads
     from segclip_deploy.runtime.io.raster.source import Reading
-    from segclip_deploy.training.compact import Material
     from segclip_deploy.training.compact import compact as make_compact
-    from segclip_deploy.training.compact_goal import CompactionGoal
+    from segclip_deploy.training.compact_task import CompactionGoal, CompactionTask, Material
     from segclip_deploy.training.crop_loader import Loading
     from segclip_deploy.training.distill import DISTILLATION
     from segclip_deploy.training.loop import Progress
@@ -193,22 +192,21 @@ def compact(
         if now.plan_miou is not None:
             say(f"step {now.step}: plan mIoU {now.plan_miou:.4f} (best {now.best_miou:.4f})")
 
+    task = CompactionTask(
+        Path(checkpoint),
+        Path(out),
+        Material(data, images, Loading(workers, int(cache_gb * 1e9))),
+        CompactionGoal(
+            max_miou_drop=max_miou_drop, speed_up=speed_up, max_latency_ms=max_latency_ms
+        ),
+        settings,
+        InputSpec(height=height, width=width),
+        target,
+        table,
+        rounds,
+    )
     with torch_threads(threads):
-        return make_compact(
-            Path(checkpoint),
-            Path(out),
-            Material(data, images, Loading(workers, int(cache_gb * 1e9))),
-            CompactionGoal(
-                max_miou_drop=max_miou_drop, speed_up=speed_up, max_latency_ms=max_latency_ms
-            ),
-            settings,
-            spec=InputSpec(height=height, width=width),
-            target=target,
-            latency=table,
-            rounds=rounds,
-            report=report,
-            told=tell,
-        )
+        return make_compact(task, report=report, told=tell)
 
 
 def _write_probes(

@@ -164,6 +164,10 @@ def test_every_verb_works_twice_in_one_process(
     calls: dict[str, Callable[[Path], object]] = {
         "train": trained,
         "import_": lambda out: api.import_(weights, spec=spec, **text, out=out / "c.safetensors"),
+        "compact": lambda out: api.compact(
+            tiny_checkpoint, dataset=data, out=out / "c.safetensors", size=(64, 64), crop=64, batch=2,
+            speed_up=1.001, steps=1, rounds=1, threads=1,
+        ),
         "list_keys": lambda _: api.list_keys(weights),
         "export": lambda out: api.export(tiny_checkpoint, out=out / "b", size=(64, 96)),
         "set_texts": lambda out: api.set_texts(tiny_bundle, text=str(bank), out=out / "b"),

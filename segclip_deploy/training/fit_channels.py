@@ -1,0 +1,98 @@
+"""Prune a network until it is as fast as is wanted, by measuring what was pruned."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from segclip_deploy.model.segclip import SegCLIP
+from segclip_deploy.runtime.registry import find_target
+from segclip_deploy.training.choose_channels import choose_channels
+from segclip_deploy.training.prunable import InnerChannels, find_inner_channels, prune
+from segclip_deploy.training.stopwatch import Stopwatch, Timing
+
+__all__ = ["CLOSE", "ChannelFitter", "FittedNetwork"]
+
+CLOSE = 1.02
+"""A time within 2 % of what was wanted is noise."""
+
+_ATTEMPTS = 5
+
+
+@dataclass(frozen=True)
+class FittedNetwork:
+    """A pruned network.
+
+    Attributes:
+        model: it, not tuned.
+        timing: of it.
+        reached: whether it is as fast as was wanted.
+    """
+
+    model: SegCLIP
+    timing: Timing
+    reached: bool
+
+
+class ChannelFitter:
+    """Prunes networks of one parent.
+
+    Args:
+        watch: of the parent.
+    """
+
+    def __init__(self, watch: Stopwatch) -> None:
+        self.watch, self.table = watch, watch.table
+        target = find_target(self.table.target, where="--latency", fix="measure the table here")
+        self.multiple = target.scheme.rules.channels
+
+    def places(self, model: SegCLIP) -> list[InnerChannels]:
+        """The inner channels of a network of this parent."""
+        return find_inner_channels(model, self.watch.spec.height, self.watch.spec.width)
+
+    def smallest(self, parent: SegCLIP) -> Timing:
+        """The time of the parent without all that can be pruned."""
+        known = [place for place in self.watch.places if place.name in self.table.layers]
+        kept = {place.name: range(self._narrowest(place)) for place in known}
+        return self.watch.time(prune(parent, kept))
+
+    def fit(
+        self,
+        model: SegCLIP,
+        importance: Mapping[str, NDArray[np.float64]],
+        *,
+        now: float,
+        wanted: Callable[[float], float],
+    ) -> FittedNetwork:
+        """Prune a network until its time by its parent's is what is wanted, or nothing is left to prune.
+
+        The table adds up the times of places, and a network saves less. What it does save says how much
+        more to ask of the table.
+
+        Args:
+            importance: of the network's channels.
+            now: its own time by its parent's.
+            wanted: from the parent's milliseconds, measured beside it, to the ratio to reach.
+        """
+        places = self.places(model)
+        saving = (now - wanted(self.table.network_ms)) * self.table.network_ms
+        for _ in range(_ATTEMPTS):
+            choice = choose_channels(
+                places, importance, self.table, saving_ms=saving, multiple=self.multiple
+            )
+            pruned = prune(model, choice.kept)
+            timing = self.watch.time(pruned)
+            goal = wanted(timing.parent_ms)
+            if timing.ratio <= CLOSE * goal:
+                return FittedNetwork(pruned, timing, reached=True)
+            if not choice.reached:
+                break
+            saved = max(now - timing.ratio, 1e-6)
+            saving *= min(2.0, 1.05 * (now - goal) / saved)
+        return FittedNetwork(pruned, timing, reached=False)
+
+    def _narrowest(self, place: InnerChannels) -> int:
+        return max(place.widths(self.multiple)[-1], self.table.least(place.name))

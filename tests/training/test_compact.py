@@ -1,0 +1,355 @@
+"""Rounds of pruning and distillation: what comes out, what is refused, and that a killed run goes on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from segclip_deploy.artifacts import records
+from segclip_deploy.artifacts.bundle import InputSpec
+from segclip_deploy.artifacts.engine import CpuDevice
+from segclip_deploy.artifacts.files import sha256_file
+from segclip_deploy.artifacts.latency_table import LATENCY_TABLE, LatencyTable
+from segclip_deploy.artifacts.vocabulary import IGNORE_INDEX, Vocabulary
+from segclip_deploy.errors import BadInput, StaleArtifact
+from segclip_deploy.evaluation.dataset import open_dataset
+from segclip_deploy.model.checkpoint import (
+    Checkpoint,
+    build_model,
+    load_checkpoint,
+    save_checkpoint,
+)
+from segclip_deploy.model.segclip import SegCLIP
+from segclip_deploy.training import compact as module
+from segclip_deploy.training.compact import Compacted, compact
+from segclip_deploy.training.compact_task import CompactionGoal, CompactionTask, Material
+from segclip_deploy.training.distill import DISTILLATION, Distiller, label_tiles, with_tiles
+from segclip_deploy.training.fit_channels import ChannelFitter
+from segclip_deploy.training.loop import Progress
+from segclip_deploy.training.prunable import find_inner_channels
+from segclip_deploy.training.qat import distillation_loss
+from segclip_deploy.training.stopwatch import Stopwatch, Timing
+from tests.support.helpers import call
+from tests.training.test_train import SETTINGS, SPEC, bank, data
+
+__all__ = ["data"]  # a fixture
+
+pytest.importorskip("torch_pruning")
+
+STEPS = records.replace(
+    SETTINGS, steps=4, batch=2, **{**DISTILLATION, "validate_every": 2, "save_every": 1}
+)
+WINDOW = InputSpec(height=64, width=64)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread() -> Iterator[None]:
+    """Sums of two threads differ from run to run."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def parent(tmp_path_factory: pytest.TempPathFactory, vocabulary: Vocabulary) -> Path:
+    torch.manual_seed(0)
+    path = tmp_path_factory.mktemp("parent") / "parent.safetensors"
+    save_checkpoint(path, Checkpoint(SPEC, vocabulary, bank(), SegCLIP(SPEC).state_dict()))
+    return path
+
+
+@pytest.fixture(scope="module")
+def table(parent: Path) -> LatencyTable:
+    """Of another machine, so that nothing is timed here: 8 of 10 ms are layers, linear in their channels."""
+    places = find_inner_channels(build_model(load_checkpoint(parent)), 64, 64)
+    channels = sum(place.count for place in places)
+    return LatencyTable(
+        checkpoint=sha256_file(parent),
+        window=(64, 64),
+        target="openvino",
+        engine="another machine's",
+        device=CpuDevice(cpu="another", machine="m", cores=1, flags=()),
+        network_ms=10.0,
+        layers={
+            place.name: tuple((w, 8.0 * w / channels) for w in place.widths(8)) for place in places
+        },
+        rounds=1,
+    )
+
+
+@pytest.fixture
+def task(parent: Path, table: LatencyTable, data: Path, tmp_path: Path) -> CompactionTask:
+    dataset = open_dataset(data, load_checkpoint(parent).vocabulary)
+    return CompactionTask(
+        parent,
+        tmp_path / "small.safetensors",
+        Material(dataset),
+        CompactionGoal(speed_up=1.5),
+        STEPS,
+        WINDOW,
+        latency=table,
+    )
+
+
+def test_a_compact_checkpoint_is_an_ordinary_one_that_names_its_parent(
+    task: CompactionTask, parent: Path
+) -> None:
+    made = compact(task)
+    checkpoint = load_checkpoint(task.out)
+    done = checkpoint.compaction
+    assert done == made.compaction
+    assert (done.parent, done.rounds, done.multiple) == (sha256_file(parent), 2, 8)
+    assert (done.measured, done.parent_ms) == (False, 10.0)  # and the record says so
+    assert done.ms <= 1.02 * 10 / 1.5
+    first, second = (one.timing.ratio for one in made.rounds)
+    assert first == pytest.approx(1.5**-0.5, rel=0.06)
+    assert second < first
+    model = build_model(checkpoint)
+    counts = {p.name: p.count for p in find_inner_channels(model, 64, 64)}
+    assert all(count % 8 == 0 for count in counts.values())
+    whole = build_model(load_checkpoint(parent))
+    assert sum(p.numel() for p in model.parameters()) < sum(p.numel() for p in whole.parameters())
+    assert checkpoint.training is not None
+    assert made.miou == checkpoint.training.plan.miou
+    assert not task.folder.exists()
+    result = call("inspect", task.out)
+    assert "layers pruned" in result.stdout
+    assert done.parent[:16] in result.stdout
+
+
+def test_a_killed_run_goes_on_to_the_same_weights(task: CompactionTask, tmp_path: Path) -> None:
+    compact(task)
+    killed = replace(task, out=tmp_path / "killed.safetensors")
+    steps = 0
+
+    def stop(_: Progress) -> None:
+        nonlocal steps
+        steps += 1
+        if steps == 7:  # in the second round
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        compact(killed, told=stop)
+    with pytest.raises(StaleArtifact, match="other options"):
+        compact(replace(killed, goal=CompactionGoal(speed_up=1.4)))
+    steps = 100
+    told: list[int] = []
+    compact(killed, told=lambda now: told.append(now.step))
+    assert told == [4]  # the third was written down before it was told of
+    one, other = (load_checkpoint(path) for path in (task.out, killed.out))
+    assert one.spec == other.spec
+    for name, weight in one.weights.items():
+        assert torch.equal(weight, other.weights[name]), name
+
+
+@pytest.mark.parametrize(
+    ("goal", "option", "nearest"),
+    [
+        (CompactionGoal(speed_up=9), "--speed-up 9", r"--speed-up (\S+)$"),
+        (CompactionGoal(max_latency_ms=1), "--max-latency-ms 1", r"--max-latency-ms (\S+)$"),
+    ],
+)
+def test_a_time_that_cannot_be_is_refused_with_the_nearest_that_can(
+    goal: CompactionGoal, option: str, nearest: str, task: CompactionTask
+) -> None:
+    import re
+
+    with pytest.raises(BadInput) as refused:
+        compact(replace(task, goal=goal))
+    assert refused.value.where == option
+    found = re.search(nearest, refused.value.fix or "")
+    assert found is not None
+    named = {name: float(found[1]) for name, value in goal.to_json().items() if value}
+    possible = CompactionGoal(**named)
+    made = compact(replace(task, goal=possible, rounds=1, settings=records.replace(STEPS, steps=1)))
+    assert made.compaction.ms <= 1.03 * possible.ratio(10.0) * 10.0
+
+
+def test_a_latency_that_is_reached_already_is_refused(task: CompactionTask) -> None:
+    with pytest.raises(BadInput, match=r"takes 10\.0 ms already"):
+        compact(replace(task, goal=CompactionGoal(max_latency_ms=11)))
+
+
+def faked(mious: list[float]) -> type[Distiller]:
+    """Distillation that trains one step and says which accuracy it reached."""
+
+    class Faked(Distiller):
+        def run(self, report: Callable[[Progress], None]) -> None:
+            super().run(report)
+            checkpoint = load_checkpoint(self.out)
+            assert checkpoint.training is not None
+            plan = records.replace(checkpoint.training.plan, miou=mious.pop(0))
+            training = records.replace(checkpoint.training, plan=plan)
+            save_checkpoint(self.out, replace(checkpoint, training=training))
+
+    return Faked
+
+
+@pytest.fixture
+def by_accuracy(task: CompactionTask, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Compacted]:
+    def run(drop: float, mious: list[float]) -> Compacted:
+        monkeypatch.setattr(module, "Distiller", faked(mious))
+        monkeypatch.setattr(module, "plan_miou", lambda *_: 0.9)
+        goal = CompactionGoal(max_miou_drop=drop)
+        return compact(replace(task, goal=goal, settings=records.replace(STEPS, steps=1)))
+
+    return run
+
+
+def test_accuracy_that_may_go_is_spent_and_no_more(by_accuracy: Callable[..., Compacted]) -> None:
+    made = by_accuracy(5, [0.89, 0.86, 0.84, 0.9])
+    assert [one.miou for one in made.rounds] == [0.89, 0.86, 0.84]
+    assert (made.miou, made.compaction.rounds, made.compaction.parent_miou) == (0.86, 2, 0.9)
+    assert made.compaction.ms == made.rounds[1].timing.ms
+
+
+def test_a_drop_that_the_first_round_exceeds_is_refused_with_what_it_costs(
+    by_accuracy: Callable[..., Compacted],
+) -> None:
+    with pytest.raises(BadInput, match=r"costs 3\.00 points already") as refused:
+        by_accuracy(1, [0.87])
+    assert "--max-miou-drop 3.01" in (refused.value.fix or "")  # rounded up, so that it holds
+
+
+def test_a_network_that_has_nothing_left_to_prune_ends_the_rounds(
+    by_accuracy: Callable[..., Compacted], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "_STEP", 1.5)
+    made = by_accuracy(5, [0.9] * 12)
+    ratios = [one.timing.ratio for one in made.rounds]
+    assert ratios[-1] == pytest.approx(ratios[-2])
+    assert ratios[-1] < 0.5
+    assert made.compaction.rounds == len(ratios)
+
+
+def test_the_table_must_be_of_the_checkpoint_and_the_size(task: CompactionTask) -> None:
+    table = task.latency
+    assert table is not None
+    for other, told in (
+        (records.replace(table, checkpoint="1" * 64), "of another checkpoint"),
+        (records.replace(table, window=(64, 96)), "measured at 64x96, not at 64x64"),
+    ):
+        with pytest.raises(StaleArtifact, match=told):
+            compact(replace(task, latency=other))
+
+
+def test_unlabelled_tiles_alone_teach(task: CompactionTask, data: Path) -> None:
+    made = compact(
+        replace(
+            task,
+            material=Material(None, (data / "images",)),
+            settings=records.replace(STEPS, steps=1),
+        )
+    )
+    assert (made.compaction.labels, made.compaction.parent_miou) == ("parent", None)
+
+
+def test_tiles_are_labelled_by_the_parent(parent: Path, data: Path, tmp_path: Path) -> None:
+    checkpoint = load_checkpoint(parent)
+    model = build_model(checkpoint)
+    dataset = label_tiles(model, checkpoint, [data / "images"], tmp_path / "tiles", window=64)
+    assert [len(dataset.names(split)) for split in ("plan", "train")] == [1, 3]
+    from segclip_deploy.export.torch_backend import torch_segmenter
+
+    size = InputSpec(height=64, width=64)
+    with torch_segmenter(
+        model, checkpoint.bank, checkpoint.vocabulary, size, logits=True
+    ) as segmenter:
+        for sample in dataset.samples("train"):
+            np.testing.assert_array_equal(
+                sample.ground_truth, segmenter.segment(sample.frame).labels
+            )
+    with pytest.raises(BadInput, match="1 images"):
+        label_tiles(model, checkpoint, [data / "images" / "plan0.png"], tmp_path / "one", window=64)
+
+
+def test_unlabelled_images_besides_are_ignored_by_labels_and_not_by_the_teacher(
+    task: CompactionTask, data: Path, tmp_path: Path
+) -> None:
+    dataset = with_tiles(task.material.dataset, [data / "images" / "plan0.png"])  # type: ignore[arg-type]
+    assert dataset.names("train")[-1] == "tiles.0.plan0"
+    assert (dataset.read("tiles.0.plan0").ground_truth == IGNORE_INDEX).all()
+    assert dataset.names("plan") == ("plan0",)
+    checkpoint = load_checkpoint(task.source)
+    teacher, student = build_model(checkpoint), build_model(checkpoint)
+    run = Distiller(student, teacher, checkpoint, dataset, STEPS, tmp_path / "o", labelled=True)
+    torch.manual_seed(0)
+    image, ignored = torch.rand(2, 3, 64, 64), torch.full((2, 64, 64), IGNORE_INDEX)
+    loss = run._loss(image, ignored)
+    texts = checkpoint.bank
+    run.trained.train()
+    with torch.no_grad():
+        own, wanted = (
+            m.decode(image, *(torch.from_numpy(a) for a in (texts.classes, texts.texts)))
+            for m in (run.trained.model, teacher)
+        )
+    assert loss.item() > 0  # BatchNorm of a batch is not that of the training
+    torch.testing.assert_close(loss, distillation_loss(own, wanted))
+    assert run._loss(image, torch.zeros_like(ignored)) > loss
+
+
+class Half(Stopwatch):
+    """A machine on which a network saves half of what the table says."""
+
+    def time(self, model: SegCLIP) -> Timing:
+        said = self.estimate(find_inner_channels(model, 64, 64))
+        return Timing(parent_ms=20.0, ms=20 - (10 - said.ms), measured=True)
+
+
+def test_what_is_measured_decides_and_not_the_table(
+    parent: Path, table: LatencyTable, tmp_path: Path
+) -> None:
+    checkpoint = load_checkpoint(parent)
+    model = build_model(checkpoint)
+    fitter = ChannelFitter(Half(model, checkpoint.bank, WINDOW, table, tmp_path))
+    importance = {
+        p.name: np.arange(1.0, p.count // p.unit + 1) for p in find_inner_channels(model, 64, 64)
+    }
+    fitted = fitter.fit(model, importance, now=1.0, wanted=lambda _: 0.85)
+    assert fitted.reached
+    assert 0.75 < fitted.timing.ratio <= 0.85 * 1.02
+    assert not fitter.fit(model, importance, now=1.0, wanted=lambda _: 0.5).reached
+
+
+def test_a_network_is_timed_in_turns_with_its_parent(
+    parent: Path, table: LatencyTable, tmp_path: Path
+) -> None:
+    from segclip_deploy.runtime.targets.device import find_cpu
+
+    checkpoint = load_checkpoint(parent)
+    model = build_model(checkpoint)
+    here = records.replace(table, device=find_cpu(), target="onnxruntime")
+    timing = Stopwatch(model, checkpoint.bank, WINDOW, here, tmp_path).time(model)
+    assert timing.measured
+    assert timing.ms > 0 < timing.parent_ms
+
+
+def test_the_command_says_what_was_measured_and_what_was_not(
+    task: CompactionTask, data: Path, tmp_path: Path
+) -> None:
+    assert task.latency is not None
+    LATENCY_TABLE.write(tmp_path / "latency.json", task.latency)
+    arguments: list[Any] = [
+        "compact",
+        task.source,
+        "--dataset",
+        data,
+        "-o",
+        task.out,
+        "--size",
+        "64",
+    ]
+    arguments += ["--latency", tmp_path / "latency.json", "--steps", 1, "--crop", 64, "--batch", 2]
+    result = call(*arguments, "--speed-up", 1.2, "--rounds", 1, "--threads", 1)
+    assert result.exit_code == 0, result.output
+    assert "NOT measured in another machine's at 64x64" in " ".join(result.stdout.split())
+    result = call(*arguments, "--speed-up", 1.2, "--max-miou-drop", 1)
+    assert result.exit_code == 2
+    assert "give one of --max-miou-drop, --speed-up and --max-latency-ms" in result.stderr
