@@ -219,14 +219,14 @@ def _write_probes(
     from segclip_deploy.model.checkpoint import build_model, load_checkpoint
     from segclip_deploy.runtime.profiling.time_probes import probe_target
     from segclip_deploy.training.probe_networks import write_probes
-    from segclip_deploy.training.prunable import find_inner_channels
+    from segclip_deploy.training.prunable import find_prunable_channels
 
     trained = load_checkpoint(checkpoint)
     model = build_model(trained)
     return write_probes(
         model,
         trained.bank,
-        find_inner_channels(model, *size),
+        find_prunable_channels(model, *size),
         InputSpec(height=size[0], width=size[1]),
         out,
         checkpoint=sha256_file(checkpoint),

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segclip_deploy.artifacts.latency_table import LatencyTable
-from segclip_deploy.training.prunable import InnerChannels
+from segclip_deploy.training.prunable import PrunableChannels
 
 __all__ = ["Choice", "choose_channels"]
 
@@ -30,7 +30,7 @@ class Choice:
 
 
 def choose_channels(
-    places: Sequence[InnerChannels],
+    places: Sequence[PrunableChannels],
     importance: Mapping[str, NDArray[np.float64]],
     table: LatencyTable,
     *,
@@ -77,14 +77,14 @@ def choose_channels(
     return Choice(kept, saved, saved >= saving_ms)
 
 
-def _lost(place: InnerChannels, importance: NDArray[np.float64]) -> dict[int, float]:
+def _lost(place: PrunableChannels, importance: NDArray[np.float64]) -> dict[int, float]:
     """Importance that is gone, by channels that are left."""
     sums = np.concatenate([[0.0], np.cumsum(np.sort(importance))])
     units = place.count // place.unit
     return {(units - gone) * place.unit: float(sums[gone]) for gone in range(units + 1)}
 
 
-def _strongest(place: InnerChannels, importance: NDArray[np.float64], width: int) -> list[int]:
+def _strongest(place: PrunableChannels, importance: NDArray[np.float64], width: int) -> list[int]:
     """The most important channels, in their order; those of a unit together."""
     units = np.sort(np.argsort(-importance, kind="stable")[: width // place.unit])
     return [int(unit) * place.unit + at for unit in units for at in range(place.unit)]

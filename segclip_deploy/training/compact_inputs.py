@@ -29,7 +29,7 @@ from segclip_deploy.training.crop_loader import Loading, open_batches
 from segclip_deploy.training.distill import label_tiles, with_tiles
 from segclip_deploy.training.image_cache import ImageCache
 from segclip_deploy.training.probe_networks import write_probes
-from segclip_deploy.training.prunable import find_inner_channels
+from segclip_deploy.training.prunable import find_prunable_channels
 
 __all__ = ["latency_of", "learned_from", "parent_labels", "plan_miou"]
 
@@ -78,7 +78,7 @@ def latency_of(
         write_probes(
             model,
             checkpoint.bank,
-            find_inner_channels(model, spec.height, spec.width),
+            find_prunable_channels(model, spec.height, spec.width),
             spec,
             folder / "probes",
             checkpoint=sha256_file(task.source),

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from segclip_deploy.model.segclip import SegCLIP
 from segclip_deploy.runtime.registry import find_target
 from segclip_deploy.training.choose_channels import choose_channels
-from segclip_deploy.training.prunable import InnerChannels, find_inner_channels, prune
+from segclip_deploy.training.prunable import PrunableChannels, find_prunable_channels, prune
 from segclip_deploy.training.stopwatch import Stopwatch, Timing
 
 __all__ = ["CLOSE", "ChannelFitter", "FittedNetwork"]
@@ -49,9 +49,9 @@ class ChannelFitter:
         target = find_target(self.table.target, where="--latency", fix="measure the table here")
         self.multiple = target.scheme.rules.channels
 
-    def places(self, model: SegCLIP) -> list[InnerChannels]:
+    def places(self, model: SegCLIP) -> list[PrunableChannels]:
         """The inner channels of a network of this parent."""
-        return find_inner_channels(model, self.watch.spec.height, self.watch.spec.width)
+        return find_prunable_channels(model, self.watch.spec.height, self.watch.spec.width)
 
     def smallest(self, parent: SegCLIP) -> Timing:
         """The time of the parent without all that can be pruned."""
@@ -94,5 +94,5 @@ class ChannelFitter:
             saving *= min(2.0, 1.05 * (now - goal) / saved)
         return FittedNetwork(pruned, timing, reached=False)
 
-    def _narrowest(self, place: InnerChannels) -> int:
+    def _narrowest(self, place: PrunableChannels) -> int:
         return max(place.widths(self.multiple)[-1], self.table.least(place.name))

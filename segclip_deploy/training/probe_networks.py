@@ -23,7 +23,8 @@ from segclip_deploy.export.onnx import OPSET, write_onnx
 from segclip_deploy.export.text_weights import text_constants
 from segclip_deploy.model.segclip import SegCLIP
 from segclip_deploy.model.text import TextBank
-from segclip_deploy.training.prunable import InnerChannels
+from segclip_deploy.training.narrow_decoder import narrow_decoder
+from segclip_deploy.training.prunable import DECODER, PrunableChannels
 
 if TYPE_CHECKING:
     from onnx import NodeProto, TensorProto
@@ -47,7 +48,7 @@ def write_network(model: SegCLIP, bank: TextBank, spec: InputSpec, path: Path) -
 def write_probes(
     model: SegCLIP,
     bank: TextBank,
-    places: Sequence[InnerChannels],
+    places: Sequence[PrunableChannels],
     spec: InputSpec,
     out: Path,
     *,
@@ -68,16 +69,20 @@ def write_probes(
     """
     onnx = require("onnx", why="writing probes")
     probes: list[Probe] = []
-    files: dict[tuple[object, ...], str] = {}
+    files: dict[object, str] = {(DECODER, model.spec.width): _NETWORK}
     ours = {PROBES_FILE, _NETWORK, *(f"probe{index}.onnx" for index in range(_MOST))}
     with replace_directory(out, contents=ours) as folder:
         write_network(model, bank, spec, folder / _NETWORK)
         for place in places:
             for width in _widths(place, multiple):
-                kind = (*(_kind(model.get_submodule(p)) for p in place.layers), place.shapes, width)
+                kind = _kind(model, place, width)
                 if kind not in files:
                     files[kind] = f"probe{len(files)}.onnx"
-                    onnx.save(_network(model, place, width), folder / files[kind])
+                    path = folder / files[kind]
+                    if place.name == DECODER:  # all of the network beside the encoder shares it
+                        write_network(narrow_decoder(model, range(width)), bank, spec, path)
+                    else:
+                        onnx.save(_network(model, place, width), path)
                 probes.append(Probe(layer=place.name, width=width, file=files[kind]))
         record = ProbeSet(
             checkpoint=checkpoint,
@@ -89,20 +94,24 @@ def write_probes(
     return record
 
 
-def _widths(place: InnerChannels, multiple: int) -> list[int]:
+def _widths(place: PrunableChannels, multiple: int) -> list[int]:
     """The widths nearest to some shares of all, the most channels first."""
     allowed = place.widths(multiple)
     wanted = {min(allowed, key=lambda w: abs(w - share * place.count)) for share in _SHARES}
     return sorted(wanted | {allowed[-1]}, reverse=True)
 
 
-def _kind(layer: nn.Module) -> tuple[object, ...]:
-    """What layers that take equally long have in common."""
-    shapes = tuple(tuple(p.shape) for p in layer.parameters())
-    return type(layer).__name__, shapes, getattr(layer, "stride", None)
+def _kind(model: SegCLIP, place: PrunableChannels, width: int) -> object:
+    """What places that take equally long have in common."""
+    if place.name == DECODER:
+        return DECODER, width
+    layers = [model.get_submodule(path) for path in place.layers]
+    shapes = [tuple(p.shape) for layer in layers for p in layer.parameters()]
+    kinds = [(type(layer).__name__, getattr(layer, "stride", None)) for layer in layers]
+    return tuple(kinds), tuple(shapes), place.shapes, width
 
 
-def _network(model: SegCLIP, place: InnerChannels, width: int) -> Any:
+def _network(model: SegCLIP, place: PrunableChannels, width: int) -> Any:
     """The layers of a place one after another, with random weights and a ReLU after each but the last."""
     import onnx
 
@@ -172,7 +181,9 @@ class _Nodes:
         return self.add("Add", [product, self.constant(given)])
 
 
-def _ends(place: InnerChannels, index: int, width: int, taken: int, given: int) -> tuple[int, int]:
+def _ends(
+    place: PrunableChannels, index: int, width: int, taken: int, given: int
+) -> tuple[int, int]:
     """Input and output channels of a layer where its place has another width."""
     first, last = index == 0, index == len(place.layers) - 1
     return (taken if first else width), (given if last else width)
@@ -197,7 +208,7 @@ def _convolve(
     return made.add("Conv", [tensor, weight, made.constant(given)], **attributes)
 
 
-def _shrinks(model: SegCLIP, place: InnerChannels, index: int) -> int:
+def _shrinks(model: SegCLIP, place: PrunableChannels, index: int) -> int:
     """By how much an image shrinks between a layer and the one before: CLIP's ResNet pools there."""
     before = model.get_submodule(place.layers[index - 1])
     if not isinstance(before, (nn.Conv2d, nn.ConvTranspose2d)):

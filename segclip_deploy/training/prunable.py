@@ -1,8 +1,9 @@
-"""Channels of an encoder that can be pruned, and the network without some of them.
+"""Channels that can be pruned, and the network without some of them.
 
-Only inner channels are: those between two layers of one block, which nothing else reads. They are the
-expansions of an MBConv, the bottlenecks of a ResNet, the hidden layer of an MLP, and the heads of a
-self-attention. What flows from block to block, and what the decoder reads, keeps its width.
+Of an encoder only inner channels are: those between two layers of one block, which nothing else reads.
+They are the expansions of an MBConv, the bottlenecks of a ResNet, the hidden layer of an MLP, and the heads of
+a self-attention. What flows from block to block, and what the decoder reads, keeps its width. Decoder,
+fusion and head share the working width, which is pruned as one.
 
 Torch-Pruning's dependency graph (Fang et al., CVPR 2023) tells which layers share channels.
 """
@@ -10,6 +11,7 @@ Torch-Pruning's dependency graph (Fang et al., CVPR 2023) tells which layers sha
 from __future__ import annotations
 
 import copy
+import math
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -26,29 +28,36 @@ from segclip_deploy.model.channels import channels_of
 from segclip_deploy.model.encoders import ClipViTEncoder
 from segclip_deploy.model.failures import first_line
 from segclip_deploy.model.segclip import SegCLIP
+from segclip_deploy.training.narrow_decoder import narrow_decoder
 
-__all__ = ["InnerChannels", "find_inner_channels", "open_heads", "prune"]
+__all__ = ["DECODER", "PrunableChannels", "find_prunable_channels", "open_heads", "prune"]
+
+DECODER = "decoder"
+"""Name of the working width among places to prune."""
 
 _TRACED = 64  # side of the image that dependencies are traced with; they do not depend on it
 _LAYERS = (nn.Conv2d, nn.ConvTranspose2d, nn.Linear)
 
 
 @dataclass(frozen=True)
-class InnerChannels:
-    """Channels between two layers that nothing else reads.
+class PrunableChannels:
+    """Channels between two layers that nothing else reads, or the working width.
 
     Attributes:
         layers: paths of the layers, in program order: the first makes the channels, the last reads them, and
-            depthwise ones between have as many. Of a self-attention: that one alone.
-        shapes: of what each layer takes, batch first, at the size that was asked for.
+            depthwise ones between have as many. Of a self-attention: that one alone. Of the working width:
+            ``DECODER``.
+        shapes: of what each layer takes, batch first, at the size that was asked for; none of the working width.
         count: channels.
         unit: channels that only go together: of a self-attention those of a head, else 1.
+        divisor: of every count: of the working width the heads, else 1.
     """
 
     layers: tuple[str, ...]
     shapes: tuple[tuple[int, ...], ...]
     count: int
     unit: int = 1
+    divisor: int = 1
 
     @property
     def name(self) -> str:
@@ -58,17 +67,17 @@ class InnerChannels:
     def widths(self, multiple: int) -> list[int]:
         """How many channels may be left, the most first: all, and multiples down to a quarter.
 
-        InnerChannels(("a", "b"), ((1, 8, 4, 4),) * 2, 40).widths(8)  # [40, 32, 24, 16]
+        PrunableChannels(("a", "b"), ((1, 8, 4, 4),) * 2, 40).widths(8)  # [40, 32, 24, 16]
         """
-        step = multiple if self.unit == 1 else self.unit
+        step = math.lcm(multiple, self.divisor) if self.unit == 1 else self.unit
         least = max(step, -(-self.count // (4 * step)) * step)
         return [self.count, *range((self.count - 1) // step * step, least - 1, -step)]
 
 
-def find_inner_channels(model: SegCLIP, height: int, width: int) -> list[InnerChannels]:
-    """All inner channels of a model's encoder, in program order.
+def find_prunable_channels(model: SegCLIP, height: int, width: int) -> list[PrunableChannels]:
+    """All inner channels of a model's encoder, in program order, and its working width.
 
-        [place.name for place in find_inner_channels(model, 512, 512)]
+        [place.name for place in find_prunable_channels(model, 512, 512)]
 
     Args:
         height, width: of the image that shapes are for, pixels.
@@ -89,22 +98,24 @@ def find_inner_channels(model: SegCLIP, height: int, width: int) -> list[InnerCh
                 counts = channels_of(model.get_submodule(layers[0]))
                 assert counts is not None  # _chain takes layers that have them
                 sizes = tuple(shapes[layer] for layer in layers)
-                found.append(InnerChannels(tuple(layers), sizes, counts[1]))
+                found.append(PrunableChannels(tuple(layers), sizes, counts[1]))
     for path, layer in model.encoder.named_modules(prefix="encoder"):
         if isinstance(layer, (nn.MultiheadAttention, PrunedAttention)):
             found.append(
-                InnerChannels((path,), (shapes[path],), _heads_width(layer), _head_width(layer))
+                PrunableChannels((path,), (shapes[path],), _heads_width(layer), _head_width(layer))
             )
     if not found:
         raise BadInput(f"{model.spec.encoder} has no inner channels that could be pruned")
-    return sorted(found, key=lambda place: order[place.name])
+    found.sort(key=lambda place: order[place.name])
+    spec = model.spec
+    return [*found, PrunableChannels((DECODER,), (), spec.width, divisor=spec.heads)]
 
 
 def prune(model: SegCLIP, kept: Mapping[str, Sequence[int]]) -> SegCLIP:
-    """The model with some inner channels only, in evaluation mode; its spec tells which layers have how many.
+    """The model with some channels only, in evaluation mode; its spec tells which layers have how many.
 
     Args:
-        kept: which channels stay, by the name of their ``InnerChannels``; of others all stay.
+        kept: which channels stay, by the name of their ``PrunableChannels``; of others all stay.
 
     Raises:
         BadInput: no channel of one place is left, or the encoder cannot be traced.
@@ -113,6 +124,9 @@ def prune(model: SegCLIP, kept: Mapping[str, Sequence[int]]) -> SegCLIP:
     emptied = [name for name, channels in kept.items() if not channels]
     if emptied:
         raise BadInput(f"no channel is left of {emptied[0]}")
+    kept = dict(kept)
+    if channels := kept.pop(DECODER, None):
+        model = narrow_decoder(model, channels)
     work = copy.deepcopy(model).requires_grad_(True)
     names = {id(module): path for path, module in work.named_modules()}
     shapes = _shapes(work, _TRACED, _TRACED)

@@ -17,7 +17,7 @@ from segclip_deploy.runtime.registry import TARGETS
 from segclip_deploy.runtime.targets.device import find_cpu
 from segclip_deploy.runtime.targets.tuning import median_ms
 from segclip_deploy.training.probe_networks import write_network
-from segclip_deploy.training.prunable import InnerChannels, find_inner_channels
+from segclip_deploy.training.prunable import PrunableChannels, find_prunable_channels
 
 __all__ = ["Stopwatch", "Timing"]
 
@@ -61,12 +61,12 @@ class Stopwatch:
         self.bank, self.spec, self.table = bank, spec, table
         self.target = TARGETS[table.target]
         self.measures = self.target.runs_here() and table.device == find_cpu()
-        self.places = find_inner_channels(parent, spec.height, spec.width)
+        self.places = find_prunable_channels(parent, spec.height, spec.width)
         self.parent = folder / "parent.onnx"
         if self.measures and not self.parent.exists():
             write_network(parent, bank, spec, self.parent)
 
-    def estimate(self, places: Sequence[InnerChannels]) -> Timing:
+    def estimate(self, places: Sequence[PrunableChannels]) -> Timing:
         """What the table says of a network with these places."""
         table, full = self.table, {place.name: place.count for place in self.places}
         saved = sum(
@@ -79,7 +79,7 @@ class Stopwatch:
     def time(self, model: SegCLIP) -> Timing:
         """The time of a pruned network: measured, where the table was measured on this machine."""
         if not self.measures:
-            return self.estimate(find_inner_channels(model, self.spec.height, self.spec.width))
+            return self.estimate(find_prunable_channels(model, self.spec.height, self.spec.width))
         tile = np.random.default_rng(0).integers(0, 256, (self.spec.height, self.spec.width, 3))
         with TemporaryDirectory() as folder:
             own = Path(folder) / "pruned.onnx"

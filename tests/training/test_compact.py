@@ -32,7 +32,7 @@ from segclip_deploy.training.compact_task import CompactionGoal, CompactionTask,
 from segclip_deploy.training.distill import DISTILLATION, Distiller, label_tiles, with_tiles
 from segclip_deploy.training.fit_channels import ChannelFitter
 from segclip_deploy.training.loop import Progress
-from segclip_deploy.training.prunable import find_inner_channels
+from segclip_deploy.training.prunable import find_prunable_channels
 from segclip_deploy.training.qat import distillation_loss
 from segclip_deploy.training.stopwatch import Stopwatch, Timing
 from tests.support.helpers import call
@@ -68,7 +68,7 @@ def parent(tmp_path_factory: pytest.TempPathFactory, vocabulary: Vocabulary) -> 
 @pytest.fixture(scope="module")
 def table(parent: Path) -> LatencyTable:
     """Of another machine, so that nothing is timed here: 8 of 10 ms are layers, linear in their channels."""
-    places = find_inner_channels(build_model(load_checkpoint(parent)), 64, 64)
+    places = find_prunable_channels(build_model(load_checkpoint(parent)), 64, 64)
     channels = sum(place.count for place in places)
     return LatencyTable(
         checkpoint=sha256_file(parent),
@@ -112,7 +112,7 @@ def test_a_compact_checkpoint_is_an_ordinary_one_that_names_its_parent(
     assert first == pytest.approx(1.5**-0.5, rel=0.06)
     assert second < first
     model = build_model(checkpoint)
-    counts = {p.name: p.count for p in find_inner_channels(model, 64, 64)}
+    counts = {p.name: p.count for p in find_prunable_channels(model, 64, 64)}
     assert all(count % 8 == 0 for count in counts.values())
     whole = build_model(load_checkpoint(parent))
     assert sum(p.numel() for p in model.parameters()) < sum(p.numel() for p in whole.parameters())
@@ -299,7 +299,7 @@ class Half(Stopwatch):
     """A machine on which a network saves half of what the table says."""
 
     def time(self, model: SegCLIP) -> Timing:
-        said = self.estimate(find_inner_channels(model, 64, 64))
+        said = self.estimate(find_prunable_channels(model, 64, 64))
         return Timing(parent_ms=20.0, ms=20 - (10 - said.ms), measured=True)
 
 
@@ -310,7 +310,7 @@ def test_what_is_measured_decides_and_not_the_table(
     model = build_model(checkpoint)
     fitter = ChannelFitter(Half(model, checkpoint.bank, WINDOW, table, tmp_path))
     importance = {
-        p.name: np.arange(1.0, p.count // p.unit + 1) for p in find_inner_channels(model, 64, 64)
+        p.name: np.arange(1.0, p.count // p.unit + 1) for p in find_prunable_channels(model, 64, 64)
     }
     fitted = fitter.fit(model, importance, now=1.0, wanted=lambda _: 0.85)
     assert fitted.reached

@@ -18,7 +18,7 @@ from segclip_deploy.model.checkpoint import build_model, load_checkpoint
 from segclip_deploy.runtime.profiling.time_probes import probe_target
 from segclip_deploy.runtime.targets.onnxruntime import OnnxRuntimeBackend
 from segclip_deploy.training.probe_networks import write_probes
-from segclip_deploy.training.prunable import find_inner_channels
+from segclip_deploy.training.prunable import find_prunable_channels
 from tests.support.helpers import call
 from tests.training.test_prunable import model_of
 
@@ -30,7 +30,7 @@ def probes(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> P
     checkpoint = load_checkpoint(tiny_checkpoint)
     model, spec = build_model(checkpoint), InputSpec(height=64, width=96)
     out = tmp_path_factory.mktemp("probes") / "probes"
-    places = find_inner_channels(model, spec.height, spec.width)
+    places = find_prunable_channels(model, spec.height, spec.width)
     write_probes(model, checkpoint.bank, places, spec, out, checkpoint="0" * 64, multiple=8)
     return out
 
@@ -47,6 +47,15 @@ def test_a_probe_has_the_layers_of_its_place_at_its_width(probes: Path) -> None:
     with OnnxRuntimeBackend(found["encoder.body.blocks.3.0.conv_pw", 64]) as backend:
         (taken,), (given,) = backend.inputs, backend.outputs
         assert (taken.shape, given.shape) == ((1, 32, 8, 12), (1, 48, 4, 6))
+
+
+def test_a_width_of_the_decoder_is_probed_as_a_whole_network(probes: Path) -> None:
+    record = PROBES.read(probes / PROBES_FILE, fix="")
+    found = {p.width: p.file for p in record.probes if p.layer == "decoder"}
+    assert list(found) == [32, 24, 16, 8]
+    assert found[32] == record.network
+    graph = onnx.load(probes / found[8]).graph
+    assert (8, 8, 3, 3) in {tuple(i.dims) for i in graph.initializer}
 
 
 def test_the_whole_network_is_among_them(probes: Path, tiny_bundle: Path) -> None:
@@ -67,11 +76,11 @@ def test_every_kind_of_layer_runs(encoder: str, tmp_path: Path) -> None:
     from tests.support.fakes import random_bank
 
     model, spec, bank = model_of(encoder), InputSpec(height=64, width=64), random_bank(0)
-    places = find_inner_channels(model, 64, 64)
+    places = find_prunable_channels(model, 64, 64)
     record = write_probes(
         model, bank, places, spec, tmp_path / "p", checkpoint="0" * 64, multiple=8
     )
-    for place, probe in {p.layer: p for p in record.probes}.items():
+    for place, probe in {p.layer: p for p in record.probes if p.layer != "decoder"}.items():
         layer = model.get_submodule(next(x for x in places if x.name == place).layers[-1])
         with OnnxRuntimeBackend(tmp_path / "p" / probe.file) as backend:
             (taken,) = backend.inputs

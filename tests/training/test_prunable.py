@@ -22,7 +22,13 @@ from segclip_deploy.model.segclip import SegCLIP
 from segclip_deploy.model.text import TextBank, unit_rows
 from segclip_deploy.training.choose_channels import choose_channels
 from segclip_deploy.training.importance import channel_importance
-from segclip_deploy.training.prunable import InnerChannels, find_inner_channels, open_heads, prune
+from segclip_deploy.training.prunable import (
+    DECODER,
+    PrunableChannels,
+    find_prunable_channels,
+    open_heads,
+    prune,
+)
 
 pytest.importorskip("torch_pruning")
 
@@ -53,7 +59,7 @@ def logits_of(model: SegCLIP) -> Tensor:
         return model(torch.rand(2, 3, 64, 96), torch.rand(5, 16), torch.rand(5, 2, 16))
 
 
-def silence(model: SegCLIP, place: InnerChannels, gone: list[int]) -> None:
+def silence(model: SegCLIP, place: PrunableChannels, gone: list[int]) -> None:
     """Make the layers that read some channels take nothing of them."""
     block = place.layers[-1].rpartition(".")[0]
     readers = [model.get_submodule(place.layers[-1])]
@@ -67,9 +73,10 @@ def silence(model: SegCLIP, place: InnerChannels, gone: list[int]) -> None:
 @pytest.mark.parametrize("encoder", FAMILIES)
 def test_a_pruned_network_is_the_one_that_does_not_read_those_channels(encoder: str) -> None:
     model = model_of(encoder)
-    places = find_inner_channels(model, 64, 96)
+    places = find_prunable_channels(model, 64, 96)
     rng = np.random.default_rng(0)
     kept, deaf = {}, open_heads(model)
+    assert places.pop().name == DECODER  # test_narrow_decoder.py
     for place in places:
         units = rng.permutation(place.count // place.unit)[: place.count // place.unit // 2]
         kept[place.name] = [
@@ -80,8 +87,9 @@ def test_a_pruned_network_is_the_one_that_does_not_read_those_channels(encoder: 
     expected = logits_of(deaf)
     assert not torch.allclose(expected, logits_of(model), atol=0.02)
     torch.testing.assert_close(logits_of(pruned), expected, atol=1e-3, rtol=1e-3)
-    assert {p.name: p.count for p in find_inner_channels(pruned, 64, 96)} == {
-        name: len(channels) for name, channels in kept.items()
+    assert {p.name: p.count for p in find_prunable_channels(pruned, 64, 96)} == {
+        DECODER: 32,
+        **{name: len(channels) for name, channels in kept.items()},
     }
     rebuilt = SegCLIP(pruned.spec).eval()
     rebuilt.load_state_dict(pruned.state_dict())
@@ -94,7 +102,7 @@ def test_every_family_exports_when_pruned(
     encoder: str, tiny_checkpoint: Path, tmp_path: Path
 ) -> None:
     model = model_of(encoder)
-    places = find_inner_channels(model, 64, 64)
+    places = find_prunable_channels(model, 64, 64)
     pruned = prune(model, {p.name: range(p.widths(8)[-1]) for p in places})
     old = load_checkpoint(tiny_checkpoint)
     small = replace(old, spec=pruned.spec, weights=pruned.state_dict())
@@ -111,7 +119,7 @@ def test_every_family_exports_when_pruned(
 def test_what_the_decoder_reads_and_what_flows_between_blocks_stays() -> None:
     model = model_of("timm:test_efficientnet")
     names = [
-        place.name.removeprefix("encoder.body.") for place in find_inner_channels(model, 64, 64)
+        place.name.removeprefix("encoder.body.") for place in find_prunable_channels(model, 64, 64)
     ]
     assert names == [
         "conv_stem",
@@ -120,6 +128,7 @@ def test_what_the_decoder_reads_and_what_flows_between_blocks_stays() -> None:
         "blocks.2.0.conv_exp",
         "blocks.3.0.conv_pw",
         "blocks.4.0.conv_pw",
+        "decoder",
     ]
 
 
@@ -135,15 +144,18 @@ def test_a_channel_that_nothing_reads_is_the_least_important() -> None:
     bank = TextBank(
         unit_rows(rng.normal(size=(5, 16))), unit_rows(rng.normal(size=(5, 2, 16))), "r"
     )
-    places = find_inner_channels(model, 64, 64)
+    places = find_prunable_channels(model, 64, 64)
     deaf = [3, 7]
-    for place in places:
+    for place in places[:-1]:
         weight = model.get_submodule(place.layers[-1]).weight
         weight.data.index_fill_(1, torch.tensor(deaf), 0)
+    for level in model.decoder.convs.values():  # neither scaled nor shifted by BatchNorm: always 0
+        level[1].weight.data[deaf] = 0
+        level[1].bias.data[deaf] = 0
     batches = [(torch.rand(2, 3, 64, 64), torch.randint(5, (2, 64, 64))) for _ in range(2)]
     found = channel_importance(model, bank, places, batches)
     for place in places:
-        if len(place.layers) == 2:  # squeeze-excite reads the others, too
+        if len(place.layers) < 3:  # squeeze-excite reads the others, too
             assert set(np.argsort(found[place.name])[:2]) == set(deaf)
             assert (np.delete(found[place.name], deaf) > 0).mean() > 0.5
 
@@ -162,9 +174,9 @@ def table_of(layers: dict[str, tuple[tuple[int, float], ...]]) -> LatencyTable:
 
 
 PLACES = [
-    InnerChannels(("a", "a2"), ((1, 4, 8, 8),) * 2, 32),
-    InnerChannels(("b", "b2"), ((1, 4, 8, 8),) * 2, 32),
-    InnerChannels(("h",), ((1, 9, 16),) * 1, 16, unit=8),
+    PrunableChannels(("a", "a2"), ((1, 4, 8, 8),) * 2, 32),
+    PrunableChannels(("b", "b2"), ((1, 4, 8, 8),) * 2, 32),
+    PrunableChannels(("h",), ((1, 9, 16),) * 1, 16, unit=8),
 ]
 IMPORTANCE = {
     "a": np.arange(32.0) / 100,
@@ -206,6 +218,7 @@ def test_a_table_that_makes_no_sense_is_refused(times: tuple[tuple[int, float], 
 
 
 def test_a_width_is_a_multiple_but_for_the_whole() -> None:
-    assert InnerChannels(("a", "b"), ((1, 8, 4, 4),) * 2, 44).widths(16) == [44, 32, 16]
-    assert InnerChannels(("a",), ((1, 9, 768),) * 1, 768, unit=64).widths(8)[-2:] == [256, 192]
-    assert InnerChannels(("a", "b"), ((1, 8, 4, 4),) * 2, 16).widths(16) == [16]
+    assert PrunableChannels(("a", "b"), ((1, 8, 4, 4),) * 2, 44).widths(16) == [44, 32, 16]
+    assert PrunableChannels(("a",), ((1, 9, 768),) * 1, 768, unit=64).widths(8)[-2:] == [256, 192]
+    assert PrunableChannels(("a", "b"), ((1, 8, 4, 4),) * 2, 16).widths(16) == [16]
+    assert PrunableChannels((DECODER,), (), 60, divisor=6).widths(8) == [60, 48, 24]
