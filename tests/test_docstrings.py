@@ -39,7 +39,18 @@ SLOW = {
         "import_",
         "list_keys",
     ),
-    *("compact", "map", "plan", "profile", "quantize", "report", "ros", "set_texts", "smooth", "train"),
+    *(
+        "compact",
+        "map",
+        "plan",
+        "profile",
+        "quantize",
+        "report",
+        "ros",
+        "set_texts",
+        "smooth",
+        "train",
+    ),
 }
 """Verbs that need more than the folder below, or take long: tests/api/test_api.py runs them. Their examples are shown."""
 

@@ -147,6 +147,7 @@ class Compaction(Record, frozen=True):
         parent_ms: median of the parent's inference.
         ms: median of this network's, in turns with the parent's; where not ``measured``, an estimate of the table's.
         measured: whether this network was timed. It is not where the latency table is another machine's.
+        load: load average of the machine that they were measured on; None where it has none.
         multiple: inner channel counts are multiples of it.
         rounds: of pruning and distillation.
         parent_miou: of the parent on split ``plan``, 0–1; None where only its own labels were there.
@@ -160,6 +161,7 @@ class Compaction(Record, frozen=True):
     parent_ms: float
     ms: float
     measured: bool
+    load: float | None
     multiple: int
     rounds: int
     parent_miou: float | None

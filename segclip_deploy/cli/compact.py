@@ -137,8 +137,9 @@ def _print(made: api.Compacted) -> None:
         ],
     )
     window = "x".join(map(str, done.window))
+    load = "" if done.load is None else f", load {done.load:.1f}"
     what = "agreement with its parent" if done.labels == "parent" else "plan mIoU"
     click.echo(
-        f"round {done.rounds}: {done.parent_ms:.1f} → {done.ms:.1f} ms, {how} in {done.engine} at {window}; "
+        f"round {done.rounds}: {done.parent_ms:.1f} → {done.ms:.1f} ms, {how} in {done.engine} at {window}{load}; "
         f"{what} {made.miou:.4f}{parent}"
     )

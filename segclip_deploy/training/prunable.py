@@ -14,6 +14,7 @@ import copy
 import math
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,7 +26,7 @@ from segclip_deploy.artifacts.records import replace
 from segclip_deploy.errors import BadInput
 from segclip_deploy.model.attention import PrunedAttention
 from segclip_deploy.model.channels import channels_of
-from segclip_deploy.model.encoders import ClipViTEncoder
+from segclip_deploy.model.encoders import STRIDES, ClipViTEncoder
 from segclip_deploy.model.failures import first_line
 from segclip_deploy.model.segclip import SegCLIP
 from segclip_deploy.training.narrow_decoder import narrow_decoder
@@ -83,16 +84,20 @@ def find_prunable_channels(model: SegCLIP, height: int, width: int) -> list[Prun
         height, width: of the image that shapes are for, pixels.
 
     Raises:
-        BadInput: the encoder cannot be traced, or has no inner channels.
+        BadInput: no size in multiples of 32, or the encoder cannot be traced, or has no inner channels.
         MissingDependency: torch-pruning is not installed.
     """
-    shapes = _shapes(model, height, width)
+    if min(height, width) < STRIDES[-1] or height % STRIDES[-1] or width % STRIDES[-1]:
+        raise BadInput(
+            f"{height}x{width} is not a size in multiples of {STRIDES[-1]}", where="--size"
+        )
+    shapes, traced = (_shapes(model, *size) for size in ((height, width), (_TRACED, _TRACED)))
     order = {path: index for index, path in enumerate(shapes)}
     names = {id(module): path for path, module in model.named_modules()}
     found = []
     for graph in _graphs(model):
         for group in graph.get_all_groups(root_module_types=list(_LAYERS)):
-            layers = _chain(group, names, shapes)
+            layers = _chain(group, names, traced)
             if layers is not None:
                 layers.sort(key=order.__getitem__)
                 counts = channels_of(model.get_submodule(layers[0]))
@@ -118,13 +123,13 @@ def prune(model: SegCLIP, kept: Mapping[str, Sequence[int]]) -> SegCLIP:
         kept: which channels stay, by the name of their ``PrunableChannels``; of others all stay.
 
     Raises:
-        BadInput: no channel of one place is left, or the encoder cannot be traced.
+        BadInput: no channel of a place is left, there is no such place, or the encoder cannot be traced.
         MissingDependency: torch-pruning is not installed.
     """
     emptied = [name for name, channels in kept.items() if not channels]
     if emptied:
         raise BadInput(f"no channel is left of {emptied[0]}")
-    kept = dict(kept)
+    kept, unknown = dict(kept), set(kept) - {DECODER}
     if channels := kept.pop(DECODER, None):
         model = narrow_decoder(model, channels)
     work = copy.deepcopy(model).requires_grad_(True)
@@ -138,6 +143,7 @@ def prune(model: SegCLIP, kept: Mapping[str, Sequence[int]]) -> SegCLIP:
             first = work.get_submodule(layers[0])
             counts = channels_of(first)
             assert counts is not None  # _chain takes layers that have them
+            unknown.discard(layers[0])
             gone = sorted(set(range(counts[1])) - set(kept[layers[0]]))
             function = graph.get_pruner_of_module(first).prune_out_channels
             if gone:
@@ -145,8 +151,11 @@ def prune(model: SegCLIP, kept: Mapping[str, Sequence[int]]) -> SegCLIP:
     for path, channels in kept.items():
         layer = work.get_submodule(path)
         if isinstance(layer, (nn.MultiheadAttention, PrunedAttention)):
+            unknown.discard(path)
             parent, _, name = path.rpartition(".")
             setattr(work.get_submodule(parent), name, _without_heads(layer, channels))
+    if unknown:
+        raise BadInput(f"{min(unknown)} makes no channels that could be pruned")
     spec = replace(model.spec, channels=_changed(work))
     pruned = SegCLIP(spec)
     pruned.load_state_dict(work.state_dict())
@@ -195,15 +204,13 @@ def _graphs(model: SegCLIP) -> Iterator[Any]:
         parts = [(block.mlp, torch.zeros(1, 2, width)) for block in encoder.blocks.resblocks]
         parts.append((encoder.to_stride4, torch.zeros(1, width, 2, 2)))
     for part, example in parts:
-        try:
-            with torch.enable_grad(), warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # of parameters of no layer, which are not pruned
-                graph = pruning.DependencyGraph().build_dependency(part, example)
-        except Exception as error:  # it shares no class of errors
-            raise BadInput(
-                f"cannot be pruned: Torch-Pruning does not follow it ({first_line(error)})",
-                where=f"encoder {model.spec.encoder}",
-            ) from error
+        with (
+            _followed(model, "Torch-Pruning"),
+            torch.enable_grad(),
+            warnings.catch_warnings(),
+        ):
+            warnings.simplefilter("ignore")  # of parameters of no layer, which are not pruned
+            graph = pruning.DependencyGraph().build_dependency(part, example)
         yield graph
 
 
@@ -254,9 +261,22 @@ def _shapes(model: SegCLIP, height: int, width: int) -> dict[str, tuple[int, ...
             layer.register_forward_pre_hook(
                 lambda _, given, path=path: found.setdefault(path, tuple(given[0].shape)) and None
             )
-    with torch.no_grad():
+    with torch.no_grad(), _followed(model, f"an image of {height}x{width}"):
         encoder(torch.zeros(1, 3, height, width, device="meta"))
     return found
+
+
+@contextmanager
+def _followed(model: SegCLIP, by: str) -> Iterator[None]:
+    """Say in one line that the encoder cannot be pruned where the body fails."""
+    try:
+        yield
+    except Exception as error:  # libraries of encoders share no class of errors
+        told = error.what if isinstance(error, BadInput) else first_line(error)
+        raise BadInput(
+            f"cannot be pruned: {by} does not go through it ({told})",
+            where=f"encoder {model.spec.encoder}",
+        ) from error
 
 
 # ---- heads

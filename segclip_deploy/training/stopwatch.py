@@ -9,10 +9,12 @@ from tempfile import TemporaryDirectory
 import numpy as np
 
 from segclip_deploy.artifacts.bundle import InputSpec
+from segclip_deploy.artifacts.files import replace_file
 from segclip_deploy.artifacts.latency_table import LatencyTable
 from segclip_deploy.artifacts.records import Record
 from segclip_deploy.model.segclip import SegCLIP
 from segclip_deploy.model.text import TextBank
+from segclip_deploy.runtime.profiling.conditions import load_average
 from segclip_deploy.runtime.registry import TARGETS
 from segclip_deploy.runtime.targets.device import find_cpu
 from segclip_deploy.runtime.targets.tuning import median_ms
@@ -30,11 +32,13 @@ class Timing(Record, frozen=True):
     Attributes:
         parent_ms, ms: milliseconds of one inference.
         measured: whether ``ms`` is a median of runs; else what a latency table says.
+        load: load average of the machine, when it was measured; None where it has none.
     """
 
     parent_ms: float
     ms: float
     measured: bool
+    load: float | None = None
 
     @property
     def ratio(self) -> float:
@@ -64,7 +68,8 @@ class Stopwatch:
         self.places = find_prunable_channels(parent, spec.height, spec.width)
         self.parent = folder / "parent.onnx"
         if self.measures and not self.parent.exists():
-            write_network(parent, bank, spec, self.parent)
+            with replace_file(self.parent) as temporary:
+                write_network(parent, bank, spec, temporary)
 
     def estimate(self, places: Sequence[PrunableChannels]) -> Timing:
         """What the table says of a network with these places."""
@@ -74,16 +79,22 @@ class Stopwatch:
             for place in places
             if place.name in table.layers
         )
-        return Timing(parent_ms=table.network_ms, ms=table.network_ms - saved, measured=False)
+        return Timing(
+            parent_ms=table.network_ms,
+            ms=round(table.network_ms - saved, 3),
+            measured=False,
+            load=table.load,
+        )
 
     def time(self, model: SegCLIP) -> Timing:
         """The time of a pruned network: measured, where the table was measured on this machine."""
         if not self.measures:
             return self.estimate(find_prunable_channels(model, self.spec.height, self.spec.width))
+        load = load_average()
         tile = np.random.default_rng(0).integers(0, 256, (self.spec.height, self.spec.width, 3))
         with TemporaryDirectory() as folder:
             own = Path(folder) / "pruned.onnx"
             write_network(model, self.bank, self.spec, own)
             with self.target.open(self.parent) as parent, self.target.open(own) as pruned:
                 before, after = median_ms([parent, pruned], tile.astype(np.uint8), rounds=_ROUNDS)
-        return Timing(parent_ms=round(before, 3), ms=round(after, 3), measured=True)
+        return Timing(parent_ms=round(before, 3), ms=round(after, 3), measured=True, load=load)

@@ -132,10 +132,27 @@ def test_what_the_decoder_reads_and_what_flows_between_blocks_stays() -> None:
     ]
 
 
-def test_a_place_without_any_channel_is_refused() -> None:
+def test_a_place_without_any_channel_is_refused_and_one_that_is_none() -> None:
     model = model_of("timm:test_efficientnet")
     with pytest.raises(BadInput, match="no channel is left"):
         prune(model, {"encoder.body.conv_stem": []})
+    with pytest.raises(BadInput, match="conv_pwl makes no channels that could be pruned"):
+        prune(model, {"encoder.body.blocks.1.0.conv_pwl": [0]})
+
+
+def test_a_size_that_encoders_do_not_take_is_refused() -> None:
+    with pytest.raises(BadInput, match="100x64 is not a size in multiples of 32"):
+        find_prunable_channels(model_of("timm:test_efficientnet"), 100, 64)
+
+
+def test_an_encoder_that_cannot_be_followed_is_refused_in_a_line(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    model = model_of("timm:test_efficientnet")
+    monkeypatch.setattr(model.encoder.body.conv_stem, "forward", lambda x: x.nothing)
+    with pytest.raises(BadInput, match="cannot be pruned") as refused:
+        find_prunable_channels(model, 64, 64)
+    assert refused.value.where == "encoder timm:test_efficientnet"
 
 
 def test_a_channel_that_nothing_reads_is_the_least_important() -> None:
