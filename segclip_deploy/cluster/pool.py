@@ -7,7 +7,7 @@ import time
 import traceback
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from queue import Empty, SimpleQueue
@@ -102,9 +102,9 @@ class Pool:
         """Accept workers that all see some files and folders.
 
         Raises:
-            BadInput: one does not; or has not this package.
+            BadInput: one does not; or has not this package. No worker is there, and none comes.
         """
-        self._client.wait_for_workers(1)
+        self._await_worker()
         found = self._client.run(
             missing_path, paths, workers=list(self.workers()), on_error="return"
         )
@@ -124,6 +124,17 @@ class Pool:
                     fix="engine, rasters and -o must lie on storage that all workers share, "
                     "under the same paths",
                 )
+
+    def _await_worker(self) -> None:
+        """Wait until one worker is there; those that are gone are brought back."""
+        distributed = require("distributed", why=_WHY)
+        end = time.monotonic() + _WAIT
+        while not self.workers():
+            if time.monotonic() > end:
+                raise BadInput(f"no worker in {_WAIT} s", where="the cluster")
+            self._revive()
+            with suppress(distributed.TimeoutError):
+                self._client.wait_for_workers(1, timeout=_PATIENCE)
 
     def do(self, jobs: deque[Job]) -> Iterator[tuple[Job, Any]]:
         """Do jobs, and those that are added to the queue meanwhile.

@@ -13,6 +13,8 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from itertools import pairwise
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import onnx
@@ -223,6 +225,30 @@ def test_a_job_that_kills_its_workers_takes_no_other_with_it(pool: Pool) -> None
     assert sorted(answer for _, answer in answers if isinstance(answer, int)) == [*range(6)]
     (failed,) = [answer for _, answer in answers if isinstance(answer, Failed)]
     assert "died while running it" in str(failed.error)
+
+
+@pytest.mark.faults
+def test_workers_that_are_gone_are_brought_back_before_they_are_asked(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Without them the call once waited for ever."""
+    monkeypatch.setattr("segclip_deploy.cluster.pool._WAIT", 0.2)
+    workers: dict[str, Any] = {}
+
+    def wait(_count: int, *, timeout: float) -> None:
+        if not workers:
+            raise TimeoutError(f"none in {timeout} s")
+
+    client = SimpleNamespace(
+        scheduler_info=lambda n_workers: {"workers": workers},
+        wait_for_workers=wait,
+        run=lambda _function, _paths, *, workers, on_error: dict.fromkeys(workers),
+    )
+    revived = Pool(client, {}, lambda: workers.update({"tcp://here": {"resources": {}}}))
+    revived.check_sees(())
+    workers.clear()
+    with pytest.raises(BadInput, match="the cluster: no worker in"):
+        Pool(client, {}).check_sees(())
 
 
 @pytest.mark.faults
