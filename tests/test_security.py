@@ -152,7 +152,9 @@ def test_a_manifest_cannot_name_files_outside_its_bundle(
         load_bundle(path)
 
 
-@pytest.mark.parametrize("name", ["model.onnx", "golden.npz", "text.safetensors"])
+@pytest.mark.parametrize(
+    "name", ["model.onnx", "model.nvidia.onnx", "golden.npz", "text.safetensors"]
+)
 def test_a_link_cannot_lead_out_of_its_bundle(name: str, tiny_bundle: Path, tmp_path: Path) -> None:
     path = shutil.copytree(tiny_bundle, tmp_path / "b")
     (path / name).replace(tmp_path / name)

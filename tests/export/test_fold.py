@@ -220,7 +220,7 @@ def test_the_macs_are_those_of_the_matrices() -> None:
     rows, pixels = 20, 64 * 64
     mean = spec.width  # the one row of `reads` that is LayerNorm's
     # Both directions read; language mixes; the softmax sums; vision pools, then projects.
-    convolutions = level.reads.numel() - mean + level.mix.numel() + level.head_sum.numel()
+    convolutions = level.reads.numel() - mean + level.mix.numel() + level.same_head.numel()
     pooling = rows * spec.width
     folded = pixels * (convolutions + pooling) + 5 * level.answer.numel()
     assert fusion_macs(spec, pixels).folded == folded
