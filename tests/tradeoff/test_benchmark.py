@@ -129,10 +129,10 @@ def test_what_fails_its_check_is_shown_and_never_flies(
 
     build = artifact_cache.build_engine
 
-    def refuse(bundle: object, out: Path) -> object:
+    def refuse(bundle: object, out: Path, **options: object) -> object:
         if "int8" in str(getattr(bundle, "precision", "")):
             raise GateFailed("verification failed at labels: 12 % equal")
-        return build(bundle, out)  # type: ignore[arg-type]
+        return build(bundle, out, **options)  # type: ignore[arg-type]
 
     monkeypatch.setattr(artifact_cache, "build_engine", refuse)
     result = call(*sweep(tmp_path / "r", "--precision", "int8"))

@@ -166,10 +166,10 @@ def test_a_variant_that_fails_is_told_and_the_others_go_on(
 ) -> None:
     build = artifact_cache.build_engine
 
-    def fail(bundle: Any, path: Path) -> Any:
+    def fail(bundle: Any, path: Path, **options: Any) -> Any:
         if bundle.precision == "int8":
             raise GateFailed("labels differ")
-        return build(bundle, path)
+        return build(bundle, path, **options)
 
     monkeypatch.setattr(artifact_cache, "build_engine", fail)
     done = api.benchmark(board, out=tmp_path / "r", target=["onnxruntime"], samples=10)
