@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -111,15 +110,21 @@ class _Rounds:
         table = latency_of(task, checkpoint, path, report)
         watch = Stopwatch(build_model(checkpoint), checkpoint.bank, task.spec, table, path)
         self.fitter = ChannelFitter(watch)
-        if self.folder.state is None:
-            self._refuse_the_impossible()
-            miou = plan_miou(build_model(checkpoint), checkpoint, self.dataset, task.settings)
-            self.folder.keep(CompactionState(identity=task.identity(), parent_miou=miou))
+        if self.folder.state.parent_miou is None:
+            try:
+                self._refuse_the_impossible()
+            except BadInput:
+                self.folder.remove()  # nothing to go on from, and other options are to follow
+                raise
+            self.folder.begin(
+                plan_miou(build_model(checkpoint), checkpoint, self.dataset, task.settings)
+            )
+        assert self.folder.state.parent_miou is not None  # it was measured just now, or before
+        self.parent_miou = self.folder.state.parent_miou
 
     @property
     def state(self) -> CompactionState:
         """What is done."""
-        assert self.folder.state is not None  # a run begins with one
         return self.folder.state
 
     def finished(self) -> bool:
@@ -193,7 +198,7 @@ class _Rounds:
         training = load_checkpoint(path).training
         assert training is not None  # it was trained just now
         assert training.plan.miou is not None  # a validation without one is an error
-        parent = self.state.parent_miou
+        parent = self.parent_miou
         self.say(f"round {number}: plan mIoU {training.plan.miou:.4f}, its parent {parent:.4f}")
         self.folder.complete(training.plan.miou)
 
@@ -220,12 +225,12 @@ class _Rounds:
             load=best.timing.load,
             multiple=self.fitter.multiple,
             rounds=held[-1],
-            parent_miou=state.parent_miou if labelled else None,
+            parent_miou=self.parent_miou if labelled else None,
             labels="dataset" if labelled else "parent",
         )
         tuned = load_checkpoint(self.folder.tuned(held[-1]))
         save_checkpoint(task.out, replace(tuned, compaction=compaction))
-        shutil.rmtree(self.folder.path)
+        self.folder.remove()
         return Compacted(task.out, compaction, best.miou, state.rounds)
 
     # ---- what was asked for
@@ -244,7 +249,7 @@ class _Rounds:
 
     def _points_lost(self, done: CompactionRound) -> float:
         assert done.miou is not None  # a round that is asked for was tuned
-        return 100 * (self.state.parent_miou - done.miou)
+        return 100 * (self.parent_miou - done.miou)
 
     def _refuse_the_impossible(self) -> None:
         """Prune all that can be, time that, and refuse a time below it.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 from segclip_deploy.artifacts.records import Format, Record
@@ -30,12 +31,12 @@ class CompactionState(Record, frozen=True):
 
     Attributes:
         identity: of the task.
-        parent_miou: on split ``plan``, 0–1.
+        parent_miou: on split ``plan``, 0–1; None before it was measured.
         rounds: that were pruned; the last may not be tuned yet.
     """
 
     identity: str
-    parent_miou: float
+    parent_miou: float | None = None
     rounds: tuple[CompactionRound, ...] = ()
 
     @property
@@ -61,35 +62,47 @@ class CompactionFolder:
     def __init__(self, task: CompactionTask) -> None:
         self.path = task.folder
         self._file = self.path / "state.json"
-        self.state: CompactionState | None = None
-        anew = f"begin anew: {command('rm', '-r', self.path)}"
+        # Written before all else: what else lies here is of this task, and no other.
+        self.state = CompactionState(identity=task.identity())
         if self._file.exists():
-            self.state = _STATE.read(self._file, fix=anew)
-            if self.state.identity != task.identity():
-                raise StaleArtifact(
-                    "belongs to a run of compact with other options or files",
-                    where=self.path,
-                    fix=f"repeat the same command to resume it, or {anew}",
-                )
-        self.path.mkdir(parents=True, exist_ok=True)
+            self.state = self._resume(self.state.identity)
+        else:
+            self.path.mkdir(parents=True, exist_ok=True)
+            self._keep(self.state)
 
-    def keep(self, state: CompactionState) -> None:
-        """Write down what is done."""
+    def _resume(self, identity: str) -> CompactionState:
+        anew = f"begin anew: {command('rm', '-r', self.path)}"
+        state = _STATE.read(self._file, fix=anew)
+        if state.identity != identity:
+            raise StaleArtifact(
+                "belongs to a run of compact with other options or files",
+                where=self.path,
+                fix=f"repeat the same command to resume it, or {anew}",
+            )
+        return state
+
+    def _keep(self, state: CompactionState) -> None:
         self.state = state
         _STATE.write(self._file, state)
 
+    def begin(self, parent_miou: float) -> None:
+        """Write down how accurate the parent is."""
+        self._keep(with_fields(self.state, parent_miou=parent_miou))
+
     def add(self, timing: Timing) -> None:
         """Write down that a round was pruned."""
-        assert self.state is not None  # a run begins with one
         rounds = (*self.state.rounds, CompactionRound(timing=timing))
-        self.keep(with_fields(self.state, rounds=rounds))
+        self._keep(with_fields(self.state, rounds=rounds))
 
     def complete(self, miou: float) -> None:
         """Write down that the last round was tuned."""
-        assert self.state is not None  # a run begins with one
         *before, last = self.state.rounds
         rounds = (*before, with_fields(last, miou=miou))
-        self.keep(with_fields(self.state, rounds=rounds))
+        self._keep(with_fields(self.state, rounds=rounds))
+
+    def remove(self) -> None:
+        """Remove it, and all that a run would go on from."""
+        shutil.rmtree(self.path)
 
     def pruned(self, number: int) -> Path:
         """The checkpoint that a round starts from; rounds are counted from 1."""

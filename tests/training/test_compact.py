@@ -164,12 +164,30 @@ def test_a_time_that_cannot_be_is_refused_with_the_nearest_that_can(
     with pytest.raises(BadInput) as refused:
         compact(replace(task, goal=goal))
     assert refused.value.where == option
+    assert not task.folder.exists()
     found = re.search(nearest, refused.value.fix or "")
     assert found is not None
     named = {name: float(found[1]) for name, value in goal.to_json().items() if value}
     possible = CompactionGoal(**named)
     made = compact(replace(task, goal=possible, rounds=1, settings=records.replace(STEPS, steps=1)))
     assert made.compaction.ms <= 1.03 * possible.ratio(10.0) * 10.0
+
+
+def test_what_a_run_of_other_options_has_measured_is_not_taken(
+    task: CompactionTask, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Killed while it measures: the table that lies there would be of another size."""
+
+    def kill(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(module, "Stopwatch", kill)
+    with pytest.raises(KeyboardInterrupt):
+        compact(task)
+    monkeypatch.undo()
+    with pytest.raises(StaleArtifact, match="other options") as refused:
+        compact(replace(task, spec=InputSpec(height=64, width=96)))
+    assert f"rm -r {task.folder}" in (refused.value.fix or "")
 
 
 def test_a_latency_that_is_reached_already_is_refused(task: CompactionTask) -> None:
