@@ -155,7 +155,8 @@ def scaled_bundle(tiny_checkpoint: Path, drawn_dataset: Path) -> Path:
     from tests.support.helpers import call
 
     out = tiny_checkpoint.with_name("scaled")
-    options = ("--size", "64x96", "--margin", "--logits", "--calibrate-confidence", drawn_dataset)
+    options = ("--size", "64x96", "--margin", "--logits", "--for", "cpu")
+    options += ("--calibrate-confidence", str(drawn_dataset))
     result = call("export", tiny_checkpoint, "-o", out, *options)
     assert result.exit_code == 0, result.stderr
     assert "temperature 2." in result.stdout

@@ -143,7 +143,7 @@ def test_every_verb_works_twice_in_one_process(
     def smoothed(out: Path) -> object:
         if not norms.exists():
             checkpoint = tmp_path / "train" / "first" / "c.safetensors"
-            api.export(checkpoint, out=norms, size=(64, 96))
+            api.export(checkpoint, out=norms, size=(64, 96), for_="cpu")
         return api.smooth(norms, tiles=EXAMPLE / "images", out=out / "b", select=16)
 
     # On a machine with a sensor a sweep would warm up for a minute, at least.
@@ -169,7 +169,7 @@ def test_every_verb_works_twice_in_one_process(
             speed_up=1.001, steps=1, rounds=1, threads=1,
         ),
         "list_keys": lambda _: api.list_keys(weights),
-        "export": lambda out: api.export(tiny_checkpoint, out=out / "b", size=(64, 96)),
+        "export": lambda out: api.export(tiny_checkpoint, out=out / "b", size=(64, 96), for_="cpu"),
         "set_texts": lambda out: api.set_texts(tiny_bundle, text=str(bank), out=out / "b"),
         "smooth": smoothed,
         "calibrate": lambda out: api.calibrate(

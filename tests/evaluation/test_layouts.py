@@ -125,7 +125,7 @@ def _go(root: Path, vocabulary: str, classes: int, out: Path) -> None:
     for command in (
         ("dataset", root, *given),
         ("train", root, *given, "--text", bank, "-o", checkpoint, *sized, *encoder),
-        ("export", checkpoint, "-o", bundle, "--size", "32x32"),
+        ("export", checkpoint, "-o", bundle, "--size", "32x32", "--for", "cpu"),
         ("evaluate", bundle, root),
         (
             "calibrate",

@@ -26,7 +26,7 @@ from tests.support.faults import MAIN, ROOT, error_lines, leftovers, segclip, sm
 pytestmark = pytest.mark.faults
 
 COMMANDS: dict[str, tuple[str, ...]] = {
-    "export": ("export", "{checkpoint}", "-o", "{out}/bundle", "--size", "64x96"),
+    "export": ("export", "{checkpoint}", "-o", "{out}/bundle", "--size", "64x96", "--for", "cpu"),
     "calibrate": ("calibrate", "{bundle}", "--tiles", "{tiles}", "--select", "16", "-o", "{out}/t.json"),
     "build-engine": ("build-engine", "{bundle}", "-o", "{out}/e.ort.onnx"),
     "run": ("run", "{bundle}", "{tiles}", "-o", "{out}/labels"),

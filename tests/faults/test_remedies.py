@@ -39,6 +39,7 @@ from tests.support.rasters import write_raster
 
 pytestmark = pytest.mark.faults
 
+SMALL = ("--size", "64x96", "--for", "cpu")
 NAME = "farmer's  field; echo 'in$(touch injected)jected' & x"
 """Of a folder and of files in it: spaces, two of them in a row, quotes, and what a shell would run."""
 
@@ -228,10 +229,7 @@ def test_a_bound_is_raised_by_the_option_in_the_message(
 
 
 def damaged_model(place: Place) -> tuple[list[Any], str]:
-    assert (
-        call("export", place.checkpoint, "-o", place.folder / NAME, "--size", "64x96").exit_code
-        == 0
-    )
+    assert call("export", place.checkpoint, "-o", place.folder / NAME, *SMALL).exit_code == 0
     with (place.folder / NAME / "model.onnx").open("ab") as file:
         file.write(b"x")
     return ["verify", place.folder / NAME], "segclip-deploy export"
@@ -257,7 +255,10 @@ def foreign_table(place: Place) -> tuple[list[Any], str]:
     path = place.folder / f"{NAME}.json"
     path.write_bytes(place.table.read_bytes())
     own = place.folder / "own bundle"
-    assert call("export", place.checkpoint, "-o", own, "--size", "64x64").exit_code == 0
+    assert (
+        call("export", place.checkpoint, "-o", own, "--size", "64x64", "--for", "cpu").exit_code
+        == 0
+    )
     return ["quantize", own, "--scheme", "cpu", "--precision", "int8", "--table", path,
             "-o", place.folder / "q"], "segclip-deploy calibrate"  # fmt: skip
 
@@ -290,7 +291,7 @@ def damaged_checkpoint(place: Place) -> tuple[list[Any], str]:
 
 def damaged_text_weights(place: Place) -> tuple[list[Any], str]:
     made = place.folder / NAME
-    assert call("export", place.checkpoint, "-o", made, "--size", "64x96").exit_code == 0
+    assert call("export", place.checkpoint, "-o", made, *SMALL).exit_code == 0
     record = json.loads((made / "bundle.json").read_text())
     [name] = [name for name in record["files"] if name.startswith("text")]
     (made / name).write_bytes(b"x")

@@ -16,7 +16,7 @@ from segclip_deploy.artifacts.bundle import InputSpec, load_bundle
 from segclip_deploy.artifacts.checkpoint_record import TuningParents
 from segclip_deploy.artifacts.files import sha256_file
 from segclip_deploy.artifacts.plan import PrecisionPlan, save_plan
-from segclip_deploy.artifacts.scheme import Scheme
+from segclip_deploy.artifacts.scheme import Lowering, Scheme
 from segclip_deploy.artifacts.vocabulary import Vocabulary
 from segclip_deploy.calibration.selection import select_tiles
 from segclip_deploy.calibration.table import load_table
@@ -190,7 +190,9 @@ def test_fine_tuning_brings_int8_nearer_to_its_teacher_and_leaves_an_ordinary_ch
         checkpoint=sha256_file(parent), plan=sha256_file(parent.with_name("plan.yaml"))
     )
     assert "encoder.stem" in after.training.int8
-    exported = export_bundle(out, tmp_path / "bundle", spec=InputSpec(64, 96))
+    exported = export_bundle(
+        out, tmp_path / "bundle", spec=InputSpec(64, 96), lowerings=[Lowering.CPU]
+    )
     assert exported.record.trained_for_int8 == after.training.int8
     shutil.rmtree(tmp_path / "bundle")
     assert [p.name for p in tmp_path.iterdir()] == ["t.safetensors"]
