@@ -133,7 +133,8 @@ def table(rows: list[dict[str, Any]]) -> str:
     for row in rows:
         if "drop" in row:
             place = (f"{row['checkpoint']}, {row['size']}²", row["graph"], row["placement"])
-            lines.setdefault(place, []).append(delta_miou(row["drop"]))
+            cells = lines.setdefault(place, ["–"] * len(SEEDS))
+            cells[SEEDS.index(row["seed"])] = delta_miou(row["drop"])
     header = ["checkpoint, input", "graph for", "placement"]
     header += [f"ΔmIoU, tiles {seed} [95 %]" for seed in SEEDS]
     return markdown(header, [[*place, *cells] for place, cells in lines.items()])
