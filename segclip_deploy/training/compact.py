@@ -11,7 +11,8 @@ import torch
 
 from segclip_deploy.artifacts.checkpoint_record import Compaction
 from segclip_deploy.artifacts.files import sha256_file
-from segclip_deploy.errors import BadInput, command
+from segclip_deploy.errors import BadInput, SegclipError, command
+from segclip_deploy.evaluation.dataset import Dataset
 from segclip_deploy.model.checkpoint import build_model, load_checkpoint, save_checkpoint
 from segclip_deploy.model.compute import repeatable
 from segclip_deploy.progress import Report, saying, silent
@@ -102,25 +103,30 @@ class _Rounds:
 
     def __init__(self, task: CompactionTask, report: Report) -> None:
         self.task, self.report, self.say = task, report, saying(report)
+        self.checkpoint = load_checkpoint(task.source)
         self.folder = CompactionFolder(task)
-        self.checkpoint = checkpoint = load_checkpoint(task.source)
-        self.teacher = build_model(checkpoint)
-        path = self.folder.path
-        self.dataset = learned_from(task, checkpoint, build_model(checkpoint), path, report)
+        self.teacher = build_model(self.checkpoint)
+        try:
+            self.dataset, self.fitter, self.parent_miou = self._begin()
+        except SegclipError:
+            if self.folder.state.parent_miou is None:
+                self.folder.remove()  # nothing to go on from, and other options are to follow
+            raise
+
+    def _begin(self) -> tuple[Dataset, ChannelFitter, float]:
+        """What the rounds need, measured or as it was measured before: images, times, accuracy."""
+        task, checkpoint, path, report = self.task, self.checkpoint, self.folder.path, self.report
         table = latency_of(task, checkpoint, path, report)
         watch = Stopwatch(build_model(checkpoint), checkpoint.bank, task.spec, table, path)
-        self.fitter = ChannelFitter(watch)
-        if self.folder.state.parent_miou is None:
-            try:
-                self._refuse_the_impossible()
-            except BadInput:
-                self.folder.remove()  # nothing to go on from, and other options are to follow
-                raise
-            self.folder.begin(
-                plan_miou(build_model(checkpoint), checkpoint, self.dataset, task.settings)
-            )
-        assert self.folder.state.parent_miou is not None  # it was measured just now, or before
-        self.parent_miou = self.folder.state.parent_miou
+        fitter = ChannelFitter(watch)
+        known = self.folder.state.parent_miou
+        if known is None:
+            self._refuse_the_impossible(fitter)
+        dataset = learned_from(task, checkpoint, build_model(checkpoint), path, report)
+        if known is None:
+            known = plan_miou(build_model(checkpoint), checkpoint, dataset, task.settings)
+            self.folder.begin(known)
+        return dataset, fitter, known
 
     @property
     def state(self) -> CompactionState:
@@ -251,13 +257,13 @@ class _Rounds:
         assert done.miou is not None  # a round that is asked for was tuned
         return 100 * (self.parent_miou - done.miou)
 
-    def _refuse_the_impossible(self) -> None:
+    def _refuse_the_impossible(self, fitter: ChannelFitter) -> None:
         """Prune all that can be, time that, and refuse a time below it.
 
         Raises:
             BadInput: it is, or the parent is as fast already.
         """
-        goal, table = self.task.goal, self.fitter.table
+        goal, table = self.task.goal, fitter.table
         if goal.max_miou_drop is not None:
             return
         if goal.ratio(table.network_ms) >= 1:
@@ -266,7 +272,7 @@ class _Rounds:
                 where=goal.option,
             )
         self.report("measuring the smallest network", 0, 0)
-        timing = self.fitter.smallest(build_model(self.checkpoint))
+        timing = fitter.smallest(build_model(self.checkpoint))
         if timing.ratio > CLOSE * goal.ratio(timing.parent_ms):
             raise self._too_fast(timing)
 
