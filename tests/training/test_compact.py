@@ -124,6 +124,7 @@ def test_a_compact_checkpoint_is_an_ordinary_one_that_names_its_parent(
     assert done.parent[:16] in result.stdout
 
 
+@pytest.mark.long
 def test_a_killed_run_goes_on_to_the_same_weights(task: CompactionTask, tmp_path: Path) -> None:
     compact(task)
     killed = replace(task, out=tmp_path / "killed.safetensors")
@@ -236,6 +237,7 @@ def test_a_drop_that_the_first_round_exceeds_is_refused_with_what_it_costs(
     assert "--max-miou-drop 3.01" in (refused.value.fix or "")  # rounded up, so that it holds
 
 
+@pytest.mark.long
 def test_a_network_that_has_nothing_left_to_prune_ends_the_rounds(
     by_accuracy: Callable[..., Compacted], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -336,6 +338,7 @@ def test_what_is_measured_decides_and_not_the_table(
     assert not fitter.fit(model, importance, now=1.0, wanted=lambda _: 0.5).reached
 
 
+@pytest.mark.long
 def test_a_network_is_timed_in_turns_with_its_parent(
     parent: Path, table: LatencyTable, tmp_path: Path
 ) -> None:
