@@ -62,7 +62,7 @@ def test_the_documented_example_is_imported_exported_and_verified(
     record = load_bundle(bundle).record
     assert record.factory == "denseclip:DenseClip"
     folded = record.parity[0]
-    assert folded.engine.endswith("folded")
+    assert folded.engine.endswith("folded for cpu")
     assert folded.max_logit_error < 1e-4
     blocks = set(blocks_of(onnx.load(bundle / "model.onnx")))
     assert {"encoder.stage3", "laterals.0", "head", "graph"} <= blocks
