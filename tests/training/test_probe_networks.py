@@ -25,6 +25,10 @@ from tests.training.test_prunable import model_of
 pytest.importorskip("torch_pruning")
 
 
+pytestmark = pytest.mark.long
+"""Probes of a whole network take half a minute to write."""
+
+
 @pytest.fixture(scope="module")
 def probes(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     checkpoint = load_checkpoint(tiny_checkpoint)
@@ -69,7 +73,6 @@ def test_the_whole_network_is_among_them(probes: Path, tiny_bundle: Path) -> Non
         )
 
 
-@pytest.mark.long
 @pytest.mark.parametrize("encoder", ["timm:convnext_atto", "open_clip:RN50", "open_clip:ViT-B-16"])
 def test_every_kind_of_layer_runs(encoder: str, tmp_path: Path) -> None:
     """A probe's output has the shape of what the next block reads, pooling and heads and all."""
