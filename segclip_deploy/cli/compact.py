@@ -14,6 +14,7 @@ from segclip_deploy.cli.options import (
     json_option,
     picture_options,
     torch_device_option,
+    training_run_options,
 )
 from segclip_deploy.cli.options import size as parse_size
 from segclip_deploy.cli.output import print_json, print_table
@@ -83,24 +84,7 @@ __all__ = ["compact"]
 @click.option("--learning-rate", type=float, default=0.0015, show_default=True, help="Peak.")
 @torch_device_option("auto", "auto: the GPU where PyTorch finds one. Part of what repeats a run.")
 @click.option("--bf16", is_flag=True, help="bfloat16 autocast: faster where the device has it.")
-@click.option("--seed", default=0, show_default=True)
-@click.option(
-    "--threads",
-    type=click.IntRange(1),
-    help="CPU threads; all by default. Part of what repeats a run.",
-)
-@click.option(
-    "--workers",
-    type=click.IntRange(0),
-    help="Processes that read images.  [default: 0 if all fit into the cache, else up to 4]",
-)
-@click.option(
-    "--cache-gb",
-    type=click.FloatRange(0),
-    default=1.0,
-    show_default=True,
-    help="Decoded images kept in memory, over all processes.",
-)
+@training_run_options
 @json_option
 def compact(as_json: bool, **options: Any) -> None:
     """Prune CHECKPOINT's encoder and let it learn from itself, until it is as fast as was asked for.

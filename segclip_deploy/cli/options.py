@@ -36,6 +36,7 @@ __all__ = [
     "threads_option",
     "tiles_option",
     "torch_device_option",
+    "training_run_options",
     "vocabulary_option",
 ]
 
@@ -134,6 +135,33 @@ def torch_device_option(default: str | None, help_: str) -> Callable[[F], F]:
         show_default=default is not None,
         help=help_,
     )
+
+
+def training_run_options(command: F) -> F:
+    """What repeats a training run, and how its images are read."""
+    options = (
+        click.option("--seed", default=0, show_default=True),
+        click.option(
+            "--threads",
+            type=click.IntRange(1),
+            help="CPU threads; all by default. Part of what repeats a run.",
+        ),
+        click.option(
+            "--workers",
+            type=click.IntRange(0),
+            help="Processes that read images.  [default: 0 if all fit into the cache, else up to 4]",
+        ),
+        click.option(
+            "--cache-gb",
+            type=click.FloatRange(0),
+            default=1.0,
+            show_default=True,
+            help="Decoded images kept in memory, over all processes.",
+        ),
+    )
+    for option in reversed(options):
+        command = option(command)
+    return command
 
 
 def scheme_option(*, required: bool) -> Callable[[Any], Any]:

@@ -16,6 +16,7 @@ from segclip_deploy.cli.options import (
     picture_options,
     text_option,
     torch_device_option,
+    training_run_options,
     vocabulary_option,
 )
 from segclip_deploy.cli.output import print_json
@@ -76,24 +77,7 @@ __all__ = ["train"]
 @click.option(
     "--learning-rate", type=float, help="Peak; 0.002 by default, with --qat 0.0001.", default=None
 )
-@click.option("--seed", default=0, show_default=True)
-@click.option(
-    "--threads",
-    type=click.IntRange(1),
-    help="CPU threads; all by default. Part of what repeats a run.",
-)
-@click.option(
-    "--workers",
-    type=click.IntRange(0),
-    help="Processes that read images.  [default: 0 if all fit into the cache, else up to 4]",
-)
-@click.option(
-    "--cache-gb",
-    type=click.FloatRange(0),
-    default=1.0,
-    show_default=True,
-    help="Decoded images kept in memory, over all processes.",
-)
+@training_run_options
 @click.option("--qat", is_flag=True, help="Fine-tune --from so that it bears the INT8 of --plan.")
 @click.option("--from", "from_", type=PATH, help="FP32 checkpoint to fine-tune; with --qat.")
 @click.option("--plan", type=PATH, help="Which blocks are INT8 (.yaml); with --qat.")
