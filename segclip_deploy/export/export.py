@@ -21,7 +21,6 @@ from segclip_deploy.artifacts.bundle import (
 from segclip_deploy.artifacts.bundle_record import MODEL_FILES, BundleRecord, Parents
 from segclip_deploy.artifacts.files import replace_directory, sha256_file
 from segclip_deploy.artifacts.golden import Golden, load_golden
-from segclip_deploy.artifacts.records import replace
 from segclip_deploy.artifacts.scheme import Lowering
 from segclip_deploy.errors import BadInput
 from segclip_deploy.evaluation.dataset import Dataset
@@ -148,8 +147,7 @@ def export_bundle(
                     parity.append(measure_parity(reference.name, answers, own, names))
         for lowering, onnx in graphs.items():
             with OnnxRuntimeBackend(onnx, batches=spec.batches) as exported:
-                link = measure_parity(reference.name, answers, exported, names)
-            parity.append(replace(link, engine=f"{link.engine}, graph for {lowering.value}"))
+                parity.append(measure_parity(reference.name, answers, exported, names, lowering))
         for link in parity:
             check_parity(link)
         if text:

@@ -23,13 +23,15 @@ from segclip_deploy.model.failures import causes, user_line
 if TYPE_CHECKING:
     from onnx import ModelProto, TensorProto
 
-__all__ = ["OPSET", "drop_output", "write_onnx"]
+__all__ = ["MAX_IR_VERSION", "OPSET", "drop_output", "write_onnx"]
 
 OPSET = 19
 """For every target: LayerNormalization is one operator, and TensorRT 10.3 reads it."""
 
+MAX_IR_VERSION = 10
+"""Of files for every target: TensorRT 10.3's parser reads no newer one."""
+
 _NO_FORM = re.compile(r"No ONNX function found for <OpOverload\(op='([^']+)'")
-_MAX_IR_VERSION = 10  # what TensorRT 10.3's parser reads
 
 
 def write_onnx(
@@ -62,7 +64,7 @@ def write_onnx(
         model = onnxslim.slim(optimized)
     name_nodes(model, blocks)
     _put_text(model, held)
-    model.ir_version = min(model.ir_version, _MAX_IR_VERSION)
+    model.ir_version = min(model.ir_version, MAX_IR_VERSION)
     (opset,) = (entry.version for entry in model.opset_import if entry.domain == "")
     if opset != OPSET:
         raise AssertionError(f"the exporter wrote opset {opset}, {OPSET} was asked for")

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from segclip_deploy.artifacts.bundle_record import Parity
 from segclip_deploy.artifacts.golden import Golden
+from segclip_deploy.artifacts.scheme import Lowering
 from segclip_deploy.errors import GateFailed
 from segclip_deploy.runtime.inference.backend import Backend
 from segclip_deploy.runtime.targets.onnxruntime import OnnxRuntimeBackend
@@ -34,7 +35,11 @@ def run_reference(model: Path, tiles: NDArray[np.uint8], batches: range) -> Gold
 
 
 def measure_parity(
-    reference: str, answers: Golden, engine: Backend, names: tuple[str, ...]
+    reference: str,
+    answers: Golden,
+    engine: Backend,
+    names: tuple[str, ...],
+    graph: Lowering | None = None,
 ) -> Parity:
     """Compare logits and labels of an engine with a reference's, in every slot of the largest batch.
 
@@ -42,6 +47,7 @@ def measure_parity(
         reference: the name of what gave the answers.
         answers: from ``answers_of``.
         names: class names, by class index.
+        graph: that the engine runs, to be named beside it; None where that is told already.
     """
     worst, total, count, pixels, seen = 0.0, 0.0, 0, 0, 0
     flips = np.zeros(len(names), dtype=np.int64)
@@ -58,7 +64,7 @@ def measure_parity(
         seen += len(differ)
     return Parity(
         reference=reference,
-        engine=engine.name,
+        engine=engine.name if graph is None else f"{engine.name}, graph for {graph.value}",
         tiles=seen,
         max_logit_error=worst,
         mean_logit_error=total / count,

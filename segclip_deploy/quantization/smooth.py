@@ -79,7 +79,7 @@ def smooth(
         )
     peaks = _peaks(model, bundle.input.batches.start, list(norms), tiles, report)
     golden = load_golden(bundle.golden_path)
-    links = []
+    names, links = bundle.vocabulary.names, []
     with replace_directory(out, contents=BUNDLE_FILES) as temporary:
         for lowering in bundle.lowerings:
             graph = bundle.lowered(lowering)
@@ -90,9 +90,9 @@ def smooth(
             smooth_graph(model.graph, own, alpha)
             save_model(model, path)
             with OnnxRuntimeBackend(path, batches=bundle.input.batches) as engine:
-                link = measure_parity("the bundle before", golden, engine, bundle.vocabulary.names)
+                link = measure_parity("the bundle before", golden, engine, names, lowering)
             check_parity(link)
-            links.append(replace(link, engine=f"{link.engine}, graph for {lowering.value}"))
+            links.append(link)
             save_model(model, path, outputs=bundle.outputs)
         if bundle.text_path:
             shutil.copyfile(bundle.text_path, temporary / TEXT_FILE)

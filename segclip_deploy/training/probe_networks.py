@@ -19,7 +19,7 @@ from segclip_deploy.artifacts.scheme import Lowering
 from segclip_deploy.export.fold import fold_network
 from segclip_deploy.export.graph import ExportGraph
 from segclip_deploy.export.lowering import lower
-from segclip_deploy.export.onnx import OPSET, write_onnx
+from segclip_deploy.export.onnx import MAX_IR_VERSION, OPSET, write_onnx
 from segclip_deploy.export.text_weights import text_constants
 from segclip_deploy.model.segclip import SegCLIP
 from segclip_deploy.model.text import TextBank
@@ -34,7 +34,6 @@ __all__ = ["write_network", "write_probes"]
 _SHARES = (1.0, 0.75, 0.5, 0.25)
 _NETWORK = "network.onnx"
 _MOST = 10_000  # probes of a folder
-_IR_VERSION = 10  # what every target reads
 
 
 def write_network(model: SegCLIP, bank: TextBank, spec: InputSpec, path: Path) -> None:
@@ -141,7 +140,7 @@ def _network(model: SegCLIP, place: PrunableChannels, width: int) -> Any:
         made.constants,
     )
     opset = [onnx.helper.make_opsetid("", OPSET)]
-    model_proto = onnx.helper.make_model(graph, opset_imports=opset, ir_version=_IR_VERSION)
+    model_proto = onnx.helper.make_model(graph, opset_imports=opset, ir_version=MAX_IR_VERSION)
     inferred = onnx.shape_inference.infer_shapes(model_proto, strict_mode=True)
     onnx.checker.check_model(inferred, full_check=True)
     return inferred
