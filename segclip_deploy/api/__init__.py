@@ -67,7 +67,7 @@ if TYPE_CHECKING:
     from segclip_deploy.tradeoff.prepared import BoardFolder
     from segclip_deploy.tradeoff.row import Row
     from segclip_deploy.tradeoff.sweep import Steps
-    from segclip_deploy.training.compact import Compacted
+    from segclip_deploy.training.compact import Compacted, CompactNetwork
 
 _HOMES = {
     "api._arguments": ("FLIGHT_ONLY",),
@@ -117,7 +117,7 @@ _HOMES = {
     "tradeoff.prepared": ("BoardFolder",),
     "tradeoff.row": ("Row",),
     "tradeoff.sweep": ("Steps",),
-    "training.compact": ("Compacted",),
+    "training.compact": ("CompactNetwork", "Compacted"),
 }
 _HOME = {name: home for home, names in _HOMES.items() for name in names}
 
@@ -137,6 +137,7 @@ __all__ = [
     "BundleRecord",
     "CalibrationTable",
     "CheckpointFacts",
+    "CompactNetwork",
     "Compacted",
     "Comparison",
     "Confidence",

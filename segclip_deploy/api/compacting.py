@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -42,6 +43,7 @@ def compact(
     max_miou_drop: float | None = None,
     speed_up: float | None = None,
     max_latency_ms: float | None = None,
+    family: Sequence[float] | None = None,
     size: tuple[int, int] | None = None,
     target: str | None = None,
     latency: AnyPath | None = None,
@@ -60,7 +62,7 @@ def compact(
     cache_gb: float = 1.0,
     report: Report = silent,
 ) -> Compacted | ProbeSet:
-    """Prune a checkpoint's encoder and distil it, in rounds, until it is as fast as was asked for.
+    """Prune a checkpoint's network and distil it, in rounds, until it is as fast as was asked for.
 
     The same call goes on where a killed one stopped. The result is an ordinary checkpoint.
 
@@ -76,7 +78,7 @@ def compact(
 
     Args:
         checkpoint: of a SegCLIP; it is not changed, and teaches.
-        out: the checkpoint to write (.safetensors).
+        out: the checkpoint to write (.safetensors); of a family, a folder.
         dataset: of any layout (docs/datasets.md), with splits ``train`` and ``plan``. Split ``val`` is not read.
         tiles: unlabelled images and folders, which teach besides the dataset, or alone.
         layout: segclip-deploy, loveda, uavid, isaid or mmseg; by default what is there decides.
@@ -88,11 +90,13 @@ def compact(
             it is the agreement with the checkpoint.
         speed_up: or: times as many frames a second.
         max_latency_ms: or: milliseconds of one inference.
+        family: or: several networks, by their time in parts of the checkpoint's: ``(0.75, 0.5, 0.35)``. ``out`` is
+            then a folder, with ``0.75.safetensors`` and so on. Each is pruned from the one before.
         size: (height, width) of the input that is timed, pixels; by default 512 × 512.
         target: that times networks here: openvino or onnxruntime; by default the first that is here.
         latency: a table that ``profile`` made of probes of this checkpoint at this size.
         probes: write a folder of probes for ``profile``, and do nothing else.
-        rounds: of pruning and distillation, where a time is asked for.
+        rounds: of pruning and distillation, where one time is asked for; a family has one for each network.
         time_budget: distil for so many seconds in each round; the learning rate follows the clock.
         steps: or for so many steps, which can be repeated.
         crop: side of training crops, pixels.
@@ -130,6 +134,7 @@ def compact(
         "--max-miou-drop": max_miou_drop,
         "--speed-up": speed_up,
         "--max-latency-ms": max_latency_ms,
+        "--family": family,
     }
     given = [option for option, value in goals.items() if value is not None]
     if probes is not None:
@@ -137,7 +142,7 @@ def compact(
             raise UsageError(f"--probes does nothing else, and takes no {(given or ['--out'])[0]}")
         return _write_probes(Path(checkpoint), Path(probes), size or _SIZE, target)
     if len(given) != 1:
-        raise UsageError("give one of --max-miou-drop, --speed-up and --max-latency-ms")
+        raise UsageError(f"give one of {', '.join(list(goals)[:-1])} and {list(goals)[-1]}")
     if out is None:
         raise UsageError("give the checkpoint to write: -o CKPT")
     images = paths_of(tiles)
@@ -197,7 +202,10 @@ def compact(
         Path(out),
         Material(data, images, Loading(workers, int(cache_gb * 1e9))),
         CompactionGoal(
-            max_miou_drop=max_miou_drop, speed_up=speed_up, max_latency_ms=max_latency_ms
+            max_miou_drop=max_miou_drop,
+            speed_up=speed_up,
+            max_latency_ms=max_latency_ms,
+            family=None if family is None else tuple(family),
         ),
         settings,
         InputSpec(height=height, width=width),

@@ -12,6 +12,7 @@ from segclip_deploy.cli.options import (
     dataset_options,
     duration,
     json_option,
+    parts,
     picture_options,
     torch_device_option,
     training_run_options,
@@ -25,7 +26,9 @@ __all__ = ["compact"]
 
 @click.command()
 @click.argument("checkpoint", type=PATH)
-@click.option("-o", "--out", type=PATH, help="Checkpoint to write (.safetensors).")
+@click.option(
+    "-o", "--out", type=PATH, help="Checkpoint to write (.safetensors); of --family, a folder."
+)
 @click.option("--dataset", type=PATH, help="With splits train and plan; val is not read.")
 @click.option(
     "--tiles",
@@ -51,6 +54,12 @@ __all__ = ["compact"]
     help="Or: milliseconds of one inference.",
 )
 @click.option(
+    "--family",
+    type=parts,
+    metavar="PARTS",
+    help="Or: several networks, by their time in parts of CHECKPOINT's, e.g. 0.75,0.5,0.35; -o is a folder.",
+)
+@click.option(
     "--size", type=parse_size, help="Input that is timed, height first.  [default: 512x512]"
 )
 @click.option(
@@ -67,7 +76,7 @@ __all__ = ["compact"]
     type=click.IntRange(1),
     default=2,
     show_default=True,
-    help="Of pruning and distillation, where a time is asked for.",
+    help="Of pruning and distillation, where one time is asked for.",
 )
 @click.option("--time-budget", type=duration, help="Distil so long in each round, e.g. 10m.")
 @click.option("--steps", type=click.IntRange(1), help="Or: so many steps (reproducible).")
@@ -87,7 +96,7 @@ __all__ = ["compact"]
 @training_run_options
 @json_option
 def compact(as_json: bool, **options: Any) -> None:
-    """Prune CHECKPOINT's encoder and let it learn from itself, until it is as fast as was asked for.
+    """Prune CHECKPOINT's network and let it learn from itself, until it is as fast as was asked for.
 
     The result is an ordinary checkpoint (docs/compact.md). Killed? The same command goes on.
     """
@@ -103,11 +112,8 @@ def compact(as_json: bool, **options: Any) -> None:
 
 
 def _print(made: api.Compacted) -> None:
-    done = made.compaction
-    how = "measured in turns" if done.measured else "by the table, NOT measured"
-    parent = "" if done.parent_miou is None else f", its parent {done.parent_miou:.4f}"
     print_table(
-        f"{made.path}: inner channels are multiples of {done.multiple}",
+        f"inner channels are multiples of {made.networks[0].compaction.multiple}",
         ["round", "ms", "its parent", "speed-up", "plan mIoU"],
         [
             [
@@ -120,10 +126,18 @@ def _print(made: api.Compacted) -> None:
             for number, one in enumerate(made.rounds, 1)
         ],
     )
+    for network in made.networks:
+        click.echo(f"{network.path}: {_told(network)}")
+
+
+def _told(network: api.CompactNetwork) -> str:
+    done = network.compaction
+    how = "measured in turns" if done.measured else "by the table, NOT measured"
+    parent = "" if done.parent_miou is None else f", its parent {done.parent_miou:.4f}"
     window = "x".join(map(str, done.window))
     load = "" if done.load is None else f", load {done.load:.1f}"
     what = "agreement with its parent" if done.labels == "parent" else "plan mIoU"
-    click.echo(
-        f"round {done.rounds}: {done.parent_ms:.1f} → {done.ms:.1f} ms, {how} in {done.engine} at {window}{load}; "
-        f"{what} {made.miou:.4f}{parent}"
+    return (
+        f"round {done.rounds}, {done.parent_ms:.1f} → {done.ms:.1f} ms, {how} in {done.engine} at {window}{load}; "
+        f"{what} {network.miou:.4f}{parent}"
     )

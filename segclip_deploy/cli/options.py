@@ -282,6 +282,14 @@ def camera_frame(text: str) -> tuple[int, int] | tuple[int, int, int]:
     return (width, height) if match[3] is None else (width, height, int(match[3]))
 
 
+def parts(text: str) -> tuple[float, ...]:
+    """Several numbers, such as ``0.75,0.5,0.35``."""
+    try:
+        return tuple(float(part) for part in text.split(","))
+    except ValueError:
+        raise click.BadParameter(f"expected numbers like 0.75,0.5,0.35, not {text!r}") from None
+
+
 def batches(text: str) -> int | tuple[int, int]:
     """Parse ``4``, or the range ``1..8`` to (least, most)."""
     match = re.fullmatch(r"(?:(\d+)\.\.)?(\d+)", text)

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from segclip_deploy.artifacts.checkpoint_record import Compaction
-from segclip_deploy.artifacts.files import sha256_file
+from segclip_deploy.artifacts.files import replace_directory, sha256_file
 from segclip_deploy.errors import BadInput, SegclipError, command
 from segclip_deploy.evaluation.dataset import Dataset
 from segclip_deploy.model.checkpoint import build_model, load_checkpoint, save_checkpoint
@@ -34,26 +34,24 @@ from segclip_deploy.training.importance import channel_importance
 from segclip_deploy.training.loop import Progress
 from segclip_deploy.training.stopwatch import Stopwatch, Timing
 
-__all__ = ["Compacted", "compact"]
+__all__ = ["CompactNetwork", "Compacted", "compact"]
 
 _STEP = 1.15  # speed-up of one round, where the loss of accuracy decides how many there are
 
 
 @dataclass(frozen=True)
-class Compacted:
-    """What ``compact`` made.
+class CompactNetwork:
+    """A network that ``compact`` made.
 
     Attributes:
-        path: the checkpoint.
+        path: its checkpoint.
         compaction: as its record has it.
         miou: on split ``plan``, 0–1.
-        rounds: all of them; the checkpoint is of the last that keeps what was asked for.
     """
 
     path: Path
     compaction: Compaction
     miou: float
-    rounds: tuple[CompactionRound, ...]
 
     def to_json(self) -> dict[str, Any]:
         """As JSON."""
@@ -61,6 +59,25 @@ class Compacted:
             "path": str(self.path),
             "compaction": self.compaction.to_json(),
             "miou": self.miou,
+        }
+
+
+@dataclass(frozen=True)
+class Compacted:
+    """What ``compact`` made.
+
+    Attributes:
+        networks: one, of the last round that keeps what was asked for; of a family all, from slow to fast.
+        rounds: all of them.
+    """
+
+    networks: tuple[CompactNetwork, ...]
+    rounds: tuple[CompactionRound, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """As JSON."""
+        return {
+            "networks": [network.to_json() for network in self.networks],
             "rounds": [done.to_json() for done in self.rounds],
         }
 
@@ -71,7 +88,7 @@ def compact(
     report: Report = silent,
     told: Callable[[Progress], None] = lambda _: None,
 ) -> Compacted:
-    """Make a smaller checkpoint of one, as fast as was asked for, or as accurate.
+    """Make a smaller checkpoint of one, as fast as was asked for, or as accurate; or a family of them.
 
     Each round prunes what the table says is slow and the images say is unimportant, and then lets
     the network learn from its parent. A killed run goes on when it is called again.
@@ -139,7 +156,7 @@ class _Rounds:
         if not done or self.state.is_pruned:
             return False
         if self.task.goal.max_miou_drop is None:
-            return len(done) == self.task.rounds
+            return len(done) == self.task.last_round
         before = done[-2].timing.ratio if len(done) > 1 else 1.0
         return not self._holds(done[-1]) or done[-1].timing.ratio > before / CLOSE
 
@@ -172,6 +189,13 @@ class _Rounds:
         timing = fitted.timing
         if not fitted.reached and task.goal.max_miou_drop is None:
             raise self._too_fast(timing)
+        if not done and timing.ratio > 1 / CLOSE:
+            raise BadInput(
+                f"the fastest network that pruning makes takes {timing.ms:.1f} ms, "
+                f"its parent {timing.parent_ms:.1f} ms",
+                where=task.source,
+                fix="a smaller input is faster: segclip-deploy export CKPT -o BUNDLE --size ROWSxCOLUMNS",
+            )
         number = len(done) + 1
         small = replace(
             checkpoint, spec=fitted.model.spec, weights=fitted.model.state_dict(), training=None
@@ -209,35 +233,45 @@ class _Rounds:
         self.folder.complete(training.plan.miou)
 
     def hand_over(self) -> Compacted:
-        """Write the checkpoint of the last round that holds, and remove the folder.
+        """Write the checkpoint of the last round that holds, or those of a family, and remove the folder.
 
         Raises:
             BadInput: not even the first one holds.
         """
-        state, task = self.state, self.task
-        held = [number for number, one in enumerate(state.rounds, 1) if self._holds(one)]
+        task, rounds = self.task, self.state.rounds
+        held = [number for number, one in enumerate(rounds, 1) if self._holds(one)]
         if not held:
-            raise self._too_accurate(state.rounds[0])
-        best = state.rounds[held[-1] - 1]
-        assert best.miou is not None  # it holds
-        labelled = task.material.labelled
+            raise self._too_accurate(rounds[0])
+        if task.goal.family is None:
+            networks = [self._write(held[-1], task.out)]
+        else:
+            names = [f"{part:g}.safetensors" for part in task.goal.family]
+            with replace_directory(task.out, contents=()) as folder:
+                networks = [self._write(number, folder / names[number - 1]) for number in held]
+            networks = [replace(one, path=task.out / one.path.name) for one in networks]
+        self.folder.remove()
+        return Compacted(tuple(networks), rounds)
+
+    def _write(self, number: int, path: Path) -> CompactNetwork:
+        """Write the checkpoint of a round."""
+        done, task, labelled = self.state.rounds[number - 1], self.task, self.task.material.labelled
+        assert done.miou is not None  # it was tuned
         compaction = Compaction(
             parent=sha256_file(task.source),
             engine=self.fitter.table.engine,
             window=(task.spec.height, task.spec.width),
-            parent_ms=best.timing.parent_ms,
-            ms=best.timing.ms,
-            measured=best.timing.measured,
-            load=best.timing.load,
+            parent_ms=done.timing.parent_ms,
+            ms=done.timing.ms,
+            measured=done.timing.measured,
+            load=done.timing.load,
             multiple=self.fitter.multiple,
-            rounds=held[-1],
+            rounds=number,
             parent_miou=self.parent_miou if labelled else None,
             labels="dataset" if labelled else "parent",
         )
-        tuned = load_checkpoint(self.folder.tuned(held[-1]))
-        save_checkpoint(task.out, replace(tuned, compaction=compaction))
-        self.folder.remove()
-        return Compacted(task.out, compaction, best.miou, state.rounds)
+        tuned = load_checkpoint(self.folder.tuned(number))
+        save_checkpoint(path, replace(tuned, compaction=compaction))
+        return CompactNetwork(path, compaction, done.miou)
 
     # ---- what was asked for
 
@@ -246,7 +280,7 @@ class _Rounds:
         number, goal = len(self.state.rounds) + 1, self.task.goal
         if goal.max_miou_drop is not None:
             return float(_STEP**-number)
-        return goal.ratio(parent_ms, number / self.task.rounds)
+        return self.task.wanted(number, parent_ms)
 
     def _holds(self, done: CompactionRound) -> bool:
         """Whether a tuned round keeps the accuracy that was asked for."""
@@ -281,6 +315,8 @@ class _Rounds:
         nearest = f"--speed-up {1 / timing.ratio:.2f}"
         if self.task.goal.max_latency_ms is not None:
             nearest = f"--max-latency-ms {timing.ms + 0.05:.1f}"
+        if self.task.goal.family is not None:
+            nearest = f"a smallest size of {timing.ratio + 0.005:.2f}"
         return BadInput(
             f"the fastest network that pruning makes {how} {timing.ms:.1f} ms, "
             f"its parent {timing.parent_ms:.1f} ms",

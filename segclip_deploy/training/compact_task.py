@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 from segclip_deploy.artifacts.bundle import InputSpec
@@ -16,16 +17,19 @@ from segclip_deploy.errors import BadInput
 from segclip_deploy.evaluation.dataset import Dataset
 from segclip_deploy.training.crop_loader import Loading
 
-__all__ = ["CompactionGoal", "CompactionTask", "Material"]
+__all__ = ["GOALS", "CompactionGoal", "CompactionTask", "Material"]
+
+GOALS = "--max-miou-drop, --speed-up, --max-latency-ms and --family"
 
 
 class CompactionGoal(Record, frozen=True):
-    """What to reach: one of the three.
+    """What to reach: one of the four.
 
     Attributes:
         max_miou_drop: points of mIoU that the result may lose on split ``plan``; as fast as that allows.
         speed_up: times as many frames a second.
         max_latency_ms: milliseconds of one inference.
+        family: times of several networks by their parent's, falling: 0.75, 0.5, 0.35.
 
     Raises:
         BadInput: none of them, or several; or a number out of range.
@@ -34,30 +38,41 @@ class CompactionGoal(Record, frozen=True):
     max_miou_drop: float | None = None
     speed_up: float | None = None
     max_latency_ms: float | None = None
+    family: tuple[float, ...] | None = None
 
     def __post_init__(self) -> None:
-        values = (self.max_miou_drop, self.speed_up, self.max_latency_ms)
-        given = [value for value in values if value is not None]
-        if len(given) != 1:
-            raise BadInput("give one of --max-miou-drop, --speed-up and --max-latency-ms")
-        if given[0] <= 0 or (self.speed_up is not None and self.speed_up <= 1):
-            raise BadInput("a drop and a latency are above 0, a speed-up is above 1")
+        if sum(value is not None for value in self.to_json().values()) != 1:
+            raise BadInput(f"give one of {GOALS}")
+        for value in (self.max_miou_drop, self.max_latency_ms):
+            if value is not None and value <= 0:
+                raise BadInput("a drop and a latency are above 0", where=self.option)
+        if self.speed_up is not None and self.speed_up <= 1:
+            raise BadInput("a speed-up is above 1", where=self.option)
+        if self.family is not None:
+            falling = (1.0, *self.family, 0.0)
+            if len(falling) == 2 or any(one <= two for one, two in pairwise(falling)):
+                raise BadInput("the sizes fall, between 1 and 0: 0.75,0.5,0.35", where=self.option)
 
-    def ratio(self, parent_ms: float, part: float = 1.0) -> float:
-        """The network's time by its parent's that is to be reached, after a part (0–1) of the rounds.
+    def ratio(self, parent_ms: float) -> float:
+        """The network's time by its parent's that is to be reached; of a family, its fastest.
 
         CompactionGoal(speed_up=2).ratio(100.0)  # 0.5
         """
+        if self.family is not None:
+            return self.family[-1]
         if self.max_latency_ms is not None:
-            return float((self.max_latency_ms / parent_ms) ** part)
+            return self.max_latency_ms / parent_ms
         assert self.speed_up is not None  # a drop has no ratio of its own
-        return float(self.speed_up**-part)
+        return 1 / self.speed_up
 
     @property
     def option(self) -> str:
         """The option that says it."""
         (said,) = ((name, value) for name, value in self.to_json().items() if value is not None)
-        return f"--{said[0].replace('_', '-')} {said[1]:g}"
+        value = (
+            ",".join(f"{one:g}" for one in said[1]) if self.family is not None else f"{said[1]:g}"
+        )
+        return f"--{said[0].replace('_', '-')} {value}"
 
 
 @dataclass(frozen=True)
@@ -86,14 +101,14 @@ class CompactionTask:
 
     Attributes:
         source: the checkpoint; it teaches all rounds.
-        out: the checkpoint to write.
+        out: the checkpoint to write; of a family, the folder for them.
         material: images.
         goal: what to reach.
         settings: of the distillation of one round.
         spec: the input size that is timed.
         target: that times networks here; None: the first that can.
         latency: a table of this checkpoint, from here or from another machine; None: it is measured here.
-        rounds: where the goal is a time.
+        rounds: where the goal is one time; a network of a family has one.
     """
 
     source: Path
@@ -110,6 +125,17 @@ class CompactionTask:
     def folder(self) -> Path:
         """Where a run keeps what it goes on from; it is removed when the checkpoint is written."""
         return self.out.with_name(self.out.name + ".rounds")
+
+    @property
+    def last_round(self) -> int:
+        """How many rounds there are, where the goal is a time, or several."""
+        return self.rounds if self.goal.family is None else len(self.goal.family)
+
+    def wanted(self, number: int, parent_ms: float) -> float:
+        """The time by the parent's that a round is to reach, where the goal is a time; rounds count from 1."""
+        if self.goal.family is not None:
+            return self.goal.family[number - 1]
+        return float(self.goal.ratio(parent_ms) ** (number / self.rounds))
 
     def identity(self) -> str:
         """SHA-256 of all that decides what is made."""

@@ -104,7 +104,8 @@ def test_a_compact_checkpoint_is_an_ordinary_one_that_names_its_parent(
     made = compact(task)
     checkpoint = load_checkpoint(task.out)
     done = checkpoint.compaction
-    assert done == made.compaction
+    (network,) = made.networks
+    assert done == network.compaction
     assert (done.parent, done.rounds, done.multiple) == (sha256_file(parent), 2, 8)
     assert (done.measured, done.parent_ms) == (False, 10.0)  # and the record says so
     assert done.ms <= 1.02 * 10 / 1.5
@@ -117,7 +118,7 @@ def test_a_compact_checkpoint_is_an_ordinary_one_that_names_its_parent(
     whole = build_model(load_checkpoint(parent))
     assert sum(p.numel() for p in model.parameters()) < sum(p.numel() for p in whole.parameters())
     assert checkpoint.training is not None
-    assert made.miou == checkpoint.training.plan.miou
+    assert network.miou == checkpoint.training.plan.miou
     assert not task.folder.exists()
     result = call("inspect", task.out)
     assert "layers pruned" in result.stdout
@@ -171,7 +172,7 @@ def test_a_time_that_cannot_be_is_refused_with_the_nearest_that_can(
     named = {name: float(found[1]) for name, value in goal.to_json().items() if value}
     possible = CompactionGoal(**named)
     made = compact(replace(task, goal=possible, rounds=1, settings=records.replace(STEPS, steps=1)))
-    assert made.compaction.ms <= 1.03 * possible.ratio(10.0) * 10.0
+    assert made.networks[0].compaction.ms <= 1.03 * possible.ratio(10.0) * 10.0
 
 
 def test_what_a_run_of_other_options_has_measured_is_not_taken(
@@ -225,8 +226,10 @@ def by_accuracy(task: CompactionTask, monkeypatch: pytest.MonkeyPatch) -> Callab
 def test_accuracy_that_may_go_is_spent_and_no_more(by_accuracy: Callable[..., Compacted]) -> None:
     made = by_accuracy(5, [0.89, 0.86, 0.84, 0.9])
     assert [one.miou for one in made.rounds] == [0.89, 0.86, 0.84]
-    assert (made.miou, made.compaction.rounds, made.compaction.parent_miou) == (0.86, 2, 0.9)
-    assert made.compaction.ms == made.rounds[1].timing.ms
+    (network,) = made.networks
+    done = network.compaction
+    assert (network.miou, done.rounds, done.parent_miou) == (0.86, 2, 0.9)
+    assert done.ms == made.rounds[1].timing.ms
 
 
 def test_a_drop_that_the_first_round_exceeds_is_refused_with_what_it_costs(
@@ -246,7 +249,37 @@ def test_a_network_that_has_nothing_left_to_prune_ends_the_rounds(
     ratios = [one.timing.ratio for one in made.rounds]
     assert ratios[-1] == pytest.approx(ratios[-2])
     assert ratios[-1] < 0.5
-    assert made.compaction.rounds == len(ratios)
+    assert made.networks[0].compaction.rounds == len(ratios)
+
+
+def test_a_family_is_a_checkpoint_for_each_size(
+    task: CompactionTask, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "Distiller", faked([0.9, 0.8]))
+    sizes = (0.8, 0.6)
+    goal = CompactionGoal(family=sizes)
+    made = compact(replace(task, out=tmp_path / "family", goal=goal))
+    assert [one.path for one in made.networks] == [
+        tmp_path / "family" / "0.8.safetensors",
+        tmp_path / "family" / "0.6.safetensors",
+    ]
+    assert [one.miou for one in made.networks] == [0.9, 0.8]
+    for network, size in zip(made.networks, sizes, strict=True):
+        done = load_checkpoint(network.path).compaction
+        assert done == network.compaction
+        assert done.parent == sha256_file(task.source)  # not the network before it
+        assert done.ms / done.parent_ms == pytest.approx(size, rel=0.08)
+        assert done.ms / done.parent_ms <= 1.02 * size
+    assert not task.folder.exists()
+    with pytest.raises(BadInput, match="a smallest size of") as refused:
+        compact(replace(task, out=tmp_path / "f", goal=CompactionGoal(family=(0.8, 0.01))))
+    assert "--family 0.8,0.01" in str(refused.value)
+
+
+@pytest.mark.parametrize("sizes", [(), (0.5, 0.75), (1.0, 0.5), (0.5, 0.0)])
+def test_the_sizes_of_a_family_fall(sizes: tuple[float, ...]) -> None:
+    with pytest.raises(BadInput, match="sizes fall"):
+        CompactionGoal(family=sizes)
 
 
 def test_the_table_must_be_of_the_checkpoint_and_the_size(task: CompactionTask) -> None:
@@ -268,7 +301,8 @@ def test_unlabelled_tiles_alone_teach(task: CompactionTask, data: Path) -> None:
             settings=records.replace(STEPS, steps=1),
         )
     )
-    assert (made.compaction.labels, made.compaction.parent_miou) == ("parent", None)
+    done = made.networks[0].compaction
+    assert (done.labels, done.parent_miou) == ("parent", None)
 
 
 def test_tiles_are_labelled_by_the_parent(parent: Path, data: Path, tmp_path: Path) -> None:
@@ -373,4 +407,4 @@ def test_the_command_says_what_was_measured_and_what_was_not(
     assert "NOT measured in another machine's at 64x64;" in " ".join(result.stdout.split())
     result = call(*arguments, "--speed-up", 1.2, "--max-miou-drop", 1)
     assert result.exit_code == 2
-    assert "give one of --max-miou-drop, --speed-up and --max-latency-ms" in result.stderr
+    assert "give one of --max-miou-drop, --speed-up, --max-latency-ms and --family" in result.stderr
