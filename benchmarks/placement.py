@@ -5,23 +5,25 @@
 Needs the extra [quantize]. Both placements get the same tiles and the same blocks: all that can be INT8.
 A seed draws two thirds of the tiles of the train split, of which `select_tiles` chooses 32 at most.
 Scored in the reference run (ONNX Runtime, optimizations off, FP16 rounded), against FP32 of the same graph. Reads
-`val` once for each row. Bundles are kept in out/benchmarks/placement.
+`val` once for each row. Bundles are kept in out/benchmarks/placement. A run that was killed goes on: a row that is
+recorded is not measured again; begin anew by removing its file.
 """
 
 from __future__ import annotations
 
 import argparse
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from itertools import product
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from precision import REFERENCE, Row
-from record import ROOT, delta_miou, markdown, record
+from record import ROOT, delta_miou, markdown, record, record_path
 
 from segclip_deploy.artifacts.bundle import Bundle, InputSpec, load_bundle
+from segclip_deploy.artifacts.files import read_json
 from segclip_deploy.artifacts.scheme import PLACERS, Lowering, Placer, Scheme
 from segclip_deploy.calibration.selection import TileSet, select_tiles
 from segclip_deploy.calibration.table import load_table
@@ -51,20 +53,35 @@ def main() -> None:
     arguments = parser.parse_args()
     found = []
     for size, graph in product(arguments.sizes, arguments.graphs):
-        rows = []
+        name = f"placement-{size}-{graph}"
+        path = record_path(name)
+        known = read_json(path)["rows"] if path.exists() else []
+        rows = {place_of(row): row for row in known}
         for checkpoint in arguments.checkpoints:
-            for row in measured(checkpoint, size, Lowering(graph), arguments.data):
-                rows.append(row)
+            for row in measured(checkpoint, size, Lowering(graph), arguments.data, rows):
+                rows[place_of(row)] = row
                 print(row, flush=True)
-                record(f"placement-{size}-{graph}", rows, threads=THREADS, tiles_at_most=MOST)
-        found += rows
+                record(name, list(rows.values()), threads=THREADS, tiles_at_most=MOST)
+        found += rows.values()
     print(table(found))
 
 
+Place = tuple[str, int | None, str]
+
+
+def place_of(row: Mapping[str, Any]) -> Place:
+    """What tells a row from the others of its file: checkpoint, seed, placement."""
+    return row["checkpoint"], row.get("seed"), row["placement"]
+
+
 def measured(
-    checkpoint: Path, size: int, lowering: Lowering, root: Path
+    checkpoint: Path,
+    size: int,
+    lowering: Lowering,
+    root: Path,
+    known: Mapping[Place, dict[str, Any]],
 ) -> Iterator[dict[str, Any]]:
-    """All rows of a checkpoint at an input size on one graph, FP32 first."""
+    """All rows of a checkpoint at an input size on one graph, FP32 first; those that are known are not measured."""
     out = OUT / f"{checkpoint.stem}-{size}"
     bundle = exported(checkpoint, size, lowering, out)
     data = open_dataset(root, bundle.vocabulary)
@@ -73,6 +90,9 @@ def measured(
     common = {"checkpoint": checkpoint.stem, "size": size, "graph": lowering.value}
     yield {**common, "placement": "none, FP32", "miou": parent.confusion.miou}
     for seed, placer in product(SEEDS, PLACERS):
+        if (checkpoint.stem, seed, placer) in known:
+            yield known[checkpoint.stem, seed, placer]
+            continue
         tiles = drawn(pool, seed)
         made = placed(bundle, tiles, out / f"{lowering.value}-{seed}", placer)
         accuracy = accuracy_of(made, data)
