@@ -51,7 +51,7 @@ def main() -> None:
     graphs = [lowering.value for lowering in Lowering]
     parser.add_argument("--graphs", nargs="+", choices=graphs, default=graphs)
     arguments = parser.parse_args()
-    found = []
+    found: list[dict[str, Any]] = []
     for size, graph in product(arguments.sizes, arguments.graphs):
         name = f"placement-{size}-{graph}"
         path = record_path(name)
