@@ -1,10 +1,10 @@
 """Both graphs of a bundle in every precision: proven in ONNX Runtime, and built in TensorRT-RTX.
 
-    python benchmarks/builds.py [--models example RN50 ViT-B-16] [--graphs cpu nvidia] [--size 256]
+    python benchmarks/builds.py [--models example RN50 "RN50 pruned"] [--graphs cpu nvidia] [--size 256]
 
-Needs the extra `rtx` and no GPU: an engine is built ahead of time and never run. Three models: the
+Needs the extra `rtx` and no GPU: an engine is built ahead of time and never run. The models: the
 shipped example, and CLIP's RN50 and ViT-B/16 with random weights and the example's texts, whose
-labels mean nothing. Of each graph: FP32, FP16, INT8, and a planned mix, in which the blocks that can be
+labels mean nothing; both whole, and with half of their channels, as `compact` prunes. Of each graph: FP32, FP16, INT8, and a planned mix, in which the blocks that can be
 INT8 are INT8, FP16 and FP32 in turns. Every engine is built in a process of its own.
 
 Bundles are kept in out/benchmarks/builds: delete that folder after a change of the code that makes them.
@@ -15,6 +15,7 @@ something in it failed.
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import subprocess
 import sys
@@ -38,16 +39,18 @@ from segclip_deploy.artifacts.scheme import Precision, Scheme
 from segclip_deploy.artifacts.vocabulary import load_vocabulary
 from segclip_deploy.errors import SegclipError
 from segclip_deploy.export.onnx_model import load_model
-from segclip_deploy.model.checkpoint import Checkpoint, save_checkpoint
+from segclip_deploy.model.checkpoint import Checkpoint, build_model, save_checkpoint
 from segclip_deploy.model.segclip import SegCLIP
 from segclip_deploy.model.text import load_text_bank
 from segclip_deploy.quantization.placement import uniform_plan
 from segclip_deploy.runtime.inference.frame import read_frame
+from segclip_deploy.training.prunable import find_prunable_channels, prune
 
 OUT = ROOT / "out" / "benchmarks" / "builds"
 EXAMPLE = ROOT / "examples" / "dubai"
 ENCODERS = {"RN50": "open_clip:RN50", "ViT-B-16": "open_clip:ViT-B-16"}
-MODELS = ("example", *ENCODERS)
+PRUNED = " pruned"
+MODELS = ("example", *ENCODERS, *(name + PRUNED for name in ENCODERS))
 GRAPHS = ("cpu", "nvidia")
 PRECISIONS = ("fp32", "fp16", "int8", "planned")
 CAPABILITIES = ("86", "89", "120")
@@ -77,12 +80,14 @@ class Subject:
 
     def checkpoint(self) -> Path:
         """The model; one with random weights is made when it is first asked for."""
-        if self.model not in ENCODERS:
+        encoder = ENCODERS.get(self.model.removesuffix(PRUNED))
+        if encoder is None:
             return EXAMPLE / "model.safetensors"
         path = OUT / f"{self.model}-{self.size}.safetensors"
         if not path.exists():
             path.parent.mkdir(parents=True, exist_ok=True)
-            save_checkpoint(path, random_model(ENCODERS[self.model], self.size))
+            whole = random_model(encoder, self.size)
+            save_checkpoint(path, halved(whole) if self.model.endswith(PRUNED) else whole)
         return path
 
     def bundle(self, precision: str) -> Bundle:
@@ -126,6 +131,17 @@ def random_model(encoder: str, size: int) -> Checkpoint:
     images = sorted((EXAMPLE / "images").iterdir())[:4]
     tiles = np.stack([read_frame(image).pixels[:size, :size] for image in images])
     return Checkpoint(spec, vocabulary, bank, weights, tiles)
+
+
+def halved(whole: Checkpoint) -> Checkpoint:
+    """A model with half of the channels that ``compact`` can prune, in the multiples of TensorRT."""
+    model, multiple = build_model(whole), Scheme.TENSORRT.rules.channels
+    kept = {}
+    for place in find_prunable_channels(model, 256, 256):
+        widths = place.widths(multiple)
+        kept[place.name] = range(min(widths, key=lambda width: abs(width - place.count / 2)))
+    small = prune(model, kept)
+    return dataclasses.replace(whole, spec=small.spec, weights=small.state_dict())
 
 
 def write_mix(bundle: Bundle, path: Path) -> None:
