@@ -69,7 +69,8 @@ test: $(VENV)/test.stamp $(VENV)/fakecuda.stamp
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/pytest
+	$(BIN)/pytest -n 2 --dist loadfile -m 'not long and not alone'
+	$(BIN)/pytest -m 'alone and not long'
 
 gstreamer: $(VENV)/gstreamer.stamp
 

@@ -179,6 +179,7 @@ def test_a_star_brings_every_name_and_no_heavy_package() -> None:
     assert not HEAVY.intersection(found)
 
 
+@pytest.mark.alone
 def test_help_appears_within_two_tenths_of_a_second() -> None:
     command = [sys.executable, "-c", "from segclip_deploy.cli import main; main()", "--help"]
     seconds = []

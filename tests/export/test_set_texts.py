@@ -143,6 +143,7 @@ def test_the_way_back_restores_the_model(
     assert back.record.parents.bundle == sha256_file(retexted.path / "bundle.json")
 
 
+@pytest.mark.alone
 def test_it_takes_less_than_two_seconds(tiny_bundle: Path, tmp_path: Path) -> None:
     seconds = []
     for _ in range(3):

@@ -114,7 +114,7 @@ with restored_power_mode(switch, print):
     os.killpg(process.pid, number)
     time.sleep(0.2)
     os.killpg(process.pid, number)  # while the mode is being put back
-    _, told = process.communicate(timeout=20)
+    _, told = process.communicate(timeout=60)
     assert b"KeyboardInterrupt" in told
     assert (tmp_path / "log").read_text().split() == ["0", "2"]
     assert power_mode(board) == "MAXN_SUPER"

@@ -348,6 +348,7 @@ def test_conditions_say_what_is_there(tmp_path: Path) -> None:
 # ---- nothing is allocated in steady state
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize("kind", [OnnxRuntimeBackend, OpenVinoBackend])
 def test_inference_reuses_its_buffers_and_grows_no_memory(kind: Any, tiny_bundle: Path) -> None:
     backend: Backend = kind(tiny_bundle / "model.onnx", threads=1)
