@@ -4,7 +4,7 @@
 # `make test-long`  the tests that take minutes: families of timm, remedies that make artefacts, versions of TensorRT and ONNX Runtime,
 #                   nvidia-modelopt, which it installs.
 # `make benchmark`  measures the example against what else could fly; its tables are those of the README.
-# `make gpu-check`  on a machine with an NVIDIA GPU: what `make test` has to skip, measured (docs/verified-on.md).
+# `make gpu-check`  on a machine with an NVIDIA GPU: what `make test` has to skip, measured (docs/explanation/verified-on.md).
 # `make gpu-kit`  what `make gpu-check KIT=FOLDER` takes to a machine without network.
 # `make test-aarch64`  as root: the wheel in an emulated arm64 Debian, held against this machine.
 # All make their own .venv first; it is made anew only when pyproject.toml changes.
@@ -44,7 +44,7 @@ $(VENV)/benchmark.stamp: $(VENV)/quantize.stamp benchmarks/requirements.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r benchmarks/requirements.txt
 	@touch $@
 
-# GStreamer from Debian, and what PyGObject is built with (docs/gstreamer.md).
+# GStreamer from Debian, and what PyGObject is built with (docs/how-to/gstreamer.md).
 GSTREAMER_PACKAGES = gstreamer1.0-plugins-base gstreamer1.0-plugins-good gstreamer1.0-plugins-bad \
   gstreamer1.0-plugins-ugly gstreamer1.0-libav gir1.2-gstreamer-1.0 gir1.2-gst-plugins-base-1.0 \
   gir1.2-gst-rtsp-server-1.0 libgirepository1.0-dev libcairo2-dev pkg-config
@@ -82,7 +82,7 @@ DATA ?= ../shared/data/dubai
 benchmark: $(VENV)/benchmark.stamp
 	$(BIN)/python benchmarks/peers.py $(DATA)
 
-# On a Jetson: make gpu-check GPU_EXTRAS=jetson VENV=~/segclip (docs/jetson.md)
+# On a Jetson: make gpu-check GPU_EXTRAS=jetson VENV=~/segclip (docs/how-to/jetson.md)
 GPU_EXTRAS ?= tensorrt,rtx
 CHECK = benchmarks/gpu_check.py --kit $(or $(KIT),out/gpu-kit) $(GPU_CHECK_FLAGS)
 MAKE_KIT = $(BIN)/python benchmarks/gpu_kit.py $(or $(KIT),out/gpu-kit) $(if $(TILES),--tiles $(TILES))

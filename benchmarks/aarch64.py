@@ -189,7 +189,7 @@ def sweep(here: Here, there: There) -> dict[str, Any]:
 
 
 def show(rows: list[dict[str, Any]], swept: dict[str, Any]) -> None:
-    """Print the tables that docs/verified-on.md has, and what failed."""
+    """Print the tables that docs/explanation/verified-on.md has, and what failed."""
     cells = [
         [
             row["subject"],

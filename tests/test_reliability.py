@@ -1,4 +1,4 @@
-"""docs/reliability.md: the table of faults and the tests are one."""
+"""docs/explanation/reliability.md: the table of faults and the tests are one."""
 
 from __future__ import annotations
 
@@ -25,6 +25,6 @@ def marked() -> set[str]:
 
 @pytest.mark.faults
 def test_the_table_names_every_test_of_a_fault_and_no_other() -> None:
-    page = (ROOT / "docs" / "reliability.md").read_text()
+    page = (ROOT / "docs" / "explanation" / "reliability.md").read_text()
     rows = [line for line in page.splitlines() if line.startswith("| ")]
     assert set(re.findall(r"`(test_\w+)`", "\n".join(rows))) == marked()

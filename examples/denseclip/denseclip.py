@@ -1,4 +1,4 @@
-"""A small DenseCLIP-like network: your own model, through segclip-deploy (docs/own-network.md).
+"""A small DenseCLIP-like network: your own model, through segclip-deploy (docs/how-to/own-network.md).
 
 Pixel-text score maps are concatenated to the features (after Rao et al., CVPR 2022), and a
 convolution decides. The text is needed for the score maps only, so it folds into one 1×1

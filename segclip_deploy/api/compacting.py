@@ -79,7 +79,7 @@ def compact(
     Args:
         checkpoint: of a SegCLIP; it is not changed, and teaches.
         out: the checkpoint to write (.safetensors); of a family, a folder.
-        dataset: of any layout (docs/datasets.md), with splits ``train`` and ``plan``. Split ``val`` is not read.
+        dataset: of any layout (docs/how-to/datasets.md), with splits ``train`` and ``plan``. Split ``val`` is not read.
         tiles: unlabelled images and folders, which teach besides the dataset, or alone.
         layout: segclip-deploy, loveda, uavid, isaid or mmseg; by default what is there decides.
         mask_suffix: what a mask's name has more than its image's: ``"_mask"``.

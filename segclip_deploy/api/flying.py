@@ -63,7 +63,7 @@ def run(
 ) -> RunResult:
     """Segment images, videos, rasters, folders of them, or one camera.
 
-    Writes what ``docs/streams.md`` and ``docs/rasters.md`` describe. Bad images are listed, and
+    Writes what ``docs/how-to/streams.md`` and ``docs/how-to/rasters.md`` describe. Bad images are listed, and
     the others done.
 
     Args:
@@ -95,7 +95,7 @@ def run(
             ``"serial:/dev/ttyTHS1:57600"``, a ``.tlog`` or a ``.bin``.
         topic: of a recording's images; by default the only one of images.
         mcap: write labels, overlays and lines as a ROS 2 recording, NAME.mcap.
-        service: run as docs/service.md says: tell systemd of every frame, go on after a restart,
+        service: run as docs/how-to/service.md says: tell systemd of every frame, go on after a restart,
             survive power cuts. ``preflight`` is implied, ``keep`` needed.
         decoder: GStreamer decodes video files and rtsp:// cameras: with a Jetson's decoder, with the
             processor, or with the first of them that is there; by default PyAV does.

@@ -62,7 +62,7 @@ def evaluate(
 
     Args:
         engine: an engine, a bundle, or a checkpoint, which runs in PyTorch at 512 × 512.
-        dataset: of any layout (docs/datasets.md).
+        dataset: of any layout (docs/how-to/datasets.md).
         split: by default ``val``, or the only one.
         protocol: ``"joined"``: each image whole, as it flies; or ``"isaid-patches"``: patches of 896
             pixels that overlap by 384, as figures on iSAID are published.

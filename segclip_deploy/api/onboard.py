@@ -41,7 +41,7 @@ def ros(
 ) -> NodeResult:
     """Label the images of a ROS 2 topic, as a node, until it is stopped.
 
-    Publishes what ``docs/ros.md`` describes. An image that cannot be used is said, and the node goes on.
+    Publishes what ``docs/how-to/ros.md`` describes. An image that cannot be used is said, and the node goes on.
 
     Args:
         engine: an engine or a bundle.

@@ -71,7 +71,7 @@ def train(
         api.train("loveda", vocabulary="loveda", text="bank.npz", out="ckpt.safetensors", steps=2000)
 
     Args:
-        dataset: of any layout (docs/datasets.md), with splits ``train`` and ``plan``.
+        dataset: of any layout (docs/how-to/datasets.md), with splits ``train`` and ``plan``.
         vocabulary: name of a shipped one, or a YAML file.
         text: a text bank (.npz, .safetensors), or ``open_clip:MODEL@WEIGHTS``.
         out: the checkpoint to write (.safetensors).

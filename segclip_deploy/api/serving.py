@@ -53,7 +53,7 @@ def _with_parameters_of(
 def service(engine: AnyPath, sources: AnyPaths, *, out: AnyPath, **options: Any) -> ServiceUnit:
     """Show the systemd unit that runs an engine on a source: ``run`` with ``service`` and all that surrounds it.
 
-    Nothing is installed. The unit is for this machine and this user. docs/service.md says what its
+    Nothing is installed. The unit is for this machine and this user. docs/how-to/service.md says what its
     lines do.
 
     Args:

@@ -98,7 +98,7 @@ __all__ = ["compact"]
 def compact(as_json: bool, **options: Any) -> None:
     """Prune CHECKPOINT's network and let it learn from itself, until it is as fast as was asked for.
 
-    The result is an ordinary checkpoint (docs/compact.md). Killed? The same command goes on.
+    The result is an ordinary checkpoint (docs/how-to/compact.md). Killed? The same command goes on.
     """
     with stage_bar() as report:
         made = api.compact(**options, report=report)

@@ -45,7 +45,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 PATH = click.Path(path_type=Path)
 model_option = click.option(
     "--model",
-    help="Your own network: package.module:function. Its code is run (docs/own-network.md).",
+    help="Your own network: package.module:function. Its code is run (docs/how-to/own-network.md).",
 )
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON on stdout.")
 overlap_option = click.option(

@@ -83,7 +83,7 @@ __all__ = ["train"]
 @click.option("--plan", type=PATH, help="Which blocks are INT8 (.yaml); with --qat.")
 @json_option
 def train(as_json: bool, **options: Any) -> None:
-    """Train a SegCLIP on DATASET, as it was downloaded (docs/datasets.md).
+    """Train a SegCLIP on DATASET, as it was downloaded (docs/how-to/datasets.md).
 
     Keeps the averaged weights that are best on split `plan`. Killed? The same command goes on.
     """

@@ -342,7 +342,14 @@ def _mmseg(root: Path, mask_suffix: str) -> Iterator[ImageEntry]:
 LAYOUTS: Mapping[LayoutName, Layout] = {
     layout.name: layout
     for layout in (
-        Layout(OWN, "images/ and masks/, and split.json", "docs/datasets.md", None, _is_own, _own),
+        Layout(
+            OWN,
+            "images/ and masks/, and split.json",
+            "docs/how-to/datasets.md",
+            None,
+            _is_own,
+            _own,
+        ),
         Layout(
             "loveda",
             "Train|Val|Test/Urban|Rural/images_png and masks_png",

@@ -115,7 +115,7 @@ def import_weights(
         raise BadInput(
             f"of {len(wanted)} tensors {report.taken} at {place.name} fit: {'; '.join(found)}",
             where=weights_path,
-            fix="map names with --rename OLD=NEW (docs/import.md lists those that are wanted), "
+            fix="map names with --rename OLD=NEW (docs/how-to/import.md lists those that are wanted), "
             "correct the spec, or choose another place with --key"
             + (
                 "" if report.missing or report.reshaped else ", or drop them with --allow-left-over"

@@ -50,7 +50,7 @@ def _of_schema_1(data: dict[str, Any]) -> dict[str, Any]:
 BANK = Format("a text bank", BankRecord, schema=2, migrations={1: _of_schema_1})
 """How the metadata of a text bank is written and read; all of its values are text."""
 
-_FIX = "write the bank anew; see docs/text-banks.md"
+_FIX = "write the bank anew; see docs/how-to/text-banks.md"
 
 TextEncoder = Callable[[Sequence[str]], NDArray[np.float32]]
 """Sentences → (N, D_t) embeddings, of any length."""
@@ -156,7 +156,7 @@ def load_text_bank(source: str, vocabulary: Vocabulary) -> TextBank:
         raise BadInput(
             f"no array {' or '.join(sorted(absent))} (it has {', '.join(sorted(arrays))})",
             where=source,
-            fix="a text bank holds classes (K, D) and texts (K, M, D); see docs/text-banks.md",
+            fix="a text bank holds classes (K, D) and texts (K, M, D); see docs/how-to/text-banks.md",
         )
     try:
         classes, texts = (arrays[k].astype(np.float32) for k in ("classes", "texts"))

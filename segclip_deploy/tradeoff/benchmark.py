@@ -62,7 +62,7 @@ __all__ = [
 
 @dataclass(frozen=True)
 class Request:
-    """What ``benchmark`` was asked for; the fields are its options (docs/benchmark.md)."""
+    """What ``benchmark`` was asked for; the fields are its options (docs/how-to/benchmark.md)."""
 
     artefacts: Sequence[Path]
     dataset: Path | None

@@ -1,6 +1,6 @@
 """Encoders of timm: each family is served, or refused with a reason before any work is spent.
 
-The exports take minutes: ``make test-long``. docs/segclip.md has the same lists.
+The exports take minutes: ``make test-long``. docs/explanation/segclip.md has the same lists.
 """
 
 from __future__ import annotations
@@ -140,7 +140,7 @@ def test_weights_that_share_memory_are_kept_one_by_one(tmp_path: Path) -> None:
 
 
 def test_the_docs_have_these_lists() -> None:
-    text = (ROOT / "docs" / "segclip.md").read_text(encoding="utf-8")
+    text = (ROOT / "docs" / "explanation" / "segclip.md").read_text(encoding="utf-8")
     rows = dict(re.findall(r"^\| (\w[^|]*?) \| (`.*) \|$", text, re.MULTILINE))
     listed = {what: tuple(re.findall(r"`(\w+)`", names)) for what, names in rows.items()}
     for what, names in {

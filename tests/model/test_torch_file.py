@@ -326,7 +326,7 @@ def test_the_command_says_what_it_took_and_what_it_left(
 
 def test_the_table_of_wanted_keys_in_the_docs_is_the_networks() -> None:
     made = runpy.run_path(str(ROOT / "docs" / "reference" / "keys" / "make.py"))
-    text = (ROOT / "docs" / "import.md").read_text(encoding="utf-8")
+    text = (ROOT / "docs" / "how-to" / "import.md").read_text(encoding="utf-8")
     assert made["page"](text, made["wanted"]()) == text, "python docs/reference/keys/make.py"
     # Independently: the counts of the table are those of the network.
     rows = [line.split(" | ") for line in text.splitlines() if line.startswith("| `")]

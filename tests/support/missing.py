@@ -34,6 +34,6 @@ def _ros() -> str | None:
 
 OBSTACLES: dict[str, tuple[Callable[[], str | None], str]] = {
     "gstreamer": (_gstreamer, "make gstreamer"),
-    "ros": (_ros, "docs/ros.md"),
+    "ros": (_ros, "docs/how-to/ros.md"),
 }
 """By marker: what is in the way of its tests, if anything, and what removes it."""

@@ -1,6 +1,6 @@
 """Small networks with what people's segmentation networks have, and exporters and libraries stumble over.
 
-Each keeps the contract of docs/own-network.md, or breaks it in one way.
+Each keeps the contract of docs/how-to/own-network.md, or breaks it in one way.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The tables of docs/import.md: the tensors that the reference network wants, in its default form.
+"""The tables of docs/how-to/import.md: the tensors that the reference network wants, in its default form.
 
 Run it after a change of the network: ``.venv/bin/python docs/reference/keys/make.py``.
 """
@@ -15,7 +15,7 @@ from torch import Tensor
 from segclip_deploy.artifacts.model_spec import ModelSpec
 from segclip_deploy.model.segclip import SegCLIP
 
-PAGE = Path(__file__).parents[2] / "import.md"
+PAGE = Path(__file__).parents[2] / "how-to" / "import.md"
 MARKS = ("<!-- wanted keys -->", "<!-- end of wanted keys -->")
 SPEC = ModelSpec(classes=7, text_width=512)
 

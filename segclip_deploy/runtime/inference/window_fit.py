@@ -32,7 +32,7 @@ MOST_PIXELS = 2**21
 """Pixels of an inference at most, batch × height × width: a Full HD frame fits in one.
 
 What an inference holds in memory grows with its pixels: 134 bytes for each, the shipped example in
-OpenVINO, FP32 (docs/frames.md), so 280 MB here.
+OpenVINO, FP32 (docs/how-to/frames.md), so 280 MB here.
 """
 
 _STEP = 32  # of the encoder's coarsest map: the sides of every window are multiples of it

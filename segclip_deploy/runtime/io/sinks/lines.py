@@ -51,7 +51,7 @@ class LineFile:
 
 
 def frame_line(result: FrameResult, times: WriteTimes) -> str:
-    """The line of a frame, as docs/streams.md describes it.
+    """The line of a frame, as docs/how-to/streams.md describes it.
 
     Args:
         result: with or without labels.
@@ -86,7 +86,7 @@ def frame_line(result: FrameResult, times: WriteTimes) -> str:
 
 
 def raster_line(result: RasterResult) -> str:
-    """The line of a raster, as docs/rasters.md describes it."""
+    """The line of a raster, as docs/how-to/rasters.md describes it."""
     return json.dumps(describe_raster_result(result), allow_nan=False)
 
 

@@ -153,7 +153,7 @@ class TopicSource:
             self._say(
                 f"warning: {self.topic}: {lost} images were lost on their way here, {arrived} arrived. They "
                 "do not fit into the middleware's shared memory, or the network drops them: "
-                "docs/ros.md, «Lost images»"
+                "docs/how-to/ros.md, «Lost images»"
             )
 
     def _welcome(self, message: Any) -> None:

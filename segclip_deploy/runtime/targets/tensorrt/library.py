@@ -76,7 +76,7 @@ def load_library(target: str) -> Library:
     loaded = _load(
         module,
         why=f"a {_TITLES[module]} engine",
-        on_jetson="TensorRT comes with JetPack, not from pip: docs/jetson.md"
+        on_jetson="TensorRT comes with JetPack, not from pip: docs/how-to/jetson.md"
         if module == "tensorrt"
         else "there is no TensorRT-RTX for Jetson, build NAME.engine",
     )
