@@ -63,7 +63,7 @@ def run(
 ) -> RunResult:
     """Segment images, videos, rasters, folders of them, or one camera.
 
-    Writes what ``docs/how-to/streams.md`` and ``docs/how-to/rasters.md`` describe. Bad images are listed, and
+    Writes what ``docs/reference/lines.md`` and ``docs/how-to/rasters.md`` describe. Bad images are listed, and
     the others done.
 
     Args:

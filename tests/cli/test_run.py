@@ -166,7 +166,7 @@ def test_lines_on_stdout_leave_the_summary_to_stderr(tmp_path: Path) -> None:
 
 
 def test_the_consumer_in_the_docs_runs(tmp_path: Path) -> None:
-    page = (ROOT / "docs" / "how-to" / "streams.md").read_text(encoding="utf-8")
+    page = (ROOT / "docs" / "reference" / "lines.md").read_text(encoding="utf-8")
     code = re.search(r"```python\n(.*?)```", page, re.DOTALL)
     assert code is not None
     assert len(code[1].splitlines()) <= 15

@@ -26,7 +26,7 @@ class FolderSink:
     """Writes a frame's label map, its overlay, its margin if any, and then a line of ``areas.jsonl``.
 
     The label map ``NAME.png`` holds class indices under a palette; ``NAME.margin.png`` is grey,
-    one pixel for 4 × 4 of the frame's. docs/how-to/streams.md describes the line. Of a raster there is a
+    one pixel for 4 × 4 of the frame's. docs/reference/lines.md describes the line. Of a raster there is a
     line only: its label map is a file already.
 
     Args:

@@ -51,7 +51,7 @@ class LineFile:
 
 
 def frame_line(result: FrameResult, times: WriteTimes) -> str:
-    """The line of a frame, as docs/how-to/streams.md describes it.
+    """The line of a frame, as docs/reference/lines.md describes it.
 
     Args:
         result: with or without labels.
