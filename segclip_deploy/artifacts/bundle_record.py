@@ -41,11 +41,13 @@ class Parents(Record, frozen=True):
 
     Attributes:
         checkpoint: the model's.
+        whole: the checkpoint that the model was compacted from; None where nothing was pruned.
         bundle: of the record of the bundle before this one; None right after ``export``.
         table: digest of the calibration table; None without INT8.
     """
 
     checkpoint: str
+    whole: str | None = None
     bundle: str | None = None
     table: str | None = None
 

@@ -166,7 +166,10 @@ def export_bundle(
             text_encoder=checkpoint.bank.encoder,
             trained_for_int8=checkpoint.training.int8 if checkpoint.training else (),
             files={},
-            parents=Parents(checkpoint=sha256_file(checkpoint_path)),
+            parents=Parents(
+                checkpoint=sha256_file(checkpoint_path),
+                whole=checkpoint.compaction.parent if checkpoint.compaction else None,
+            ),
             parity=tuple(parity),
             folding=table,
             blocks=tuple(count_blocks(graphs[lowerings[0]])),

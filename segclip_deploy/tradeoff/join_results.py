@@ -68,7 +68,7 @@ def _entries(machine: MeasuredMachine) -> Iterator[_Entry]:
             machine=machine,
             row=row,
             joined=_joined(machine, row),
-            fp32_sha256=by_name[row.reference].bundle_sha256,
+            fp32_sha256=by_name[row.own_fp32].bundle_sha256,
             board=board_of(jetson.board) if jetson and jetson.board else None,
         )
 
@@ -147,7 +147,7 @@ def _quantized_apart(entries: Sequence[_Entry]) -> Iterator[str]:
 
 def _gains(entries: Sequence[_Entry]) -> Iterator[Int8Gain]:
     halves = {
-        (entry.machine.name, entry.row.reference, entry.row.target): entry
+        (entry.machine.name, entry.row.own_fp32, entry.row.target): entry
         for entry in entries
         if entry.row.precision == "fp16"
     }
@@ -155,7 +155,7 @@ def _gains(entries: Sequence[_Entry]) -> Iterator[Int8Gain]:
         row = entry.row
         if row.precision.split()[0] not in ("int8", "planned"):
             continue
-        half = halves.get((entry.machine.name, row.reference, row.target))
+        half = halves.get((entry.machine.name, row.own_fp32, row.target))
         yield Int8Gain(
             row=entry.joined,
             fp16=half.joined if half else None,

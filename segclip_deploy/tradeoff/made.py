@@ -77,7 +77,8 @@ def sort_given(paths: Sequence[Path]) -> Given:
 
     Raises:
         BadArtifact: neither a bundle nor an engine.
-        BadInput: two of one name, of two vocabularies, or no FP32 bundle or engine of the same model.
+        BadInput: two of one name, of two vocabularies, or no FP32 bundle or engine of the same model, or of
+            the network that it was compacted from.
     """
     names = [path.name for path in paths]
     if len(set(names)) < len(names):
@@ -94,6 +95,15 @@ def sort_given(paths: Sequence[Path]) -> Given:
     # A bundle goes before an engine of it, so that all have one reference.
     parents = {one.sha256: one.path for one in reversed(found) if one.is_fp32 and one.target}
     parents |= {one.sha256: one.path for one in found if one.is_fp32 and one.target is None}
+    checkpoints = {one.record.parents.checkpoint for one in found if one.is_fp32}
+    for one in found:
+        if one.record.parents.whole not in (None, *checkpoints):
+            raise BadInput(
+                "the network that this was compacted from is not among the arguments, and it is "
+                "compared with that",
+                where=one.path,
+                fix="give its FP32 bundle, or that checkpoint, too",
+            )
     return Given(
         tuple(one.path for one in found if one.is_fp32 and one.target is None),
         tuple(_made(one, parents) for one in found if one.target or not one.is_fp32),

@@ -149,7 +149,7 @@ def load_results(folder: Path) -> ResultsRecord:
     results = RESULTS.read(path, fix=fix)
     names = {row.name for row in results.rows}
     for row in results.rows:
-        if row.reference not in names or not row.frame_ms or not row.windows > 0:
+        if not {row.reference, row.own_fp32} <= names or not row.frame_ms or not row.windows > 0:
             what = f"row {row.name!r} has no reference, no samples or no windows"
             raise BadArtifact(what, where=path, fix=fix)
     return results

@@ -33,7 +33,9 @@ class Row(Record, frozen=True):
 
     Attributes:
         name: unique in a report.
-        reference: name of the FP32 row that it is compared with; its own, if it is FP32.
+        reference: name of the FP32 row that it is compared with; its own, if it is FP32. Of a compact network
+            it is a row of the network that it was compacted from.
+        fp32: name of the FP32 row of the same network.
         target: library that it is built for.
         precision: ``fp32``, ``fp16``, ``int8``, or ``planned`` with its budget in points.
         window: (height, width) the engine takes, pixels.
@@ -63,7 +65,7 @@ class Row(Record, frozen=True):
         power_mode: of a Jetson, as ``nvpmodel`` calls it, that everything of this row was measured in.
         heat: of the machine while latency was sampled.
 
-    ``joules_above_idle``, ``idle``, ``power_mode`` and ``heat`` are None in results of older versions.
+    ``fp32``, ``joules_above_idle``, ``idle``, ``power_mode`` and ``heat`` are None in results of older versions.
     """
 
     name: str
@@ -92,6 +94,12 @@ class Row(Record, frozen=True):
     idle: IdlePower | None = None
     power_mode: str | None = None
     heat: HeatSpan | None = None
+    fp32: str | None = None
+
+    @property
+    def own_fp32(self) -> str:
+        """Name of the FP32 row of the same network; in older results all are compared with it."""
+        return self.fp32 or self.reference
 
     @property
     def frames_per_second(self) -> float:

@@ -114,11 +114,13 @@ def run_sweep(
             path, point, engine, cache.open_dataset(engine.vocabulary), split
         )
     latencies, energies = _costs(engines, cache, frames, samples, report)
-    references = {point: _reference(point, list(engines)) or point for point in engines}
+    own = {point: _own_fp32(point, list(engines)) or point for point in engines}
+    references = {point: _reference(point, engines) or point for point in engines}
     rows = tuple(
         _row(
             point,
             engine,
+            own[point],
             references[point],
             accuracies[point],
             accuracies[references[point]],
@@ -151,7 +153,7 @@ def _engines(
             first = first or error
             failures.append(FailedPoint(name=point.name, why=str(error)))
     for point in list(engines):
-        if _reference(point, list(engines)) is None:
+        if _reference(point, engines) is None:
             del engines[point]
             why = "its FP32 engine failed, and there is nothing to compare it with"
             failures.append(FailedPoint(name=point.name, why=why))
@@ -188,7 +190,7 @@ def _costs(
     )
 
 
-def _reference(point: Point, measured: Sequence[Point]) -> Point | None:
+def _own_fp32(point: Point, measured: Sequence[Point]) -> Point | None:
     """The FP32 engine of the same bundle, target and overlap; of any target where that failed."""
     candidates = [
         other
@@ -201,9 +203,33 @@ def _reference(point: Point, measured: Sequence[Point]) -> Point | None:
     return next(same, candidates[0] if candidates else None)
 
 
+def _reference(point: Point, engines: Mapping[Point, Engine]) -> Point | None:
+    """The FP32 engine that a point is compared with: its own, or of what its network was compacted from.
+
+    Of the latter there may be several: one of the same target, input and overlap goes first.
+    """
+    own, record = _own_fp32(point, list(engines)), engines[point].record.bundle
+    if own is None or record.parents.whole is None:
+        return own
+
+    def likeness(other: Point) -> tuple[bool, bool, bool]:
+        taken = engines[other].input
+        same = (taken.height, taken.width) == (record.input.height, record.input.width)
+        return other.target == point.target, same, other.overlap == point.overlap
+
+    whole = [
+        other
+        for other, engine in engines.items()
+        if other.precision == "fp32"
+        and engine.record.bundle.parents.checkpoint == record.parents.whole
+    ]
+    return _reference(max(whole, key=likeness), engines) if whole else None
+
+
 def _row(
     point: Point,
     engine: Engine,
+    own: Point,
     reference: Point,
     accuracy: Accuracy,
     before: Accuracy,
@@ -217,6 +243,7 @@ def _row(
     return Row(
         name=point.name,
         reference=reference.name,
+        fp32=own.name,
         target=point.target,
         precision=point.precision_told,
         window=(engine.input.height, engine.input.width),

@@ -7,6 +7,7 @@ import re
 import shutil
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,11 @@ import pytest
 from PIL import Image
 
 from segclip_deploy.artifacts.bundle import InputSpec
+from segclip_deploy.artifacts.checkpoint_record import Compaction
+from segclip_deploy.artifacts.files import sha256_file
 from segclip_deploy.artifacts.vocabulary import load_vocabulary
+from segclip_deploy.export.export import export_bundle
+from segclip_deploy.model.checkpoint import load_checkpoint, save_checkpoint
 from segclip_deploy.progress import silent
 from segclip_deploy.runtime.inference.segmenter import Segmenter
 from segclip_deploy.runtime.profiling import power
@@ -236,6 +241,51 @@ def test_energy_is_power_by_time_over_frames(monkeypatch: pytest.MonkeyPatch) ->
     assert 7 * 0.3 / counted <= found.joules <= 7 * elapsed / counted
     assert found.above_idle == pytest.approx(found.joules * (7 - 2) / 7)
     assert measure_points._energy(segmenter, frames, None, Path("/")).above_idle is None
+
+
+def test_a_compact_network_is_compared_with_the_one_that_it_comes_from(
+    sweep: Callable[..., list[object]],
+    tiny_checkpoint: Path,
+    tiny_bundle: Path,
+    dataset: Path,
+    tmp_path: Path,
+) -> None:
+    whole = load_checkpoint(tiny_checkpoint)
+    compaction = Compaction(
+        parent=sha256_file(tiny_checkpoint),
+        engine="another's",
+        window=(64, 96),
+        parent_ms=2.0,
+        ms=1.0,
+        measured=False,
+        load=None,
+        multiple=8,
+        rounds=1,
+        parent_miou=None,
+        labels="parent",
+    )
+    weights = {name: value * 0.5 for name, value in whole.weights.items()}  # other labels
+    small = replace(whole, weights=weights, compaction=compaction)
+    save_checkpoint(tmp_path / "small.safetensors", small)
+    export_bundle(tmp_path / "small.safetensors", tmp_path / "small", spec=InputSpec(64, 96))
+
+    out = tmp_path / "out"
+    alone = [tmp_path / "small" if part == tiny_bundle else part for part in sweep(out)]
+    refused = call(*alone, "--precision", "fp32")
+    assert refused.exit_code == 1
+    assert "the network that this was compacted from is not among the arguments" in refused.stderr
+    assert not out.exists()
+
+    both = [*alone, "--precision", "int8"]
+    both.insert(1, tiny_bundle)
+    assert call(*both).exit_code == 0
+    rows = {row.name: row for row in RESULTS.read(out / "results.json", fix="").rows}
+    first, second = (f"{name} · ort · fp32" for name in ("bundle", "small"))
+    assert {row.reference for row in rows.values()} == {first}
+    assert {row.own_fp32 for row in rows.values()} == {first, second}
+    lost = rows[first].miou - rows[second].miou
+    assert lost != 0
+    assert rows[second].drop.value == pytest.approx(lost)
 
 
 def test_what_cannot_be_swept_is_refused_before_anything_is_made(
