@@ -353,7 +353,7 @@ def _of_schema_3(data: dict[str, Any]) -> dict[str, Any]:
 
 
 def _of_schema_4(data: dict[str, Any]) -> dict[str, Any]:
-    """Say that no layer was pruned and that we placed Q/DQ ourselves: there was no choice.
+    """Say that nothing was pruned and that we placed Q/DQ ourselves: there was no choice.
 
     What each operator was planned in, nobody had written; so no engine tells what it kept.
     """

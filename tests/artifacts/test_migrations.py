@@ -116,7 +116,7 @@ def test_an_old_quantized_bundle_says_what_it_said() -> None:
     assert load_golden(bundle.golden_path).reference is not None
     assert done.calibration is not None
     assert done.calibration.to_json() == {**said["calibration"], "appearance": None}
-    assert bundle.record.parents.to_json() == said["parents"]
+    assert bundle.record.parents.to_json() == {**said["parents"], "whole": None}
     assert [link.to_json() for link in bundle.record.parity] == said["parity"]
     assert [block.exported for block in bundle.record.folding] == ["plain", "plain"]
     result = call("verify", bundle.path)
@@ -159,6 +159,7 @@ def test_records_of_schema_3_say_what_they_said_and_nothing_of_what_came_later()
         assert told["quantization"]["calibration"].pop("appearance") is None
         assert told["quantization"].pop("operators") is None
         assert told["quantization"].pop("placement") == "own"
+        assert told["parents"].pop("whole") is None
         assert told == said
         assert record.appearance is None
     assert json.loads(json.dumps(engine.built.to_json())) == {**built, "labels": "graph"}
@@ -172,6 +173,7 @@ def test_records_of_schema_4_say_what_they_said_and_not_what_became_of_the_plan(
         told = json.loads(json.dumps(record.to_json()))
         assert told["quantization"].pop("operators") is None
         assert told["quantization"].pop("placement") == "own"
+        assert told["parents"].pop("whole") is None
         assert not told["model"].pop("channels")
         assert told == said
     assert engine.precision_shares is None
