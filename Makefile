@@ -3,6 +3,7 @@
 # `make gstreamer`  as root or with sudo, on Debian or Ubuntu: GStreamer and PyGObject, for the tests that need them.
 # `make test-long`  the tests that take minutes: families of timm, remedies that make artefacts, versions of TensorRT and ONNX Runtime,
 #                   nvidia-modelopt, which it installs.
+# `make docs`  builds the site of docs/ into out/site, strictly: a broken link or a missing docstring fails.
 # `make benchmark`  measures the example against what else could fly; its tables are those of the README.
 # `make gpu-check`  on a machine with an NVIDIA GPU: what `make test` has to skip, measured (docs/explanation/verified-on.md).
 # `make gpu-kit`  what `make gpu-check KIT=FOLDER` takes to a machine without network.
@@ -13,7 +14,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test gstreamer test-long benchmark gpu-check gpu-kit test-aarch64 clean
+.PHONY: demo test docs gstreamer test-long benchmark gpu-check gpu-kit test-aarch64 clean
 .DELETE_ON_ERROR:
 
 # ---- environments: the demo needs less than the tests
@@ -33,6 +34,10 @@ $(VENV)/test.stamp: pyproject.toml | $(BIN)/python
 # but those tests looks into.
 $(VENV)/fakecuda.stamp: tests/fakecuda/build.py | $(VENV)/test.stamp
 	$(BIN)/python -m tests.fakecuda.build $(VENV)/fakecuda
+	@touch $@
+
+$(VENV)/docs.stamp: pyproject.toml | $(BIN)/python
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[docs]'
 	@touch $@
 
 # nvidia-modelopt, a second way to place INT8.
@@ -71,6 +76,10 @@ test: $(VENV)/test.stamp $(VENV)/fakecuda.stamp
 	$(BIN)/mypy
 	$(BIN)/pytest -n 2 --dist loadfile -m 'not long and not alone'
 	$(BIN)/pytest -m 'alone and not long'
+
+docs: $(VENV)/docs.stamp
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	$(BIN)/python docs/site/check.py out/site
 
 gstreamer: $(VENV)/gstreamer.stamp
 
