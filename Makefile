@@ -80,10 +80,11 @@ test: $(VENV)/test.stamp $(VENV)/fakecuda.stamp
 docs: $(VENV)/docs.stamp
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 	$(BIN)/python docs/site/check.py out/site
+	@echo "Read it: $(PYTHON) -m http.server -d out/site"
 
 gstreamer: $(VENV)/gstreamer.stamp
 
-test-long: $(VENV)/quantize.stamp
+test-long: $(VENV)/quantize.stamp $(VENV)/docs.stamp
 	$(BIN)/pytest -m long --durations=0
 
 DATA ?= ../shared/data/dubai

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 import runpy
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -60,3 +62,17 @@ def test_a_page_that_loads_from_another_host_is_told(
     found = runpy.run_path(str(SITE / "check.py"))["problems"](tmp_path)
     assert (told is None) == (found == [])
     assert all(told in line for line in found if told)
+
+
+@pytest.mark.long
+def test_the_site_builds_strictly_and_loads_nothing_from_another_host(tmp_path: Path) -> None:
+    pytest.importorskip("mkdocs", reason="make docs installs MkDocs")
+    built = subprocess.run(
+        [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "-d", str(tmp_path)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
+    assert built.returncode == 0, built.stderr
+    assert runpy.run_path(str(SITE / "check.py"))["problems"](tmp_path) == []
+    assert 'id="run"' in (tmp_path / "reference" / "commands.html").read_text(encoding="utf-8")

@@ -17,6 +17,9 @@ from segclip_deploy.cli import main
 
 SCHEMAS = Path(__file__).parents[1] / "reference" / "schemas"
 
+PAGE = re.compile(r"docs/([\w/-]+\.md)")
+"""A page that a help text names."""
+
 
 def commands() -> str:
     """Every command: how it is called, what it does, and its options, as ``--help`` says them."""
@@ -25,7 +28,7 @@ def commands() -> str:
         lines += [f"## {part}", ""]
         for name in names:
             lines += [*_command(name, main.commands[name]), ""]
-    return "\n".join(lines)
+    return PAGE.sub(r"[\1](../\1)", "\n".join(lines))
 
 
 def _command(name: str, command: click.Command) -> Iterator[str]:
@@ -36,13 +39,15 @@ def _command(name: str, command: click.Command) -> Iterator[str]:
         kept = paragraph.startswith("\b\n")
         text = _html(paragraph.removeprefix("\b\n"))
         yield from (text.replace("\n", "<br>\n") if kept else text, "")
-    records = [one.get_help_record(context) for one in command.get_params(context)]
+    options = [one for one in command.get_params(context) if isinstance(one, click.Option)]
+    records = [one.get_help_record(context) for one in options]
     yield from _table(("option", "does"), [record for record in records if record])
 
 
 def schemas() -> str:
     """Every file format: its fields, their types and what they mean."""
     lines: list[str] = []
+    told: dict[str, Any] = {}  # an engine's record holds the bundle's, for one
     for path in sorted(SCHEMAS.glob("*.schema.json")):
         schema = json.loads(path.read_text(encoding="utf-8"))
         root = schema["$ref"].rpartition("/")[2]
@@ -51,9 +56,11 @@ def schemas() -> str:
         parts = {root: schema["$defs"][root], **schema["$defs"]}
         for name, part in parts.items():
             fields = part.get("properties")
-            if fields is None:
+            if fields is None or told.get(name) == part:
                 continue
-            lines += ["" if name == root else f"### {kind}: {name}", "", _html(part["description"])]
+            heading = f"### {kind}: {name}" if name in told else f"### {name}"
+            told.setdefault(name, part)
+            lines += ["" if name == root else heading, "", _html(part["description"])]
             rows = [(field, _type(of), of.get("description", "")) for field, of in fields.items()]
             lines += ["", *_table(("field", "type", "is"), rows), ""]
     return "\n".join(lines)
@@ -98,20 +105,27 @@ def _html(text: str) -> str:
 
 def verbs() -> str:
     """The functions of ``api``."""
-    return _objects("segclip_deploy.api", [name for name in api.__all__ if name.islower()])
+    return _objects("segclip_deploy.api", verb_names())
+
+
+def verb_names() -> list[str]:
+    """Known by the case of a name: to ask what it stands for would import torch."""
+    return [name for name in api.__all__ if name.islower()]
 
 
 def nouns() -> str:
     """What ``segclip_deploy`` itself offers beside the verbs."""
-    names = [name for name in segclip_deploy.__all__ if name not in {"api", *api.__all__}]
-    return _objects("segclip_deploy", [*names, "Bundle", "Engine", "Vocabulary"])
+    names = {*segclip_deploy.__all__} - {"api", *verb_names()}
+    # What is called comes before what it returns, and the stand-in for tests last.
+    order = sorted(names, key=lambda name: (name == "FakeBackend", not name.islower(), name))
+    order.remove("open_segmenter")
+    return _objects("segclip_deploy", ["open_segmenter", *order])
 
 
 def results() -> str:
     """The records that verbs return and files hold."""
-    # By the case of its name: to ask for the class itself would import torch.
     names = [name for name in api.__all__ if not name.islower() and not name.isupper()]
-    return _objects("segclip_deploy.api", sorted({*names} - {*segclip_deploy.__all__}))
+    return _objects("segclip_deploy.api", [n for n in names if n not in segclip_deploy.__all__])
 
 
 def _objects(home: str, names: list[str]) -> str:

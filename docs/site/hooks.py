@@ -12,6 +12,7 @@ from typing import Any
 from generated import PARTS  # beside this file: MkDocs puts its folder on the path
 from mermaid import fetch_mermaid
 from mkdocs.config.defaults import MkDocsConfig
+from mkdocs.exceptions import PluginError
 from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
 
@@ -20,6 +21,7 @@ OUTSIDE = "repository"
 """Where files of the repository lie in the site that pages link to and that are not below ``docs``."""
 
 LINK = re.compile(r"""(\]\(|(?:src|href)=")([^)\s"#]+)""")
+CODE = re.compile(r"`[^`\n]*`")
 MERMAID = "assets/mermaid.min.js"
 log = logging.getLogger("mkdocs.hooks")
 
@@ -68,7 +70,11 @@ def on_files(files: Files, config: MkDocsConfig) -> None:
                 continue
             files.append(File.generated(config, name, abs_src_path=str(target)))
             waiting += [str(target)] if target.suffix == ".md" else []
-    files.append(File.generated(config, MERMAID, abs_src_path=str(fetch_mermaid())))
+    try:
+        mermaid = fetch_mermaid()
+    except (OSError, ValueError) as error:
+        raise PluginError(f"Mermaid draws the diagrams and is fetched once: {error}") from error
+    files.append(File.generated(config, MERMAID, abs_src_path=str(mermaid)))
 
 
 def targets(page: Path, text: str) -> list[Path]:
@@ -86,6 +92,8 @@ def on_page_markdown(text: str, page: Page, **_: Any) -> str:
     for name, made in PARTS.items():
         if f"<!-- {name} -->" in text:
             text = text.replace(f"<!-- {name} -->", made())
+    # GitHub wants a bar in a table's code with a backslash, Python-Markdown shows that backslash.
+    text = CODE.sub(lambda code: code[0].replace("\\|", "|"), text)
     home = Path(str(page.file.abs_src_path)).parent
     here = posixpath.dirname(page.file.src_uri)
 

@@ -1,6 +1,6 @@
 """Mermaid, which draws the diagrams: fetched once from npm's registry, known by its hash, kept in the cache.
 
-Mermaid is under the MIT licence, © Knut Sveidqvist; its text is at the end of the script's package.
+Mermaid is under the MIT licence, © Knut Sveidqvist; the licence's text is in the package that is fetched.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ def fetch_mermaid() -> Path:
 
     Raises:
         ValueError: what came is not what is known by ``SHA256``.
-        OSError: no network.
+        OSError: no network, or no room.
     """
     kept = user_cache_path("segclip-deploy") / f"mermaid-{VERSION}.min.js"
     if kept.is_file() and _is_known(kept.read_bytes()):
