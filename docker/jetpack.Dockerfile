@@ -4,6 +4,8 @@
 # The base must be of the JetPack that runs on the board: engines belong to its TensorRT.
 ARG BASE=nvcr.io/nvidia/l4t-jetpack:r36.4.0
 FROM ${BASE}
+# Versions are those of the base's distribution: a pinned one is gone at its next update.
+# hadolint ignore=DL3008
 RUN apt-get update \
     && apt-get install --yes --no-install-recommends g++ python3-dev python3-venv python3-libnvinfer \
     && rm -rf /var/lib/apt/lists/*
