@@ -78,11 +78,12 @@ def run(as_json: bool, **options: Any) -> None:
     """Segment SOURCES with ENGINE, an engine or a bundle.
 
     SOURCES are images, videos, rasters, folders of them with their sub-folders, and http:// URLs
-    of such files; or ROS 2 recordings: flight.mcap, a folder of rosbag2; or one camera: /dev/video0,
-    rtsp://..., csi:0, usb:0, 'gst:PIPELINE'. Results lie below --out as the sources lie below the deepest
-    folder that holds all of them. Writes NAME.png (labels), NAME.overlay.png, NAME.margin.png where the engine has
-    a margin, and areas.jsonl; of a raster that has a place NAME.tif, a Cloud-Optimized GeoTIFF. Bad
-    images are listed, the others done, and the exit code is 1, as it is where frames of a video are damaged.
+    of such files. Or they are ROS 2 recordings: flight.mcap, a folder of rosbag2. Or one camera:
+    /dev/video0, rtsp://..., csi:0, usb:0, 'gst:PIPELINE'. Results lie below --out as the sources lie
+    below the deepest folder that holds all of them. Writes NAME.png (labels), NAME.overlay.png,
+    NAME.margin.png where the engine has a margin, and areas.jsonl. Of a raster that has a place it
+    writes NAME.tif, a Cloud-Optimized GeoTIFF. Bad images are listed, the others done, and the exit
+    code is 1. So it is where frames of a video are damaged.
     """
     if as_json and options["jsonl"] == "-":
         raise click.UsageError("--json and --jsonl - would both write to stdout")
