@@ -101,8 +101,8 @@ def _value(number: str) -> float:
 
 
 def texts(text: str) -> Iterator[tuple[int, str]]:
-    """(line, text) of each paragraph, heading, list item and table cell; code in it is ``·``."""
-    shown = {"code_inline": "·", "softbreak": " ", "hardbreak": " "}
+    """(line, text) of each paragraph, heading, list item and table cell; code in it is the word ``code``."""
+    shown = {"code_inline": "code", "softbreak": " ", "hardbreak": " "}
     for token in MARKDOWN.parse(text):
         if token.type == "inline" and token.children:
             parts = (
