@@ -1,4 +1,4 @@
-"""Pages and help texts are in plain language: short sentences, and the words of the glossary.
+"""Pages, help texts and errors are in plain language: short sentences, and the words of the glossary.
 
 Vale checks the same, but its package fetches a binary when it is first used, so it is nothing that
 ``make test`` could install. ``<!-- plain: off -->`` and ``<!-- plain: on -->`` on lines of their own
@@ -7,11 +7,13 @@ take a part of a page out: quoted licences, say.
 
 from __future__ import annotations
 
+import ast
 import re
 from collections.abc import Iterator
 
 import click
 
+from segclip_deploy import errors
 from segclip_deploy.cli import main
 from tests.conftest import ROOT
 from tests.support.pages import pages, table_rows, texts
@@ -59,8 +61,26 @@ def helps(command: click.Command, name: str) -> Iterator[tuple[str, str]]:
                 yield from helps(below, f"{name} {verb}")
 
 
+def words_of(node: ast.expr) -> str:
+    """What a string or f-string says; ``code`` stands for what is put in."""
+    match node:
+        case ast.Constant(value=str(text)):
+            return text
+        case ast.JoinedStr(values=parts):
+            return "".join(words_of(part) or "code" for part in parts)
+    return ""
+
+
+def messages(source: str) -> Iterator[tuple[int, str]]:
+    """(line, text) of what the errors that a module raises say."""
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Call) and getattr(node.func, "id", None) in errors.__all__:
+            for argument in (*node.args, *(keyword.value for keyword in node.keywords)):
+                yield node.lineno, words_of(argument)
+
+
 def read_by_people() -> Iterator[tuple[str, str]]:
-    """Where → a text, for every text of the pages but this project's history, and of ``--help``."""
+    """Where → a text: of pages but this project's history, of ``--help``, and of errors."""
     for page in pages():
         if page.name != "CHANGELOG.md":
             source = page.read_text(encoding="utf-8")
@@ -68,6 +88,9 @@ def read_by_people() -> Iterator[tuple[str, str]]:
             for line, text in texts(source):
                 yield f"{page.relative_to(ROOT)}:{line}", text
     yield from helps(main, "segclip-deploy")
+    for module in sorted((ROOT / "segclip_deploy").rglob("*.py")):
+        for line, text in messages(module.read_text(encoding="utf-8")):
+            yield f"{module.relative_to(ROOT)}:{line}", text
 
 
 def test_sentences_are_short() -> None:
@@ -99,6 +122,11 @@ def test_a_long_sentence_and_a_word_off_the_glossary_are_found() -> None:
     assert avoided("Which Islands stay?", {"islands": "FP32 fallback layers"}) == [
         "islands: say FP32 fallback layers"
     ]
+
+
+def test_what_errors_say_is_read() -> None:
+    source = "raise BadInput(f'{n} of {m} are bad', where=path, fix='mend ' 'them')"
+    assert [text for _, text in messages(source) if text] == ["code of code are bad", "mend them"]
 
 
 def test_text_is_told_from_code() -> None:
