@@ -16,7 +16,7 @@ from segclip_deploy.cli import main
 from tests.conftest import EXAMPLE, ROOT
 from tests.support.pages import Block, commands, missing_lines, pages, runnable_blocks
 
-QUICK = ("README.md",)
+QUICK = ("README.md", "docs/how-to/datasets.md", "docs/how-to/install.md")
 """Pages of `make test`; the others take minutes."""
 
 RUNNABLE = {
