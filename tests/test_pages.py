@@ -72,7 +72,8 @@ def test_a_page_runs_and_prints_what_it_shows(page: str, tmp_path: Path) -> None
         assert Image.open(picture).size == size
 
 
-def test_readme_and_tutorials_are_run() -> None:
+def test_the_readme_is_short_and_it_and_the_tutorials_are_run() -> None:
+    assert len((ROOT / "README.md").read_text(encoding="utf-8").splitlines()) <= 150
     tutorials = [p.relative_to(ROOT).as_posix() for p in (ROOT / "docs" / "tutorials").glob("*.md")]
     assert len(tutorials) >= 3
     assert {"README.md", *tutorials} <= set(RUNNABLE)
