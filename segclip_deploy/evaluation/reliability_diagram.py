@@ -11,11 +11,10 @@ from segclip_deploy._optional import require
 from segclip_deploy.artifacts.files import replace_file
 from segclip_deploy.errors import BadInput
 from segclip_deploy.evaluation.confidence import BINS, Confidence, Reliability
+from segclip_deploy.runtime.profiling import palette
 from segclip_deploy.runtime.profiling.picture import save_png
 
 __all__ = ["check_diagram", "draw_reliability"]
-
-_RIGHT, _GAP, _PIXELS = "#4c6ef5", "#ffa8a8", "#adb5bd"
 
 
 def check_diagram(path: Path) -> None:
@@ -57,9 +56,9 @@ def draw_reliability(confidence: Confidence, path: Path, *, title: str) -> None:
         _draw_accuracy(grid[0, column], found, f"{name}: ECE {found.ece:.4f}")
         _draw_counts(grid[1, column], found)
     grid[0, 0].set_ylabel("share of pixels that are right")
-    grid[1, 0].set_ylabel("pixels")
+    grid[1, 0].set_ylabel("pixels, log scale")
     grid[0, 0].legend(fontsize=8, loc="upper left", frameon=False)
-    figure.suptitle(title, fontsize=10)
+    figure.suptitle(f"How often the model is right, by how sure it is\n{title}", fontsize=10)
     path.parent.mkdir(parents=True, exist_ok=True)
     with replace_file(path) as temporary:
         save_png(figure, temporary)
@@ -70,13 +69,13 @@ def _draw_accuracy(axes: Any, found: Reliability, title: str) -> None:
     middle = (np.arange(BINS) + 0.5) / BINS
     accuracy = np.nan_to_num(found.bin_accuracy)
     gap = np.nan_to_num(found.bin_confidence - found.bin_accuracy)
-    axes.bar(middle, accuracy, width=0.9 / BINS, color=_RIGHT, label="accuracy")
+    axes.bar(middle, accuracy, width=0.9 / BINS, color=palette.BLUE, label="accuracy")
     axes.bar(
-        middle, gap, width=0.5 / BINS, bottom=accuracy, color=_GAP, alpha=0.8, hatch="///",
-        edgecolor="#e03131", linewidth=0.5, label="gap to the mean confidence",
+        middle, gap, width=0.5 / BINS, bottom=accuracy, color="white", hatch="///",
+        edgecolor=palette.VERMILION, linewidth=0.5, label="gap to the mean confidence",
     )  # fmt: skip
     axes.plot(
-        [0, 1], [0, 1], color="#212529", linewidth=1, linestyle="--", label="as sure as right"
+        [0, 1], [0, 1], color=palette.INK, linewidth=1, linestyle="--", label="as sure as right"
     )
     axes.set(xlim=(0, 1), ylim=(0, 1))
     axes.set_title(title, fontsize=10)
@@ -86,7 +85,7 @@ def _draw_accuracy(axes: Any, found: Reliability, title: str) -> None:
 def _draw_counts(axes: Any, found: Reliability) -> None:
     """How many pixels each bin has, on a logarithmic scale: most are in the last."""
     middle = (np.arange(BINS) + 0.5) / BINS
-    axes.bar(middle, found.pixels, width=0.9 / BINS, color=_PIXELS)
+    axes.bar(middle, found.pixels, width=0.9 / BINS, color=palette.LINE)
     axes.set_yscale("log")
     axes.set_ylim(0.8, 30 * max(found.pixels.max(), 1))  # room for the numbers
     axes.yaxis.set_major_formatter("{x:,.0f}")

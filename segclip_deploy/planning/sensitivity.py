@@ -108,7 +108,10 @@ def heat_map(effects: Sequence[BlockEffect], path: Path, *, title: str) -> None:
             dark = shades[row] > 0.6 and not column.unsure[row]
             colour = "white" if dark else "black"
             axes.text(0, row, text, ha="center", va="center", fontsize=6.5, color=colour)
-    figure.suptitle(f"{title}\ngrey: the 95 % bounds hold zero", fontsize=9)
+    figure.suptitle(
+        f"What INT8 costs in each block: darker is worse\n{title}; grey: the 95 % bounds hold zero",
+        fontsize=9,
+    )
     with replace_file(path) as temporary:
         save_png(figure, temporary)
 

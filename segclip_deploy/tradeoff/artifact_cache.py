@@ -189,7 +189,7 @@ class ArtifactCache:
                 state=folder / "state.json",  # all budgets start from the same measurements
                 report=self.report,
             )
-            heat_map(planned.effects, folder / SENSITIVITY_FILE, title=f"{point.bundle.name}, INT8")
+            heat_map(planned.effects, folder / SENSITIVITY_FILE, title=point.bundle.name)
         return path
 
     def _model_digest(self, point: Point) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from segclip_deploy.runtime.profiling.palette import LINE, MACHINE_COLOURS, PALE
 from segclip_deploy.tradeoff.joined import (
     RANK,
     Int8Gain,
@@ -14,21 +15,25 @@ from segclip_deploy.tradeoff.joined import (
     MeasuredBound,
     SharedArtifact,
 )
-from segclip_deploy.tradeoff.plots import figure_png, log_scale, new_figure
+from segclip_deploy.tradeoff.plots import (
+    BOUNDS_TITLE,
+    FRONTS_TITLE,
+    figure_png,
+    log_scale,
+    new_figure,
+)
 from segclip_deploy.tradeoff.roofline import BOARDS
 
 __all__ = ["draw_bounds", "draw_fronts", "draw_gains", "draw_shared", "machine_sign"]
 
-_COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00", "#000000")
 _MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 _SIGNS = "●■▲◆▼✚✖★"
-"""Okabe & Ito's palette, without its yellow: it is told apart by colour-blind readers. The shapes tell
-machines apart in grey, too, and as there are eight, 56 machines in all."""
+"""The shapes tell machines apart in grey, too, and as there are eight beside seven colours, 56 in all."""
 
 
 def draw_fronts(joined: Joined, axes: int) -> bytes:
     """MIoU over latency, and the Pareto front of each machine of one pair of axes."""
-    figure, plot = new_figure(9, 5.2)
+    figure, plot = new_figure(FRONTS_TITLE, 9, 5.4)
     for machine in joined.machines:
         if machine.axes != axes or not machine.rows:
             continue
@@ -52,7 +57,6 @@ def draw_fronts(joined: Joined, axes: int) -> bytes:
                 xytext=(5, 5),
                 textcoords="offset points",
                 fontsize=8,
-                color=colour,
             )
     log_scale(plot, minor=(2, 5))
     plot.set_xlabel(f"p{RANK:g} latency of a frame, ms (bars: 95 % bounds)")
@@ -64,12 +68,13 @@ def draw_fronts(joined: Joined, axes: int) -> bytes:
 
 def draw_shared(joined: Joined, shared: Sequence[SharedArtifact], axes: int) -> bytes:
     """Latency of equal artefacts on the machines of one pair of axes, a line an artefact."""
-    figure, plot = new_figure(9, 1.3 + 0.5 * len(shared) + 0.2 * len(joined.machines))
+    height = 1.3 + 0.5 * len(shared) + 0.2 * len(joined.machines)
+    figure, plot = new_figure("The same artefact on each machine: left is faster", 9, height)
     seen: dict[str, None] = {}
     for place, artifact in enumerate(shared):
         rows = [row for row in artifact.rows if row.axes == axes]
         ends = [row.p50_ms for row in rows]
-        plot.plot([min(ends), max(ends)], [place, place], color="#ced4da", linewidth=1, zorder=1)
+        plot.plot([min(ends), max(ends)], [place, place], color=PALE, linewidth=1, zorder=1)
         for row in rows:
             seen[row.machine] = None
             _point(plot, row.p50_ms, place, row, *_style(joined, row.machine))
@@ -79,7 +84,7 @@ def draw_shared(joined: Joined, shared: Sequence[SharedArtifact], axes: int) -> 
     plot.set_yticks(range(len(shared)), [one.label for one in shared], fontsize=8)
     plot.set_ylim(len(shared) - 0.5, -0.5)
     log_scale(plot, minor=(2, 5))
-    plot.set_xlabel("median ms a frame")
+    plot.set_xlabel("ms a frame, median")
     plot.grid(alpha=0.25, which="both", axis="x")
     figure.legend(fontsize=8, loc="outside lower left", ncols=1, frameon=False)
     return figure_png(figure)
@@ -87,7 +92,8 @@ def draw_shared(joined: Joined, shared: Sequence[SharedArtifact], axes: int) -> 
 
 def draw_gains(joined: Joined, gains: Sequence[Int8Gain]) -> bytes:
     """How many times faster than FP16, with 95 % bounds; each is of one machine by itself."""
-    figure, plot = new_figure(9, 1.1 + 0.42 * len(gains))
+    title = "What INT8 gains over FP16: right of the dashed line it is faster"
+    figure, plot = new_figure(title, 9, 1.1 + 0.42 * len(gains))
     for place, gain in enumerate(gains):
         if gain.times is None or gain.interval is None:
             continue
@@ -101,20 +107,20 @@ def draw_gains(joined: Joined, gains: Sequence[Int8Gain]) -> bytes:
             textcoords="offset points",
             fontsize=8,
         )
-    plot.axvline(1, color="#868e96", linewidth=1, linestyle="--")
+    plot.axvline(1, color=LINE, linewidth=1, linestyle="--")
     labels = [f"{gain.row.machine}\n{gain.row.name}" for gain in gains]
     plot.set_yticks(range(len(gains)), labels, fontsize=7)
     plot.set_ylim(len(gains) - 0.5, -0.5)
     plot.margins(x=0.15)
-    plot.set_xlabel("times as fast as FP16, medians (dashed: as fast)")
+    plot.set_xlabel("times as fast as FP16, medians")
     return figure_png(figure)
 
 
 def draw_bounds(joined: Joined, bounds: Sequence[MeasuredBound]) -> bytes:
     """Milliseconds a window that no engine can go below, hatched, and what was measured, a mark."""
-    figure, plot = new_figure(9, 1.1 + 0.34 * len(bounds))
+    figure, plot = new_figure(BOUNDS_TITLE, 9, 1.1 + 0.34 * len(bounds))
     for place, one in enumerate(bounds):
-        plot.barh(place, one.bound.ms, facecolor="#f1f3f5", edgecolor="#868e96", hatch="///")
+        plot.barh(place, one.bound.ms, facecolor="white", edgecolor=LINE, hatch="///")
         if one.row is not None and one.ms is not None:
             _point(plot, one.ms, place, one.row, *_style(joined, one.row.machine))
         told = (
@@ -135,7 +141,7 @@ def draw_bounds(joined: Joined, bounds: Sequence[MeasuredBound]) -> bytes:
     plot.set_yticks(range(len(bounds)), labels, fontsize=8)
     plot.set_ylim(len(bounds) - 0.5, -0.5)
     plot.margins(x=0.3)
-    plot.set_xlabel("ms a window (hatched: a lower bound, computed; marks: measured)")
+    plot.set_xlabel("ms a window (hatched: computed; marks: measured)")
     return figure_png(figure)
 
 
@@ -153,7 +159,7 @@ def _legend(machine: MachineFront) -> str:
 def _style(joined: Joined, machine: str) -> tuple[str, str]:
     """Colour and shape of a machine, the same in every picture."""
     place = [one.machine for one in joined.machines].index(machine)
-    return _COLOURS[place % len(_COLOURS)], _MARKERS[place % len(_MARKERS)]
+    return MACHINE_COLOURS[place % len(MACHINE_COLOURS)], _MARKERS[place % len(_MARKERS)]
 
 
 def _point(

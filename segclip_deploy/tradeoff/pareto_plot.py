@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from segclip_deploy.runtime.profiling import palette
 from segclip_deploy.tradeoff.comparison import EngineComparison
-from segclip_deploy.tradeoff.plots import LOOKS, figure_png, log_scale, new_figure
+from segclip_deploy.tradeoff.plots import FRONTS_TITLE, LOOKS, figure_png, log_scale, new_figure
 from segclip_deploy.tradeoff.row import Row, pareto_front
 
 __all__ = ["tradeoff"]
@@ -47,7 +48,7 @@ def tradeoff(
     engine stands at its height, or at its latency. The axes span two points and a factor of two at
     least, so that small differences look small.
     """
-    figure, axes = new_figure(7, 4.8, dpi=200)
+    figure, axes = new_figure(FRONTS_TITLE, 7, 5, dpi=200)
     marks = _marks(rows, rank, comparisons)
     for kind, (colour, shape) in LOOKS.items():
         mine = [mark for mark in marks if mark.row.precision.split()[0] == kind]
@@ -59,13 +60,13 @@ def tradeoff(
             )
     for mark in marks:
         low, high = mark.ms_bounds
-        axes.plot([low, high], [100 * mark.miou] * 2, color="#868e96", linewidth=1, zorder=2)
+        axes.plot([low, high], [100 * mark.miou] * 2, color=palette.LINE, linewidth=1, zorder=2)
         low, high = mark.miou_bounds
-        axes.plot([mark.ms] * 2, [100 * low, 100 * high], color="#868e96", linewidth=1, zorder=2)
+        axes.plot([mark.ms] * 2, [100 * low, 100 * high], color=palette.LINE, linewidth=1, zorder=2)
     by_name = {mark.row.name: mark for mark in marks}
     front = [by_name[name] for name in pareto_front({m.row.name: (m.ms, m.miou) for m in marks})]
     steps = [mark.ms for mark in front], [100 * mark.miou for mark in front]
-    axes.step(*steps, where="post", color="#495057", linewidth=1, label="Pareto front")
+    axes.step(*steps, where="post", color=palette.MUTED, linewidth=1, label="Pareto front")
     if best is not None:
         place = by_name[best.name].ms, 100 * by_name[best.name].miou
         axes.scatter(*place, s=330, facecolors="none", edgecolors="black", label="recommended")
@@ -73,7 +74,7 @@ def tradeoff(
     axes.set_xlabel(f"p{rank:g} latency of a frame, ms")
     axes.set_ylabel("mIoU, %")
     axes.grid(alpha=0.25, which="both")
-    figure.legend(fontsize=9, loc="outside upper left", ncols=3, frameon=False)
+    figure.legend(fontsize=9, loc="outside lower left", ncols=3, frameon=False)
     _name_marks(figure, axes, [mark for mark in marks if mark in front or _like_front(mark, front)])
     return figure_png(figure)
 

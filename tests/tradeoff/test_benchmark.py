@@ -119,6 +119,9 @@ def test_a_sweep_that_was_killed_goes_on_to_the_same_accuracy(
     page = (whole / "report.html").read_text()
     assert "100 m above ground at 5 m/s" in page
     assert not re.search(r"""(src|href)=["'](?!data:)""", page)  # needs no network
+    pictures = re.findall(r"<img[^>]*>", page)
+    assert len(pictures) == 7  # five, and two images where engines disagree
+    assert all(re.search(r'alt="[^"]{60,}"', picture) for picture in pictures)
     assert "<0>" not in page
     assert "image&lt;" in page
     assert "They are no estimates" in page
