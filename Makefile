@@ -2,7 +2,7 @@
 # `make test`  lints, type-checks and tests.
 # `make gstreamer`  as root or with sudo, on Debian or Ubuntu: GStreamer and PyGObject, for the tests that need them.
 # `make test-long`  the tests that take minutes: families of timm, remedies that make artefacts, versions of TensorRT and ONNX Runtime,
-#                   nvidia-modelopt, which it installs.
+#                   nvidia-modelopt, which it installs, wheel and sdist in empty environments of Python 3.10 to 3.13.
 # `make docs`  builds the site of docs/ into out/site, strictly: a broken link or a missing docstring fails.
 # `make benchmark`  measures the example against what else could fly; its tables are those of the README.
 # `make gpu-check`  on a machine with an NVIDIA GPU: what `make test` has to skip, measured (docs/explanation/verified-on.md).
