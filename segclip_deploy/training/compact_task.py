@@ -17,9 +17,9 @@ from segclip_deploy.errors import BadInput
 from segclip_deploy.evaluation.dataset import Dataset
 from segclip_deploy.training.crop_loader import Loading
 
-__all__ = ["GOALS", "CompactionGoal", "CompactionTask", "Material"]
+__all__ = ["CompactionGoal", "CompactionTask", "Material"]
 
-GOALS = "--max-miou-drop, --speed-up, --max-latency-ms and --family"
+_GOALS = "--max-miou-drop, --speed-up, --max-latency-ms and --family"
 
 
 class CompactionGoal(Record, frozen=True):
@@ -42,7 +42,7 @@ class CompactionGoal(Record, frozen=True):
 
     def __post_init__(self) -> None:
         if sum(value is not None for value in self.to_json().values()) != 1:
-            raise BadInput(f"give one of {GOALS}")
+            raise BadInput(f"give one of {_GOALS}")
         for value in (self.max_miou_drop, self.max_latency_ms):
             if value is not None and value <= 0:
                 raise BadInput("a drop and a latency are above 0", where=self.option)
