@@ -65,6 +65,7 @@ def test_a_page_that_loads_from_another_host_is_told(
 
 
 @pytest.mark.long
+@pytest.mark.timeout(900)
 def test_the_site_builds_strictly_and_loads_nothing_from_another_host(tmp_path: Path) -> None:
     pytest.importorskip("mkdocs", reason="make docs installs MkDocs")
     built = subprocess.run(
