@@ -70,11 +70,12 @@ demo: $(VENV)/demo.stamp
 	@echo
 	@echo "Look at out/demo/labels: NAME.overlay.png over the image, NAME.png with the labels."
 
+# Two processes share the cores: threads of OpenMP that wait must not spin.
 test: $(VENV)/test.stamp $(VENV)/fakecuda.stamp
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/pytest -n 2 --dist loadfile -m 'not long and not alone'
+	OMP_WAIT_POLICY=passive $(BIN)/pytest -n 2 --dist loadfile -m 'not long and not alone'
 	$(BIN)/pytest -m 'alone and not long'
 
 docs: $(VENV)/docs.stamp

@@ -188,7 +188,7 @@ def test_the_picture_names_what_stands_in_one_place_together() -> None:
     data = pareto_plot.tradeoff([FAST, MIDDLE, SLOW], 99, found, best=FAST)
     with Image.open(BytesIO(data)) as image:
         assert image.width == 1400
-    figure, axes = pareto_plot.new_figure(7, 4.8)
+    figure, axes = pareto_plot.new_figure("", 7, 4.8)
     marks = pareto_plot._marks([FAST, MIDDLE, SLOW], 99, found)
     pareto_plot._least_span(axes, marks)
     pareto_plot._name_marks(figure, axes, marks)
