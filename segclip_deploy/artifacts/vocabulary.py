@@ -49,6 +49,11 @@ class ClassEntry(Record, frozen=True):
     descriptions: tuple[str, ...]
     texts: tuple[str, ...]
 
+    @property
+    def hex_colour(self) -> str:
+        """The colour as HTML and GeoJSON have it: ``#3c1098``."""
+        return "#{:02x}{:02x}{:02x}".format(*self.colour)
+
 
 class Vocabulary(Record, frozen=True):
     """The classes of a dataset; the position in ``classes`` is the class index.

@@ -102,7 +102,7 @@ def _print_vocabulary(vocabulary: api.Vocabulary) -> None:
             [
                 entry.name,
                 str(entry.mask_value),
-                "#{:02x}{:02x}{:02x}".format(*entry.colour),
+                entry.hex_colour,
                 "; ".join(vocabulary.prompts(entry)),
                 str(len(entry.texts)),
             ]

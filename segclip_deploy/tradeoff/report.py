@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 
 from segclip_deploy.artifacts.files import replace_file
-from segclip_deploy.artifacts.vocabulary import Vocabulary
 from segclip_deploy.evaluation.dataset import Dataset
 from segclip_deploy.runtime.inference.segmenter import Segmenter
 from segclip_deploy.runtime.open_engine import open_segmenter
@@ -86,7 +85,7 @@ def write_report(
         "heat": [row for row in rows if row.heat],
         "heat_notes": heat_notes(rows),
         "classes": dataset.vocabulary.names,
-        "colours": _colours(dataset.vocabulary),
+        "legend": dataset.vocabulary.classes,
         "pictures": {name: embedded_png(data) for name, data in pictures.items()},
         "texts": describe_pictures(rows, rank, references, best=best, bounds=results.bounds),
         "worst": _worst(results, best, references, dataset),
@@ -101,14 +100,6 @@ def write_report(
     with replace_file(page) as temporary:
         temporary.write_text(render_page("report.html", values), encoding="utf-8")
     return page
-
-
-def _colours(vocabulary: Vocabulary) -> list[tuple[str, str]]:
-    """Names of the classes, and their colours as HTML has them."""
-    return [
-        (name, "#" + bytes(colour.tolist()).hex())
-        for name, colour in zip(vocabulary.names, vocabulary.palette, strict=True)
-    ]
 
 
 def _told(conditions: SweepConditions) -> dict[str, object]:

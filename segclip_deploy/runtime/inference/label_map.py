@@ -150,7 +150,7 @@ class LabelMap:
             one = feature({"type": "Polygon", "coordinates": rings}, index, self.vocabulary)
             one["properties"] |= {
                 "mask_value": entry.mask_value,
-                "colour": "#{:02x}{:02x}{:02x}".format(*entry.colour),
+                "colour": entry.hex_colour,
                 "pixels": area_of(one["geometry"]["coordinates"]),
             }
             drawn.append(one)
