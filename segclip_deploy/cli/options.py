@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -88,6 +88,13 @@ checkpoint_option = click.option(
 )
 
 
+def _with_options(options: Sequence[Callable[[Any], Any]], command: F) -> F:
+    """A command with options, which ``--help`` shows in this order."""
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
 def dataset_options(command: F) -> F:
     """How a dataset lies."""
     return layout_option(_MASK_SUFFIX(command))
@@ -118,12 +125,7 @@ def labelling_options(*, margin: str, unhealthy: str) -> Callable[[F], F]:
         click.option("--healthy-only", is_flag=True, help=f"No labels for {unhealthy}."),
     )
 
-    def decorate(command: F) -> F:
-        for option in reversed(options):
-            command = option(command)
-        return command
-
-    return decorate
+    return lambda command: _with_options(options, command)
 
 
 def torch_device_option(default: str | None, help_: str) -> Callable[[F], F]:
@@ -159,9 +161,7 @@ def training_run_options(command: F) -> F:
             help="Decoded images kept in memory, over all processes.",
         ),
     )
-    for option in reversed(options):
-        command = option(command)
-    return command
+    return _with_options(options, command)
 
 
 def scheme_option(*, required: bool) -> Callable[[Any], Any]:
@@ -229,9 +229,7 @@ _READING = (
 
 def reading_options(command: F) -> F:
     """How images and rasters are read."""
-    for option in reversed(_READING):
-        command = option(command)
-    return command
+    return _with_options(_READING, command)
 
 
 def picture_options(command: F) -> F:
