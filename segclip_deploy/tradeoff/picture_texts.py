@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+import numpy as np
+
+from segclip_deploy.tradeoff.plots import points_gained
 from segclip_deploy.tradeoff.roofline import BOARDS, LowerBound
 from segclip_deploy.tradeoff.row import Row
 
@@ -28,25 +31,31 @@ def describe_pictures(
         bounds: of boards that are not here.
     """
     told = f"Recommended: {best.name}." if best else "None is recommended."
+    marks = [(r.name, f"{r.percentile(rank):.1f} ms, {100 * r.miou:.2f} %") for r in rows]
+    spreads = [
+        (r.name, f"p50 {r.percentile(50):.1f} ms, p{rank:g} {r.percentile(rank):.1f} ms")
+        for r in rows
+    ]
+    least = [
+        (f"{BOARDS[b.board].title}, {b.precision}, {b.bundle}", f"at least {b.ms:.2f} ms")
+        for b in bounds
+    ]
     return {
-        "tradeoff": f"mIoU over p{rank:g} latency, one mark an engine. "
-        + " ".join(f"{r.name}: {r.percentile(rank):.1f} ms, {100 * r.miou:.2f} %." for r in rows)
-        + f" {told}",
-        "stages": "Bars: median milliseconds of a frame by stage. "
-        + " ".join(f"{row.name}: {_stages(row)}." for row in rows),
-        "latencies": "The spread of each engine's latency. "
-        + " ".join(
-            f"{r.name}: p50 {r.percentile(50):.1f} ms, p{rank:g} {r.percentile(rank):.1f} ms."
-            for r in rows
+        "tradeoff": f"{_listed(f'mIoU over p{rank:g} latency, one mark an engine.', marks)} {told}",
+        "stages": _listed(
+            "Bars: median milliseconds of a frame by stage.", [(r.name, _stages(r)) for r in rows]
         ),
-        "classes": "A table of colours: points of IoU against FP32 by class. "
-        + " ".join(f"{row.name}: {_changes(row, references[row.name])}." for row in rows),
-        "bounds": "Hatched bars: lower bounds that were computed, not measured. "
-        + " ".join(
-            f"{BOARDS[b.board].title}, {b.precision}, {b.bundle}: at least {b.ms:.2f} ms."
-            for b in bounds
+        "latencies": _listed("The spread of each engine's latency.", spreads),
+        "classes": _listed(
+            "A table of colours: points of IoU against FP32 by class.",
+            [(r.name, _changes(r, references[r.name])) for r in rows],
         ),
+        "bounds": _listed("Hatched bars: lower bounds that were computed, not measured.", least),
     }
+
+
+def _listed(title: str, told: Sequence[tuple[str, str]]) -> str:
+    return " ".join([title, *(f"{name}: {what}." for name, what in told)])
 
 
 def _stages(row: Row) -> str:
@@ -54,11 +63,8 @@ def _stages(row: Row) -> str:
 
 
 def _changes(row: Row, reference: Row) -> str:
-    changes = []
-    for name, iou in row.iou.items():
-        before = reference.iou[name]
-        if iou is None or before is None:
-            changes.append(f"{name} absent")
-        else:
-            changes.append(f"{name} {100 * (iou - before):+.2f}")
-    return ", ".join(changes)
+    changes = {name: points_gained(iou, reference.iou[name]) for name, iou in row.iou.items()}
+    return ", ".join(
+        f"{name} absent" if np.isnan(points) else f"{name} {points:+.2f}"
+        for name, points in changes.items()
+    )

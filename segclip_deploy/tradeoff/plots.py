@@ -29,6 +29,7 @@ __all__ = [
     "lower_bounds",
     "new_figure",
     "panel",
+    "points_gained",
     "stage_bars",
 ]
 
@@ -104,7 +105,7 @@ def class_changes(rows: Sequence[Row], references: Mapping[str, Row]) -> bytes:
     """Points of IoU that each class gains or loses against FP32."""
     names = list(rows[0].iou)
     values = np.array(
-        [[_points(row.iou[n], references[row.name].iou[n]) for n in names] for row in rows]
+        [[points_gained(row.iou[n], references[row.name].iou[n]) for n in names] for row in rows]
     )
     title = "What each class gains (blue) or loses (red) against FP32"
     figure, axes = new_figure(title, 2 + 1.1 * len(names), 1 + 0.34 * len(rows))
@@ -151,7 +152,8 @@ def panel(
     return buffer.getvalue()
 
 
-def _points(value: float | None, before: float | None) -> float:
+def points_gained(value: float | None, before: float | None) -> float:
+    """Points between two shares of 1; not a number where one is None."""
     return np.nan if value is None or before is None else 100 * (value - before)
 
 
