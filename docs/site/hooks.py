@@ -26,36 +26,6 @@ MERMAID = "assets/mermaid.min.js"
 log = logging.getLogger("mkdocs.hooks")
 
 
-def on_config(config: MkDocsConfig) -> None:
-    """Fill ``FOLDER/*`` in the navigation with the pages of that folder that stand nowhere else in it."""
-
-    def named(entry: Any) -> list[str]:
-        if isinstance(entry, str):
-            return [entry]
-        return [
-            name
-            for below in (entry.values() if isinstance(entry, dict) else entry)
-            for name in named(below)
-        ]
-
-    def filled(entry: Any) -> Any:
-        """The entry as a list of entries; an empty section is none."""
-        if isinstance(entry, dict):
-            ((title, below),) = entry.items()
-            if isinstance(below, str) and not below.endswith("/*"):
-                return [entry]
-            return [{title: pages} for pages in [filled(below)] if pages]
-        if isinstance(entry, list):
-            return [one for below in entry for one in filled(below)]
-        if not entry.endswith("/*"):
-            return [entry]
-        found = sorted(Path(config.docs_dir, entry[:-2]).glob("*.md"))
-        return [name for path in found if (name := entry[:-1] + path.name) not in taken]
-
-    taken = set(named(config.nav or []))
-    config.nav = filled(config.nav or [])
-
-
 def on_files(files: Files, config: MkDocsConfig) -> None:
     """Take along what pages link to outside of ``docs``, and Mermaid."""
     waiting = [page.abs_src_path for page in files.documentation_pages()]
