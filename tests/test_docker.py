@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import re
-import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from tests.conftest import ROOT
+from tests.support.helpers import program
 
 FILES = sorted((ROOT / "docker").glob("*.Dockerfile"))
 
@@ -19,13 +18,6 @@ INSIDE = {
     "jetpack": ("l4t-jetpack:r36.4.0", "3.10", "aarch64-manylinux_2_35", "12"),
 }
 """The base of each, and what is in it: Python and glibc of its Ubuntu, 24.04 and 22.04, and CUDA's major version."""
-
-
-def program(name: str) -> str:
-    """Of an environment, or of the path."""
-    beside = Path(sys.executable).with_name(name)
-    found = str(beside) if beside.exists() else shutil.which(name)
-    return found or pytest.skip(f"{name} is not installed: pip install -e '.[dev]'")
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)

@@ -18,7 +18,7 @@ from PIL import Image
 
 from segclip_deploy import __version__, api, open_segmenter
 from tests.conftest import EXAMPLE, ROOT
-from tests.test_docker import program
+from tests.support.helpers import program
 
 PYTHONS = ("3.10", "3.11", "3.12", "3.13")
 """From the floor of ``requires-python`` on."""

@@ -1,13 +1,15 @@
-"""What several tests do: call the command line, and put another model into a bundle."""
+"""What several tests do: call the command line or another program, and put another model into a bundle."""
 
 from __future__ import annotations
 
 import json
 import shutil
+import sys
 from pathlib import Path
 from typing import Any
 
 import onnx
+import pytest
 from click.testing import CliRunner, Result
 
 from segclip_deploy.artifacts.bundle import Bundle, load_bundle
@@ -19,6 +21,13 @@ from segclip_deploy.cli import main
 
 def call(*arguments: object) -> Result:
     return CliRunner().invoke(main, [str(a) for a in arguments])
+
+
+def program(name: str) -> str:
+    """Of an environment, or of the path."""
+    beside = Path(sys.executable).with_name(name)
+    found = str(beside) if beside.exists() else shutil.which(name)
+    return found or pytest.skip(f"{name} is not installed: pip install -e '.[dev]'")
 
 
 def copied(bundle: Path, out: Path, kept: Lowering = Lowering.CPU) -> None:
