@@ -1,6 +1,6 @@
 """The colours of all pictures: those of Okabe & Ito, which colour-blind readers can tell apart.
 
-M. Okabe, K. Ito, Color Universal Design, 2008. Without its yellow, which is hard to see on white. A test
+M. Okabe, K. Ito, Color Universal Design, 2008. Its yellow is for dark pictures only: it is hard to see on white. A test
 simulates three kinds of colour blindness on every set of colours that stand together.
 """
 
