@@ -1,9 +1,9 @@
 """What `compact` gives: INT8 engines of smaller networks beside that of the network they come from.
 
-    python benchmarks/compact.py ../shared/data/dubai [--points 1.6/0 1.6/1 2.2/0] [--minutes 10] [--scratch]
+    python benchmarks/compact.py ../shared/data/dubai [--points 1.75/0 1.75/1 2.4/0] [--minutes 22] [--scratch]
 
 A point is a speed-up to ask for, and a seed. Each is compacted from the shipped example with the dataset's
-splits `train` and `plan`, in two rounds of so many minutes, and becomes an INT8 engine of `build-engine` for
+splits `train` and `plan`, in one round of so many minutes, and becomes an INT8 engine of `build-engine` for
 OpenVINO, calibrated on the same tiles as its parent's. With --scratch the network of the first point, with
 random weights, is trained on labels alone for as long as that point was distilled.
 
@@ -41,7 +41,7 @@ from segclip_deploy.training.loop import Trainer
 PARENT = ROOT / "examples" / "dubai" / "model.safetensors"
 OUT = ROOT / "out" / "benchmarks" / "compact"
 SPLITS = ("val", "val_cross_tile")
-ROUNDS, TIMED, WARM_UP = 2, 40, 3
+ROUNDS, TIMED, WARM_UP = 1, 40, 3
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,7 @@ WHOLE = Point("parent")
 
 
 def parse_point(text: str) -> Point:
-    """A point of the command line: ``1.6/0``."""
+    """A point of the command line: ``1.75/0``."""
     speed_up, seed = text.split("/")
     return Point(f"compact {speed_up} seed {seed}", float(speed_up), int(seed))
 
@@ -188,9 +188,9 @@ def main() -> None:
         "--points",
         nargs="+",
         type=parse_point,
-        default=list(map(parse_point, ("1.6/0", "1.6/1", "2.2/0"))),
+        default=list(map(parse_point, ("1.75/0", "1.75/1", "2.4/0"))),
     )
-    parser.add_argument("--minutes", type=float, default=10, help="Of one round of distillation.")
+    parser.add_argument("--minutes", type=float, default=22, help="Of one round of distillation.")
     parser.add_argument("--size", type=int, default=1024, help="Of the square window, pixels.")
     parser.add_argument("--scratch", action="store_true")
     parser.add_argument("--make-only", action="store_true", help="Compact, and measure nothing.")

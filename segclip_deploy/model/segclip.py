@@ -75,10 +75,17 @@ class QueryRefiner(nn.Module):
 
 @dataclass(frozen=True)
 class SegOutput:
-    """Logits (B, K, H/4, W/4), and the score maps (B, K, h, w) of the CFF levels, coarse first."""
+    """What the network says of images (B, 3, H, W).
+
+    Attributes:
+        logits: (B, K, H/4, W/4).
+        scores: score maps (B, K, h, w) of the CFF levels, coarse first.
+        features: of the encoder (B, C, h, w), fine first.
+    """
 
     logits: Tensor
     scores: tuple[Tensor, ...]
+    features: tuple[Tensor, ...]
 
 
 class SegCLIP(nn.Module):
@@ -102,9 +109,10 @@ class SegCLIP(nn.Module):
         return self.decode(image, classes, texts).logits
 
     def decode(self, image: Tensor, classes: Tensor, texts: Tensor) -> SegOutput:
-        """As ``forward``, with the score maps that training's consistency loss needs."""
+        """As ``forward``, with what the losses of training compare besides."""
         text = self.adapter(classes)
-        pixels, updates, scores = self.decoder(self.encoder(image), text, self.score_scale())
+        features = self.encoder(image)
+        pixels, updates, scores = self.decoder(features, text, self.score_scale())
         queries = text.expand(image.shape[0], -1, -1)
         for update in updates:
             queries = queries + update
@@ -112,4 +120,5 @@ class SegCLIP(nn.Module):
             queries = self.refiner(queries, text, self.adapter(texts.flatten(0, 1)))
         embeddings = F.normalize(pixels, dim=1, eps=1e-6)
         logits = self.head_scale() * unit(queries) @ embeddings.flatten(2)
-        return SegOutput(logits.unflatten(2, pixels.shape[-2:]), tuple(scores))
+        logits = logits.unflatten(2, pixels.shape[-2:])
+        return SegOutput(logits, tuple(scores), tuple(features))

@@ -24,7 +24,7 @@ from segclip_deploy.export.torch_backend import torch_segmenter
 from segclip_deploy.model.checkpoint import Checkpoint
 from segclip_deploy.model.compute import autocast_of
 from segclip_deploy.model.prompts import FixedText
-from segclip_deploy.model.segclip import SegCLIP
+from segclip_deploy.model.segclip import SegCLIP, SegOutput
 from segclip_deploy.progress import Report, silent
 from segclip_deploy.runtime.inference.frame import list_images, read_frame
 from segclip_deploy.runtime.io.pictures import read_picture
@@ -33,7 +33,7 @@ from segclip_deploy.training.loop import Trainer
 from segclip_deploy.training.losses import segmentation_loss
 from segclip_deploy.training.qat import distillation_loss
 
-__all__ = ["DISTILLATION", "Distiller", "WithTiles", "label_tiles", "with_tiles"]
+__all__ = ["DISTILLATION", "Distiller", "WithTiles", "feature_loss", "label_tiles", "with_tiles"]
 
 DISTILLATION: Mapping[str, Any] = {
     "learning_rate": 1.5e-3,
@@ -142,7 +142,8 @@ def label_tiles(
 class Distiller(Trainer):
     """A training run of a pruned network whose teacher is its parent; otherwise as ``Trainer``.
 
-    The loss is ``distillation_loss`` of every pixel, and half of ``segmentation_loss`` of the labelled ones.
+    The loss is ``distillation_loss`` and ``feature_loss`` of every pixel, and half of ``segmentation_loss``
+    of the labelled ones.
 
     Args:
         student: the pruned network.
@@ -185,7 +186,19 @@ class Distiller(Trainer):
             with torch.no_grad():
                 wanted = self.teacher.decode(image, text, self.texts)
             output = self.trained.model.decode(image, text, self.texts)
-        loss = distillation_loss(output, wanted)
+        loss = distillation_loss(output, wanted) + feature_loss(output, wanted)
         if self.labelled:
             loss = loss + _LABELS_WEIGHT * segmentation_loss(output, ground_truth)
         return loss
+
+
+def feature_loss(student: SegOutput, teacher: SegOutput) -> Tensor:
+    """How far the encoder's maps are from the teacher's: 1/L Σ_l ‖f_s,l − f_t,l‖² / ‖f_t,l‖², a scalar.
+
+    Pruning leaves the width of these maps as it was, so they are compared as they are (the hints of
+    Romero et al., ICLR 2015, without a regressor). What a student has of them carries over to other ground.
+    """
+    pairs = zip(student.features, teacher.features, strict=True)
+    errors = [(ours.float() - theirs.float()).square().mean() for ours, theirs in pairs]
+    powers = [theirs.float().square().mean() for theirs in teacher.features]
+    return torch.stack([error / power for error, power in zip(errors, powers, strict=True)]).mean()

@@ -25,11 +25,17 @@ from segclip_deploy.model.checkpoint import (
     load_checkpoint,
     save_checkpoint,
 )
-from segclip_deploy.model.segclip import SegCLIP
+from segclip_deploy.model.segclip import SegCLIP, SegOutput
 from segclip_deploy.training import compact as module
 from segclip_deploy.training.compact import Compacted, compact
 from segclip_deploy.training.compact_task import CompactionGoal, CompactionTask, Material
-from segclip_deploy.training.distill import DISTILLATION, Distiller, label_tiles, with_tiles
+from segclip_deploy.training.distill import (
+    DISTILLATION,
+    Distiller,
+    feature_loss,
+    label_tiles,
+    with_tiles,
+)
 from segclip_deploy.training.fit_channels import ChannelFitter
 from segclip_deploy.training.loop import Progress
 from segclip_deploy.training.prunable import find_prunable_channels
@@ -345,8 +351,18 @@ def test_unlabelled_images_besides_are_ignored_by_labels_and_not_by_the_teacher(
             for m in (run.trained.model, teacher)
         )
     assert loss.item() > 0  # BatchNorm of a batch is not that of the training
-    torch.testing.assert_close(loss, distillation_loss(own, wanted))
+    torch.testing.assert_close(loss, distillation_loss(own, wanted) + feature_loss(own, wanted))
     assert run._loss(image, torch.zeros_like(ignored)) > loss
+
+
+def test_features_are_compared_by_the_power_of_the_teachers() -> None:
+    def saying(*features: list[float]) -> SegOutput:
+        return SegOutput(torch.zeros(()), (), tuple(map(torch.tensor, features)))
+
+    teacher = saying([3.0, 4.0], [10.0])
+    assert feature_loss(teacher, teacher) == 0
+    loss = feature_loss(saying([3.0, 3.0], [20.0]), teacher)
+    torch.testing.assert_close(loss, torch.tensor((1 / 25 + 100 / 100) / 2))
 
 
 class OtherStopwatch(Stopwatch):
