@@ -99,7 +99,15 @@ def make(point: Point, data: Path, side: int, minutes: float) -> None:
         time_budget=60 * minutes,
         seed=point.seed,
     )
-    write_json(point.folder / "made.json", {"seconds": time.monotonic() - begun, **made.to_json()})
+    (network,) = made.networks
+    note(point, begun, minutes, {**network.compaction.to_json(), "plan_miou": network.miou})
+
+
+def note(point: Point, begun: float, minutes: float, result: dict[str, Any]) -> None:
+    """Keep how a point was made."""
+    how = {"seconds": round(time.monotonic() - begun), "minutes": minutes}
+    threads = torch.get_num_threads()
+    write_json(point.folder / "made.json", {**how, "threads": threads, **result})
 
 
 def train_from_scratch(like: Point, out: Point, data: Dataset, minutes: float) -> None:
@@ -110,11 +118,15 @@ def train_from_scratch(like: Point, out: Point, data: Dataset, minutes: float) -
     ):
         return
     out.folder.mkdir(parents=True, exist_ok=True)
+    begun = time.monotonic()
     shape = load_checkpoint(like.checkpoint)
     torch.manual_seed(out.seed)
     settings = TrainSettings(time_budget_s=60 * minutes, seed=out.seed)
     text, network = FixedText(shape.bank), SegCLIP(shape.spec)
     Trainer(network, text, shape.bank, data, settings, out.checkpoint).run(lambda _: None)
+    training = load_checkpoint(out.checkpoint).training
+    assert training is not None  # it was trained just now
+    note(out, begun, minutes, {"plan_miou": training.plan.miou})
 
 
 def build(point: Point, tiles: Path, side: int) -> None:
@@ -219,7 +231,7 @@ def main() -> None:
         build(point, tiles, side)
     load = load_average()
     rows = measure(points, data, side)
-    record("compact", rows, size=side, minutes=arguments.minutes, rounds=ROUNDS, load_at_start=load)
+    record("compact", rows, size=side, rounds=ROUNDS, load_at_start=load)
     print(table(rows))
 
 
