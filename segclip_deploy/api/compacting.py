@@ -93,7 +93,8 @@ def compact(
         family: or: several networks, by their time in parts of the checkpoint's: ``(0.75, 0.5, 0.35)``. ``out`` is
             then a folder, with ``0.75.safetensors`` and so on. Each is pruned from the one before.
         size: (height, width) of the input that is timed, pixels; by default 512 × 512.
-        target: that times networks here: openvino or onnxruntime; by default the first that is here.
+        target: that times networks here, as ``doctor`` lists them; by default the first that takes ONNX
+            files as they are. Of ``probes``: what they are for, which need not be here.
         latency: a table that ``profile`` made of probes of this checkpoint at this size.
         probes: write a folder of probes for ``profile``, and do nothing else.
         rounds: of pruning and distillation, where one time is asked for; a family has one for each network.
@@ -238,5 +239,5 @@ def _write_probes(
         InputSpec(height=size[0], width=size[1]),
         out,
         checkpoint=sha256_file(checkpoint),
-        multiple=probe_target(target).scheme.rules.channels,
+        scheme=probe_target(target).scheme,
     )

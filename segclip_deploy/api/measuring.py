@@ -187,7 +187,7 @@ def profile(
         cold: also time the first label map of new processes.
         overlap: pixels that windows share; by default what ``export --frame`` chose, or a quarter.
         threads: of an engine on the CPU; 0: its choice.
-        target: of probes, what runs them; by default the first that runs ONNX files here.
+        target: of probes, what times them; by default the first here that they are for.
         report: told how far it is.
 
     Raises:
@@ -201,10 +201,10 @@ def profile(
     from segclip_deploy.runtime.profiling.picture import draw_profile
     from segclip_deploy.runtime.profiling.profile import profile_engine
     from segclip_deploy.runtime.profiling.record import PROFILE
-    from segclip_deploy.runtime.profiling.time_probes import is_probes, probe_target, time_probes
+    from segclip_deploy.runtime.profiling.time_probes import is_probes, time_probes
 
     if is_probes(Path(engine)):
-        table = time_probes(Path(engine), probe_target(target), report)
+        table = time_probes(Path(engine), target, report)
         if out is not None:
             Path(out).mkdir(parents=True, exist_ok=True)
             LATENCY_TABLE.write(Path(out) / "latency.json", table)

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 from segclip_deploy.artifacts.engine import CpuDevice, GpuDevice
 from segclip_deploy.artifacts.records import Format, Record
+from segclip_deploy.artifacts.scheme import Scheme
 from segclip_deploy.errors import BadInput
 
 __all__ = ["LATENCY_TABLE", "PROBES", "PROBES_FILE", "LatencyTable", "Probe", "ProbeSet"]
@@ -34,12 +35,14 @@ class ProbeSet(Record, frozen=True):
     Attributes:
         checkpoint: SHA-256 of the checkpoint that they are of.
         window: height and width of the image that their sizes are for, pixels.
+        scheme: of the targets that they are for: operators, multiples of channels, and precision.
         network: file with the whole network.
         probes: of its places.
     """
 
     checkpoint: str
     window: tuple[int, int]
+    scheme: Scheme
     network: str
     probes: tuple[Probe, ...]
 

@@ -65,7 +65,7 @@ __all__ = ["compact"]
 @click.option(
     "--target",
     metavar="TARGET",
-    help="Times networks here: openvino or onnxruntime.  [default: the first that is here]",
+    help="Times networks here; of --probes: what they are for, here or not.  [default: openvino, or onnxruntime]",
 )
 @click.option(
     "--latency", type=PATH, help="latency.json that profile made of --probes, here or on a board."

@@ -37,7 +37,7 @@ __all__ = ["profile"]
 @click.option(
     "--target",
     metavar="TARGET",
-    help="Of probes: openvino or onnxruntime.  [default: the first that is here]",
+    help="Of probes: what times them.  [default: the first here that they are for]",
 )
 @json_option
 def profile(as_json: bool, **options: Any) -> None:

@@ -71,8 +71,9 @@ def latency_of(
     if task.latency is not None:
         return _checked(task, task.latency)
     path, spec = folder / "latency.json", task.spec
-    target = probe_target(task.target)
     if not path.exists():
+        target = probe_target(task.target)
+        target.require_here()
         model = build_model(checkpoint)
         report("writing probes", 0, 0)
         write_probes(
@@ -82,9 +83,9 @@ def latency_of(
             spec,
             folder / "probes",
             checkpoint=sha256_file(task.source),
-            multiple=target.scheme.rules.channels,
+            scheme=target.scheme,
         )
-        LATENCY_TABLE.write(path, time_probes(folder / "probes", target, report))
+        LATENCY_TABLE.write(path, time_probes(folder / "probes", target.name, report))
     return LATENCY_TABLE.read(path, fix=command("rm", "-r", folder))
 
 

@@ -15,14 +15,16 @@ from segclip_deploy._optional import require
 from segclip_deploy.artifacts.bundle import InputSpec
 from segclip_deploy.artifacts.files import replace_directory
 from segclip_deploy.artifacts.latency_table import PROBES, PROBES_FILE, Probe, ProbeSet
-from segclip_deploy.artifacts.scheme import Lowering
+from segclip_deploy.artifacts.scheme import Scheme
 from segclip_deploy.export.fold import fold_network
 from segclip_deploy.export.graph import ExportGraph
 from segclip_deploy.export.lowering import lower
 from segclip_deploy.export.onnx import MAX_IR_VERSION, OPSET, write_onnx
+from segclip_deploy.export.onnx_model import load_model, save_model
 from segclip_deploy.export.text_weights import text_constants
 from segclip_deploy.model.segclip import SegCLIP
 from segclip_deploy.model.text import TextBank
+from segclip_deploy.quantization.fp16 import fp32_fallback, write_fp16
 from segclip_deploy.training.narrow_decoder import narrow_decoder
 from segclip_deploy.training.prunable import DECODER, PrunableChannels
 
@@ -36,12 +38,26 @@ _NETWORK = "network.onnx"
 _MOST = 10_000  # probes of a folder
 
 
-def write_network(model: SegCLIP, bank: TextBank, spec: InputSpec, path: Path) -> None:
-    """Write the folded graph of a model, labels only, as ``export`` does, without proof and record."""
+def write_network(
+    model: SegCLIP, bank: TextBank, spec: InputSpec, scheme: Scheme, path: Path
+) -> None:
+    """Write the folded graph of a model, labels only, as ``export`` does, without proof and record.
+
+    In FP16 where the scheme has it; what needs FP32 by what it computes stays so.
+    """
     folded, _, text = fold_network(model, bank, spec)
     graph = ExportGraph(folded, model.spec.mean, model.spec.std, logits=False).eval()
-    lower(graph, Lowering.CPU)
+    lower(graph, scheme.rules.lowering)
     write_onnx(graph, spec, path, text=text_constants(text, bank) if text else ())
+    if _halves(scheme):
+        written = load_model(path)
+        high = fp32_fallback(written.graph, lambda _: True)
+        write_fp16(written.graph, lambda name: name not in high)
+        save_model(written, path)
+
+
+def _halves(scheme: Scheme) -> bool:
+    return "fp16" in scheme.rules.precisions
 
 
 def write_probes(
@@ -52,7 +68,7 @@ def write_probes(
     out: Path,
     *,
     checkpoint: str,
-    multiple: int,
+    scheme: Scheme,
 ) -> ProbeSet:
     """Write a folder of probes, and the whole network, for ``profile`` to time.
 
@@ -60,7 +76,7 @@ def write_probes(
         places: of the model, at the size of ``spec``.
         out: the folder; older probes there are replaced.
         checkpoint: SHA-256 of the model's.
-        multiple: widths are multiples of it.
+        scheme: of the targets that are to time them.
 
     Raises:
         BadInput: ``out`` is a folder with other files.
@@ -71,21 +87,23 @@ def write_probes(
     files: dict[object, str] = {(DECODER, model.spec.width): _NETWORK}
     ours = {PROBES_FILE, _NETWORK, *(f"probe{index}.onnx" for index in range(_MOST))}
     with replace_directory(out, contents=ours) as folder:
-        write_network(model, bank, spec, folder / _NETWORK)
+        write_network(model, bank, spec, scheme, folder / _NETWORK)
         for place in places:
-            for width in _widths(place, multiple):
+            for width in _widths(place, scheme.rules.channels):
                 kind = _kind(model, place, width)
                 if kind not in files:
                     files[kind] = f"probe{len(files)}.onnx"
                     path = folder / files[kind]
                     if place.name == DECODER:  # all of the network beside the encoder shares it
-                        write_network(narrow_decoder(model, range(width)), bank, spec, path)
+                        narrow = narrow_decoder(model, range(width))
+                        write_network(narrow, bank, spec, scheme, path)
                     else:
-                        onnx.save(_network(model, place, width), path)
+                        onnx.save(_network(model, place, width, half=_halves(scheme)), path)
                 probes.append(Probe(layer=place.name, width=width, file=files[kind]))
         record = ProbeSet(
             checkpoint=checkpoint,
             window=(spec.height, spec.width),
+            scheme=scheme,
             network=_NETWORK,
             probes=tuple(probes),
         )
@@ -110,11 +128,11 @@ def _kind(model: SegCLIP, place: PrunableChannels, width: int) -> object:
     return tuple(kinds), tuple(shapes), place.shapes, width
 
 
-def _network(model: SegCLIP, place: PrunableChannels, width: int) -> Any:
+def _network(model: SegCLIP, place: PrunableChannels, width: int, *, half: bool) -> Any:
     """The layers of a place one after another, with random weights and a ReLU after each but the last."""
     import onnx
 
-    made = _Nodes()
+    made = _Nodes(np.dtype(np.float16 if half else np.float32))
     tensor = "x"
     for index, (path, shape) in enumerate(zip(place.layers, place.shapes, strict=True)):
         layer = model.get_submodule(path)
@@ -131,12 +149,12 @@ def _network(model: SegCLIP, place: PrunableChannels, width: int) -> Any:
             tensor = _attend(made, tensor, shape, width, place.unit)
         if index + 1 < len(place.layers):
             tensor = made.add("Relu", [tensor])
-    shape = place.shapes[0]
+    shape, kind = place.shapes[0], onnx.helper.np_dtype_to_tensor_dtype(made.dtype)
     graph = onnx.helper.make_graph(
         made.nodes,
         "probe",
-        [onnx.helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, shape)],
-        [onnx.helper.make_tensor_value_info(tensor, onnx.TensorProto.FLOAT, None)],
+        [onnx.helper.make_tensor_value_info("x", kind, shape)],
+        [onnx.helper.make_tensor_value_info(tensor, kind, None)],
         made.constants,
     )
     opset = [onnx.helper.make_opsetid("", OPSET)]
@@ -148,8 +166,9 @@ def _network(model: SegCLIP, place: PrunableChannels, width: int) -> Any:
 
 @dataclass
 class _Nodes:
-    """Nodes and constants of a graph in the making."""
+    """Nodes and constants of a graph in the making, all of one type."""
 
+    dtype: np.dtype[Any]
     nodes: list[NodeProto] = field(default_factory=list)
     constants: list[TensorProto] = field(default_factory=list)
     rng: np.random.Generator = field(default_factory=lambda: np.random.default_rng(0))
@@ -164,7 +183,7 @@ class _Nodes:
 
     def constant(self, *shape: int) -> str:
         """Random weights; their name."""
-        return self.array(self.rng.normal(0, 0.1, shape).astype(np.float32))
+        return self.array(self.rng.normal(0, 0.1, shape).astype(self.dtype))
 
     def array(self, values: Any) -> str:
         """A constant; its name."""
@@ -229,7 +248,7 @@ def _attend(made: _Nodes, tensor: str, shape: tuple[int, ...], width: int, unit:
         return made.add("Transpose", [made.add("Reshape", [projected, split])], perm=order)
 
     queries, keys, values = head([0, 2, 1, 3]), head([0, 2, 3, 1]), head([0, 2, 1, 3])
-    scale = made.array(np.float32(1 / math.sqrt(unit)))
+    scale = made.array(made.dtype.type(1 / math.sqrt(unit)))
     scores = made.add("MatMul", [made.add("Mul", [queries, scale]), keys])
     mixed = made.add("MatMul", [made.add("Softmax", [scores], axis=-1), values])
     back = made.add("Transpose", [mixed], perm=[0, 2, 1, 3])

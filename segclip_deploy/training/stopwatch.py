@@ -16,7 +16,6 @@ from segclip_deploy.model.segclip import SegCLIP
 from segclip_deploy.model.text import TextBank
 from segclip_deploy.runtime.profiling.conditions import load_average
 from segclip_deploy.runtime.registry import TARGETS
-from segclip_deploy.runtime.targets.device import find_cpu
 from segclip_deploy.runtime.targets.tuning import median_ms
 from segclip_deploy.training.probe_networks import write_network
 from segclip_deploy.training.prunable import PrunableChannels, find_prunable_channels
@@ -64,12 +63,12 @@ class Stopwatch:
     ) -> None:
         self.bank, self.spec, self.table = bank, spec, table
         self.target = TARGETS[table.target]
-        self.measures = self.target.runs_here() and table.device == find_cpu()
+        self.measures = self.target.runs_here() and table.device == self.target.device()
         self.places = find_prunable_channels(parent, spec.height, spec.width)
         self.parent = folder / "parent.onnx"
         if self.measures and not self.parent.exists():
             with replace_file(self.parent) as temporary:
-                write_network(parent, bank, spec, temporary)
+                write_network(parent, bank, spec, self.target.scheme, temporary)
 
     def estimate(self, places: Sequence[PrunableChannels]) -> Timing:
         """What the table says of a network with these places."""
@@ -94,7 +93,10 @@ class Stopwatch:
         tile = np.random.default_rng(0).integers(0, 256, (self.spec.height, self.spec.width, 3))
         with TemporaryDirectory() as folder:
             own = Path(folder) / "pruned.onnx"
-            write_network(model, self.bank, self.spec, own)
-            with self.target.open(self.parent) as parent, self.target.open(own) as pruned:
+            write_network(model, self.bank, self.spec, self.target.scheme, own)
+            with (
+                self.target.open_unproven(self.parent) as parent,
+                self.target.open_unproven(own) as pruned,
+            ):
                 before, after = median_ms([parent, pruned], tile.astype(np.uint8), rounds=_ROUNDS)
         return Timing(parent_ms=round(before, 3), ms=round(after, 3), measured=True, load=load)

@@ -9,8 +9,11 @@ import numpy as np
 import pytest
 
 from segclip_deploy.artifacts.bundle import Bundle
+from segclip_deploy.artifacts.engine import GpuDevice
+from segclip_deploy.artifacts.scheme import Scheme
 from segclip_deploy.runtime.inference.windows import decode
 from segclip_deploy.runtime.open_engine import open_engine, open_segmenter
+from segclip_deploy.runtime.registry import TARGETS
 from tests.fakecuda.conftest import SAID
 from tests.fakecuda.engine import State
 from tests.support.fakes import random_frame
@@ -47,6 +50,18 @@ def test_an_engine_says_what_onnx_runtime_says(
         assert layers == [{"conv": 1.5}] * 3
         assert flown.backend._context.profiler is None
         assert 2 << 30 < flown.backend.memory_taken() < 3 << 30
+    assert state.left() == {}
+
+
+def test_a_network_without_a_bundle_is_compiled_and_run(bundle: Bundle, state: State) -> None:
+    target = TARGETS["tensorrt"]
+    assert isinstance(target.device(), GpuDevice)
+    nvidia = bundle.for_scheme(Scheme.TENSORRT)
+    image = np.zeros((1, 64, 96, 3), np.uint8)
+    with open_segmenter(bundle.path) as reference:
+        expected = reference.backend.infer({"image": image})["labels"].copy()
+    with target.open_unproven(nvidia.model_path) as backend:
+        np.testing.assert_array_equal(backend.infer({"image": image})["labels"], expected)
     assert state.left() == {}
 
 

@@ -13,10 +13,13 @@ import pytest
 
 from segclip_deploy.artifacts.bundle import InputSpec
 from segclip_deploy.artifacts.latency_table import LATENCY_TABLE, PROBES, PROBES_FILE
+from segclip_deploy.artifacts.scheme import Scheme
 from segclip_deploy.errors import BadInput
 from segclip_deploy.model.checkpoint import build_model, load_checkpoint
-from segclip_deploy.runtime.profiling.time_probes import probe_target
+from segclip_deploy.runtime.profiling.time_probes import time_probes
+from segclip_deploy.runtime.targets.base import BuildOptions
 from segclip_deploy.runtime.targets.onnxruntime import OnnxRuntimeBackend
+from segclip_deploy.runtime.targets.tensorrt.builder import build_plan
 from segclip_deploy.training.probe_networks import write_probes
 from segclip_deploy.training.prunable import find_prunable_channels
 from tests.support.helpers import call
@@ -35,7 +38,7 @@ def probes(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> P
     model, spec = build_model(checkpoint), InputSpec(height=64, width=96)
     out = tmp_path_factory.mktemp("probes") / "probes"
     places = find_prunable_channels(model, spec.height, spec.width)
-    write_probes(model, checkpoint.bank, places, spec, out, checkpoint="0" * 64, multiple=8)
+    write_probes(model, checkpoint.bank, places, spec, out, checkpoint="0" * 64, scheme=Scheme.CPU)
     return out
 
 
@@ -81,7 +84,7 @@ def test_every_kind_of_layer_runs(encoder: str, tmp_path: Path) -> None:
     model, spec, bank = model_of(encoder), InputSpec(height=64, width=64), random_bank(0)
     places = find_prunable_channels(model, 64, 64)
     record = write_probes(
-        model, bank, places, spec, tmp_path / "p", checkpoint="0" * 64, multiple=8
+        model, bank, places, spec, tmp_path / "p", checkpoint="0" * 64, scheme=Scheme.CPU
     )
     for place, probe in {p.layer: p for p in record.probes if p.layer != "decoder"}.items():
         layer = model.get_submodule(next(x for x in places if x.name == place).layers[-1])
@@ -118,7 +121,34 @@ def test_profile_of_probes_prints_the_table(probes: Path, tmp_path: Path) -> Non
     assert "ms at 24" in result.stdout
 
 
-def test_a_target_that_compiles_is_refused_with_those_that_do_not() -> None:
+def test_probes_of_other_targets_are_refused_with_the_command_that_writes_theirs(
+    probes: Path,
+) -> None:
     with pytest.raises(BadInput) as refused:
-        probe_target("tensorrt")
-    assert refused.value.fix == "take openvino or onnxruntime"
+        time_probes(probes, "tensorrt")
+    assert refused.value.what == "these probes are for openvino and onnxruntime"
+    assert str(refused.value.fix).endswith("compact CKPT --probes DIR --target tensorrt")
+    with pytest.raises(BadInput, match="'tensorr' is not one of tensorrt, "):
+        time_probes(probes, "tensorr")
+
+
+@pytest.mark.parametrize("encoder", ["timm:tf_efficientnet_lite0", "open_clip:ViT-B-16"])
+def test_probes_for_tensorrt_are_fp16_and_its_builder_takes_them(
+    encoder: str, tmp_path: Path
+) -> None:
+    trt = pytest.importorskip("tensorrt_rtx")
+    from tests.support.fakes import random_bank
+
+    model, spec, bank = model_of(encoder), InputSpec(height=64, width=64), random_bank(0)
+    places = find_prunable_channels(model, 64, 64)[:2]  # of a ViT: the heads and the MLP of a block
+    out = tmp_path / "p"
+    record = write_probes(
+        model, bank, places, spec, out, checkpoint="0" * 64, scheme=Scheme.TENSORRT
+    )
+    assert all(probe.width % 16 == 0 for probe in record.probes)
+    whole = [] if "ViT" in encoder else [record.network]  # which takes the builder a minute
+    for name in [*whole, *(probe.file for probe in record.probes)]:
+        weights = [one for one in onnx.load(out / name).graph.initializer if len(one.dims) > 1]
+        assert onnx.TensorProto.FLOAT16 in {one.data_type for one in weights}
+        options = BuildOptions(compute_capability=("86",))
+        assert build_plan(trt, out / name, options, batches=range(1, 2)).data.nbytes > 0

@@ -16,13 +16,13 @@ from segclip_deploy.artifacts.latency_table import (
     LatencyTable,
     Probe,
 )
+from segclip_deploy.artifacts.scheme import Scheme
 from segclip_deploy.errors import BadInput
 from segclip_deploy.progress import Report, silent
 from segclip_deploy.runtime.inference.backend import Backend
 from segclip_deploy.runtime.profiling.conditions import load_average
 from segclip_deploy.runtime.registry import TARGETS
 from segclip_deploy.runtime.targets.base import Target
-from segclip_deploy.runtime.targets.device import find_cpu
 from segclip_deploy.runtime.targets.tuning import medians_in_turns
 
 __all__ = ["is_probes", "probe_target", "time_probes"]
@@ -36,40 +36,36 @@ def is_probes(path: Path) -> bool:
 
 
 def probe_target(name: str | None) -> Target:
-    """The target that probes are timed in: of this name, or the first that can do it here.
+    """The target that probes are made for: of this name, or the first here that takes ONNX files as they are.
 
     Raises:
-        BadInput: it takes no ONNX files as they are, or none that does is here.
-        MissingDependency: it is not here.
+        BadInput: there is none of this name.
     """
-    takers = [target for target in TARGETS.values() if target.takes_onnx]
-    if name is not None:
-        if name not in {target.name for target in takers}:
-            raise BadInput(
-                f"{name} compiles engines, and probes are run as they are",
-                where="--target",
-                fix=f"take {' or '.join(target.name for target in takers)}",
-            )
-        for need in (*TARGETS[name].to_build(), *TARGETS[name].to_run()):
-            need()
-        return TARGETS[name]
-    return next(target for target in takers if target.runs_here())
+    if name is None:
+        return next(one for one in TARGETS.values() if one.takes_onnx and one.runs_here())
+    if name not in TARGETS:
+        raise BadInput(f"{name!r} is not one of {', '.join(TARGETS)}", where="--target")
+    return TARGETS[name]
 
 
-def time_probes(folder: Path, target: Target, report: Report = silent) -> LatencyTable:
+def time_probes(folder: Path, target: str | None, report: Report = silent) -> LatencyTable:
     """Time every probe of a folder, the widths of a place in turns.
 
     Args:
         folder: as ``compact --probes`` wrote it.
-        target: as of ``probe_target``.
+        target: name; None: the first here that they are for.
         report: told how far it is.
 
     Raises:
         BadArtifact: it is no folder of probes, or the target refuses a file.
+        BadInput: they are for other targets.
+        MissingDependency: what the target takes is not here.
     """
     record = PROBES.read(folder / PROBES_FILE, fix="segclip-deploy compact CKPT --probes DIR")
+    timer = _timer(record.scheme, target, folder)
     load = load_average()
-    with target.open(folder / record.network) as network:
+    report("timing the network", 0, 0)
+    with timer.open_unproven(folder / record.network) as network:
         engine = network.name
         (network_ms,) = medians_in_turns([_run(network)], rounds=_ROUNDS)
     known: dict[tuple[str, ...], list[float]] = {}
@@ -79,15 +75,15 @@ def time_probes(folder: Path, target: Target, report: Report = silent) -> Latenc
         report("timing layers", done, len(places))
         files = tuple(probe.file for probe in probes)  # layers that are alike share theirs
         if files not in known:
-            known[files] = _time(folder, target, probes)
+            known[files] = _time(folder, timer, probes)
         times = zip(probes, known[files], strict=True)
         layers[name] = tuple((probe.width, round(ms, 4)) for probe, ms in times)
     return LatencyTable(
         checkpoint=record.checkpoint,
         window=record.window,
-        target=target.name,
+        target=timer.name,
         engine=engine,
-        device=find_cpu(),
+        device=timer.device(),
         network_ms=round(network_ms, 3),
         layers=layers,
         rounds=_ROUNDS,
@@ -95,9 +91,26 @@ def time_probes(folder: Path, target: Target, report: Report = silent) -> Latenc
     )
 
 
+def _timer(scheme: Scheme, name: str | None, folder: Path) -> Target:
+    """The target that times probes of a scheme."""
+    takers = [one for one in TARGETS.values() if one.scheme is scheme]
+    here = (one for one in takers if one.runs_here())
+    target = next(here, takers[0]) if name is None else probe_target(name)
+    if target not in takers:
+        raise BadInput(
+            f"these probes are for {' and '.join(one.name for one in takers)}",
+            where=folder,
+            fix=f"write others: segclip-deploy compact CKPT --probes DIR --target {target.name}",
+        )
+    target.require_here()
+    return target
+
+
 def _time(folder: Path, target: Target, probes: Sequence[Probe]) -> list[float]:
     with ExitStack() as stack:
-        opened = [stack.enter_context(target.open(folder / probe.file)) for probe in probes]
+        opened = [
+            stack.enter_context(target.open_unproven(folder / probe.file)) for probe in probes
+        ]
         return medians_in_turns([_run(backend) for backend in opened], rounds=_ROUNDS)
 
 
@@ -105,8 +118,8 @@ def _run(backend: Backend) -> Callable[[], object]:
     """One inference, of noise: zeros would let some kernels skip their work."""
     rng = np.random.default_rng(0)
     arrays = {
-        spec.name: rng.random(spec.shape, dtype=np.float32)
-        if spec.dtype == np.float32
+        spec.name: rng.random(spec.shape, dtype=np.float32).astype(spec.dtype)
+        if spec.dtype.kind == "f"
         else rng.integers(0, 256, spec.shape).astype(spec.dtype)
         for spec in backend.inputs
     }

@@ -15,7 +15,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segclip_deploy.artifacts.bundle import Bundle
-from segclip_deploy.artifacts.engine import Build, Built, Engine, LabelMaker, Verification
+from segclip_deploy.artifacts.engine import (
+    Build,
+    Built,
+    CpuDevice,
+    Engine,
+    GpuDevice,
+    LabelMaker,
+    Verification,
+)
 from segclip_deploy.artifacts.golden import load_golden
 from segclip_deploy.artifacts.precision_share import Layer
 from segclip_deploy.artifacts.scheme import Precision, Scheme
@@ -174,6 +182,15 @@ class Target(ABC):
         """Whether its engines can be built and run on this machine."""
         return not self.obstacles((*self.to_build(), *self.to_run()))
 
+    def require_here(self) -> None:
+        """Accept a machine that its engines can be built and run on.
+
+        Raises:
+            MissingDependency: something that this takes is not here.
+        """
+        for need in (*self.to_build(), *self.to_run()):
+            need()
+
     # ---- building
 
     def candidates(self, bundle: Bundle, options: BuildOptions) -> list[Settings]:
@@ -247,6 +264,23 @@ class Target(ABC):
             BadArtifact: the file is refused.
             MissingDependency: what it takes to run is not here.
         """
+
+    def open_unproven(self, model: Path) -> Backend:
+        """An ONNX file as it is, to be timed: no bundle, no golden tiles, no search of settings.
+
+        Raises:
+            BadArtifact: the file is refused.
+            MissingDependency: what it takes to build or to run is not here.
+        """
+        return self.open(model)
+
+    def device(self) -> CpuDevice | GpuDevice:
+        """What its engines run on, here.
+
+        Raises:
+            MissingDependency: it is not here.
+        """
+        return find_cpu()
 
     def admit(self, engine: Engine) -> None:
         """Accept an engine that was built for this machine.

@@ -51,7 +51,7 @@ class TensorRtRtx(TensorRt):
         return cuda_needs(self.extra)
 
     def _aim(
-        self, trt: Library, options: BuildOptions, bundle: Bundle
+        self, trt: Library, options: BuildOptions, bundle: Bundle | None
     ) -> tuple[Gpu | None, tuple[str, ...], str | None]:
         rtx: Any = trt
         known = _capabilities(rtx)
@@ -78,7 +78,9 @@ class TensorRtRtx(TensorRt):
                 f"{library_name(trt)} builds for {', '.join(known)}, and the GPU here, {gpu.gpu}, "
                 f"has {here}",
                 where=self.name,
-                fix="build for TensorRT: "
+                fix="take --target tensorrt"
+                if bundle is None
+                else "build for TensorRT: "
                 + command("segclip-deploy", "build-engine", bundle.path, "-o", "NAME.engine"),
             )
         if wanted and here not in wanted:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -231,14 +232,33 @@ class TensorRt(Target):
         del sha256  # a plan is compiled already
         return TensorRtBackend(model, target=self.name, batches=batches, **settings)
 
+    def open_unproven(self, model: Path) -> Backend:
+        """It is compiled for the GPU here, each time anew."""
+        trt, options = load_library(self.name), BuildOptions()
+        gpu, capabilities, _ = self._aim(trt, options, None)
+        plan = build_plan(
+            trt,
+            model,
+            replace(options, compute_capability=self._named(capabilities)),
+            batches=range(1, 2),
+            timing_cache=self._timing_cache(trt, gpu, options),
+        )
+        with TemporaryDirectory() as folder:
+            file = Path(folder) / f"{model.stem}{self.suffix}"
+            file.write_bytes(plan.data)
+            return self.open(file)
+
+    def device(self) -> GpuDevice:
+        """The GPU here, and the library."""
+        gpu = find_gpu(why=f"an engine for {self.name}")
+        return gpu_device(load_library(self.name), gpu, [gpu.compute_capability])
+
     def admit(self, engine: Engine) -> None:
         """Accept an engine for this GPU, board, compute capability and library version.
 
         Another power mode of a Jetson is a warning: the results are the same.
         """
-        trt = load_library(self.name)
-        gpu = find_gpu(why=f"an engine for {self.name}")
-        here = gpu_device(trt, gpu, [gpu.compute_capability])
+        here = self.device()
         built = engine.record.built.device
         if not isinstance(built, GpuDevice):
             found = ["it was not built for a GPU"]
@@ -275,9 +295,13 @@ class TensorRt(Target):
         return _Flown(verification, layers, round(milliseconds, 3))
 
     def _aim(
-        self, trt: Library, options: BuildOptions, bundle: Bundle
+        self, trt: Library, options: BuildOptions, bundle: Bundle | None
     ) -> tuple[Gpu | None, tuple[str, ...], str | None]:
-        """The GPU here, the compute capabilities to build for, and why it cannot run here if so."""
+        """The GPU here, the compute capabilities to build for, and why it cannot run here if so.
+
+        Args:
+            bundle: that is built; None: a file of no bundle.
+        """
         del trt, options, bundle
         gpu = find_gpu(why=f"building for {self.name}")
         return gpu, (gpu.compute_capability.replace(".", ""),), None
