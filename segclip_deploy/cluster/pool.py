@@ -26,6 +26,9 @@ RETRIES = 2
 _WAIT = 30
 """Seconds a scheduler and the first worker have to answer."""
 
+_PAUSE = 0.2
+"""Seconds between two questions to workers of which none answered."""
+
 _PATIENCE = 5
 """Seconds without news after which workers are looked after."""
 
@@ -104,11 +107,7 @@ class Pool:
         Raises:
             BadInput: one does not; or has not this package. No worker is there, and none comes.
         """
-        self._await_worker()
-        found = self._client.run(
-            missing_path, paths, workers=list(self.workers()), on_error="return"
-        )
-        for address, missing in found.items():
+        for address, missing in self._missing_paths(paths).items():
             if isinstance(missing, ModuleNotFoundError):
                 raise BadInput(
                     f"has not what map needs ({missing})",
@@ -124,6 +123,21 @@ class Pool:
                     fix="engine, rasters and -o must lie on storage that all workers share, "
                     "under the same paths",
                 )
+
+    def _missing_paths(self, paths: tuple[Path, ...]) -> dict[str, Any]:
+        """What each worker does not see, or its error, by address; one that ends meanwhile has no say."""
+        distributed = require("distributed", why=_WHY)
+        end = time.monotonic() + _WAIT
+        while time.monotonic() < end:
+            self._await_worker()
+            workers = list(self.workers())
+            found = self._client.run(missing_path, paths, workers=workers, on_error="return")
+            gone = distributed.comm.CommClosedError
+            answers = {who: said for who, said in found.items() if not isinstance(said, gone)}
+            if answers:
+                return answers
+            time.sleep(_PAUSE)  # until the scheduler knows that they are gone
+        raise BadInput(f"no worker answered in {_WAIT} s", where="the cluster")
 
     def _await_worker(self) -> None:
         """Wait until one worker is there; those that are gone are brought back."""

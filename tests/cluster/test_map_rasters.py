@@ -252,6 +252,24 @@ def test_workers_that_are_gone_are_brought_back_before_they_are_asked(
 
 
 @pytest.mark.faults
+def test_a_worker_that_ends_while_it_is_asked_has_no_say(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its closed connection once ended the call with an error of Dask."""
+    from distributed.comm import CommClosedError
+
+    ended: Any = CommClosedError("closed")
+    said = [{"tcp://a": ended}, {"tcp://a": ended, "tcp://b": "/nowhere"}]
+    client = SimpleNamespace(
+        scheduler_info=lambda n_workers: {"workers": {"tcp://a": {"resources": {}}}},
+        run=lambda *_, **__: said.pop(0) if said else {"tcp://a": ended},
+    )
+    with pytest.raises(BadInput, match="worker tcp://b: does not see /nowhere"):
+        Pool(client, {}).check_sees(())
+    monkeypatch.setattr("segclip_deploy.cluster.pool._WAIT", 0.3)
+    with pytest.raises(BadInput, match="the cluster: no worker answered in"):
+        Pool(client, {}).check_sees(())
+
+
+@pytest.mark.faults
 def test_workers_that_cannot_work_end_the_call(
     pool: Pool, tiny_bundle: Path, rasters: list[Path], tmp_path: Path
 ) -> None:
