@@ -199,6 +199,6 @@ def feature_loss(student: SegOutput, teacher: SegOutput) -> Tensor:
     Romero et al., ICLR 2015, without a regressor). What a student has of them carries over to other ground.
     """
     pairs = zip(student.features, teacher.features, strict=True)
-    errors = [(ours.float() - theirs.float()).square().mean() for ours, theirs in pairs]
-    powers = [theirs.float().square().mean() for theirs in teacher.features]
-    return torch.stack([error / power for error, power in zip(errors, powers, strict=True)]).mean()
+    floats = [(ours.float(), theirs.float()) for ours, theirs in pairs]
+    errors = [(ours - theirs).square().mean() / theirs.square().mean() for ours, theirs in floats]
+    return torch.stack(errors).mean()

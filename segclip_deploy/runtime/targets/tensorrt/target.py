@@ -28,6 +28,7 @@ from segclip_deploy.artifacts.precision_share import Layer
 from segclip_deploy.artifacts.records import replace as with_fields
 from segclip_deploy.artifacts.scheme import Scheme
 from segclip_deploy.errors import BadArtifact, BadInput, StaleArtifact
+from segclip_deploy.progress import Report, silent
 from segclip_deploy.runtime.inference.backend import Backend
 from segclip_deploy.runtime.targets.base import (
     BuildJob,
@@ -143,13 +144,13 @@ class TensorRt(Target):
         makers = _label_makers(options, capabilities, here=obstacle is None)
         tries: list[_Tried] = []
         for labels, _ in product(makers, range(options.tries)):
-            plan = build_plan(
-                trt,
+            plan = self._plan(
                 job.bundle.model_path,
-                replace(options, compute_capability=self._named(capabilities)),
+                options,
+                gpu,
+                capabilities,
                 batches=job.bundle.input.batches,
                 logits_only=labels == "kernel",
-                timing_cache=self._timing_cache(trt, gpu, options),
                 report=job.report,
             )
             job.file.write_bytes(plan.data)
@@ -234,15 +235,9 @@ class TensorRt(Target):
 
     def open_unproven(self, model: Path) -> Backend:
         """It is compiled for the GPU here, each time anew."""
-        trt, options = load_library(self.name), BuildOptions()
-        gpu, capabilities, _ = self._aim(trt, options, None)
-        plan = build_plan(
-            trt,
-            model,
-            replace(options, compute_capability=self._named(capabilities)),
-            batches=range(1, 2),
-            timing_cache=self._timing_cache(trt, gpu, options),
-        )
+        options = BuildOptions()
+        gpu, capabilities, _ = self._aim(load_library(self.name), options, None)
+        plan = self._plan(model, options, gpu, capabilities, batches=range(1, 2))
         with TemporaryDirectory() as folder:
             file = Path(folder) / f"{model.stem}{self.suffix}"
             file.write_bytes(plan.data)
@@ -283,6 +278,29 @@ class TensorRt(Target):
         del model, settings
         assert isinstance(backend, TensorRtBackend)
         return backend.layer_ms(tile)
+
+    def _plan(
+        self,
+        model: Path,
+        options: BuildOptions,
+        gpu: Gpu | None,
+        capabilities: tuple[str, ...],
+        *,
+        batches: range,
+        logits_only: bool = False,
+        report: Report = silent,
+    ) -> BuiltPlan:
+        """A plan of an ONNX file; GPU and capabilities as of ``_aim``, the rest as of ``build_plan``."""
+        trt = load_library(self.name)
+        return build_plan(
+            trt,
+            model,
+            replace(options, compute_capability=self._named(capabilities)),
+            batches=batches,
+            logits_only=logits_only,
+            timing_cache=self._timing_cache(trt, gpu, options),
+            report=report,
+        )
 
     def _fly(self, file: Path, bundle: Bundle, prove: Prove, settings: Settings) -> _Flown:
         """Run a plan: verification, its layers, its time for one inference."""
