@@ -17,6 +17,7 @@ __all__ = [
     "check_choice",
     "check_endless",
     "check_range",
+    "check_target",
     "check_values",
     "optional_path",
     "paths_of",
@@ -87,6 +88,17 @@ def check_choice(option: str, value: str | Sequence[str] | None, choices: Collec
     for one in [value] if isinstance(value, str) else value or ():
         if one not in choices:
             raise UsageError(f"{one!r} is not one of {', '.join(choices)}", where=option)
+
+
+def check_target(target: str | Sequence[str] | None) -> None:
+    """Accept the name of a target, or several; and None.
+
+    Raises:
+        UsageError: there is none of this name.
+    """
+    from segclip_deploy.runtime.registry import TARGETS
+
+    check_choice("--target", target, TARGETS)
 
 
 def check_values(

@@ -14,6 +14,7 @@ from segclip_deploy.api._arguments import (
     check_above,
     check_choice,
     check_range,
+    check_target,
     paths_of,
 )
 from segclip_deploy.errors import UsageError
@@ -131,6 +132,7 @@ def compact(
     check_range("--threads", threads, 1)
     check_range("--workers", workers, 0)
     check_range("--cache-gb", cache_gb, 0)
+    check_target(target)
     goals = {
         "--max-miou-drop": max_miou_drop,
         "--speed-up": speed_up,

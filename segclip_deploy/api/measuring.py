@@ -15,6 +15,7 @@ from segclip_deploy.api._arguments import (
     check_above,
     check_choice,
     check_range,
+    check_target,
     optional_path,
     paths_of,
 )
@@ -193,11 +194,12 @@ def profile(
     Raises:
         BadArtifact: the engine cannot run here.
         BadInput: images that cannot be used.
-        UsageError: a target for an engine, which has its own.
+        UsageError: an unknown target, or one for an engine, which has its own.
     """
     check_range("--samples", samples, 10)
     check_above("--deadline-ms", deadline_ms, 0)
     check_range("--threads", threads, 0)
+    check_target(target)
     from segclip_deploy.runtime.profiling.picture import draw_profile
     from segclip_deploy.runtime.profiling.profile import profile_engine
     from segclip_deploy.runtime.profiling.record import PROFILE
@@ -359,6 +361,7 @@ def benchmark(
     check_range("--threads", threads, 1)
     check_range("--samples", samples, 10)
     check_range("--percentile", percentile, 1, 100)
+    check_target(target)
     place = prepare if out is None else out
     if place is None or (out is not None and prepare is not None):
         raise UsageError("give either -o FOLDER for the report, or --prepare FOLDER for a board")

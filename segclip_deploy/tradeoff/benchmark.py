@@ -224,9 +224,6 @@ def prepare_sweep(request: Request, report: Report) -> Prepared:
 
 def _grid(request: Request, given: Given, precisions: tuple[PrecisionChoice, ...]) -> SweepGrid:
     """What varies: what was asked for, or all that can be measured here."""
-    unknown = sorted(set(request.targets) - set(TARGETS))
-    if unknown:
-        raise UsageError(f"{unknown[0]!r} is not one of {', '.join(TARGETS)}", where="--target")
     return SweepGrid(
         bundles=given.bundles,
         targets=tuple(request.targets) or tuple(TARGETS if request.prepare else targets_here()),

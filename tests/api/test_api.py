@@ -75,6 +75,16 @@ def test_a_value_that_the_command_refuses_is_refused_in_python(
             getattr(api, verb)(**given)
 
 
+TARGETED = [verb for verb in VERBS if "target" in inspect.signature(getattr(api, verb)).parameters]
+
+
+@pytest.mark.parametrize("verb", TARGETED)
+def test_an_unknown_target_is_refused_with_those_there_are(verb: str) -> None:
+    needed = {p.name: "x" for p in VERBS[verb].params if p.required}
+    with pytest.raises(UsageError, match=r"^--target: 'tensorr' is not one of tensorrt, "):
+        getattr(api, verb)(**needed, target="tensorr")
+
+
 def _required(command: click.Command) -> Iterator[str]:
     """A command line of nothing but what it must have."""
     for parameter in command.params:
