@@ -306,12 +306,11 @@ def benchmark(
 
     Args:
         artefacts: bundles, in FP32 or quantized, and engines; one or several. What is not in FP32 is
-            compared with the FP32 bundle or engine of its model, which is given, too. Or one folder
-            that ``prepare`` has written.
+            compared with the FP32 bundle or engine of its model, which is given, too. A checkpoint is
+            exported first, at 512 × 512. Or one folder that ``prepare`` has written.
         eval: the dataset to evaluate on; a prepared folder brings its own.
         out: the folder of the report.
-        prepare: write a folder for a board in place of measuring; its ``target`` are by default all. A
-            checkpoint among the artefacts is exported first, at 512 × 512.
+        prepare: write a folder for a board in place of measuring; its ``target`` are by default all.
         split: that reports accuracy; by default ``val``, or the only one.
         layout: segclip-deploy, loveda, uavid, isaid or mmseg; by default what is there decides.
         mask_suffix: what a mask's name has more than its image's: ``"_mask"``.

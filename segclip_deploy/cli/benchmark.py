@@ -109,7 +109,7 @@ def _names(_context: object, _option: object, text: str) -> tuple[str, ...]:
 def benchmark(as_json: bool, **options: Any) -> None:
     """Measure accuracy against latency over ARTEFACTS, and say which engine to fly.
 
-    These are bundles and engines, or one folder that --prepare has written.
+    These are bundles, engines and checkpoints, or one folder that --prepare has written.
     Killed? The same command goes on. Exit code 3: no engine keeps the limits.
     """
     if options["power_modes"] and not options["power_command"] and not options["dry_run"]:

@@ -175,11 +175,10 @@ def prepare_sweep(request: Request, report: Report) -> Prepared:
         raise UsageError("takes --eval DATASET, or a folder that benchmark --prepare has written")
     if request.prepare and request.frames is not None:
         raise UsageError("--frames are timed on the board; give them there")
-    dataset, artefacts, work = request.dataset, request.artefacts, request.out / "work"
+    dataset, work = request.dataset, request.out / "work"
     if request.prepare:
         work = request.out.with_name(request.out.name + ".work")
-        artefacts = [_exported(path, work, report) for path in artefacts]
-    given = sort_given(artefacts)
+    given = sort_given([_exported(path, work, report) for path in request.artefacts])
     if request.prepare and any(made.target for made in given.made):
         engine = next(made.path for made in given.made if made.target)
         raise UsageError(f"{engine} is an engine; the board builds its own: give its bundle")

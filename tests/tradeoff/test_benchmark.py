@@ -297,6 +297,17 @@ def test_a_compact_network_is_compared_with_the_one_that_it_comes_from(
     assert rows[second].drop.value == pytest.approx(lost)
 
 
+def test_a_checkpoint_that_was_exported_stands_for_its_bundle(
+    sweep: Callable[..., list[object]], tiny_checkpoint: Path, tiny_bundle: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    shutil.copytree(tiny_bundle, out / "work" / "exported" / tiny_checkpoint.stem)
+    asked = [tiny_checkpoint if part == tiny_bundle else part for part in sweep(out)]
+    planned = call(*asked, "--dry-run", "--json")
+    assert planned.exit_code == 0, planned.stderr
+    assert json.loads(planned.stdout)["engines"] == 3  # fp32, int8, planned
+
+
 def test_what_cannot_be_swept_is_refused_before_anything_is_made(
     sweep: Callable[..., list[object]], tiny_bundle: Path, dataset: Path, tmp_path: Path
 ) -> None:
