@@ -97,6 +97,7 @@ def make(point: Point, data: Path, side: int, minutes: float) -> None:
         size=(side, side),
         rounds=ROUNDS,
         time_budget=60 * minutes,
+        workers=1,  # draws crops beside the steps, which leave a core idle now and then
         seed=point.seed,
     )
     (network,) = made.networks
