@@ -159,7 +159,7 @@ def prepare_sweep(request: Request, report: Report) -> Prepared:
     Raises:
         BadArtifact: an artefact that is none.
         GateFailed: a checkpoint's export is not the model in PyTorch.
-        BadInput: a dataset, split, class, target, board, sensor or frame that is none.
+        BadInput: a dataset, split, class, board, sensor or frame that is none.
         UsageError: options that do not go together.
     """
     folder = _board_folder(request, report)
