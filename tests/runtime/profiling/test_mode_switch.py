@@ -91,9 +91,11 @@ def test_a_signal_ends_the_work_and_the_mode_comes_back(
     """A process of its own, as ``kill`` and Ctrl-C meet it, twice."""
     slow = write_switch(tmp_path, board, before="[ $1 = 2 ] && sleep 0.5")
     code = f"""
+import signal
 import time
 from pathlib import Path
 from segclip_deploy.runtime.profiling.mode_switch import plan_mode_switch, restored_power_mode
+signal.signal(signal.SIGINT, signal.default_int_handler)  # `make test &` ignores it
 switch = plan_mode_switch({slow!r}, Path({str(board)!r}))
 with restored_power_mode(switch, print):
     switch.switch(switch.modes[0])
