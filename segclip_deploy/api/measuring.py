@@ -341,7 +341,7 @@ def benchmark(
         power_command: that switches them: ``"sudo nvpmodel -m {id}"``. The mode that was found is put
             back at the end, on an error, and on Ctrl-C.
         ambient: °C around the machine, which goes into the report.
-        dry_run: say what would be done, and do nothing.
+        dry_run: say what would be done, and do nothing but export checkpoints.
         report: told how far it is.
 
     Returns:

@@ -9,7 +9,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segclip_deploy.model.segclip import SegCLIP
-from segclip_deploy.runtime.registry import find_target
 from segclip_deploy.training.choose_channels import choose_channels
 from segclip_deploy.training.prunable import PrunableChannels, find_prunable_channels, prune
 from segclip_deploy.training.stopwatch import Stopwatch, Timing
@@ -49,8 +48,7 @@ class ChannelFitter:
 
     def __init__(self, watch: Stopwatch) -> None:
         self.watch, self.table = watch, watch.table
-        target = find_target(self.table.target, where="--latency", fix="measure the table here")
-        self.multiple = target.scheme.rules.channels
+        self.multiple = watch.target.scheme.rules.channels
 
     def places(self, model: SegCLIP) -> list[PrunableChannels]:
         """The inner channels of a network of this parent."""

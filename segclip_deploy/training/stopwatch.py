@@ -15,7 +15,7 @@ from segclip_deploy.artifacts.records import Record
 from segclip_deploy.model.segclip import SegCLIP
 from segclip_deploy.model.text import TextBank
 from segclip_deploy.runtime.profiling.conditions import load_average
-from segclip_deploy.runtime.registry import TARGETS
+from segclip_deploy.runtime.registry import find_target
 from segclip_deploy.runtime.targets.tuning import median_ms
 from segclip_deploy.training.probe_networks import write_network
 from segclip_deploy.training.prunable import PrunableChannels, find_prunable_channels
@@ -56,13 +56,16 @@ class Stopwatch:
         spec: input size.
         table: of the parent.
         folder: that exists, for the parent's graph.
+
+    Raises:
+        BadArtifact: the table is of an unknown target.
     """
 
     def __init__(
         self, parent: SegCLIP, bank: TextBank, spec: InputSpec, table: LatencyTable, folder: Path
     ) -> None:
         self.bank, self.spec, self.table = bank, spec, table
-        self.target = TARGETS[table.target]
+        self.target = find_target(table.target, where="--latency", fix="measure the table here")
         self.measures = self.target.runs_here() and table.device == self.target.device()
         self.places = find_prunable_channels(parent, spec.height, spec.width)
         self.parent = folder / "parent.onnx"

@@ -17,7 +17,7 @@ from segclip_deploy.artifacts.engine import CpuDevice
 from segclip_deploy.artifacts.files import sha256_file
 from segclip_deploy.artifacts.latency_table import LATENCY_TABLE, LatencyTable
 from segclip_deploy.artifacts.vocabulary import IGNORE_INDEX, Vocabulary
-from segclip_deploy.errors import BadInput, StaleArtifact
+from segclip_deploy.errors import BadArtifact, BadInput, StaleArtifact
 from segclip_deploy.evaluation.dataset import open_dataset
 from segclip_deploy.model.checkpoint import (
     Checkpoint,
@@ -391,6 +391,15 @@ def test_what_is_measured_decides_and_not_the_table(
     assert fitted.reached
     assert 0.85 / 1.05 <= fitted.timing.ratio <= 0.85 * 1.02
     assert not fitter.fit(model, importance, now=1.0, wanted=lambda _: 0.05).reached
+
+
+def test_a_table_of_an_unknown_target_is_refused(
+    parent: Path, table: LatencyTable, tmp_path: Path
+) -> None:
+    checkpoint = load_checkpoint(parent)
+    other = records.replace(table, target="tensorr")
+    with pytest.raises(BadArtifact, match="unknown target 'tensorr'"):
+        Stopwatch(build_model(checkpoint), checkpoint.bank, WINDOW, other, tmp_path)
 
 
 @pytest.mark.long
