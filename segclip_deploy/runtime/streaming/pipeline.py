@@ -83,7 +83,7 @@ class Pipeline(Generic[A, B, C]):
 
     An error in any stage ends all three and is raised where the results are taken, after what
     was read before it has been worked on and written. Once ``stop`` is set, no item is begun any
-    more, and those that were are written.
+    more, and those that were are written. So they are at a Ctrl-C; a second one does not wait.
 
     Args:
         read: items, run in a thread of its own.
@@ -109,6 +109,7 @@ class Pipeline(Generic[A, B, C]):
         self._outbox: Channel[B] = Channel(depth)
         self._done: deque[C] = deque()
         self._failed: BaseException | None = None  # of the writer
+        self._drained = threading.Event()  # the writer has written its last
 
     @property
     def dropped(self) -> int:
@@ -130,14 +131,22 @@ class Pipeline(Generic[A, B, C]):
         except Exception as error:
             failed = error
         finally:
-            self._inbox.abandon()
-            self._outbox.close()
-            writer.join()
+            try:
+                self._finish_writing()
+            except KeyboardInterrupt:
+                self._finish_writing()
+                raise
             reader.join(_PATIENCE_S)
         yield from self._written()
         first = self._failed or failed
         if first is not None:
             raise first
+
+    def _finish_writing(self) -> None:
+        self._inbox.abandon()
+        self._outbox.close()
+        # Not Thread.join: once a signal has interrupted it, Python takes the thread for ended.
+        self._drained.wait()
 
     def _written(self) -> Iterator[C]:
         while self._done:
@@ -160,3 +169,5 @@ class Pipeline(Generic[A, B, C]):
         except BaseException as error:
             self._failed = error
             self._outbox.abandon()
+        finally:
+            self._drained.set()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import threading
 import time
 from collections.abc import Iterator
@@ -115,6 +117,36 @@ def test_a_stop_is_noticed_while_nothing_comes() -> None:
         yield from ()
 
     assert list(pipeline(silent(), stop=stop)) == []
+
+
+@pytest.mark.faults
+def test_a_ctrl_c_at_any_time_leaves_no_item_half_written() -> None:
+    """It comes while all that is left to do is to write, where a join would forget the thread."""
+    written: list[int] = []
+
+    def write(item: int) -> int:
+        if item == 1:
+            working.wait()
+            time.sleep(0.1)
+            os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(0.1)
+        written.append(item)
+        return item
+
+    def work(item: int) -> int:
+        if item == 2:
+            working.set()
+        return item
+
+    working, before = threading.Event(), threading.active_count()
+    handler = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            list(pipeline(iter(range(3)), work=work, write=write))
+    finally:
+        signal.signal(signal.SIGINT, handler)
+    assert written == [0, 1, 2]
+    assert threading.active_count() == before
 
 
 def test_leaving_the_loop_ends_the_threads() -> None:
