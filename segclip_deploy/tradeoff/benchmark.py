@@ -32,6 +32,7 @@ from segclip_deploy.tradeoff.prepared import (
     MANIFEST_FILE,
     BoardFolder,
     check_disk,
+    check_replaceable,
     load_manifest,
     variant_name,
     write_board_folder,
@@ -159,7 +160,7 @@ def prepare_sweep(request: Request, report: Report) -> Prepared:
     Raises:
         BadArtifact: an artefact that is none.
         GateFailed: a checkpoint's export is not the model in PyTorch.
-        BadInput: a dataset, split, class, board, sensor or frame that is none.
+        BadInput: a dataset, split, class, board, sensor or frame that is none; ``out`` holds something else.
         UsageError: options that do not go together.
     """
     folder = _board_folder(request, report)
@@ -171,13 +172,7 @@ def prepare_sweep(request: Request, report: Report) -> Prepared:
             split=folder.manifest.split,
             reading=folder.manifest.reading,
         )
-    if request.dataset is None:
-        raise UsageError("takes --eval DATASET, or a folder that benchmark --prepare has written")
-    if request.prepare and request.frames is not None:
-        raise UsageError("--frames are timed on the board; give them there")
-    dataset, work = request.dataset, request.out / "work"
-    if request.prepare:
-        work = request.out.with_name(request.out.name + ".work")
+    dataset, work, modes = _check_request(request)
     given = sort_given([_exported(path, work, report) for path in request.artefacts])
     if request.prepare and any(made.target for made in given.made):
         engine = next(made.path for made in given.made if made.target)
@@ -192,12 +187,7 @@ def prepare_sweep(request: Request, report: Report) -> Prepared:
             f"{dataset}: no split plan, so {split} chooses planned mixes and scores them; "
             "their accuracy will look better than it is"
         )
-    _mission(request)
-    if request.boards:
-        find_boards(request.boards)
-        require("onnx", why="lower bounds")
     grid = _grid(request, given, precisions)
-    modes = _power_modes(request)
     cache = ArtifactCache(
         work,
         request.calib,
@@ -219,6 +209,32 @@ def prepare_sweep(request: Request, report: Report) -> Prepared:
     return Prepared(
         request, given, grid, cache, split, manifest.plan_split, frames, modes, manifest.failures
     )
+
+
+def _check_request(request: Request) -> tuple[Path, Path, tuple[PowerMode, ...]]:
+    """Check what needs no artefact: the dataset, the folder that keeps what is made, the power modes."""
+    if request.dataset is None:
+        raise UsageError("takes --eval DATASET, or a folder that benchmark --prepare has written")
+    if request.prepare and request.frames is not None:
+        raise UsageError("--frames are timed on the board; give them there")
+    _mission(request)
+    if request.boards:
+        find_boards(request.boards)
+        require("onnx", why="lower bounds")
+    return request.dataset, _work_folder(request), _power_modes(request)
+
+
+def _work_folder(request: Request) -> Path:
+    """Where what is made is kept: in the folder of the report, or beside that for a board."""
+    out, work = request.out, request.out / "work"
+    if request.prepare:
+        check_replaceable(out)
+        return out.with_name(out.name + ".work")
+    if out.exists() and any(out.iterdir()) and not work.is_dir():
+        raise BadInput(
+            "exists and was not written by this command", where=out, fix="choose another -o"
+        )
+    return work
 
 
 def _grid(request: Request, given: Given, precisions: tuple[PrecisionChoice, ...]) -> SweepGrid:
@@ -299,15 +315,10 @@ def benchmark_bundles(prepared: Prepared, report: Report) -> Benchmark:
     """Sweep, recommend and write the report.
 
     Raises:
-        BadInput: the folder of the report holds something else.
-        SegclipError: whatever else the sweep raises.
+        SegclipError: whatever the sweep raises.
     """
     request, cache, modes = prepared.request, prepared.cache, prepared.modes
     switch = plan_mode_switch(request.power_command) if modes else None
-    if request.out.exists() and any(request.out.iterdir()) and not cache.root.is_dir():
-        raise BadInput(
-            "exists and was not written by this command", where=request.out, fix="choose another -o"
-        )
     cache.root.mkdir(parents=True, exist_ok=True)
     check_disk(cache.root, _bytes_to_make(prepared))
     sweep = sweep_in_modes(

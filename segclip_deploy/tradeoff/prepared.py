@@ -26,6 +26,7 @@ __all__ = [
     "BoardFolder",
     "Manifest",
     "check_disk",
+    "check_replaceable",
     "load_manifest",
     "variant_name",
     "write_board_folder",
@@ -133,7 +134,7 @@ def write_board_folder(
     Raises:
         BadInput: ``out`` holds something else, or the disk is too small; says how much it takes.
     """
-    _check_ours(out)
+    check_replaceable(out)
     names = data.names(split)
     pairs = {f"{index:05}": (data.image(n), data.mask(n)) for index, n in enumerate(names)}
     sources = [file for pair in pairs.values() for file in pair]
@@ -182,6 +183,27 @@ def load_manifest(folder: Path, report: Report) -> BoardFolder:
     return BoardFolder(folder, manifest)
 
 
+def check_replaceable(out: Path) -> None:
+    """Accept a place where nothing is, or a folder that was written here and holds nothing else.
+
+    Raises:
+        BadInput: it holds something else; says what.
+    """
+    if not out.is_dir() or not any(out.iterdir()):
+        return
+    known: set[str] = set()
+    if (out / MANIFEST_FILE).is_file():
+        manifest = MANIFEST.read(out / MANIFEST_FILE, fix="choose another folder")
+        known = {MANIFEST_FILE, *manifest.files}
+    files = {path.relative_to(out).as_posix() for path in out.rglob("*") if path.is_file()}
+    if foreign := sorted(files - known):
+        raise BadInput(
+            f"holds {foreign[0]}, which this command has not written",
+            where=out,
+            fix="choose another folder",
+        )
+
+
 def check_disk(place: Path, needed: int) -> None:
     """Refuse what does not fit on a disk, with a tenth to spare.
 
@@ -195,23 +217,6 @@ def check_disk(place: Path, needed: int) -> None:
             f"takes about {needed / 1e9:.2f} GB, and {free / 1e9:.2f} GB are free",
             where=place,
             fix="make room, or choose another disk",
-        )
-
-
-def _check_ours(out: Path) -> None:
-    """Accept a place where nothing is, or a folder that was written here and holds nothing else."""
-    if not out.is_dir() or not any(out.iterdir()):
-        return
-    known: set[str] = set()
-    if (out / MANIFEST_FILE).is_file():
-        manifest = MANIFEST.read(out / MANIFEST_FILE, fix="choose another folder")
-        known = {MANIFEST_FILE, *manifest.files}
-    files = {path.relative_to(out).as_posix() for path in out.rglob("*") if path.is_file()}
-    if foreign := sorted(files - known):
-        raise BadInput(
-            f"holds {foreign[0]}, which this command has not written",
-            where=out,
-            fix="choose another folder",
         )
 
 

@@ -326,9 +326,24 @@ def test_what_cannot_be_swept_is_refused_before_anything_is_made(
     assert "is no sensor" in said("--altitude", 100, "--speed", 5, "--sensor", "x")
     result = call("benchmark", tiny_bundle, "--eval", dataset, "-o", out)
     assert "--calib DIR" in result.stderr
-    full = tmp_path / "full"
+
+
+@pytest.mark.parametrize("place", ["-o", "--prepare"])
+def test_a_folder_of_others_and_a_wrong_option_are_refused_before_a_checkpoint_is_exported(
+    place: str, dataset: Path, tmp_path: Path
+) -> None:
+    full, checkpoint = tmp_path / "full", tmp_path / "network.safetensors"
     full.mkdir()
     (full / "mine").touch()
-    result = call(*sweep(full))
-    assert "was not written by this command" in result.stderr
-    assert [p.name for p in full.iterdir()] == ["mine"]
+    checkpoint.touch()  # whoever reads it finds that it is none
+
+    def said(out: Path, *more: object, code: int) -> str:
+        result = call("benchmark", checkpoint, "--eval", dataset, place, out, *more)
+        assert result.exit_code == code, result.output
+        assert {p.name for p in tmp_path.rglob("*")} == {"full", "mine", checkpoint.name}
+        return result.stderr
+
+    written = "was not written by this command" if place == "-o" else "has not written"
+    assert written in said(full, code=1)
+    assert "is none of orin-nano" in said(tmp_path / "new", "--bound", "xavier", code=1)
+    assert "--altitude, --speed" in said(tmp_path / "new", "--altitude", 100, code=2)
