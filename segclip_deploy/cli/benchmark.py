@@ -146,8 +146,9 @@ def _at_terminal() -> bool:
 
 def _print(done: api.Benchmark, rank: float) -> None:
     results = done.results
+    count = len(results.rows)
     print_table(
-        f"{len(results.rows)} engines, {len(results.failures)} that must not fly",
+        f"{count} engine{'s' * (count != 1)}, {len(results.failures)} that must not fly",
         [
             "engine",
             "mIoU",
