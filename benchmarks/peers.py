@@ -50,9 +50,10 @@ from segclip_deploy.runtime.inference.segmenter import Segmenter
 from segclip_deploy.runtime.open_engine import open_segmenter
 from segclip_deploy.runtime.targets.onnxruntime import OnnxRuntimeBackend
 from segclip_deploy.runtime.targets.openvino import OpenVinoBackend, precisions
-from segclip_deploy.tradeoff.benchmark import Request, benchmark_bundles, prepare_sweep
+from segclip_deploy.tradeoff.benchmark import benchmark_bundles
 from segclip_deploy.tradeoff.recommend import FlightLimits, recommend
 from segclip_deploy.tradeoff.row import pareto_front
+from segclip_deploy.tradeoff.sweep_request import Request, prepare_sweep
 
 OUT = ROOT / "out" / "benchmarks"
 EXAMPLE = ROOT / "examples" / "dubai" / "model.safetensors"

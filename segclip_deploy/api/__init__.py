@@ -62,9 +62,9 @@ if TYPE_CHECKING:
     from segclip_deploy.runtime.service.unit import ServiceUnit
     from segclip_deploy.runtime.streaming.result import RunResult, RunStopped
     from segclip_deploy.tradeoff.benchmark import Benchmark
+    from segclip_deploy.tradeoff.board_folder import BoardFolder
     from segclip_deploy.tradeoff.joined import JoinedRow
     from segclip_deploy.tradeoff.joined_report import JoinedReport
-    from segclip_deploy.tradeoff.prepared import BoardFolder
     from segclip_deploy.tradeoff.row import Row
     from segclip_deploy.tradeoff.sweep import Steps
     from segclip_deploy.training.compact import Compacted, CompactNetwork
@@ -112,9 +112,9 @@ _HOMES = {
     "runtime.service.unit": ("ServiceUnit",),
     "runtime.streaming.result": ("RunResult", "RunStopped"),
     "tradeoff.benchmark": ("Benchmark",),
+    "tradeoff.board_folder": ("BoardFolder",),
     "tradeoff.joined": ("JoinedRow",),
     "tradeoff.joined_report": ("JoinedReport",),
-    "tradeoff.prepared": ("BoardFolder",),
     "tradeoff.row": ("Row",),
     "tradeoff.sweep": ("Steps",),
     "training.compact": ("CompactNetwork", "Compacted"),

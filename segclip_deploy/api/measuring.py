@@ -33,8 +33,8 @@ if TYPE_CHECKING:
     from segclip_deploy.runtime.profiling.compare import Comparison
     from segclip_deploy.runtime.profiling.record import ProfileRecord
     from segclip_deploy.tradeoff.benchmark import Benchmark
+    from segclip_deploy.tradeoff.board_folder import BoardFolder
     from segclip_deploy.tradeoff.made import PrecisionChoice
-    from segclip_deploy.tradeoff.prepared import BoardFolder
     from segclip_deploy.tradeoff.sweep import Steps
 
 __all__ = ["benchmark", "compare", "evaluate", "profile"]
@@ -365,13 +365,9 @@ def benchmark(
     if place is None or (out is not None and prepare is not None):
         raise UsageError("give either -o FOLDER for the report, or --prepare FOLDER for a board")
     from segclip_deploy.runtime.io.raster.source import Reading
-    from segclip_deploy.tradeoff.benchmark import (
-        Request,
-        benchmark_bundles,
-        prepare_sweep,
-        write_prepared,
-    )
+    from segclip_deploy.tradeoff.benchmark import benchmark_bundles, write_prepared
     from segclip_deploy.tradeoff.recommend import FlightLimits
+    from segclip_deploy.tradeoff.sweep_request import Request, prepare_sweep
 
     prepared = prepare_sweep(
         Request(

@@ -18,7 +18,7 @@ from segclip_deploy.progress import silent
 from segclip_deploy.runtime.profiling.mode_switch import ModeSwitch, plan_mode_switch
 from segclip_deploy.runtime.targets import device
 from segclip_deploy.runtime.targets.device import list_power_modes, power_mode
-from segclip_deploy.tradeoff import benchmark, sweep_modes
+from segclip_deploy.tradeoff import sweep_modes, sweep_request
 from segclip_deploy.tradeoff.results import RESULTS
 from segclip_deploy.tradeoff.sweep import Sweep
 from segclip_deploy.tradeoff.sweep_grid import SweepGrid, points
@@ -46,7 +46,7 @@ def here(board: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         "*2) echo 'NV Power Mode: MAXN_SUPER';; esac",
     )
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
-    for module in (benchmark, device):
+    for module in (sweep_request, device):
         monkeypatch.setattr(module, "list_power_modes", lambda *_: list_power_modes(board))
     monkeypatch.setattr(
         "segclip_deploy.runtime.profiling.mode_switch.list_power_modes",

@@ -23,7 +23,7 @@ from segclip_deploy.artifacts.plan import PLAN
 from segclip_deploy.artifacts.records import Format
 from segclip_deploy.calibration.table import TABLE
 from segclip_deploy.runtime.profiling.record import PROFILE
-from segclip_deploy.tradeoff.prepared import MANIFEST
+from segclip_deploy.tradeoff.board_folder import MANIFEST
 from segclip_deploy.tradeoff.results import RESULTS
 
 FORMATS: Mapping[str, Format[Any]] = {

@@ -27,8 +27,8 @@ from segclip_deploy.export import export
 from segclip_deploy.progress import silent
 from segclip_deploy.runtime.inference.segmenter import Segmenter
 from segclip_deploy.tradeoff import artifact_cache, benchmark, measure_points
+from segclip_deploy.tradeoff.board_folder import check_disk, load_manifest, write_board_folder
 from segclip_deploy.tradeoff.made import sort_given
-from segclip_deploy.tradeoff.prepared import check_disk, load_manifest, write_board_folder
 from segclip_deploy.tradeoff.results import RESULTS, ResultsRecord
 from tests.conftest import ROOT
 from tests.support.fakes import FakeBackend
