@@ -132,9 +132,9 @@ class Pipeline(Generic[A, B, C]):
             failed = error
         finally:
             try:
-                self._finish_writing()
+                self._finish_writing(writer)
             except KeyboardInterrupt:
-                self._finish_writing()
+                self._finish_writing(writer)
                 raise
             reader.join(_PATIENCE_S)
         yield from self._written()
@@ -142,11 +142,12 @@ class Pipeline(Generic[A, B, C]):
         if first is not None:
             raise first
 
-    def _finish_writing(self) -> None:
+    def _finish_writing(self, writer: threading.Thread) -> None:
         self._inbox.abandon()
         self._outbox.close()
-        # Not Thread.join: once a signal has interrupted it, Python takes the thread for ended.
+        # Before join: once a signal has interrupted that, Python takes the thread for ended.
         self._drained.wait()
+        writer.join()
 
     def _written(self) -> Iterator[C]:
         while self._done:
