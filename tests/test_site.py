@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from segclip_deploy.cli import main
 from tests.conftest import ROOT
+from tests.support.helpers import commands
 from tests.test_imports import ORDER, RUNG
 
 SITE = ROOT / "docs" / "site"
@@ -27,11 +27,9 @@ def test_the_picture_of_the_packages_has_all_of_them_in_their_order() -> None:
 
 
 def test_the_reference_has_every_command_and_every_option() -> None:
-    commands = runpy.run_path(str(SITE / "generated.py"))["commands"]()
-    for name, command in main.commands.items():
-        (part,) = re.findall(
-            rf"^### {name}\n(.*?)(?=^###? |\Z)", commands, re.DOTALL | re.MULTILINE
-        )
+    page = runpy.run_path(str(SITE / "generated.py"))["commands"]()
+    for name, command in commands().items():
+        (part,) = re.findall(rf"^### {name}\n(.*?)(?=^###? |\Z)", page, re.DOTALL | re.MULTILINE)
         flags = {flag for option in command.params for flag in option.opts if flag[:2] == "--"}
         assert flags <= set(re.findall(r"--[\w-]+", part))
 

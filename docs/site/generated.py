@@ -24,10 +24,12 @@ PAGE = re.compile(r"docs/([\w/-]+\.md)")
 def commands() -> str:
     """Every command: how it is called, what it does, and its options, as ``--help`` says them."""
     lines: list[str] = []
+    context = click.Context(main)
     for part, names in main.parts.items():
         lines += [f"## {part}", ""]
         for name in names:
-            lines += [*_command(name, main.commands[name]), ""]
+            if command := main.get_command(context, name):
+                lines += [*_command(name, command), ""]
     return PAGE.sub(r"[\1](../\1)", "\n".join(lines))
 
 

@@ -5,51 +5,56 @@ from __future__ import annotations
 import click
 
 from segclip_deploy import __version__
-from segclip_deploy.cli.benchmark import benchmark
-from segclip_deploy.cli.build_engine import build_engine
-from segclip_deploy.cli.calibrate import calibrate
-from segclip_deploy.cli.compact import compact
-from segclip_deploy.cli.compare import compare
-from segclip_deploy.cli.dataset import dataset
-from segclip_deploy.cli.doctor import doctor
-from segclip_deploy.cli.evaluate import evaluate
-from segclip_deploy.cli.export import export
-from segclip_deploy.cli.import_ import import_
-from segclip_deploy.cli.inspect import inspect
-from segclip_deploy.cli.map import map_
 from segclip_deploy.cli.output import Verbs
-from segclip_deploy.cli.plan import plan
-from segclip_deploy.cli.profile import profile
-from segclip_deploy.cli.quantize import quantize
-from segclip_deploy.cli.report import report
-from segclip_deploy.cli.ros import ros
-from segclip_deploy.cli.run import run
-from segclip_deploy.cli.service import service
-from segclip_deploy.cli.set_texts import set_texts
-from segclip_deploy.cli.smooth import smooth
-from segclip_deploy.cli.train import train
-from segclip_deploy.cli.verify import verify
 
 __all__ = ["main"]
 
+# In the order of the work; each line fits a terminal of 80 columns.
+_PARTS = {
+    "Prepare": {
+        "train": "Train a SegCLIP on a dataset as it was downloaded.",
+        "import": "Turn a PyTorch file (.pth) into a checkpoint.",
+        "compact": "Prune and distil a checkpoint until it is fast enough.",
+    },
+    "Export": {
+        "export": "Export a checkpoint to a bundle: ONNX, texts inside.",
+        "set-texts": "Fold other class texts into a bundle or an engine.",
+    },
+    "Quantize": {
+        "smooth": "Even out the outlier channels of a ViT.",
+        "calibrate": "Measure the ranges of a bundle's activations on tiles.",
+        "plan": "Find the fastest mix of precisions that is accurate.",
+        "quantize": "Write INT8 or FP16 into a bundle.",
+    },
+    "Build": {
+        "build-engine": "Make and prove an engine for this machine.",
+        "verify": "Hold an engine against its golden tiles.",
+    },
+    "Fly": {
+        "run": "Segment images, videos, cameras and rasters.",
+        "service": "Show the systemd unit that runs an engine.",
+        "map": "Segment rasters on the workers of a Dask cluster.",
+        "ros": "Label the images of a ROS 2 topic.",
+    },
+    "Measure": {
+        "evaluate": "Score an engine on a dataset.",
+        "profile": "Time an engine, stage by stage and layer by layer.",
+        "compare": "Say how many times faster one profile is than another.",
+        "benchmark": "Measure accuracy against latency; say what to fly.",
+        "report": "Join the benchmarks of several machines.",
+    },
+    "Look": {
+        "dataset": "Say what a dataset holds, and what is wrong in it.",
+        "inspect": "Say what a checkpoint, a bundle or an engine is.",
+        "doctor": "Say what is installed here, and what can run.",
+    },
+}
 
-@click.group(cls=Verbs, context_settings={"help_option_names": ["-h", "--help"]})
+
+@click.group(cls=Verbs, parts=_PARTS, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="segclip-deploy")
 def main() -> None:
     """Take a trained SegCLIP to the GPU of a UAV.
 
     export, then build-engine, then run.
     """
-
-
-# In the order of the work.
-for _part, _commands in {
-    "Prepare": (train, import_, compact),
-    "Export": (export, set_texts),
-    "Quantize": (smooth, calibrate, plan, quantize),
-    "Build": (build_engine, verify),
-    "Fly": (run, service, map_, ros),
-    "Measure": (evaluate, profile, compare, benchmark, report),
-    "Look": (dataset, inspect, doctor),
-}.items():
-    main.add_part(_part, _commands)

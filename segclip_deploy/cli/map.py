@@ -11,7 +11,7 @@ from segclip_deploy.cli.options import PATH, json_option, overlap_option, readin
 from segclip_deploy.cli.output import print_json
 from segclip_deploy.cli.progress import stage_bar
 
-__all__ = ["map_"]
+__all__ = ["map"]
 
 
 def _resources(_context: object, _option: object, texts: tuple[str, ...]) -> dict[str, float]:
@@ -25,7 +25,7 @@ def _resources(_context: object, _option: object, texts: tuple[str, ...]) -> dic
     return found
 
 
-@click.command("map")
+@click.command()
 @click.argument("sources", nargs=-1, required=True)
 @click.option("--engine", type=PATH, required=True, help="An engine or a bundle.")
 @click.option("-o", "--out", type=PATH, required=True, help="Folder to write.")
@@ -46,7 +46,7 @@ def _resources(_context: object, _option: object, texts: tuple[str, ...]) -> dic
 @overlap_option
 @reading_options
 @json_option
-def map_(as_json: bool, **options: Any) -> None:
+def map(as_json: bool, **options: Any) -> None:
     """Segment rasters that have a place on the workers of a Dask cluster.
 
     SOURCES are files, and folders with their sub-folders. Writes what ``run`` writes of them, the same bytes: NAME.tif, a Cloud-Optimized GeoTIFF, and

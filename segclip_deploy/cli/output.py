@@ -7,8 +7,10 @@ import os
 import re
 import signal
 import warnings
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from importlib import import_module
+from keyword import iskeyword
 from pathlib import Path
 from threading import Event
 from typing import Any
@@ -34,37 +36,36 @@ _PRIORITIES = {"error": 3, "warning": 4, "note": 5, "hint": 5}
 class Verbs(click.Group):
     """The commands, by the parts of the work they belong to.
 
+    One is imported when it is called: the overview costs the time of none. ``build-engine`` is
+    ``build_engine`` in ``segclip_deploy.cli.build_engine``; ``import``, which Python keeps for itself, ``import_``.
     One that fails ends with one line on stderr and the error's exit code.
+
+    Args:
+        parts: title of a part → name of a command → what the overview says of it.
     """
 
-    def __init__(self, *args: Any, **options: Any) -> None:
+    def __init__(self, *args: Any, parts: Mapping[str, Mapping[str, str]], **options: Any) -> None:
         super().__init__(*args, **options)
-        self.parts: dict[str, list[str]] = {}
+        self.parts = parts
 
-    def add_part(self, title: str, commands: Iterable[click.Command]) -> None:
-        """Add the commands of a part of the work."""
-        names = self.parts.setdefault(title, [])
-        for command in commands:
-            self.add_command(command)
-            assert command.name is not None
-            names.append(command.name)
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002
+        """The commands, in the order of the work."""
+        return [name for part in self.parts.values() for name in part]
 
-    def format_commands(
-        self,
-        ctx: click.Context,  # noqa: ARG002
-        formatter: click.HelpFormatter,
-    ) -> None:
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Import a command; None if there is none of that name."""
+        if cmd_name not in self.list_commands(ctx):
+            return None
+        name = cmd_name.replace("-", "_") + "_" * iskeyword(cmd_name)
+        command: click.Command = getattr(import_module(f"segclip_deploy.cli.{name}"), name)
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """List the commands, part by part, as wide as all of them need."""
-        width = max(len(name) for name in self.commands)
-        room = formatter.width - width - 6
-        for title, names in self.parts.items():
+        width = max(map(len, self.list_commands(ctx)))
+        for title, part in self.parts.items():
             with formatter.section(title):
-                formatter.write_dl(
-                    [
-                        (name.ljust(width), self.commands[name].get_short_help_str(room))
-                        for name in names
-                    ]
-                )
+                formatter.write_dl([(name.ljust(width), does) for name, does in part.items()])
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command."""

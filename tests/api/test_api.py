@@ -20,15 +20,15 @@ from PIL import Image
 import segclip_deploy
 from segclip_deploy import api
 from segclip_deploy.artifacts.vocabulary import load_vocabulary
-from segclip_deploy.cli import main
 from segclip_deploy.errors import UsageError
 from segclip_deploy.model.checkpoint import load_checkpoint
 from segclip_deploy.model.text import save_text_bank
 from tests.conftest import EXAMPLE
 from tests.support.fakes import random_bank
+from tests.support.helpers import commands
 from tests.support.rasters import noise, write_raster
 
-VERBS = {name.replace("-", "_"): command for name, command in main.commands.items()}
+VERBS = {name.replace("-", "_"): command for name, command in commands().items()}
 VERBS["import_"] = VERBS.pop("import")
 CLI = Path(segclip_deploy.__file__).parent / "cli"
 # --json and --print print a result; import --list is api.list_keys

@@ -12,6 +12,7 @@ from PIL import Image
 
 from segclip_deploy.cli import main
 from tests.conftest import EXAMPLE, SHARED
+from tests.support.helpers import commands
 
 
 def call(*arguments: object) -> Result:
@@ -179,5 +180,6 @@ def test_help_lists_every_verb_once_in_the_order_of_the_work() -> None:
     parts = re.findall(r"^(\w+):$", text, re.MULTILINE)
     assert parts == ["Options", "Prepare", "Export", "Quantize", "Build", "Fly", "Measure", "Look"]
     listed = re.findall(r"^  ([a-z-]+)  ", text.partition("Prepare:")[2], re.MULTILINE)
-    assert sorted(listed) == sorted(main.commands)
+    assert listed == list(commands())
+    assert "..." not in text.partition("Prepare:")[2]  # whole sentences, at 80 columns
     assert listed.index("export") < listed.index("build-engine") < listed.index("run")

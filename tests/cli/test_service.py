@@ -14,7 +14,6 @@ from itertools import pairwise
 from pathlib import Path
 from statistics import median
 
-import click
 import pytest
 
 from segclip_deploy import api
@@ -24,7 +23,7 @@ from tests.cli.test_run import images
 from tests.conftest import ROOT
 from tests.support.fake_cli import open_fake
 from tests.support.faults import leftovers
-from tests.support.helpers import call
+from tests.support.helpers import call, commands
 from tests.support.rasters import noise, write_raster
 from tests.support.servers import Server, serve
 from tests.support.services import (
@@ -356,13 +355,7 @@ def test_a_signal_before_the_first_frame_ends_the_run_at_once(
 def test_the_service_verb_and_run_name_the_same_options(engine: Path) -> None:
     """What run learns a unit may have, too, unless it is for flights."""
 
-    run, unit = ({p.name for p in command.params} for command in commands())
+    run, unit = ({p.name for p in commands()[verb].params} for verb in ("run", "service"))
     assert run - unit == {*api.FLIGHT_ONLY} - {"stop", "report"}
     assert unit - run == {"shown"}
     assert callable(api.service)
-
-
-def commands() -> tuple[click.Command, click.Command]:
-    from segclip_deploy.cli import main
-
-    return main.commands["run"], main.commands["service"]

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import click
 import onnx
 import pytest
 from click.testing import CliRunner, Result
@@ -21,6 +22,13 @@ from segclip_deploy.cli import main
 
 def call(*arguments: object) -> Result:
     return CliRunner().invoke(main, [str(a) for a in arguments])
+
+
+def commands() -> dict[str, click.Command]:
+    """Every command by its name, in the order of the work."""
+    context = click.Context(main)
+    found = {name: main.get_command(context, name) for name in main.list_commands(context)}
+    return {name: command for name, command in found.items() if command}
 
 
 def program(name: str) -> str:
