@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -80,6 +81,15 @@ class ArtifactCache:
             mask_suffix=self.mask_suffix,
             reading=self.reading,
         )
+
+    def make_tables(self, points: Iterable[Point]) -> None:
+        """Calibrate all that points need: before an engine is built, so that bad tiles cost no hours.
+
+        Raises:
+            BadInput: tiles that cannot be used, or no ``calib``.
+        """
+        for point in points:
+            self._table_path(point)
 
     def recipe(self, point: Point) -> str:
         """The digest of everything an engine is made of."""

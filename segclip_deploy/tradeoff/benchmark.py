@@ -133,6 +133,7 @@ def write_prepared(prepared: Prepared, out: Path, report: Report) -> BoardFolder
     variants: dict[str, Path] = {}
     failures: list[FailedPoint] = []
     wanted = {variant_name(point): point for point in points(prepared.grid)}
+    cache.make_tables(wanted.values())
     for index, (name, point) in enumerate(wanted.items()):
         report(f"making {name}", index, len(wanted))
         try:

@@ -145,6 +145,7 @@ def _engines(
     engines: dict[Point, Engine] = {}
     failures: list[FailedPoint] = []
     first: GateFailed | BadArtifact | None = None
+    cache.make_tables(wanted)
     for index, point in enumerate(wanted):
         report(f"making {point.name}", index, len(wanted))
         try:

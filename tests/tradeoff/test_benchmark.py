@@ -328,6 +328,19 @@ def test_what_cannot_be_swept_is_refused_before_anything_is_made(
     assert "--calib DIR" in result.stderr
 
 
+@pytest.mark.parametrize(("place", "target"), [("-o", "onnxruntime"), ("--prepare", "tensorrt")])
+def test_tiles_that_cannot_be_calibrated_on_are_refused_before_anything_is_made_of_them(
+    place: str, target: str, tiny_bundle: Path, dataset: Path, tmp_path: Path
+) -> None:
+    result = call(
+        *("benchmark", tiny_bundle, "--eval", dataset, "--calib", dataset / "images"),
+        *(place, tmp_path / "r", "--target", target),
+    )
+    assert result.exit_code == 1, result.output
+    assert "there is for evaluation" in result.stderr
+    assert not [path for path in tmp_path.rglob("*") if path.is_file()]
+
+
 @pytest.mark.parametrize("place", ["-o", "--prepare"])
 def test_a_folder_of_others_and_a_wrong_option_are_refused_before_a_checkpoint_is_exported(
     place: str, dataset: Path, tmp_path: Path
