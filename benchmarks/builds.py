@@ -44,7 +44,8 @@ from segclip_deploy.model.segclip import SegCLIP
 from segclip_deploy.model.text import load_text_bank
 from segclip_deploy.quantization.placement import uniform_plan
 from segclip_deploy.runtime.inference.frame import read_frame
-from segclip_deploy.training.prunable import find_prunable_channels, prune
+from segclip_deploy.training.prunable import find_prunable_channels
+from segclip_deploy.training.prune import prune
 
 OUT = ROOT / "out" / "benchmarks" / "builds"
 EXAMPLE = ROOT / "examples" / "dubai"

@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 
 from segclip_deploy.model.segclip import SegCLIP
 from segclip_deploy.training.choose_channels import choose_channels
-from segclip_deploy.training.prunable import PrunableChannels, find_prunable_channels, prune
+from segclip_deploy.training.prunable import PrunableChannels, find_prunable_channels
+from segclip_deploy.training.prune import prune
 from segclip_deploy.training.stopwatch import Stopwatch, Timing
 
 __all__ = ["CLOSE", "ChannelFitter", "FittedNetwork"]

@@ -15,8 +15,9 @@ from torch.utils.hooks import RemovableHandle
 from segclip_deploy.model.attention import PrunedAttention
 from segclip_deploy.model.segclip import SegCLIP
 from segclip_deploy.model.text import TextBank
+from segclip_deploy.training.attention_heads import open_heads
 from segclip_deploy.training.losses import segmentation_loss
-from segclip_deploy.training.prunable import DECODER, PrunableChannels, open_heads
+from segclip_deploy.training.prunable import DECODER, PrunableChannels
 
 __all__ = ["channel_importance"]
 

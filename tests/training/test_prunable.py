@@ -20,15 +20,11 @@ from segclip_deploy.export.export import export_bundle
 from segclip_deploy.model.checkpoint import load_checkpoint, save_checkpoint
 from segclip_deploy.model.segclip import SegCLIP
 from segclip_deploy.model.text import TextBank, unit_rows
+from segclip_deploy.training.attention_heads import open_heads
 from segclip_deploy.training.choose_channels import choose_channels
 from segclip_deploy.training.importance import channel_importance
-from segclip_deploy.training.prunable import (
-    DECODER,
-    PrunableChannels,
-    find_prunable_channels,
-    open_heads,
-    prune,
-)
+from segclip_deploy.training.prunable import DECODER, PrunableChannels, find_prunable_channels
+from segclip_deploy.training.prune import prune
 
 pytest.importorskip("torch_pruning")
 
