@@ -67,7 +67,7 @@ if TYPE_CHECKING:
     from segclip_deploy.tradeoff.joined_report import JoinedReport
     from segclip_deploy.tradeoff.row import Row
     from segclip_deploy.tradeoff.sweep import Steps
-    from segclip_deploy.training.compact import Compacted, CompactNetwork
+    from segclip_deploy.training.compact_result import Compacted, CompactNetwork
 
 _HOMES = {
     "api._arguments": ("FLIGHT_ONLY",),
@@ -117,7 +117,7 @@ _HOMES = {
     "tradeoff.joined_report": ("JoinedReport",),
     "tradeoff.row": ("Row",),
     "tradeoff.sweep": ("Steps",),
-    "training.compact": ("CompactNetwork", "Compacted"),
+    "training.compact_result": ("CompactNetwork", "Compacted"),
 }
 _HOME = {name: home for home, names in _HOMES.items() for name in names}
 

@@ -23,7 +23,7 @@ from segclip_deploy.progress import Report, saying, silent
 
 if TYPE_CHECKING:
     from segclip_deploy.artifacts.latency_table import ProbeSet
-    from segclip_deploy.training.compact import Compacted
+    from segclip_deploy.training.compact_result import Compacted
 
 __all__ = ["compact"]
 

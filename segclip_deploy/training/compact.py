@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from segclip_deploy.artifacts.checkpoint_record import Compaction
 from segclip_deploy.artifacts.files import replace_directory, sha256_file
-from segclip_deploy.errors import BadInput, SegclipError, command
+from segclip_deploy.errors import BadInput, SegclipError
 from segclip_deploy.evaluation.dataset import Dataset
 from segclip_deploy.model.checkpoint import build_model, load_checkpoint, save_checkpoint
 from segclip_deploy.model.compute import repeatable
@@ -22,6 +21,8 @@ from segclip_deploy.training.compact_inputs import (
     parent_labels,
     plan_miou,
 )
+from segclip_deploy.training.compact_limits import refuse_the_impossible, too_accurate, too_fast
+from segclip_deploy.training.compact_result import Compacted, CompactNetwork
 from segclip_deploy.training.compact_state import (
     CompactionFolder,
     CompactionRound,
@@ -32,54 +33,11 @@ from segclip_deploy.training.distill import Distiller
 from segclip_deploy.training.fit_channels import CLOSE, ChannelFitter
 from segclip_deploy.training.importance import channel_importance
 from segclip_deploy.training.loop import Progress
-from segclip_deploy.training.stopwatch import Stopwatch, Timing
+from segclip_deploy.training.stopwatch import Stopwatch
 
-__all__ = ["CompactNetwork", "Compacted", "compact"]
+__all__ = ["compact"]
 
 _STEP = 1.15  # speed-up of one round, where the loss of accuracy decides how many there are
-
-
-@dataclass(frozen=True)
-class CompactNetwork:
-    """A network that ``compact`` made.
-
-    Attributes:
-        path: its checkpoint.
-        compaction: as its record has it.
-        miou: on split ``plan``, 0–1.
-    """
-
-    path: Path
-    compaction: Compaction
-    miou: float
-
-    def to_json(self) -> dict[str, Any]:
-        """As JSON."""
-        return {
-            "path": str(self.path),
-            "compaction": self.compaction.to_json(),
-            "miou": self.miou,
-        }
-
-
-@dataclass(frozen=True)
-class Compacted:
-    """What ``compact`` made.
-
-    Attributes:
-        networks: one, of the last round that keeps what was asked for; of a family all, from slow to fast.
-        rounds: all of them.
-    """
-
-    networks: tuple[CompactNetwork, ...]
-    rounds: tuple[CompactionRound, ...]
-
-    def to_json(self) -> dict[str, Any]:
-        """As JSON."""
-        return {
-            "networks": [network.to_json() for network in self.networks],
-            "rounds": [done.to_json() for done in self.rounds],
-        }
 
 
 def compact(
@@ -138,7 +96,7 @@ class _Rounds:
         fitter = ChannelFitter(watch)
         known = self.folder.state.parent_miou
         if known is None:
-            self._refuse_the_impossible(fitter)
+            refuse_the_impossible(task, build_model(checkpoint), fitter, report)
         dataset = learned_from(task, checkpoint, build_model(checkpoint), path, report)
         if known is None:
             known = plan_miou(build_model(checkpoint), checkpoint, dataset, task.settings)
@@ -188,7 +146,7 @@ class _Rounds:
         fitted = self.fitter.fit(model, importance, now=now, wanted=self._wanted)
         timing = fitted.timing
         if not fitted.reached and task.goal.max_miou_drop is None:
-            raise self._too_fast(timing)
+            raise too_fast(task.goal, timing)
         if not done and timing.ratio > 1 / CLOSE:
             raise BadInput(
                 f"the fastest network that pruning makes takes {timing.ms:.1f} ms, "
@@ -241,7 +199,9 @@ class _Rounds:
         task, rounds = self.task, self.state.rounds
         held = [number for number, one in enumerate(rounds, 1) if self._holds(one)]
         if not held:
-            raise self._too_accurate(rounds[0])
+            first = rounds[0]
+            lost = self._points_lost(first)
+            raise too_accurate(task.goal, 1 / first.timing.ratio, lost, self.folder.path)
         if task.goal.family is None:
             networks = [self._write(held[-1], task.out)]
         else:
@@ -290,45 +250,3 @@ class _Rounds:
     def _points_lost(self, done: CompactionRound) -> float:
         assert done.miou is not None  # a round that is asked for was tuned
         return 100 * (self.parent_miou - done.miou)
-
-    def _refuse_the_impossible(self, fitter: ChannelFitter) -> None:
-        """Prune all that can be, time that, and refuse a time below it.
-
-        Raises:
-            BadInput: it is, or the parent is as fast already.
-        """
-        goal, table = self.task.goal, fitter.table
-        if goal.max_miou_drop is not None:
-            return
-        if goal.ratio(table.network_ms) >= 1:
-            raise BadInput(
-                f"{self.task.source} takes {table.network_ms:.1f} ms already in {table.engine}",
-                where=goal.option,
-            )
-        self.report("measuring the smallest network", 0, 0)
-        timing = fitter.smallest(build_model(self.checkpoint))
-        if timing.ratio > CLOSE * goal.ratio(timing.parent_ms):
-            raise self._too_fast(timing)
-
-    def _too_fast(self, timing: Timing) -> BadInput:
-        how = "takes" if timing.measured else "would take, by the table,"
-        nearest = f"--speed-up {1 / timing.ratio:.2f}"
-        if self.task.goal.max_latency_ms is not None:
-            nearest = f"--max-latency-ms {timing.ms + 0.05:.1f}"
-        if self.task.goal.family is not None:
-            nearest = f"a smallest size of {timing.ratio + 0.005:.2f}"
-        return BadInput(
-            f"the fastest network that pruning makes {how} {timing.ms:.1f} ms, "
-            f"its parent {timing.parent_ms:.1f} ms",
-            where=self.task.goal.option,
-            fix=f"the nearest that is possible is {nearest}",
-        )
-
-    def _too_accurate(self, first: CompactionRound) -> BadInput:
-        lost = self._points_lost(first)
-        return BadInput(
-            f"a speed-up of {1 / first.timing.ratio:.2f} costs {lost:.2f} points already",
-            where=self.task.goal.option,
-            fix=f"the nearest that was reached is --max-miou-drop {lost + 0.005:.2f}; "
-            f"begin anew, with that or a longer distillation: {command('rm', '-r', self.folder.path)}",
-        )

@@ -27,7 +27,8 @@ from segclip_deploy.model.checkpoint import (
 )
 from segclip_deploy.model.segclip import SegCLIP, SegOutput
 from segclip_deploy.training import compact as module
-from segclip_deploy.training.compact import Compacted, compact
+from segclip_deploy.training.compact import compact
+from segclip_deploy.training.compact_result import Compacted
 from segclip_deploy.training.compact_task import CompactionGoal, CompactionTask, Material
 from segclip_deploy.training.distill import (
     DISTILLATION,
