@@ -171,16 +171,8 @@ def targets(folder: Path) -> dict[str, Target]:
     from segclip_deploy.artifacts.bundle import InputSpec, load_bundle
     from segclip_deploy.artifacts.bundle_record import BUNDLE, BundleRecord, Parents
     from segclip_deploy.artifacts.checkpoint_record import Scores, Training, TrainSettings
-    from segclip_deploy.artifacts.engine import (
-        ENGINE,
-        Build,
-        Built,
-        CpuDevice,
-        EngineRecord,
-        golden_path,
-        load_engine,
-        record_path,
-    )
+    from segclip_deploy.artifacts.engine import golden_path, load_engine, record_path
+    from segclip_deploy.artifacts.engine_record import ENGINE, Build, Built, CpuDevice, EngineRecord
     from segclip_deploy.artifacts.files import sha256_file
     from segclip_deploy.artifacts.golden import Golden, load_golden, save_golden
     from segclip_deploy.artifacts.model_spec import ModelSpec, load_spec

@@ -36,7 +36,8 @@ if TYPE_CHECKING:
     from segclip_deploy.artifacts.bundle import Bundle
     from segclip_deploy.artifacts.bundle_record import BlockCost, BlockMacs, BundleRecord
     from segclip_deploy.artifacts.checkpoint_record import Training
-    from segclip_deploy.artifacts.engine import Engine, EngineRecord, Search, Verification
+    from segclip_deploy.artifacts.engine import Engine
+    from segclip_deploy.artifacts.engine_record import EngineRecord, Search, Verification
     from segclip_deploy.artifacts.latency_table import LatencyTable, ProbeSet
     from segclip_deploy.artifacts.model_spec import ModelSpec
     from segclip_deploy.artifacts.precision_share import PrecisionShare
@@ -86,7 +87,8 @@ _HOMES = {
     "artifacts.bundle": ("Bundle",),
     "artifacts.bundle_record": ("BlockCost", "BlockMacs", "BundleRecord"),
     "artifacts.checkpoint_record": ("Training",),
-    "artifacts.engine": ("Engine", "EngineRecord", "Search", "Verification"),
+    "artifacts.engine": ("Engine",),
+    "artifacts.engine_record": ("EngineRecord", "Search", "Verification"),
     "artifacts.latency_table": ("LatencyTable", "ProbeSet"),
     "artifacts.model_spec": ("ModelSpec",),
     "artifacts.precision_share": ("PrecisionShare",),

@@ -12,7 +12,8 @@ from segclip_deploy.evaluation.choices import LAYOUT_NAMES
 from segclip_deploy.progress import Report, silent
 
 if TYPE_CHECKING:
-    from segclip_deploy.artifacts.engine import Engine, LabelMaker, Verification
+    from segclip_deploy.artifacts.engine import Engine
+    from segclip_deploy.artifacts.engine_record import LabelMaker, Verification
     from segclip_deploy.planning.build_at_precision import BuildPrecision
 
 __all__ = ["build_engine", "verify"]

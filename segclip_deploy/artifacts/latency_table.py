@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from segclip_deploy.artifacts.engine import CpuDevice, GpuDevice
+from segclip_deploy.artifacts.engine_record import CpuDevice, GpuDevice
 from segclip_deploy.artifacts.records import Format, Record
 from segclip_deploy.artifacts.scheme import Scheme
 from segclip_deploy.errors import BadInput

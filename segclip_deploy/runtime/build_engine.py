@@ -8,7 +8,8 @@ from functools import partial
 from pathlib import Path
 
 from segclip_deploy.artifacts.bundle import Bundle
-from segclip_deploy.artifacts.engine import Built, Engine, Verification, load_engine, write_engine
+from segclip_deploy.artifacts.engine import Engine, load_engine, write_engine
+from segclip_deploy.artifacts.engine_record import Built, Verification
 from segclip_deploy.artifacts.files import temporary_file
 from segclip_deploy.artifacts.golden import load_golden
 from segclip_deploy.artifacts.precision_share import PrecisionShare, precision_shares

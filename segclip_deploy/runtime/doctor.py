@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 from segclip_deploy import __version__
 from segclip_deploy._optional import load, require
-from segclip_deploy.artifacts.engine import CpuDevice
+from segclip_deploy.artifacts.engine_record import CpuDevice
 from segclip_deploy.errors import SegclipError
 from segclip_deploy.runtime.io.sources.gstreamer_library import gstreamer_version
 from segclip_deploy.runtime.registry import TARGETS

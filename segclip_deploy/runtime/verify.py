@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from segclip_deploy.artifacts.engine import Check, Verification
+from segclip_deploy.artifacts.engine_record import Check, Verification
 from segclip_deploy.artifacts.golden import Golden
 from segclip_deploy.runtime.inference.backend import Backend
 from segclip_deploy.runtime.inference.windows import margin_of

@@ -15,7 +15,8 @@ import yaml
 from segclip_deploy.artifacts.bundle import InputSpec, load_bundle
 from segclip_deploy.artifacts.bundle_record import BUNDLE
 from segclip_deploy.artifacts.checkpoint_record import CHECKPOINT
-from segclip_deploy.artifacts.engine import ENGINE, load_engine, record_path
+from segclip_deploy.artifacts.engine import load_engine, record_path
+from segclip_deploy.artifacts.engine_record import ENGINE
 from segclip_deploy.artifacts.files import read_json, sha256_file
 from segclip_deploy.artifacts.golden import load_golden
 from segclip_deploy.artifacts.plan import load_plan

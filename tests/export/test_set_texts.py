@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from segclip_deploy.artifacts.bundle import TEXT_FILE, Bundle, load_bundle
 from segclip_deploy.artifacts.bundle_record import MODEL_FILES
-from segclip_deploy.artifacts.engine import Verification
+from segclip_deploy.artifacts.engine_record import Verification
 from segclip_deploy.artifacts.files import sha256_file
 from segclip_deploy.artifacts.golden import load_golden
 from segclip_deploy.artifacts.vocabulary import load_vocabulary

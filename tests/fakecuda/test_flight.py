@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from segclip_deploy.artifacts.bundle import Bundle
-from segclip_deploy.artifacts.engine import GpuDevice
+from segclip_deploy.artifacts.engine_record import GpuDevice
 from segclip_deploy.artifacts.scheme import Scheme
 from segclip_deploy.runtime.inference.windows import decode
 from segclip_deploy.runtime.open_engine import open_engine, open_segmenter

@@ -12,7 +12,8 @@ import pytest
 from onnx import numpy_helper
 
 from segclip_deploy.artifacts.bundle import load_bundle
-from segclip_deploy.artifacts.engine import GpuDevice, TimingCacheUse, load_engine, record_path
+from segclip_deploy.artifacts.engine import load_engine, record_path
+from segclip_deploy.artifacts.engine_record import GpuDevice, TimingCacheUse
 from segclip_deploy.artifacts.files import sha256_file
 from segclip_deploy.artifacts.records import replace
 from segclip_deploy.errors import BadArtifact, BadInput, GateFailed, StaleArtifact

@@ -13,7 +13,7 @@ from click.testing import CliRunner
 from onnx import helper, numpy_helper
 
 from segclip_deploy.artifacts.bundle import load_bundle
-from segclip_deploy.artifacts.engine import Verification
+from segclip_deploy.artifacts.engine_record import Verification
 from segclip_deploy.artifacts.files import sha256_file
 from segclip_deploy.artifacts.golden import Golden, load_golden
 from segclip_deploy.cli import main

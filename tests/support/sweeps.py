@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from segclip_deploy.artifacts.engine import CpuDevice
+from segclip_deploy.artifacts.engine_record import CpuDevice
 from segclip_deploy.artifacts.plan import Drop
 from segclip_deploy.runtime.profiling.conditions import DeviceConditions
 from segclip_deploy.runtime.targets.device import Gpu, Jetson

@@ -13,7 +13,7 @@ import torch
 
 from segclip_deploy.artifacts import records
 from segclip_deploy.artifacts.bundle import InputSpec
-from segclip_deploy.artifacts.engine import CpuDevice
+from segclip_deploy.artifacts.engine_record import CpuDevice
 from segclip_deploy.artifacts.files import sha256_file
 from segclip_deploy.artifacts.latency_table import LATENCY_TABLE, LatencyTable
 from segclip_deploy.artifacts.vocabulary import IGNORE_INDEX, Vocabulary

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from segclip_deploy.artifacts.bundle import InputSpec
-from segclip_deploy.artifacts.engine import CpuDevice
+from segclip_deploy.artifacts.engine_record import CpuDevice
 from segclip_deploy.artifacts.latency_table import LatencyTable
 from segclip_deploy.artifacts.model_spec import ModelSpec
 from segclip_deploy.artifacts.scheme import Lowering

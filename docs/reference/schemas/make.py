@@ -16,7 +16,7 @@ from typing import Any
 
 from segclip_deploy.artifacts.bundle_record import BUNDLE
 from segclip_deploy.artifacts.checkpoint_record import CHECKPOINT
-from segclip_deploy.artifacts.engine import ENGINE
+from segclip_deploy.artifacts.engine_record import ENGINE
 from segclip_deploy.artifacts.files import replace_file
 from segclip_deploy.artifacts.latency_table import LATENCY_TABLE, PROBES
 from segclip_deploy.artifacts.plan import PLAN

@@ -8,7 +8,7 @@ import re
 from pathlib import Path
 
 from segclip_deploy import __version__
-from segclip_deploy.artifacts.engine import CpuDevice
+from segclip_deploy.artifacts.engine_record import CpuDevice
 from segclip_deploy.artifacts.records import Record
 from segclip_deploy.errors import SegclipError
 from segclip_deploy.runtime.inference.backend import Backend

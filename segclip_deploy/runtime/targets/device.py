@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from segclip_deploy.artifacts.engine import CpuDevice
+from segclip_deploy.artifacts.engine_record import CpuDevice
 from segclip_deploy.artifacts.records import Record
 from segclip_deploy.errors import GpuAbsent, MissingDependency
 

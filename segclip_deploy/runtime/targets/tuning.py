@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from segclip_deploy.artifacts.engine import Search
+from segclip_deploy.artifacts.engine_record import Search
 from segclip_deploy.runtime.inference.backend import Backend
 from segclip_deploy.runtime.targets.device import usable_cores
 

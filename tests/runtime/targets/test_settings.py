@@ -10,7 +10,8 @@ import openvino as ov
 import pytest
 
 from segclip_deploy.artifacts.bundle import load_bundle
-from segclip_deploy.artifacts.engine import ENGINE, load_engine, record_path
+from segclip_deploy.artifacts.engine import load_engine, record_path
+from segclip_deploy.artifacts.engine_record import ENGINE
 from segclip_deploy.artifacts.records import replace
 from segclip_deploy.errors import BadArtifact
 from segclip_deploy.runtime.build_engine import build_engine

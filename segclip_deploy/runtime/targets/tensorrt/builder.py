@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from segclip_deploy.artifacts.engine import TimingCacheUse
+from segclip_deploy.artifacts.engine_record import TimingCacheUse
 from segclip_deploy.artifacts.onnx_file import digest_without, initializer_names
 from segclip_deploy.artifacts.onnx_part import until
 from segclip_deploy.errors import BadArtifact, BadInput

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable
 
-from segclip_deploy.artifacts.engine import GpuDevice
+from segclip_deploy.artifacts.engine_record import GpuDevice
 from segclip_deploy.runtime.targets.device import Gpu, find_jetson, power_mode
 from segclip_deploy.runtime.targets.tensorrt.library import Library, library_name
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from segclip_deploy.artifacts.bundle import Bundle
-from segclip_deploy.artifacts.engine import GpuDevice
+from segclip_deploy.artifacts.engine_record import GpuDevice
 from segclip_deploy.errors import BadInput, MissingDependency, command
 from segclip_deploy.runtime.targets.base import BuildOptions, Need
 from segclip_deploy.runtime.targets.device import Gpu, find_gpu

@@ -14,10 +14,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segclip_deploy.artifacts.bundle import Bundle
-from segclip_deploy.artifacts.engine import (
+from segclip_deploy.artifacts.engine import Engine
+from segclip_deploy.artifacts.engine_record import (
     Build,
     Built,
-    Engine,
     GpuDevice,
     LabelMaker,
     Try,

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from segclip_deploy.artifacts.engine import TimingCacheUse
+from segclip_deploy.artifacts.engine_record import TimingCacheUse
 from segclip_deploy.artifacts.files import locked, replace_file
 from segclip_deploy.errors import BadArtifact, StaleArtifact, command
 from segclip_deploy.runtime.targets.device import cache_folder

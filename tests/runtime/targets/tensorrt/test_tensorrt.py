@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from onnx import helper, numpy_helper
 
-from segclip_deploy.artifacts.engine import GpuDevice, TimingCacheUse
+from segclip_deploy.artifacts.engine_record import GpuDevice, TimingCacheUse
 from segclip_deploy.artifacts.onnx_file import initializer_names, makers
 from segclip_deploy.artifacts.records import replace
 from segclip_deploy.errors import BadArtifact, StaleArtifact
