@@ -21,13 +21,14 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from segclip_deploy.api._arguments import FLIGHT_ONLY
+    from segclip_deploy.api.benchmarking import benchmark
     from segclip_deploy.api.building import build_engine, verify
     from segclip_deploy.api.compacting import compact
     from segclip_deploy.api.exporting import export, set_texts
     from segclip_deploy.api.flying import run
     from segclip_deploy.api.looking import dataset, doctor, inspect
     from segclip_deploy.api.mapping import map
-    from segclip_deploy.api.measuring import benchmark, compare, evaluate, profile
+    from segclip_deploy.api.measuring import compare, evaluate, profile
     from segclip_deploy.api.onboard import ros
     from segclip_deploy.api.preparing import import_, list_keys, train
     from segclip_deploy.api.quantizing import calibrate, plan, quantize, smooth
@@ -72,13 +73,14 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "api._arguments": ("FLIGHT_ONLY",),
+    "api.benchmarking": ("benchmark",),
     "api.building": ("build_engine", "verify"),
     "api.compacting": ("compact",),
     "api.exporting": ("export", "set_texts"),
     "api.flying": ("run",),
     "api.looking": ("dataset", "doctor", "inspect"),
     "api.mapping": ("map",),
-    "api.measuring": ("benchmark", "compare", "evaluate", "profile"),
+    "api.measuring": ("compare", "evaluate", "profile"),
     "api.onboard": ("ros",),
     "api.serving": ("service",),
     "api.preparing": ("import_", "list_keys", "train"),
