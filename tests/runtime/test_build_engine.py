@@ -23,7 +23,7 @@ from segclip_deploy.runtime.targets.base import BuildOptions
 from segclip_deploy.runtime.targets.tensorrt import builder
 from segclip_deploy.runtime.targets.tensorrt.builder import build_plan
 from segclip_deploy.runtime.targets.tensorrt.library import logger_of
-from segclip_deploy.runtime.targets.tensorrt.target import _label_makers
+from segclip_deploy.runtime.targets.tensorrt.tries import label_makers
 from tests.support.fake_tensorrt import install, remove_driver
 from tests.support.helpers import call, edited
 
@@ -89,9 +89,9 @@ def test_without_the_gpu_no_way_of_making_labels_is_tried_and_that_is_said(
 
 def test_both_ways_are_built_only_for_gpus_that_the_kernel_runs_on() -> None:
     both = BuildOptions(labels="auto")
-    assert _label_makers(both, ["87"], here=True) == ("graph", "kernel")
-    assert _label_makers(both, ["75"], here=True) == ("graph",)
-    assert _label_makers(both, ["87"], here=False) == ("graph",)
+    assert label_makers(both, ["87"], here=True) == ("graph", "kernel")
+    assert label_makers(both, ["75"], here=True) == ("graph",)
+    assert label_makers(both, ["87"], here=False) == ("graph",)
 
 
 def test_an_open_batch_gets_a_profile(tmp_path: Path) -> None:
@@ -151,7 +151,6 @@ from pathlib import Path
 from segclip_deploy.artifacts.bundle import load_bundle
 from segclip_deploy.runtime.build_engine import build_engine
 from segclip_deploy.runtime.targets.base import BuildOptions
-from segclip_deploy.runtime.targets.tensorrt.target import _label_makers
 
 phases = []
 

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import product
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -19,9 +18,6 @@ from segclip_deploy.artifacts.engine_record import (
     Build,
     Built,
     GpuDevice,
-    LabelMaker,
-    Try,
-    Verification,
 )
 from segclip_deploy.artifacts.golden import load_golden
 from segclip_deploy.artifacts.precision_share import Layer
@@ -59,39 +55,19 @@ from segclip_deploy.runtime.targets.tensorrt.library import (
 )
 from segclip_deploy.runtime.targets.tensorrt.tensorrt_backend import TensorRtBackend
 from segclip_deploy.runtime.targets.tensorrt.timing_cache import TimingCache, default_path
+from segclip_deploy.runtime.targets.tensorrt.tries import (
+    Flown,
+    Tried,
+    dotted,
+    fastest,
+    label_makers,
+    settings_of,
+)
 from segclip_deploy.runtime.targets.tuning import median_ms
 
 __all__ = ["TensorRt", "cuda_needs"]
 
-_ROUNDS = 50  # inferences that choose between tries
-_KERNEL_FROM = 80  # compute capability that the PTX of the kernel is for, and all newer ones
-
-
-@dataclass(frozen=True)
-class _Flown:
-    """What a plan did on the GPU that is here."""
-
-    verification: Verification
-    layers: tuple[Layer, ...] | None
-    median_ms: float
-
-
-@dataclass(frozen=True)
-class _Tried:
-    """One of the plans that a build may keep; ``flown`` is None where the GPU is not here."""
-
-    labels: LabelMaker
-    settings: Settings
-    plan: BuiltPlan
-    flown: _Flown | None
-
-    def to_record(self) -> Try | None:
-        """What the engine's record says of it; None where it did not fly."""
-        if self.flown is None:
-            return None
-        passed = self.flown.verification.passed
-        ms = self.flown.median_ms
-        return Try(median_ms=ms, rounds=_ROUNDS, passed=passed, labels=self.labels)
+_ROUNDS = 50  # inferences that choose between plans
 
 
 class TensorRt(Target):
@@ -141,8 +117,8 @@ class TensorRt(Target):
         for flag, given in (("--tries", options.tries > 1), ("--refittable", options.refittable)):
             if obstacle and given:
                 raise BadInput(f"it needs the GPU that the engine is for: {obstacle}", where=flag)
-        makers = _label_makers(options, capabilities, here=obstacle is None)
-        tries: list[_Tried] = []
+        makers = label_makers(options, capabilities, here=obstacle is None)
+        tries: list[Tried] = []
         for labels, _ in product(makers, range(options.tries)):
             plan = self._plan(
                 job.bundle.model_path,
@@ -154,10 +130,10 @@ class TensorRt(Target):
                 report=job.report,
             )
             job.file.write_bytes(plan.data)
-            settings = _settings(options, job.bundle, labels)
+            settings = settings_of(options, job.bundle, labels)
             flown = None if obstacle else self._fly(job.file, job.bundle, job.prove, settings)
-            tries.append(_Tried(labels, settings, plan, flown))
-        best = _fastest(tries, where=job.bundle.path)
+            tries.append(Tried(labels, settings, plan, flown))
+        best = fastest(tries, where=job.bundle.path)
         job.file.write_bytes(best.plan.data)
         layers = best.flown.layers if best.flown else None
         return Built(
@@ -302,7 +278,7 @@ class TensorRt(Target):
             report=report,
         )
 
-    def _fly(self, file: Path, bundle: Bundle, prove: Prove, settings: Settings) -> _Flown:
+    def _fly(self, file: Path, bundle: Bundle, prove: Prove, settings: Settings) -> Flown:
         """Run a plan: verification, its layers, its time for one inference."""
         tile = load_golden(bundle.golden_path).tiles[0]
         with self.open(file, batches=bundle.input.batches, **settings) as backend:
@@ -310,7 +286,7 @@ class TensorRt(Target):
             layers = self.layers(backend)
             verification = prove(backend)
             (milliseconds,) = median_ms([backend], tile, rounds=_ROUNDS)
-        return _Flown(verification, layers, round(milliseconds, 3))
+        return Flown(verification, layers, round(milliseconds, 3), _ROUNDS)
 
     def _aim(
         self, trt: Library, options: BuildOptions, bundle: Bundle | None
@@ -330,7 +306,7 @@ class TensorRt(Target):
         return ()
 
     def _device(self, trt: Library, gpu: Gpu | None, capabilities: tuple[str, ...]) -> GpuDevice:
-        return gpu_device(trt, gpu, [_dotted(c) for c in capabilities])
+        return gpu_device(trt, gpu, [dotted(c) for c in capabilities])
 
     def _timing_cache(
         self, trt: Library, gpu: Gpu | None, options: BuildOptions
@@ -355,54 +331,3 @@ class TensorRt(Target):
 def cuda_needs(extra: str) -> tuple[Need, ...]:
     """A GPU, and PyCUDA from an extra of this package."""
     return (lambda: find_gpu(why="running it"), lambda: load_cuda(extra))
-
-
-def _label_makers(
-    options: BuildOptions, capabilities: Sequence[str], *, here: bool
-) -> tuple[LabelMaker, ...]:
-    """What is to make the labels: a plan is built for each, and the fastest stays.
-
-    Args:
-        options: of the build.
-        capabilities: to build for, as ``"86"``.
-        here: whether the plans can be run here, and so compared.
-
-    Raises:
-        BadInput: a kernel, for a GPU that it does not run on.
-    """
-    older = ", ".join(_dotted(one) for one in capabilities if int(one) < _KERNEL_FROM)
-    if options.labels == "kernel" and older:
-        raise BadInput(
-            f"the kernel is for compute capability 8.0 and newer, not for {older}",
-            where="--labels kernel",
-            fix="use --labels graph",
-        )
-    if options.labels == "auto":
-        return ("graph", "kernel") if here and not older else ("graph",)
-    return (options.labels or "graph",)
-
-
-def _settings(options: BuildOptions, bundle: Bundle, labels: LabelMaker) -> Settings:
-    """Settings of ``open`` for a plan."""
-    settings: dict[str, Any] = {"host_code": True} if options.version_compatible else {}
-    if labels == "kernel":
-        settings["outputs"] = " ".join(bundle.outputs)
-    return settings
-
-
-def _fastest(tries: Sequence[_Tried], *, where: Path) -> _Tried:
-    """Of the plans that passed verification, or could not fly, the fastest.
-
-    Raises:
-        GateFailed: none passed.
-    """
-    passed = [one for one in tries if not one.flown or one.flown.verification.passed]
-    if not passed:
-        for one in tries:
-            assert one.flown is not None  # it did not pass
-            one.flown.verification.require(where=where)
-    return min(passed, key=lambda one: one.flown.median_ms if one.flown else 0.0)
-
-
-def _dotted(capability: str) -> str:
-    return f"{capability[:-1]}.{capability[-1]}"
