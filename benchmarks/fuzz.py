@@ -197,7 +197,7 @@ def targets(folder: Path) -> dict[str, Target]:
         load_table,
         save_table,
     )
-    from segclip_deploy.evaluation.layouts import read_index
+    from segclip_deploy.evaluation.dataset_index import read_index
     from segclip_deploy.evaluation.mask import read_mask
     from segclip_deploy.model.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
     from segclip_deploy.model.text import TextBank, load_text_bank, save_text_bank, unit_rows

@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 
 from segclip_deploy.artifacts.bundle import InputSpec
 from segclip_deploy.errors import BadInput, command
-from segclip_deploy.evaluation.layouts import LAYOUTS, Index, is_dataset, read_index
+from segclip_deploy.evaluation.dataset_index import Index, read_index
+from segclip_deploy.evaluation.layouts import LAYOUTS, is_dataset
 from segclip_deploy.runtime.formats.geotiff import ONE_SCALE, ground_sample_distance
 from segclip_deploy.runtime.inference.frame import list_images
 from segclip_deploy.runtime.inference.tile_descriptors import (

@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 
 from segclip_deploy.artifacts.vocabulary import IGNORE_INDEX, Vocabulary
 from segclip_deploy.errors import BadInput, command
-from segclip_deploy.evaluation.layouts import OWN, Index, read_index
+from segclip_deploy.evaluation.dataset_index import Index, read_index
+from segclip_deploy.evaluation.layouts import OWN
 from segclip_deploy.evaluation.mask import read_mask
 from segclip_deploy.progress import Report, saying
 from segclip_deploy.runtime.inference.frame import Frame

@@ -16,7 +16,7 @@ from segclip_deploy.artifacts.bundle import InputSpec
 from segclip_deploy.calibration import tiles as module
 from segclip_deploy.calibration.tiles import MIN_TILES, cut_tiles, find_tiles, stream_tiles
 from segclip_deploy.errors import BadInput
-from segclip_deploy.evaluation.layouts import read_index
+from segclip_deploy.evaluation.dataset_index import read_index
 from segclip_deploy.runtime.inference.frame import prepare, read_frame
 from segclip_deploy.runtime.inference.tile_descriptors import DESCRIPTORS, correlation, describe
 from segclip_deploy.runtime.io import pictures

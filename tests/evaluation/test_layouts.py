@@ -13,7 +13,8 @@ from PIL import Image
 from segclip_deploy.artifacts.vocabulary import load_vocabulary
 from segclip_deploy.errors import BadInput
 from segclip_deploy.evaluation.dataset import open_dataset
-from segclip_deploy.evaluation.layouts import find_layout, read_index
+from segclip_deploy.evaluation.dataset_index import read_index
+from segclip_deploy.evaluation.layouts import find_layout
 from segclip_deploy.model.text import save_text_bank
 from tests.conftest import SHARED
 from tests.support.fakes import random_bank

@@ -19,7 +19,8 @@ import torch
 from segclip_deploy.artifacts.vocabulary import IGNORE_INDEX, Vocabulary, load_vocabulary
 from segclip_deploy.errors import BadInput, SegclipError
 from segclip_deploy.evaluation.dataset import Dataset, Sample, open_dataset
-from segclip_deploy.evaluation.layouts import OWN, Index
+from segclip_deploy.evaluation.dataset_index import Index
+from segclip_deploy.evaluation.layouts import OWN
 from segclip_deploy.runtime.inference.frame import Frame
 from segclip_deploy.training.augment import Crops
 from segclip_deploy.training.crop_loader import Loading, open_batches
