@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -17,7 +18,7 @@ from segclip_deploy.artifacts.files import sha256_file
 from segclip_deploy.artifacts.plan import AccuracyLimits, load_plan
 from segclip_deploy.artifacts.vocabulary import Vocabulary
 from segclip_deploy.calibration.table import load_table
-from segclip_deploy.errors import BadInput
+from segclip_deploy.errors import BadArtifact, BadInput
 from segclip_deploy.evaluation.dataset import Dataset, open_dataset
 from segclip_deploy.export.onnx_model import load_model
 from segclip_deploy.planning.planner import plan_precision
@@ -89,7 +90,9 @@ class ArtifactCache:
             BadInput: tiles that cannot be used, or no ``calib``.
         """
         for point in points:
-            self._table_path(point)
+            # Of one bundle: its points will fail, and the others be measured.
+            with suppress(BadArtifact):
+                self._table_path(point)
 
     def recipe(self, point: Point) -> str:
         """The digest of everything an engine is made of."""

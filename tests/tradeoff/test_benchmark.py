@@ -19,6 +19,7 @@ from segclip_deploy.artifacts.checkpoint_record import Compaction
 from segclip_deploy.artifacts.files import sha256_file
 from segclip_deploy.artifacts.scheme import Lowering
 from segclip_deploy.artifacts.vocabulary import load_vocabulary
+from segclip_deploy.errors import BadArtifact, GateFailed
 from segclip_deploy.export.export import export_bundle
 from segclip_deploy.model.checkpoint import load_checkpoint, save_checkpoint
 from segclip_deploy.progress import silent
@@ -134,8 +135,6 @@ def test_a_sweep_that_was_killed_goes_on_to_the_same_accuracy(
 def test_what_fails_its_check_is_shown_and_never_flies(
     sweep: Callable[..., list[object]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from segclip_deploy.errors import GateFailed
-
     build = artifact_cache.build_engine
 
     def refuse(bundle: object, out: Path, **options: object) -> object:
@@ -155,6 +154,20 @@ def test_what_fails_its_check_is_shown_and_never_flies(
     result = call(*sweep(tmp_path / "r", "--precision", "fp32", "--max-latency-ms", 1e-6))
     assert result.exit_code == 3
     assert "none fits; nearest is" in result.stdout
+
+
+@pytest.mark.faults
+def test_a_bundle_that_cannot_be_calibrated_fails_alone(
+    sweep: Callable[..., list[object]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_arguments: object, **_options: object) -> object:
+        raise BadArtifact("it does not run here")
+
+    monkeypatch.setattr(artifact_cache, "calibrate_on", refuse)
+    result = call(*sweep(tmp_path / "r", "--precision", "int8"))
+    assert result.exit_code == 0, result.stderr
+    assert "must not fly: bundle · ort · int8: it does not run here" in result.stdout
+    assert "fly bundle · ort · fp32" in result.stdout
 
 
 def test_engines_of_a_sweep_try_both_ways_of_making_labels_where_there_are_two(
