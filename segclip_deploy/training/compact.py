@@ -145,15 +145,9 @@ class _Rounds:
         now = done[-1].timing.ratio if done else 1.0
         fitted = self.fitter.fit(model, importance, now=now, wanted=self._wanted)
         timing = fitted.timing
-        if not fitted.reached and task.goal.max_miou_drop is None:
+        in_vain = not done and timing.ratio > 1 / CLOSE
+        if not fitted.reached and (task.goal.max_miou_drop is None or in_vain):
             raise too_fast(task.goal, timing)
-        if not done and timing.ratio > 1 / CLOSE:
-            raise BadInput(
-                f"the fastest network that pruning makes takes {timing.ms:.1f} ms, "
-                f"its parent {timing.parent_ms:.1f} ms",
-                where=task.source,
-                fix="a smaller input is faster: segclip-deploy export CKPT -o BUNDLE --size ROWSxCOLUMNS",
-            )
         number = len(done) + 1
         small = replace(
             checkpoint, spec=fitted.model.spec, weights=fitted.model.state_dict(), training=None

@@ -8,7 +8,7 @@ from segclip_deploy.errors import BadInput, command
 from segclip_deploy.model.segclip import SegCLIP
 from segclip_deploy.progress import Report
 from segclip_deploy.training.compact_task import CompactionGoal, CompactionTask
-from segclip_deploy.training.fit_channels import CLOSE, ChannelFitter
+from segclip_deploy.training.fit_channels import CLOSE, ChannelFitter, clear_of_noise
 from segclip_deploy.training.stopwatch import Timing
 
 __all__ = ["refuse_the_impossible", "too_accurate", "too_fast"]
@@ -32,23 +32,27 @@ def refuse_the_impossible(
         )
     report("measuring the smallest network", 0, 0)
     timing = fitter.smallest(model)
-    if timing.ratio > CLOSE * goal.ratio(timing.parent_ms):
+    if timing.ratio > CLOSE * clear_of_noise(goal.ratio(timing.parent_ms)):
         raise too_fast(goal, timing)
 
 
 def too_fast(goal: CompactionGoal, timing: Timing) -> BadInput:
-    """The error of a goal below the time of the fastest network there is."""
+    """The error of a goal that the fastest network there is does not reach."""
     how = "takes" if timing.measured else "would take, by the table,"
     nearest = f"--speed-up {1 / timing.ratio:.2f}"
     if goal.max_latency_ms is not None:
         nearest = f"--max-latency-ms {timing.ms + 0.05:.1f}"
     if goal.family is not None:
         nearest = f"a smallest size of {timing.ratio + 0.005:.2f}"
+    remedy = f"the nearest that is possible is {nearest}"
+    if timing.ratio > 1 / CLOSE:
+        smaller = "segclip-deploy export CKPT -o BUNDLE --size ROWSxCOLUMNS"
+        remedy = f"a smaller input is faster: {smaller}"
     return BadInput(
         f"the fastest network that pruning makes {how} {timing.ms:.1f} ms, "
         f"its parent {timing.parent_ms:.1f} ms",
         where=goal.option,
-        fix=f"the nearest that is possible is {nearest}",
+        fix=remedy,
     )
 
 

@@ -14,10 +14,10 @@ from segclip_deploy.training.prunable import PrunableChannels, find_prunable_cha
 from segclip_deploy.training.prune import prune
 from segclip_deploy.training.stopwatch import Stopwatch, Timing
 
-__all__ = ["CLOSE", "ChannelFitter", "FittedNetwork"]
+__all__ = ["CLOSE", "ChannelFitter", "FittedNetwork", "clear_of_noise"]
 
 CLOSE = 1.02
-"""A time within 2 % of what was wanted is noise."""
+"""Times within 2 % of each other are the same: the difference is noise."""
 
 _SPARE = 1.05
 """A network may be faster than wanted by 5 %."""
@@ -77,10 +77,11 @@ class ChannelFitter:
         Args:
             importance: of the network's channels.
             now: its own time by its parent's.
-            wanted: from the parent's milliseconds, measured beside it, to the ratio to reach.
+            wanted: from the parent's milliseconds, measured beside it, to the ratio to reach. One within the
+                noise is taken for the nearest that is not.
         """
         places = self.places(model)
-        saving = (now - wanted(self.table.network_ms)) * self.table.network_ms
+        saving = (now - clear_of_noise(wanted(self.table.network_ms))) * self.table.network_ms
         best: FittedNetwork | None = None
         for _ in range(_ATTEMPTS):
             choice = choose_channels(
@@ -88,7 +89,7 @@ class ChannelFitter:
             )
             pruned = prune(model, choice.kept)
             timing = self.watch.time(pruned)
-            goal = wanted(timing.parent_ms)
+            goal = clear_of_noise(wanted(timing.parent_ms))
             fitted = FittedNetwork(pruned, timing, reached=timing.ratio <= CLOSE * goal)
             best = max((best or fitted, fitted), key=_preferred)
             if not choice.reached and not fitted.reached:
@@ -102,6 +103,15 @@ class ChannelFitter:
 
     def _narrowest(self, place: PrunableChannels) -> int:
         return max(place.widths(self.multiple)[-1], self.table.least(place.name))
+
+
+def clear_of_noise(ratio: float) -> float:
+    """The time by the parent's to aim at: what comes within noise of it is still faster than the parent.
+
+    clear_of_noise(0.5)  # 0.5
+    clear_of_noise(0.999)  # 0.961
+    """
+    return min(ratio, CLOSE**-2)
 
 
 def _preferred(fitted: FittedNetwork) -> tuple[bool, float]:

@@ -19,6 +19,7 @@ from PIL import Image
 
 import segclip_deploy
 from segclip_deploy import api
+from segclip_deploy.artifacts.latency_table import LATENCY_TABLE
 from segclip_deploy.artifacts.vocabulary import load_vocabulary
 from segclip_deploy.errors import UsageError
 from segclip_deploy.model.checkpoint import load_checkpoint
@@ -26,6 +27,7 @@ from segclip_deploy.model.text import save_text_bank
 from tests.conftest import EXAMPLE
 from tests.support.fakes import random_bank
 from tests.support.helpers import commands
+from tests.support.latency import table_of_another_machine
 from tests.support.rasters import noise, write_raster
 
 VERBS = {name.replace("-", "_"): command for name, command in commands().items()}
@@ -141,6 +143,8 @@ def test_every_verb_works_twice_in_one_process(
     raster = write_raster(tmp_path / "raster.tif", noise(80, 120))
     bank, spec = tmp_path / "bank.safetensors", tmp_path / "spec.yaml"
     weights, norms = tmp_path / "weights.pth", tmp_path / "norms"
+    latency = tmp_path / "latency.json"
+    LATENCY_TABLE.write(latency, table_of_another_machine(tiny_checkpoint))
     save_text_bank(bank, random_bank(0))
     spec.write_text(json.dumps(load_checkpoint(tiny_checkpoint).spec.to_json()))
     torch.save(load_checkpoint(tiny_checkpoint).weights, weights)
@@ -176,7 +180,7 @@ def test_every_verb_works_twice_in_one_process(
         "import_": lambda out: api.import_(weights, spec=spec, **text, out=out / "c.safetensors"),
         "compact": lambda out: api.compact(
             tiny_checkpoint, dataset=data, out=out / "c.safetensors", size=(64, 64), crop=64, batch=2,
-            speed_up=1.001, steps=1, rounds=1, threads=1,
+            latency=latency, speed_up=1.2, steps=1, rounds=1, threads=1,
         ),
         "list_keys": lambda _: api.list_keys(weights),
         "export": lambda out: api.export(tiny_checkpoint, out=out / "b", size=(64, 96), for_="cpu"),

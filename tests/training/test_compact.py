@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,6 @@ import torch
 
 from segclip_deploy.artifacts import records
 from segclip_deploy.artifacts.bundle import InputSpec
-from segclip_deploy.artifacts.engine_record import CpuDevice
 from segclip_deploy.artifacts.files import sha256_file
 from segclip_deploy.artifacts.latency_table import LATENCY_TABLE, LatencyTable
 from segclip_deploy.artifacts.vocabulary import IGNORE_INDEX, Vocabulary
@@ -43,6 +43,7 @@ from segclip_deploy.training.prunable import find_prunable_channels
 from segclip_deploy.training.qat import distillation_loss
 from segclip_deploy.training.stopwatch import Stopwatch, Timing
 from tests.support.helpers import call
+from tests.support.latency import table_of_another_machine
 from tests.training.test_train import SETTINGS, SPEC, bank, data
 
 __all__ = ["data"]  # a fixture
@@ -74,21 +75,7 @@ def parent(tmp_path_factory: pytest.TempPathFactory, vocabulary: Vocabulary) -> 
 
 @pytest.fixture(scope="module")
 def table(parent: Path) -> LatencyTable:
-    """Of another machine, so that nothing is timed here: 8 of 10 ms are layers, linear in their channels."""
-    places = find_prunable_channels(build_model(load_checkpoint(parent)), 64, 64)
-    channels = sum(place.count for place in places)
-    return LatencyTable(
-        checkpoint=sha256_file(parent),
-        window=(64, 64),
-        target="openvino",
-        engine="another machine's",
-        device=CpuDevice(cpu="another", machine="m", cores=1, flags=()),
-        network_ms=10.0,
-        layers={
-            place.name: tuple((w, 8.0 * w / channels) for w in place.widths(8)) for place in places
-        },
-        rounds=1,
-    )
+    return table_of_another_machine(parent)
 
 
 @pytest.fixture
@@ -202,6 +189,21 @@ def test_what_a_run_of_other_options_has_measured_is_not_taken(
 def test_a_latency_that_is_reached_already_is_refused(task: CompactionTask) -> None:
     with pytest.raises(BadInput, match=r"takes 10\.0 ms already"):
         compact(replace(task, goal=CompactionGoal(max_latency_ms=11)))
+
+
+def test_a_goal_within_the_noise_gives_a_network_that_is_faster_still(task: CompactionTask) -> None:
+    goal = CompactionGoal(speed_up=1.001)
+    made = compact(replace(task, goal=goal, rounds=1, settings=records.replace(STEPS, steps=1)))
+    assert 0.9 < made.rounds[0].timing.ratio < 0.98
+
+
+@pytest.mark.parametrize("goal", [CompactionGoal(speed_up=1.001), CompactionGoal(max_miou_drop=1)])
+def test_where_pruning_saves_no_time_a_smaller_input_is_named(
+    goal: CompactionGoal, task: CompactionTask, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "Stopwatch", partial(OtherStopwatch, share=0.0))
+    with pytest.raises(BadInput, match="a smaller input is faster"):
+        compact(replace(task, goal=goal))
 
 
 def faked(mious: list[float]) -> type[Distiller]:
@@ -369,7 +371,9 @@ def test_features_are_compared_by_the_power_of_the_teachers() -> None:
 class OtherStopwatch(Stopwatch):
     """A machine on which a network saves another share of its time than the table says."""
 
-    share = 1.0
+    def __init__(self, *arguments: Any, share: float) -> None:
+        super().__init__(*arguments)
+        self.share = share
 
     def time(self, model: SegCLIP) -> Timing:
         said = self.estimate(find_prunable_channels(model, 64, 64))
@@ -382,8 +386,7 @@ def test_what_is_measured_decides_and_not_the_table(
 ) -> None:
     checkpoint = load_checkpoint(parent)
     model = build_model(checkpoint)
-    watch = OtherStopwatch(model, checkpoint.bank, WINDOW, table, tmp_path)
-    watch.share = share
+    watch = OtherStopwatch(model, checkpoint.bank, WINDOW, table, tmp_path, share=share)
     fitter = ChannelFitter(watch)
     importance = {
         p.name: np.arange(1.0, p.count // p.unit + 1) for p in find_prunable_channels(model, 64, 64)
