@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import sys
 from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 from typing import TypeAlias
@@ -58,24 +60,24 @@ def check_range(
     least: float,
     most: float | None = None,
 ) -> None:
-    """Accept a number, or several, from ``least`` to ``most``; and None.
+    """Accept a finite number, or several, from ``least`` to ``most``; and None.
 
     Raises:
         UsageError: another one.
     """
     for one in _each(value):
-        if one < least or (most is not None and one > most):
+        if not least <= one <= (sys.float_info.max if most is None else most):
             allowed = f"{least:g} or more" if most is None else f"from {least:g} to {most:g}"
             raise UsageError(f"{one} is not {allowed}", where=option)
 
 
 def check_above(option: str, value: float | None, bound: float) -> None:
-    """Accept a number above ``bound``; and None.
+    """Accept a finite number above ``bound``; and None.
 
     Raises:
         UsageError: another one.
     """
-    if value is not None and value <= bound:
+    if value is not None and not bound < value < math.inf:
         raise UsageError(f"{value} is not above {bound:g}", where=option)
 
 

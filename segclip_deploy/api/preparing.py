@@ -10,6 +10,7 @@ from segclip_deploy._optional import require
 from segclip_deploy.api._arguments import (
     TORCH_DEVICES,
     AnyPath,
+    check_above,
     check_choice,
     check_range,
     optional_path,
@@ -119,6 +120,9 @@ def train(
     """
     check_choice("--layout", layout, LAYOUT_NAMES)
     check_range("--steps", steps, 1)
+    check_above("--time-budget", time_budget, 0)
+    check_range("--crop", crop, 32)
+    check_above("--learning-rate", learning_rate, 0)
     check_range("--context-tokens", context_tokens, 0)
     check_range("--batch", batch, 2)
     check_range("--accumulate", accumulate, 1)

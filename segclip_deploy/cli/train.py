@@ -55,7 +55,9 @@ __all__ = ["train"]
     type=click.IntRange(0),
     help="Learnable context (CoOp); needs --text open_clip:…  [default: 0]",
 )
-@click.option("--crop", type=int, help="Side of training crops, pixels.  [default: 256]")
+@click.option(
+    "--crop", type=click.IntRange(32), help="Side of training crops, pixels.  [default: 256]"
+)
 @click.option(
     "--batch",
     type=click.IntRange(2),
@@ -75,7 +77,10 @@ __all__ = ["train"]
 @click.option("--bf16", is_flag=True, help="bfloat16 autocast: faster where the device has it.")
 @click.option("--fp16", is_flag=True, help="float16 autocast, gradients scaled; on a GPU only.")
 @click.option(
-    "--learning-rate", type=float, help="Peak; 0.002 by default, with --qat 0.0001.", default=None
+    "--learning-rate",
+    type=click.FloatRange(0, min_open=True),
+    help="Peak; 0.002 by default, with --qat 0.0001.",
+    default=None,
 )
 @training_run_options
 @click.option("--qat", is_flag=True, help="Fine-tune --from so that it bears the INT8 of --plan.")
