@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 __all__ = ["compact"]
 
 _SIZE = (512, 512)
+_ROUNDS = 2
 
 
 def compact(
@@ -49,7 +50,7 @@ def compact(
     target: str | None = None,
     latency: AnyPath | None = None,
     probes: AnyPath | None = None,
-    rounds: int = 2,
+    rounds: int | None = None,
     time_budget: float | None = None,
     steps: int | None = None,
     crop: int = 256,
@@ -84,7 +85,7 @@ def compact(
         tiles: unlabelled images and folders, which teach besides the dataset, or alone.
         layout: segclip-deploy, loveda, uavid, isaid or mmseg; by default what is there decides.
         mask_suffix: what a mask's name has more than its image's: ``"_mask"``.
-        bands: which bands of the images are red, green and blue, from 1.
+        bands: which bands of the images, and of the tiles, are red, green and blue, from 1.
         scale: of more than 8 bits: the values that become 0 and 255.
         ignore_alpha: an alpha band takes no pixel away.
         max_miou_drop: points of mIoU on ``plan`` that may go; as fast as that allows. With ``tiles`` alone
@@ -98,7 +99,8 @@ def compact(
             files as they are. Of ``probes``: what they are for, which need not be here.
         latency: a table that ``profile`` made of probes of this checkpoint at this size.
         probes: write a folder of probes for ``profile``, and do nothing else.
-        rounds: of pruning and distillation, where one time is asked for; a family has one for each network.
+        rounds: of pruning and distillation, where one time is asked for, by default 2. A family has one for each
+            network, and a loss as many as it allows.
         time_budget: distil for so many seconds in each round; the learning rate follows the clock.
         steps: or for so many steps, which can be repeated.
         crop: side of training crops, pixels.
@@ -127,6 +129,9 @@ def compact(
     check_above("--max-latency-ms", max_latency_ms, 0)
     check_range("--rounds", rounds, 1)
     check_range("--steps", steps, 1)
+    check_above("--time-budget", time_budget, 0)
+    check_range("--crop", crop, 32)
+    check_above("--learning-rate", learning_rate, 0)
     check_range("--batch", batch, 2)
     check_choice("--device", device, TORCH_DEVICES)
     check_range("--threads", threads, 1)
@@ -141,8 +146,18 @@ def compact(
     }
     given = [option for option, value in goals.items() if value is not None]
     if probes is not None:
-        if given or out is not None:
-            raise UsageError(f"--probes does nothing else, and takes no {(given or ['--out'])[0]}")
+        others = {
+            "--out": out,
+            "--dataset": dataset,
+            "--tiles": tiles or None,
+            "--latency": latency,
+            "--rounds": rounds,
+            "--time-budget": time_budget,
+            "--steps": steps,
+        }
+        given += [option for option, value in others.items() if value is not None]
+        if given:
+            raise UsageError(f"--probes does nothing else, and takes no {given[0]}")
         return _write_probes(Path(checkpoint), Path(probes), size or _SIZE, target)
     if len(given) != 1:
         raise UsageError(f"give one of {', '.join(list(goals)[:-1])} and {list(goals)[-1]}")
@@ -151,6 +166,11 @@ def compact(
     images = paths_of(tiles)
     if dataset is None and not images:
         raise UsageError("give images to learn from: --dataset, --tiles, or both")
+    for option, value in {"--layout": layout, "--mask-suffix": mask_suffix}.items():
+        if dataset is None and value:
+            raise UsageError("tiles alone have no masks; it is of --dataset", where=option)
+    if rounds is not None and given[0] in ("--family", "--max-miou-drop"):
+        raise UsageError(f"{given[0]} decides how many there are", where="--rounds")
     if (time_budget is None) == (steps is None):
         raise UsageError("give either --time-budget or --steps, of a round")
     if latency is not None and target is not None:
@@ -165,20 +185,21 @@ def compact(
     from segclip_deploy.model.threads import torch_threads
     from segclip_deploy.runtime.io.raster.source import Reading
     from segclip_deploy.training.compact import compact as make_compact
-    from segclip_deploy.training.compact_task import CompactionGoal, CompactionTask, Material
+    from segclip_deploy.training.compact_task import CompactionGoal, CompactionTask
     from segclip_deploy.training.crop_loader import Loading
     from segclip_deploy.training.distill import DISTILLATION
     from segclip_deploy.training.loop import Progress
+    from segclip_deploy.training.material import Material
 
     height, width = size or _SIZE
-    data = None
+    reading, data = Reading(bands, scale, ignore_alpha=ignore_alpha), None
     if dataset is not None:
         data = open_dataset(
             dataset,
             load_checkpoint(checkpoint).vocabulary,
             layout=layout,
             mask_suffix=mask_suffix,
-            reading=Reading(bands, scale, ignore_alpha=ignore_alpha),
+            reading=reading,
         )
     settings = TrainSettings(
         steps=steps,
@@ -198,12 +219,13 @@ def compact(
     def tell(now: Progress) -> None:
         report(f"distilling, loss {now.loss:.3f}, percent", int(100 * now.fraction), 100)
         if now.plan_miou is not None:
-            say(f"step {now.step}: plan mIoU {now.plan_miou:.4f} (best {now.best_miou:.4f})")
+            what = "agreement" if data is None else "plan mIoU"
+            say(f"step {now.step}: {what} {now.plan_miou:.4f} (best {now.best_miou:.4f})")
 
     task = CompactionTask(
         Path(checkpoint),
         Path(out),
-        Material(data, images, Loading(workers, int(cache_gb * 1e9))),
+        Material(data, images, Loading(workers, int(cache_gb * 1e9)), reading),
         CompactionGoal(
             max_miou_drop=max_miou_drop,
             speed_up=speed_up,
@@ -214,7 +236,7 @@ def compact(
         InputSpec(height=height, width=width),
         target,
         table,
-        rounds,
+        rounds or _ROUNDS,
     )
     with torch_threads(threads):
         return make_compact(task, report=report, told=tell)

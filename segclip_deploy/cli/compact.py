@@ -74,14 +74,16 @@ __all__ = ["compact"]
 @click.option(
     "--rounds",
     type=click.IntRange(1),
-    default=2,
-    show_default=True,
-    help="Of pruning and distillation, where one time is asked for.",
+    help="Of pruning and distillation, where one time is asked for.  [default: 2]",
 )
 @click.option("--time-budget", type=duration, help="Distil so long in each round, e.g. 10m.")
 @click.option("--steps", type=click.IntRange(1), help="Or: so many steps (reproducible).")
 @click.option(
-    "--crop", type=int, default=256, show_default=True, help="Side of training crops, pixels."
+    "--crop",
+    type=click.IntRange(32),
+    default=256,
+    show_default=True,
+    help="Side of training crops, pixels.",
 )
 @click.option(
     "--batch",
@@ -90,7 +92,13 @@ __all__ = ["compact"]
     show_default=True,
     help="Crops that are in the network at once.",
 )
-@click.option("--learning-rate", type=float, default=0.0015, show_default=True, help="Peak.")
+@click.option(
+    "--learning-rate",
+    type=click.FloatRange(0, min_open=True),
+    default=0.0015,
+    show_default=True,
+    help="Peak.",
+)
 @torch_device_option("auto", "auto: the GPU where PyTorch finds one. Part of what repeats a run.")
 @click.option("--bf16", is_flag=True, help="bfloat16 autocast: faster where the device has it.")
 @training_run_options
@@ -114,7 +122,7 @@ def compact(as_json: bool, **options: Any) -> None:
 def _print(made: api.Compacted) -> None:
     print_table(
         f"inner channels are multiples of {made.networks[0].compaction.multiple}",
-        ["round", "ms", "its parent", "speed-up", "plan mIoU"],
+        ["round", "ms", "its parent", "speed-up", _measure(made.networks[0])],
         [
             [
                 str(number),
@@ -136,8 +144,13 @@ def _told(network: api.CompactNetwork) -> str:
     parent = "" if done.parent_miou is None else f", its parent {done.parent_miou:.4f}"
     window = "x".join(map(str, done.window))
     load = "" if done.load is None else f", load {done.load:.1f}"
-    what = "agreement with its parent" if done.labels == "parent" else "plan mIoU"
     return (
         f"round {done.rounds}, {done.parent_ms:.1f} → {done.ms:.1f} ms, {how} in {done.engine} at {window}{load}; "
-        f"{what} {network.miou:.4f}{parent}"
+        f"{_measure(network)} {network.miou:.4f}{parent}"
     )
+
+
+def _measure(network: api.CompactNetwork) -> str:
+    """What was scored on split ``plan``."""
+    of_parent = network.compaction.labels == "parent"
+    return "agreement with its parent" if of_parent else "plan mIoU"

@@ -81,7 +81,11 @@ def _checkpoint_facts(found: api.CheckpointFacts) -> list[tuple[str, str]]:
     facts.append(("parameters", f"{found.parameters:,}"))
     training = found.training
     if training and training.plan.miou is not None:
-        facts.append(("plan mIoU", f"{training.plan.miou:.4f}, step {training.step}"))
+        reached = f"{training.plan.miou:.4f}, step {training.step}"
+        if found.compaction and found.compaction.labels == "parent":
+            facts.append(("agreement", f"with its parent {reached}"))
+        else:
+            facts.append(("plan mIoU", reached))
     if found.imported:
         facts.append(("imported", found.imported))
     if done := found.compaction:

@@ -10,7 +10,7 @@ import torch
 
 from segclip_deploy.artifacts.checkpoint_record import Compaction
 from segclip_deploy.artifacts.files import replace_directory, sha256_file
-from segclip_deploy.errors import BadInput, SegclipError
+from segclip_deploy.errors import BadInput, SegclipError, command
 from segclip_deploy.evaluation.dataset import Dataset
 from segclip_deploy.model.checkpoint import build_model, load_checkpoint, save_checkpoint
 from segclip_deploy.model.compute import repeatable
@@ -64,7 +64,13 @@ def compact(
         StaleArtifact: a run of other settings was stopped there, or the table is another checkpoint's.
     """
     if task.out.exists():
-        raise BadInput("exists already", where=task.out, fix="choose another -o, or remove it")
+        remedy = "choose another -o, or remove it"
+        if task.folder.exists():  # killed after all was done
+            remedy = (
+                f"it is complete; remove what it was made from: {command('rm', '-r', task.folder)}"
+            )
+        raise BadInput("exists already", where=task.out, fix=remedy)
+    task.material.check()
     rounds = _Rounds(task, report)
     while not rounds.finished():
         if not rounds.state.is_pruned:
@@ -147,7 +153,7 @@ class _Rounds:
         timing = fitted.timing
         in_vain = not done and timing.ratio > 1 / CLOSE
         if not fitted.reached and (task.goal.max_miou_drop is None or in_vain):
-            raise too_fast(task.goal, timing)
+            raise too_fast(task.goal, timing, self.folder.path)
         number = len(done) + 1
         small = replace(
             checkpoint, spec=fitted.model.spec, weights=fitted.model.state_dict(), training=None
@@ -181,7 +187,9 @@ class _Rounds:
         assert training is not None  # it was trained just now
         assert training.plan.miou is not None  # a validation without one is an error
         parent = self.parent_miou
-        self.say(f"round {number}: plan mIoU {training.plan.miou:.4f}, its parent {parent:.4f}")
+        what = "plan mIoU" if self.task.material.labelled else "agreement with its parent"
+        against = f", its parent {parent:.4f}" if self.task.material.labelled else ""
+        self.say(f"round {number}: {what} {training.plan.miou:.4f}{against}")
         self.folder.complete(training.plan.miou)
 
     def hand_over(self) -> Compacted:
@@ -197,7 +205,10 @@ class _Rounds:
             lost = self._points_lost(first)
             raise too_accurate(task.goal, 1 / first.timing.ratio, lost, self.folder.path)
         if task.goal.family is None:
-            networks = [self._write(held[-1], task.out)]
+            last = held[-1]
+            if task.goal.max_miou_drop is not None:  # the last one may be no faster than one before
+                last = min(held, key=lambda number: rounds[number - 1].timing.ratio)
+            networks = [self._write(last, task.out)]
         else:
             names = [f"{part:g}.safetensors" for part in task.goal.family]
             with replace_directory(task.out, contents=()) as folder:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import suppress
 from itertools import islice
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from segclip_deploy.artifacts.bundle import InputSpec
 from segclip_deploy.artifacts.checkpoint_record import TrainSettings
 from segclip_deploy.artifacts.files import sha256_file
 from segclip_deploy.artifacts.latency_table import LATENCY_TABLE, LatencyTable
-from segclip_deploy.errors import BadInput, StaleArtifact, command
+from segclip_deploy.errors import BadArtifact, BadInput, StaleArtifact, command
 from segclip_deploy.evaluation.accuracy import score
 from segclip_deploy.evaluation.dataset import Dataset
 from segclip_deploy.export.graph import normalise
@@ -24,10 +25,11 @@ from segclip_deploy.model.segclip import SegCLIP
 from segclip_deploy.progress import Report
 from segclip_deploy.runtime.profiling.time_probes import probe_target, time_probes
 from segclip_deploy.training.augment import Crops
-from segclip_deploy.training.compact_task import CompactionTask, Material
+from segclip_deploy.training.compact_task import CompactionTask
 from segclip_deploy.training.crop_loader import Loading, open_batches
 from segclip_deploy.training.distill import label_tiles, with_tiles
 from segclip_deploy.training.image_cache import ImageCache
+from segclip_deploy.training.material import Material
 from segclip_deploy.training.probe_networks import write_probes
 from segclip_deploy.training.prunable import find_prunable_channels
 
@@ -42,20 +44,21 @@ def learned_from(
     """The images of a run: labelled ones with others besides, or those that the parent labels.
 
     Raises:
-        BadInput: none, or a split is empty.
+        BadInput: an image that cannot be used.
     """
-    data, tiles = task.material.dataset, task.material.tiles
+    data, images = task.material.dataset, task.material.images
     if data is not None:
-        for split in ("train", "plan"):
-            if not data.names(split):
-                raise BadInput(f"split {split!r} is empty", where=data.root)
-        return with_tiles(data, tiles)
-    if not tiles:
-        raise BadInput("give images to learn from: --dataset, --tiles, or both")
-    device, window = task.settings.device, task.settings.window
+        return with_tiles(data, images)
+    device = task.settings.device
     with repeatable(device):
         return label_tiles(
-            teacher.to(device), checkpoint, tiles, folder / "tiles", window=window, report=report
+            teacher.to(device),
+            checkpoint,
+            images,
+            folder / "tiles",
+            window=task.settings.window,
+            reading=task.material.reading,
+            report=report,
         )
 
 
@@ -71,22 +74,24 @@ def latency_of(
     if task.latency is not None:
         return _checked(task, task.latency)
     path, spec = folder / "latency.json", task.spec
-    if not path.exists():
-        target = probe_target(task.target)
-        target.require_here()
-        model = build_model(checkpoint)
-        report("writing probes", 0, 0)
-        write_probes(
-            model,
-            checkpoint.bank,
-            find_prunable_channels(model, spec.height, spec.width),
-            spec,
-            folder / "probes",
-            checkpoint=sha256_file(task.source),
-            scheme=target.scheme,
-        )
-        LATENCY_TABLE.write(path, time_probes(folder / "probes", target.name, report))
-    return LATENCY_TABLE.read(path, fix=command("rm", "-r", folder))
+    with suppress(BadArtifact):  # there is none yet, or it is damaged: it is measured
+        return LATENCY_TABLE.read(path, fix="")
+    target = probe_target(task.target)
+    target.require_here()
+    model = build_model(checkpoint)
+    report("writing probes", 0, 0)
+    write_probes(
+        model,
+        checkpoint.bank,
+        find_prunable_channels(model, spec.height, spec.width),
+        spec,
+        folder / "probes",
+        checkpoint=sha256_file(task.source),
+        scheme=target.scheme,
+    )
+    table = time_probes(folder / "probes", target.name, report)
+    LATENCY_TABLE.write(path, table)
+    return table
 
 
 def plan_miou(
@@ -136,15 +141,16 @@ def parent_labels(
 
 
 def _checked(task: CompactionTask, table: LatencyTable) -> LatencyTable:
-    probes = command("segclip-deploy", "compact", task.source, "--probes", "DIR")
+    window = (task.spec.height, task.spec.width)
+    measured, wanted = ("x".join(map(str, sides)) for sides in (table.window, window))
+    options = ("--size", wanted, "--target", table.target)
+    probes = command("segclip-deploy", "compact", task.source, "--probes", "DIR", *options)
     fix = f"{probes}, then segclip-deploy profile DIR -o FOLDER where it flies"
     if table.checkpoint != sha256_file(task.source):
         raise StaleArtifact(
             f"is of another checkpoint than {task.source}", where="--latency", fix=fix
         )
-    window = (task.spec.height, task.spec.width)
     if table.window != window:
-        measured, wanted = ("x".join(map(str, sides)) for sides in (table.window, window))
         raise StaleArtifact(
             f"was measured at {measured}, not at {wanted}",
             where="--latency",

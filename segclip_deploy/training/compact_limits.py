@@ -36,8 +36,12 @@ def refuse_the_impossible(
         raise too_fast(goal, timing)
 
 
-def too_fast(goal: CompactionGoal, timing: Timing) -> BadInput:
-    """The error of a goal that the fastest network there is does not reach."""
+def too_fast(goal: CompactionGoal, timing: Timing, folder: Path | None = None) -> BadInput:
+    """The error of a goal that the fastest network there is does not reach.
+
+    Args:
+        folder: of the run, if it is kept.
+    """
     how = "takes" if timing.measured else "would take, by the table,"
     nearest = f"--speed-up {1 / timing.ratio:.2f}"
     if goal.max_latency_ms is not None:
@@ -48,6 +52,8 @@ def too_fast(goal: CompactionGoal, timing: Timing) -> BadInput:
     if timing.ratio > 1 / CLOSE:
         smaller = "segclip-deploy export CKPT -o BUNDLE --size ROWSxCOLUMNS"
         remedy = f"a smaller input is faster: {smaller}"
+    if folder is not None:
+        remedy = f"{remedy}; begin anew: {command('rm', '-r', folder)}"
     return BadInput(
         f"the fastest network that pruning makes {how} {timing.ms:.1f} ms, "
         f"its parent {timing.parent_ms:.1f} ms",

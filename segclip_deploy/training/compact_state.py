@@ -7,7 +7,7 @@ from pathlib import Path
 
 from segclip_deploy.artifacts.records import Format, Record
 from segclip_deploy.artifacts.records import replace as with_fields
-from segclip_deploy.errors import StaleArtifact, command
+from segclip_deploy.errors import BadInput, StaleArtifact, command
 from segclip_deploy.training.compact_task import CompactionTask
 from segclip_deploy.training.stopwatch import Timing
 
@@ -56,6 +56,7 @@ class CompactionFolder:
 
     Raises:
         BadArtifact: its state cannot be read.
+        BadInput: the folder holds something else.
         StaleArtifact: a run of other options was stopped here.
     """
 
@@ -67,6 +68,12 @@ class CompactionFolder:
         if self._file.exists():
             self.state = self._resume(self.state.identity)
         else:
+            if self.path.exists() and any(self.path.iterdir()):
+                raise BadInput(
+                    "exists and was not written by this command",
+                    where=self.path,
+                    fix="choose another -o",
+                )
             self.path.mkdir(parents=True, exist_ok=True)
             self._keep(self.state)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -14,10 +15,10 @@ from segclip_deploy.artifacts.files import sha256_file
 from segclip_deploy.artifacts.latency_table import LATENCY_TABLE, LatencyTable
 from segclip_deploy.artifacts.records import Record
 from segclip_deploy.errors import BadInput
-from segclip_deploy.evaluation.dataset import Dataset
-from segclip_deploy.training.crop_loader import Loading
+from segclip_deploy.training.fit_channels import CLOSE
+from segclip_deploy.training.material import Material
 
-__all__ = ["CompactionGoal", "CompactionTask", "Material"]
+__all__ = ["CompactionGoal", "CompactionTask"]
 
 _GOALS = "--max-miou-drop, --speed-up, --max-latency-ms and --family"
 
@@ -44,14 +45,17 @@ class CompactionGoal(Record, frozen=True):
         if sum(value is not None for value in self.to_json().values()) != 1:
             raise BadInput(f"give one of {_GOALS}")
         for value in (self.max_miou_drop, self.max_latency_ms):
-            if value is not None and value <= 0:
+            if value is not None and not 0 < value < math.inf:
                 raise BadInput("a drop and a latency are above 0", where=self.option)
-        if self.speed_up is not None and self.speed_up <= 1:
+        if self.speed_up is not None and not 1 < self.speed_up < math.inf:
             raise BadInput("a speed-up is above 1", where=self.option)
         if self.family is not None:
             falling = (1.0, *self.family, 0.0)
-            if len(falling) == 2 or any(one <= two for one, two in pairwise(falling)):
-                raise BadInput("the sizes fall, between 1 and 0: 0.75,0.5,0.35", where=self.option)
+            if len(falling) == 2 or not all(one > two * CLOSE for one, two in pairwise(falling)):
+                raise BadInput(
+                    "the sizes fall, between 1 and 0, by more than 2 %, which is noise: 0.75,0.5,0.35",
+                    where=self.option,
+                )
 
     def ratio(self, parent_ms: float) -> float:
         """The network's time by its parent's that is to be reached; of a family, its fastest.
@@ -73,26 +77,6 @@ class CompactionGoal(Record, frozen=True):
             ",".join(f"{one:g}" for one in said[1]) if self.family is not None else f"{said[1]:g}"
         )
         return f"--{said[0].replace('_', '-')} {value}"
-
-
-@dataclass(frozen=True)
-class Material:
-    """What a pruned network learns from.
-
-    Attributes:
-        dataset: with masks, and splits ``train`` and ``plan``; None: the tiles alone.
-        tiles: unlabelled images and folders.
-        loading: how they are read; None: as usual.
-    """
-
-    dataset: Dataset | None
-    tiles: tuple[Path, ...] = ()
-    loading: Loading | None = None
-
-    @property
-    def labelled(self) -> bool:
-        """Whether there are masks."""
-        return self.dataset is not None
 
 
 @dataclass(frozen=True)
@@ -138,8 +122,11 @@ class CompactionTask:
         return float(self.goal.ratio(parent_ms) ** (number / self.rounds))
 
     def identity(self) -> str:
-        """SHA-256 of all that decides what is made."""
-        data = self.material.dataset
+        """SHA-256 of all that decides what is made.
+
+        Raises:
+            BadInput: an image or a mask is missing.
+        """
         asked = {
             "parent": sha256_file(self.source),
             "goal": self.goal.to_json(),
@@ -148,7 +135,6 @@ class CompactionTask:
             "target": self.target,
             "latency": self.latency and LATENCY_TABLE.digest(self.latency),
             "rounds": self.rounds,
-            "images": data and {name: list(data.names(name)) for name in ("train", "plan")},
-            "tiles": [str(tile.resolve()) for tile in self.material.tiles],
+            "material": self.material.identity(),
         }
         return hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()

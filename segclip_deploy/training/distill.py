@@ -18,7 +18,6 @@ from segclip_deploy.artifacts.bundle import InputSpec
 from segclip_deploy.artifacts.checkpoint_record import TrainSettings
 from segclip_deploy.artifacts.files import replace_directory
 from segclip_deploy.artifacts.vocabulary import IGNORE_INDEX
-from segclip_deploy.errors import BadInput
 from segclip_deploy.evaluation.dataset import MAX_MEGAPIXELS, Dataset, Sample, open_dataset
 from segclip_deploy.export.torch_backend import torch_segmenter
 from segclip_deploy.model.checkpoint import Checkpoint
@@ -26,8 +25,9 @@ from segclip_deploy.model.compute import autocast_of
 from segclip_deploy.model.prompts import FixedText
 from segclip_deploy.model.segclip import SegCLIP, SegOutput
 from segclip_deploy.progress import Report, silent
-from segclip_deploy.runtime.inference.frame import list_images, read_frame
+from segclip_deploy.runtime.inference.frame import Frame
 from segclip_deploy.runtime.io.pictures import read_picture
+from segclip_deploy.runtime.io.raster.source import Reading
 from segclip_deploy.training.crop_loader import Loading
 from segclip_deploy.training.loop import Trainer
 from segclip_deploy.training.losses import segmentation_loss
@@ -72,13 +72,8 @@ class WithTiles(Dataset):
         return Sample(name, frame, nothing)
 
 
-def with_tiles(dataset: Dataset, tiles: Sequence[Path]) -> Dataset:
-    """A dataset with unlabelled images besides.
-
-    Raises:
-        BadInput: a folder without images.
-    """
-    images = [image for source in tiles for image in list_images(source)]
+def with_tiles(dataset: Dataset, images: Sequence[Path]) -> Dataset:
+    """A dataset with unlabelled images besides."""
     if not images:
         return dataset
     return WithTiles(
@@ -94,31 +89,30 @@ def with_tiles(dataset: Dataset, tiles: Sequence[Path]) -> Dataset:
 def label_tiles(
     teacher: SegCLIP,
     checkpoint: Checkpoint,
-    tiles: Sequence[Path],
+    images: Sequence[Path],
     out: Path,
     *,
     window: int,
+    reading: Reading,
     report: Report = silent,
 ) -> Dataset:
     """A dataset of unlabelled images, whose masks are what the teacher says; every tenth is split ``plan``.
 
     Args:
         teacher: in evaluation mode, on the device that computes.
-        tiles: images and folders.
+        images: files, two at least.
         out: the folder to write; one that is there is taken as it is.
         window: side of the teacher's windows, pixels.
+        reading: what of the images' values is red, green and blue.
 
     Raises:
-        BadInput: fewer than two images.
+        BadInput: an image that cannot be used.
     """
     if not out.exists():
-        images = [image for source in tiles for image in list_images(source)]
-        if len(images) < 2:
-            raise BadInput(
-                f"{len(images)} images: one is held out, and others teach", where="--tiles"
-            )
         size = InputSpec(height=window, width=window)
-        values = np.array([entry.mask_value for entry in checkpoint.vocabulary.classes], np.uint8)
+        classes = [entry.mask_value for entry in checkpoint.vocabulary.classes]
+        values = np.full(IGNORE_INDEX + 1, classes[0], np.uint8)  # alpha tells what is not valid
+        values[: len(classes)] = classes
         splits: dict[str, list[str]] = {"plan": [], "train": []}
         with (
             replace_directory(out, contents=()) as folder,
@@ -130,13 +124,20 @@ def label_tiles(
             (folder / "masks").mkdir()
             for index, image in enumerate(images):
                 report("labelling tiles", index, len(images))
-                frame, name = read_frame(image), f"{index}.{image.stem}"
-                labels = segmenter.segment(frame).labels
-                Image.fromarray(frame.pixels).save(folder / "images" / f"{name}.png")
+                frame = read_picture(image, reading, max_megapixels=MAX_MEGAPIXELS)
+                labels, name = segmenter.segment(frame).labels, f"{index}.{image.stem}"
+                Image.fromarray(_with_alpha(frame)).save(folder / "images" / f"{name}.png")
                 Image.fromarray(values[labels]).save(folder / "masks" / f"{name}.png")
                 splits["train" if index % _PLAN_SHARE else "plan"].append(name)
             (folder / "split.json").write_text(json.dumps(splits), encoding="utf-8")
-    return open_dataset(out, checkpoint.vocabulary)
+    return open_dataset(out, checkpoint.vocabulary, reading=Reading(bands=(1, 2, 3)))
+
+
+def _with_alpha(frame: Frame) -> NDArray[np.uint8]:
+    """Pixels (H, W, 3), or (H, W, 4) with 0 where they are not valid."""
+    if frame.valid is None:
+        return frame.pixels
+    return np.dstack([frame.pixels, frame.valid.astype(np.uint8) * 255])
 
 
 class Distiller(Trainer):

@@ -12,6 +12,7 @@ from segclip_deploy.artifacts.bundle import InputSpec
 from segclip_deploy.artifacts.files import replace_file
 from segclip_deploy.artifacts.latency_table import LatencyTable
 from segclip_deploy.artifacts.records import Record
+from segclip_deploy.errors import BadArtifact
 from segclip_deploy.model.segclip import SegCLIP
 from segclip_deploy.model.text import TextBank
 from segclip_deploy.runtime.profiling.conditions import load_average
@@ -58,7 +59,7 @@ class Stopwatch:
         folder: that exists, for the parent's graph.
 
     Raises:
-        BadArtifact: the table is of an unknown target.
+        BadArtifact: the table is of an unknown target, or was changed by hand.
     """
 
     def __init__(
@@ -68,6 +69,13 @@ class Stopwatch:
         self.target = find_target(table.target, where="--latency", fix="measure the table here")
         self.measures = self.target.runs_here() and table.device == self.target.device()
         self.places = find_prunable_channels(parent, spec.height, spec.width)
+        for place in self.places:
+            if place.name in table.layers and table.layers[place.name][0][0] != place.count:
+                raise BadArtifact(
+                    f"does not say what {place.name} takes with all of its {place.count} channels",
+                    where="--latency",
+                    fix="measure it anew: segclip-deploy profile PROBES -o FOLDER",
+                )
         self.parent = folder / "parent.onnx"
         if self.measures and not self.parent.exists():
             with replace_file(self.parent) as temporary:

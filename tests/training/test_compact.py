@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
@@ -11,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from segclip_deploy.artifacts import records
 from segclip_deploy.artifacts.bundle import InputSpec
@@ -26,10 +29,15 @@ from segclip_deploy.model.checkpoint import (
     save_checkpoint,
 )
 from segclip_deploy.model.segclip import SegCLIP, SegOutput
+from segclip_deploy.progress import silent
+from segclip_deploy.runtime.inference.frame import read_frame
+from segclip_deploy.runtime.io.raster.source import Reading
 from segclip_deploy.training import compact as module
+from segclip_deploy.training import compact_inputs
 from segclip_deploy.training.compact import compact
+from segclip_deploy.training.compact_inputs import latency_of
 from segclip_deploy.training.compact_result import Compacted
-from segclip_deploy.training.compact_task import CompactionGoal, CompactionTask, Material
+from segclip_deploy.training.compact_task import CompactionGoal, CompactionTask
 from segclip_deploy.training.distill import (
     DISTILLATION,
     Distiller,
@@ -37,8 +45,9 @@ from segclip_deploy.training.distill import (
     label_tiles,
     with_tiles,
 )
-from segclip_deploy.training.fit_channels import ChannelFitter
+from segclip_deploy.training.fit_channels import ChannelFitter, FittedNetwork
 from segclip_deploy.training.loop import Progress
+from segclip_deploy.training.material import Material
 from segclip_deploy.training.prunable import find_prunable_channels
 from segclip_deploy.training.qat import distillation_loss
 from segclip_deploy.training.stopwatch import Stopwatch, Timing
@@ -174,10 +183,7 @@ def test_what_a_run_of_other_options_has_measured_is_not_taken(
 ) -> None:
     """Killed while it measures: the table that lies there would be of another size."""
 
-    def kill(*_: object) -> None:
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(module, "Stopwatch", kill)
+    monkeypatch.setattr(module, "Stopwatch", _kill)
     with pytest.raises(KeyboardInterrupt):
         compact(task)
     monkeypatch.undo()
@@ -261,6 +267,21 @@ def test_a_network_that_has_nothing_left_to_prune_ends_the_rounds(
     assert made.networks[0].compaction.rounds == len(ratios)
 
 
+def test_of_the_networks_that_keep_the_accuracy_the_fastest_is_handed_over(
+    by_accuracy: Callable[..., Compacted], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    times = [9.0, 8.0, 8.1]
+    fit = ChannelFitter.fit
+
+    def slower(*arguments: Any, **options: Any) -> FittedNetwork:
+        fitted = fit(*arguments, **options)
+        return replace(fitted, timing=records.replace(fitted.timing, ms=times.pop(0)))
+
+    monkeypatch.setattr(ChannelFitter, "fit", slower)
+    (network,) = by_accuracy(5, [0.9, 0.89, 0.86]).networks
+    assert (network.compaction.rounds, network.compaction.ms, network.miou) == (2, 8.0, 0.89)
+
+
 def test_a_family_is_a_checkpoint_for_each_size(
     task: CompactionTask, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -285,7 +306,9 @@ def test_a_family_is_a_checkpoint_for_each_size(
     assert "--family 0.8,0.01" in str(refused.value)
 
 
-@pytest.mark.parametrize("sizes", [(), (0.5, 0.75), (1.0, 0.5), (0.5, 0.0)])
+@pytest.mark.parametrize(
+    "sizes", [(), (0.5, 0.75), (1.0, 0.5), (0.5, 0.0), (0.85, 0.8499999), (math.nan,)]
+)
 def test_the_sizes_of_a_family_fall(sizes: tuple[float, ...]) -> None:
     with pytest.raises(BadInput, match="sizes fall"):
         CompactionGoal(family=sizes)
@@ -300,6 +323,69 @@ def test_the_table_must_be_of_the_checkpoint_and_the_size(task: CompactionTask) 
     ):
         with pytest.raises(StaleArtifact, match=told):
             compact(replace(task, latency=other))
+
+
+def test_a_run_of_other_images_is_not_gone_on_with(
+    task: CompactionTask, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own = tmp_path / "own"
+    shutil.copytree(data, own)
+    vocabulary = load_checkpoint(task.source).vocabulary
+    task = replace(task, material=Material(open_dataset(own, vocabulary)))
+    monkeypatch.setattr(module, "Stopwatch", _kill)
+    with pytest.raises(KeyboardInterrupt):
+        compact(task)
+    monkeypatch.undo()
+    swapped = open_dataset(own, vocabulary, reading=Reading(bands=(3, 2, 1)))
+    with pytest.raises(StaleArtifact, match="other options or files"):
+        compact(replace(task, material=Material(swapped)))
+    shutil.copy(own / "masks" / "plan0.png", own / "masks" / "train0.png")
+    with pytest.raises(StaleArtifact, match="other options or files"):
+        compact(task)
+
+
+def _kill(*_: object) -> None:
+    raise KeyboardInterrupt
+
+
+def test_a_folder_of_others_in_the_place_of_the_rounds_is_left_as_it_is(
+    task: CompactionTask,
+) -> None:
+    task.folder.mkdir()
+    (task.folder / "photo.jpg").touch()
+    with pytest.raises(BadInput, match="was not written by this command"):
+        compact(task)
+    assert [path.name for path in task.folder.iterdir()] == ["photo.jpg"]
+
+
+def test_tiles_that_judge_are_refused(task: CompactionTask, data: Path, tmp_path: Path) -> None:
+    shutil.copy(data / "images" / "plan0.png", tmp_path / "same.png")
+    material = replace(task.material, tiles=(data / "images" / "train0.png", tmp_path / "same.png"))
+    with pytest.raises(BadInput, match="split 'plan' there judges") as refused:
+        compact(replace(task, material=material))
+    assert refused.value.where == str(tmp_path / "same.png")
+    assert not task.folder.exists()
+
+
+def test_a_table_without_the_whole_width_of_a_layer_is_refused(task: CompactionTask) -> None:
+    assert task.latency is not None
+    (name, times), *others = task.latency.layers.items()
+    cut = records.replace(task.latency, layers={name: times[1:], **dict(others)})
+    with pytest.raises(BadArtifact, match="with all of its"):
+        compact(replace(task, latency=cut))
+
+
+def test_a_damaged_table_of_the_run_is_measured_anew(
+    task: CompactionTask, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    table = task.latency
+    monkeypatch.setattr(compact_inputs, "time_probes", lambda *_: table)
+    (tmp_path / "latency.json").write_text("{")
+    own = replace(task, latency=None, target="onnxruntime")
+    checkpoint = load_checkpoint(task.source)
+    for _ in range(2):
+        assert latency_of(own, checkpoint, tmp_path, silent) == table
+    assert LATENCY_TABLE.read(tmp_path / "latency.json", fix="") == table
 
 
 def test_unlabelled_tiles_alone_teach(task: CompactionTask, data: Path) -> None:
@@ -317,7 +403,13 @@ def test_unlabelled_tiles_alone_teach(task: CompactionTask, data: Path) -> None:
 def test_tiles_are_labelled_by_the_parent(parent: Path, data: Path, tmp_path: Path) -> None:
     checkpoint = load_checkpoint(parent)
     model = build_model(checkpoint)
-    dataset = label_tiles(model, checkpoint, [data / "images"], tmp_path / "tiles", window=64)
+    images = sorted((data / "images").iterdir())
+    with Image.open(images[1]) as image:
+        image.putalpha(Image.fromarray(np.tri(image.height, image.width, dtype=np.uint8) * 255))
+        image.save(tmp_path / "masked.png")
+    images[1] = tmp_path / "masked.png"
+    reading = Reading(bands=(3, 2, 1))
+    dataset = label_tiles(model, checkpoint, images, tmp_path / "t", window=64, reading=reading)
     assert [len(dataset.names(split)) for split in ("plan", "train")] == [1, 3]
     from segclip_deploy.export.torch_backend import torch_segmenter
 
@@ -329,8 +421,11 @@ def test_tiles_are_labelled_by_the_parent(parent: Path, data: Path, tmp_path: Pa
             np.testing.assert_array_equal(
                 sample.ground_truth, segmenter.segment(sample.frame).labels
             )
+    swapped, hidden = dataset.read("0.plan0").frame, dataset.read("1.masked")
+    np.testing.assert_array_equal(swapped.pixels[..., ::-1], read_frame(images[0]).pixels)
+    assert ((hidden.ground_truth == IGNORE_INDEX) == ~np.tri(96, 128, dtype=bool)).all()
     with pytest.raises(BadInput, match="1 images"):
-        label_tiles(model, checkpoint, [data / "images" / "plan0.png"], tmp_path / "one", window=64)
+        Material(None, (images[0],)).check()
 
 
 def test_unlabelled_images_besides_are_ignored_by_labels_and_not_by_the_teacher(
@@ -442,3 +537,26 @@ def test_the_command_says_what_was_measured_and_what_was_not(
     result = call(*arguments, "--speed-up", 1.2, "--max-miou-drop", 1)
     assert result.exit_code == 2
     assert "give one of --max-miou-drop, --speed-up, --max-latency-ms and --family" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        (["--speed-up", "nan"], "nan is not above 1"),
+        (["--max-latency-ms", "inf"], "inf is not above 0"),
+        (["--speed-up", 1.2, "--learning-rate", -1], "--learning-rate"),
+        (["--speed-up", 1.2, "--crop", 0], "--crop"),
+        (["--speed-up", 1.2, "--mask-suffix", "_m"], "tiles alone have no masks"),
+        (["--family", "0.8,0.6", "--rounds", 3], "--family decides how many there are"),
+        (["--probes", "p"], "does nothing else, and takes no --out"),
+    ],
+)
+def test_options_that_cannot_be_meant_are_refused_before_anything_is_read(
+    options: list[object], told: str, tmp_path: Path
+) -> None:
+    nothing = tmp_path / "nothing"
+    result = call(
+        *("compact", nothing, "--tiles", nothing, "-o", tmp_path / "o", "--steps", 1, *options)
+    )
+    assert result.exit_code == 2, result.output
+    assert told in result.stderr

@@ -36,9 +36,13 @@ def is_probes(path: Path) -> bool:
 
 
 def probe_target(name: str | None) -> Target:
-    """The target that probes are made for: of this name, or the first here that takes ONNX files as they are."""
+    """The target that probes are made for: of this name, or the first here that takes ONNX files as they are.
+
+    Where none is here, the first that does.
+    """
     if name is None:
-        return next(one for one in TARGETS.values() if one.takes_onnx and one.runs_here())
+        takers = [one for one in TARGETS.values() if one.takes_onnx]
+        return next((one for one in takers if one.runs_here()), takers[0])
     return TARGETS[name]
 
 
