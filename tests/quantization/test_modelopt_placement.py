@@ -204,7 +204,8 @@ def test_modelopt_itself_keeps_the_labels_of_the_example_and_builds_in_tensorrt_
     out = tmp_path / "b"
     result = call("quantize", example_bundle, *options, "-o", out)
     assert result.exit_code == 0, result.output
-    record = load_bundle(out).record.quantization
+    bundle = load_bundle(out)
+    record = bundle.record.quantization
     assert record is not None
     assert record.quality.label_agreement > 0.94
     assert record.int8_macs > 0.95
@@ -213,7 +214,7 @@ def test_modelopt_itself_keeps_the_labels_of_the_example_and_builds_in_tensorrt_
     builder = trt.Builder(logger)
     network = builder.create_network(0)
     parser = trt.OnnxParser(network, logger)
-    assert parser.parse_from_file(str(out / "model.onnx"))
+    assert parser.parse_from_file(str(bundle.model_path))
     config = builder.create_builder_config()
     config.num_compute_capabilities = 1
     config.set_compute_capability(trt.ComputeCapability.SM86, 0)
