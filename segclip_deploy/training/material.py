@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -70,17 +71,20 @@ class Material:
         self._refuse_judges(data)
 
     def identity(self) -> dict[str, Any]:
-        """All that decides what is learned; a file by its place, its size and when it was changed."""
+        """All that decides what is learned; a file by its place, its size and when it was changed.
+
+        Raises:
+            BadInput: an image or a mask is missing.
+        """
         data = self.dataset
         found: dict[str, Any] = {
             "tiles": [_stamp(image) for image in self.images],
             "reading": asdict(self.reading if data is None else data.reading),
         }
-        for split in _SPLITS if data else ():
-            assert data is not None
-            found[split] = [
-                (_stamp(data.image(n)), _stamp(data.mask(n))) for n in data.names(split)
-            ]
+        if data is not None:
+            for split in _SPLITS:
+                names = data.names(split)
+                found[split] = [(_stamp(data.image(one)), _stamp(data.mask(one))) for one in names]
         return found
 
     def _refuse_judges(self, data: Dataset) -> None:
@@ -88,14 +92,7 @@ class Material:
         by_size: dict[int, list[Path]] = {}
         for tile in self.images:
             by_size.setdefault(tile.stat().st_size, []).append(tile)
-        judges = [
-            (split, image)
-            for split, names in data.splits.items()
-            for name in names
-            for image in (data.index.entries[name].images if name in data.index.entries else ())
-            if split != "train"
-        ]
-        for split, image in judges:
+        for split, image in _judges(data):
             for tile in by_size.get(image.stat().st_size, ()):
                 if sha256_file(tile) == sha256_file(image):
                     raise BadInput(
@@ -103,6 +100,14 @@ class Material:
                         where=tile,
                         fix="leave it out of --tiles",
                     )
+
+
+def _judges(data: Dataset) -> Iterator[tuple[str, Path]]:
+    """(Split, image) of all splits that nothing is learned from; what is missing there is not looked for."""
+    for split, names in data.splits.items():
+        for name in names if split != "train" else ():
+            if name in data.index.entries:
+                yield from ((split, image) for image in data.index.entries[name].images)
 
 
 def _stamp(path: Path) -> tuple[str, int, int]:
