@@ -46,6 +46,9 @@ def model_of(encoder: str) -> SegCLIP:
         if isinstance(layer, nn.BatchNorm2d):
             nn.init.uniform_(layer.weight, 0.5, 1.5)
             nn.init.uniform_(layer.bias, -0.2, 0.2)
+    for name, scale in model.named_parameters():
+        if name.endswith(".gamma"):  # of a ConvNeXt's block
+            nn.init.uniform_(scale, 0.5, 1.5)
     return model.eval()
 
 
