@@ -379,6 +379,7 @@ def test_a_damaged_table_of_the_run_is_measured_anew(
     task: CompactionTask, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     table = task.latency
+    monkeypatch.setattr(compact_inputs, "write_probes", lambda *_, **__: None)
     monkeypatch.setattr(compact_inputs, "time_probes", lambda *_: table)
     (tmp_path / "latency.json").write_text("{")
     own = replace(task, latency=None, target="onnxruntime")
