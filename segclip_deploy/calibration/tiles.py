@@ -242,12 +242,7 @@ def images_of(source: Path, layout: str | None) -> list[Path]:
 def _evaluated(root: Path, layout: str | None) -> list[tuple[str, Path]]:
     """(split, image) of everything in a dataset that is not for training."""
     index = _index(root, layout)
-    return [
-        (split, index.image(name, root))
-        for split, names in index.splits.items()
-        if split != "train"
-        for name in names
-    ]
+    return [(split, index.image(name, root)) for split, name in index.not_for_training()]
 
 
 def _index(root: Path, layout: str | None) -> Index:

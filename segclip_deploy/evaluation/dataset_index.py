@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -32,6 +32,12 @@ class Index:
     entries: Mapping[str, ImageEntry]
     splits: Mapping[str, tuple[str, ...]]
     held_out: bool = False
+
+    def not_for_training(self) -> Iterator[tuple[str, str]]:
+        """(Split, name) of every image that is for evaluation: of all splits but ``train``."""
+        for split, names in self.splits.items():
+            if split != "train":
+                yield from ((split, name) for name in names)
 
     def image(self, name: str, root: Path) -> Path:
         """The file of an image.

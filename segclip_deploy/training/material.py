@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
@@ -92,22 +91,17 @@ class Material:
         by_size: dict[int, list[Path]] = {}
         for tile in self.images:
             by_size.setdefault(tile.stat().st_size, []).append(tile)
-        for split, image in _judges(data):
-            for tile in by_size.get(image.stat().st_size, ()):
-                if sha256_file(tile) == sha256_file(image):
-                    raise BadInput(
-                        f"is {image}, and split {split!r} there judges what is learned",
-                        where=tile,
-                        fix="leave it out of --tiles",
-                    )
-
-
-def _judges(data: Dataset) -> Iterator[tuple[str, Path]]:
-    """(Split, image) of all splits that nothing is learned from; what is missing there is not looked for."""
-    for split, names in data.splits.items():
-        for name in names if split != "train" else ():
-            if name in data.index.entries:
-                yield from ((split, image) for image in data.index.entries[name].images)
+        digest = cache(sha256_file)  # files of a raw format are all of one size
+        for split, name in data.index.not_for_training():
+            entry = data.index.entries.get(name)
+            for image in entry.images if entry else ():  # what is missing is not read either
+                for tile in by_size.get(image.stat().st_size, ()):
+                    if digest(tile) == digest(image):
+                        raise BadInput(
+                            f"is {image}, and split {split!r} there judges what is learned",
+                            where=tile,
+                            fix="leave it out of --tiles",
+                        )
 
 
 def _stamp(path: Path) -> tuple[str, int, int]:
