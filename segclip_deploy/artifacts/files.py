@@ -165,6 +165,21 @@ def replace_directory(path: Path, *, contents: Collection[str]) -> Iterator[Path
         shutil.rmtree(temporary, ignore_errors=True)
 
 
+def refuse_foreign(folder: Path, *, ours: bool) -> None:
+    """Refuse to write into a folder that holds something, unless it is marked as written by this command.
+
+    Args:
+        ours: whether the mark is there.
+
+    Raises:
+        BadInput: it holds something, and is not ours.
+    """
+    if not ours and folder.exists() and any(folder.iterdir()):
+        raise BadInput(
+            "exists and was not written by this command", where=folder, fix="choose another -o"
+        )
+
+
 def write_json(path: Path, data: Mapping[str, Any]) -> None:
     """Write readable JSON, atomically, so that a power cut leaves the old file or the new one."""
     with replace_file(path) as temporary:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from segclip_deploy._optional import require
 from segclip_deploy.artifacts.bundle import RECORD_FILE, InputSpec, load_bundle
-from segclip_deploy.artifacts.files import sha256_file
+from segclip_deploy.artifacts.files import refuse_foreign, sha256_file
 from segclip_deploy.errors import BadInput, UsageError
 from segclip_deploy.evaluation.dataset import open_dataset
 from segclip_deploy.progress import Report, saying
@@ -196,10 +196,7 @@ def _work_folder(request: Request) -> Path:
     if request.prepare:
         check_replaceable(out)
         return out.with_name(out.name + ".work")
-    if out.exists() and any(out.iterdir()) and not work.is_dir():
-        raise BadInput(
-            "exists and was not written by this command", where=out, fix="choose another -o"
-        )
+    refuse_foreign(out, ours=work.is_dir())
     return work
 
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
+from segclip_deploy.artifacts.files import refuse_foreign
 from segclip_deploy.artifacts.records import Format, Record
 from segclip_deploy.artifacts.records import replace as with_fields
-from segclip_deploy.errors import BadInput, StaleArtifact, command
+from segclip_deploy.errors import StaleArtifact, command
 from segclip_deploy.training.compact_task import CompactionTask
 from segclip_deploy.training.stopwatch import Timing
 
@@ -68,12 +69,7 @@ class CompactionFolder:
         if self._file.exists():
             self.state = self._resume(self.state.identity)
         else:
-            if self.path.exists() and any(self.path.iterdir()):
-                raise BadInput(
-                    "exists and was not written by this command",
-                    where=self.path,
-                    fix="choose another -o",
-                )
+            refuse_foreign(self.path, ours=False)
             self.path.mkdir(parents=True, exist_ok=True)
             self._keep(self.state)
 
