@@ -38,9 +38,7 @@ def set_channels(network: nn.Module, channels: Mapping[str, tuple[int, int]]) ->
         if wanted[0] > found[0] or wanted[1] > found[1]:
             raise BadInput(f"layer {path} has channels {found}, fewer than {wanted}")
         if isinstance(layer, nn.MultiheadAttention):
-            parent, _, name = path.rpartition(".")
-            narrow = _narrow_attention(layer, wanted, path)
-            setattr(network.get_submodule(parent), name, narrow)
+            network.set_submodule(path, _narrow_attention(layer, wanted, path))
         else:
             _resize(layer, wanted, path)
 

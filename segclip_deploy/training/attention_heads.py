@@ -19,9 +19,7 @@ def open_heads(model: SegCLIP) -> SegCLIP:
     model = copy.deepcopy(model)
     for path, layer in list(model.encoder.named_modules()):
         if isinstance(layer, nn.MultiheadAttention):
-            parent, _, name = path.rpartition(".")
-            whole = keep_heads(layer, range(layer.embed_dim))
-            setattr(model.encoder.get_submodule(parent), name, whole)
+            model.encoder.set_submodule(path, keep_heads(layer, range(layer.embed_dim)))
     return model
 
 

@@ -186,10 +186,10 @@ class _Rounds:
         training = load_checkpoint(path).training
         assert training is not None  # it was trained just now
         assert training.plan.miou is not None  # a validation without one is an error
-        parent = self.parent_miou
-        what = "plan mIoU" if self.task.material.labelled else "agreement with its parent"
-        against = f", its parent {parent:.4f}" if self.task.material.labelled else ""
-        self.say(f"round {number}: {what} {training.plan.miou:.4f}{against}")
+        told_of = f"agreement with its parent {training.plan.miou:.4f}"
+        if self.task.material.labelled:
+            told_of = f"plan mIoU {training.plan.miou:.4f}, its parent {self.parent_miou:.4f}"
+        self.say(f"round {number}: {told_of}")
         self.folder.complete(training.plan.miou)
 
     def hand_over(self) -> Compacted:

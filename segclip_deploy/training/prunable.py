@@ -21,7 +21,7 @@ from segclip_deploy.model.segclip import SegCLIP
 from segclip_deploy.training.attention_heads import head_width
 from segclip_deploy.training.channel_chains import find_chains, layer_shapes
 
-__all__ = ["DECODER", "PrunableChannels", "find_prunable_channels"]
+__all__ = ["DECODER", "PrunableChannels", "channel_count", "find_prunable_channels"]
 
 DECODER = "decoder"
 """Name of the working width among places to prune."""
@@ -84,11 +84,11 @@ def find_prunable_channels(model: SegCLIP, height: int, width: int) -> list[Prun
     for _graph, chain in find_chains(model):
         layers = tuple(sorted(chain, key=order.__getitem__))
         sizes = tuple(shapes[layer] for layer in layers)
-        found.append(PrunableChannels(layers, sizes, _count(model.get_submodule(layers[0]))))
+        found.append(PrunableChannels(layers, sizes, channel_count(model.get_submodule(layers[0]))))
     for path, layer in model.encoder.named_modules(prefix="encoder"):
         if isinstance(layer, (nn.MultiheadAttention, PrunedAttention)):
             found.append(
-                PrunableChannels((path,), (shapes[path],), _count(layer), head_width(layer))
+                PrunableChannels((path,), (shapes[path],), channel_count(layer), head_width(layer))
             )
     if not found:
         raise BadInput(f"{model.spec.encoder} has no inner channels that could be pruned")
@@ -97,7 +97,7 @@ def find_prunable_channels(model: SegCLIP, height: int, width: int) -> list[Prun
     return [*found, PrunableChannels((DECODER,), (), spec.width, divisor=spec.heads)]
 
 
-def _count(layer: nn.Module) -> int:
+def channel_count(layer: nn.Module) -> int:
     """Channels that a layer makes, or those of all heads."""
     counts = channels_of(layer)
     assert counts is not None  # layers of a chain and self-attentions have them

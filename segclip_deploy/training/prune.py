@@ -15,7 +15,7 @@ from segclip_deploy.model.segclip import SegCLIP
 from segclip_deploy.training.attention_heads import keep_heads
 from segclip_deploy.training.channel_chains import find_chains
 from segclip_deploy.training.narrow_decoder import narrow_decoder
-from segclip_deploy.training.prunable import DECODER
+from segclip_deploy.training.prunable import DECODER, channel_count
 
 __all__ = ["prune"]
 
@@ -42,9 +42,7 @@ def prune(model: SegCLIP, kept: Mapping[str, Sequence[int]]) -> SegCLIP:
             continue
         unknown.discard(name)
         first = work.get_submodule(name)
-        counts = channels_of(first)
-        assert counts is not None  # layers of a chain have them
-        gone = sorted(set(range(counts[1])) - set(kept[name]))
+        gone = sorted(set(range(channel_count(first))) - set(kept[name]))
         function = graph.get_pruner_of_module(first).prune_out_channels
         if gone:
             graph.get_pruning_group(first, function, idxs=gone).prune()
@@ -52,8 +50,7 @@ def prune(model: SegCLIP, kept: Mapping[str, Sequence[int]]) -> SegCLIP:
         layer = work.get_submodule(path)
         if isinstance(layer, (nn.MultiheadAttention, PrunedAttention)):
             unknown.discard(path)
-            parent, _, name = path.rpartition(".")
-            setattr(work.get_submodule(parent), name, keep_heads(layer, channels))
+            work.set_submodule(path, keep_heads(layer, channels))
     if unknown:
         raise BadInput(f"{min(unknown)} makes no channels that could be pruned")
     spec = replace(model.spec, channels=_changed(work))
