@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
-from click.testing import CliRunner, Result
 from PIL import Image
 
 from segclip_deploy.artifacts import records
@@ -29,7 +28,6 @@ from segclip_deploy.calibration.table import (
     save_table,
 )
 from segclip_deploy.calibration.tiles import find_tiles
-from segclip_deploy.cli import main
 from segclip_deploy.errors import BadArtifact, BadInput, StaleArtifact
 from segclip_deploy.export.onnx_model import load_model, observer
 from segclip_deploy.quantization.from_tiles import calibrate
@@ -37,6 +35,7 @@ from segclip_deploy.quantization.placement import find_probes
 from tests.calibration.test_tiles import write_dataset
 from tests.conftest import EXAMPLE
 from tests.runtime.test_verify import edited, set_constant
+from tests.support.helpers import call
 from tests.support.records import small_table
 
 TABLE = small_table(
@@ -261,10 +260,6 @@ def test_what_is_not_finite_is_named_with_the_tile_that_shows_it(
     assert str(caught.value).startswith(str(tiles.tiles[0].source))
     assert caught.value.what.split()[0] in names
     assert {p.name for p in tmp_path.iterdir()} == {"bundle"}
-
-
-def call(*arguments: object) -> Result:
-    return CliRunner().invoke(main, [str(a) for a in arguments])
 
 
 def test_the_command_calibrates_on_tiles_of_every_class(tiny_bundle: Path, tmp_path: Path) -> None:

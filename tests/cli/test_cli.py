@@ -7,16 +7,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from click.testing import CliRunner, Result
 from PIL import Image
 
-from segclip_deploy.cli import main
 from tests.conftest import EXAMPLE, SHARED
-from tests.support.helpers import commands
-
-
-def call(*arguments: object) -> Result:
-    return CliRunner().invoke(main, [str(a) for a in arguments])
+from tests.support.helpers import call, commands
 
 
 def test_the_readme_path_gives_pytorchs_miou(tmp_path: Path) -> None:

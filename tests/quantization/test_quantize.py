@@ -13,7 +13,6 @@ import onnx
 import onnx_ir as ir
 import pytest
 import yaml
-from click.testing import CliRunner, Result
 
 from segclip_deploy.artifacts.bundle import load_bundle
 from segclip_deploy.artifacts.bundle_record import Calibration
@@ -24,7 +23,6 @@ from segclip_deploy.artifacts.plan import PrecisionPlan, load_plan, save_plan
 from segclip_deploy.artifacts.records import replace
 from segclip_deploy.artifacts.scheme import Scheme
 from segclip_deploy.calibration.table import load_table, save_table
-from segclip_deploy.cli import main
 from segclip_deploy.errors import BadArtifact, BadInput, GateFailed, StaleArtifact
 from segclip_deploy.export.onnx_model import load_fp32, load_model
 from segclip_deploy.export.parity import sqnr
@@ -35,13 +33,10 @@ from segclip_deploy.runtime.targets.onnxruntime import OnnxRuntimeBackend
 from segclip_deploy.runtime.verify import MIN_AGREEMENT
 from tests.conftest import uniformly
 from tests.runtime.test_verify import edited, set_constant
+from tests.support.helpers import call
 
 KINDS = [("tensorrt", "fp16"), ("tensorrt", "int8"), ("cpu", "int8")]
 Make = Callable[[str, str], Path]
-
-
-def call(*arguments: object) -> Result:
-    return CliRunner().invoke(main, [str(a) for a in arguments])
 
 
 @pytest.mark.parametrize(
